@@ -1,0 +1,163 @@
+"""The types of configuration values: readers of `values` in pydantic's form, with their JSON Schema."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from tcpdconf.config import values
+
+# The shape of a union's member, as pydantic puts it into an error's location; never a key.
+TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>"})
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LogLevel = Literal["debug", "info", "notice", "warning"]
+
+
+def wrong(text: str, at: tuple[str | int, ...] = (), code: str = "wrong-value") -> PydanticCustomError:
+    """What a validator raises: the whole message, the key below the value that it is about, its code."""
+    return PydanticCustomError(code, "{text}", {"text": text, "at": at})
+
+
+def _reader(read: Callable[[Any], Any]) -> PlainValidator:
+    """A validator from a function of `values`; its ValueError is the whole message."""
+
+    def validate(value: Any) -> Any:  # noqa: ANN401 (TOML gives any type)
+        try:
+            return read(value)
+        except ValueError as error:
+            raise wrong(str(error)) from None
+
+    return PlainValidator(validate)
+
+
+def _variable(name: str) -> str:
+    if not VARIABLE.fullmatch(name):
+        raise wrong(f"must be a variable name (letters, digits, _), not {values.shown(name)}")
+    return name
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise wrong("must not contain a NUL character")
+    return value
+
+
+def _name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise wrong(f"must be a name of letters, digits, '.', '_' and '-', not {values.shown(name)}")
+    return name
+
+
+def _string_schema(**extra: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **extra})
+
+
+def _written_network(network: values.IPNetwork | str) -> str:
+    if isinstance(network, str) or network.prefixlen < network.max_prefixlen:
+        return str(network)
+    return str(network.network_address)
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Name = Annotated[str, AfterValidator(_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Environment = dict[Variable, Text]
+Path = Annotated[str, _reader(values.path), _string_schema(pattern="^/")]
+Network = Annotated[
+    values.IPNetwork | str,
+    _reader(values.network),
+    PlainSerializer(_written_network, return_type=str),
+    _string_schema(examples=["192.0.2.0/24", "2001:db8::/32", "*"]),
+]
+Address = Annotated[str, _reader(values.address), _string_schema(examples=["127.0.0.1", "::1", "*"])]
+Port = Annotated[
+    int | str,
+    _reader(values.port),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": values.MAX_PORT}, {"type": "string"}]}
+    ),
+]
+Account = Annotated[
+    int | str,
+    _reader(values.account),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
+]
+
+
+def _written_local(value: object) -> str:
+    values.local(value)
+    return str(value)
+
+
+LocalEnd = Annotated[str, _reader(_written_local), _string_schema(examples=["192.0.2.1:25", "*:25"])]
+
+
+def _written_size(size: int) -> int | str:
+    return "unlimited" if size < 0 else size
+
+
+Size = Annotated[
+    int,
+    _reader(values.size),
+    PlainSerializer(_written_size, return_type=int | str),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}], "examples": ["512MiB"]}
+    ),
+]
+
+
+def _written_rate(rate: values.Rate) -> str:
+    return f"{rate.connections}/{int(rate.seconds)}s"
+
+
+Rate = Annotated[
+    values.Rate,
+    _reader(values.rate),
+    PlainSerializer(_written_rate, return_type=str),
+    _string_schema(examples=["30/min", "5/s"]),
+]
+Umask = Annotated[
+    int,
+    _reader(values.umask),
+    PlainSerializer(lambda mask: f"{mask:03o}", return_type=str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[0-7]{1,4}$"},
+                {"type": "integer", "minimum": 0, "maximum": 511},
+            ]
+        }
+    ),
+]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+
+
+def _program(argv: tuple[str, ...]) -> tuple[str, ...]:
+    if not argv[0].startswith("/"):
+        raise wrong(f"must be an absolute path (no PATH search), not {values.shown(argv[0])}", (0,))
+    return argv
+
+
+Program = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1), AfterValidator(_program)]
+
+
+def _inherited(value: object) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(v, str) and VARIABLE.fullmatch(v) for v in value
+    ):
+        raise ValueError(f"must be true, false or an array of variable names, not {values.shown(value)}")
+    return tuple(value)
+
+
+Inherited = Annotated[
+    bool | tuple[str, ...],
+    _reader(_inherited),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}),
+]

@@ -1,0 +1,117 @@
+"""What conf.d/*.toml may say, as frozen models: the schema, its defaults and its one-line rules.
+
+`Settings` is one file as written, where nothing is required; `Config` is the effective whole, where
+`defaults` have been filled in. What a rule needs the host for (users, ports, files) is in `host`, and what
+needs more than one service is in `load`. Descriptions and examples become the JSON Schema and the reference.
+"""
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, Strict
+
+from tcpdconf.config import fields, tables
+
+
+class Daemon(tables.Model):
+    """The daemon itself."""
+
+    log_level: fields.LogLevel = Field(
+        default="info", description="The least important messages that are logged."
+    )
+    stop_timeout: Annotated[float, Field(ge=0, le=86400)] = Field(
+        default=10,
+        description="Seconds that programs have to end after SIGTERM before tcpdconf ends without them.",
+    )
+
+
+class ServiceSettings(tables.Model):
+    """A service as written, or the defaults for all: nothing is required here."""
+
+    enabled: bool = Field(default=True, description="Whether the service runs.")
+    program: fields.Program | None = Field(
+        default=None,
+        description="argv; argv[0] is executed as it stands.",
+        examples=[["/usr/sbin/courieresmtpd"]],
+    )
+    user: fields.Account | None = Field(
+        default=None, description="User that the service runs as.", examples=["courier"]
+    )
+    group: fields.Account | None = Field(default=None, description="Group, instead of the user's own.")
+    directory: fields.Path = Field(default="/", description="Working directory of the program.")
+    umask: fields.Umask | None = Field(
+        default=None, description="File mode creation mask; the daemon's when left out."
+    )
+    rlimits: tables.Rlimits = Field(default=tables.Rlimits(), description="Resource limits of the program.")
+    inherit_environment: fields.Inherited = Field(
+        default=False,
+        description="Whether the program sees the daemon's own environment, or which variables of it.",
+    )
+    environment_files: Annotated[
+        tuple[
+            Annotated[tables.EnvironmentFile, pydantic.BeforeValidator(tables.written_environment_file)], ...
+        ],
+        Strict(False),
+    ] = Field(default=(), description="Files of variables, read in order.")
+    environment: fields.Environment = Field(default={}, description="Variables of the program.")
+    address_format: Literal["mapped", "plain"] = Field(
+        default="mapped", description="How the program sees an IPv4 address: ::ffff:192.0.2.1, or 192.0.2.1."
+    )
+    lookup_names: bool = Field(
+        default=False, description="Whether to look up TCPREMOTEHOST and TCPLOCALHOST."
+    )
+    drop: Annotated[tuple[fields.Variable, ...], Strict(False)] = Field(
+        default=(), description="Refuse when one of these variables is not empty."
+    )
+    deny_message: fields.Text | None = Field(
+        default=None, description="What a client is told that is denied or dropped."
+    )
+    messages: tables.Messages = Field(
+        default=tables.Messages(), description="What a refused client is told, by reason."
+    )
+    stderr: tables.Stderr = Field(
+        default="inherit",
+        description='Standard error of the program: "inherit", "socket", a file or a logger.',
+    )
+    listeners: Annotated[tuple[tables.Listener, ...], Strict(False)] = Field(
+        default=(), description="Where to listen."
+    )
+    limits: tables.Limits = Field(default=tables.Limits(), description="How many connections are taken.")
+    access: Annotated[tuple[tables.AccessSource, ...], Strict(False)] = Field(
+        default=(), description="Sources of access rules; the first that has a matching rule decides."
+    )
+    dns_lists: Annotated[tuple[tables.ListOrChain, ...], Strict(False)] = Field(
+        default=(), description="DNS lists, judged in order; a string names one of dns_chains."
+    )
+
+
+class Service(ServiceSettings):
+    """A service with everything that it needs."""
+
+    program: fields.Program
+    listeners: Annotated[tuple[tables.Listener, ...], Strict(False), Field(min_length=1)]
+
+
+class Settings(tables.Model):
+    """One file of conf.d as written."""
+
+    services: dict[fields.Name, ServiceSettings] = Field(default={}, description="The services, by name.")
+    defaults: ServiceSettings = Field(default=ServiceSettings(), description="What services leave out.")
+    dns: tables.Dns = Field(default=tables.Dns(), description="The resolver.")
+    dns_chains: dict[fields.Name, tables.DnsChain] = Field(
+        default={}, description="Chains of DNS lists, by name."
+    )
+    daemon: Daemon = Field(default=Daemon(), description="The daemon itself.")
+
+
+class Config(tables.Model):
+    """The effective configuration of a directory."""
+
+    services: dict[fields.Name, Service] = Field(default={})
+    dns: tables.Dns = tables.Dns()
+    dns_chains: dict[fields.Name, tables.DnsChain] = Field(default={})
+    daemon: Daemon = Daemon()
+
+    def enabled(self) -> dict[str, Service]:
+        """The services that run, by name."""
+        return {name: service for name, service in self.services.items() if service.enabled}

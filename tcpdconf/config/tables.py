@@ -1,0 +1,310 @@
+"""The tables below a service (listeners, access, limits, DNS lists, ...), as frozen models."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Discriminator, Field, Strict, Tag
+
+from tcpdconf.config import fields
+
+
+class Model(pydantic.BaseModel):
+    """Every table: frozen, no key that is not declared, no conversion between types."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+def _trusted_shape(value: object) -> str:
+    return "<any>" if isinstance(value, str) else "<list>"
+
+
+Trusted = Annotated[
+    Annotated[Literal["any"], Tag("<any>")]
+    | Annotated[tuple[fields.Network, ...], Strict(False), Field(min_length=1), Tag("<list>")],
+    Discriminator(_trusted_shape),
+]
+
+
+class HAProxy(Model):
+    """The PROXY protocol on one listener: its header is then required from every peer that is not exempt."""
+
+    trusted: Trusted = Field(
+        description='Addresses and networks whose header is believed; "any" believes everybody.'
+    )
+    timeout: fields.Seconds = Field(default=15, description="Seconds within which the header must have come.")
+    versions: Annotated[tuple[Literal["v1", "v2"], ...], Strict(False), Field(min_length=1)] = Field(
+        default=("v1", "v2"), description="Versions of the header that are accepted."
+    )
+    local: Literal["serve", "close"] = Field(
+        default="serve", description="What to do with LOCAL and UNKNOWN, which health checks send."
+    )
+    exempt: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
+        default=(), description="Peers that connect without a header."
+    )
+    max_pending: fields.Count = Field(default=256, description="Headers awaited at once.")
+    max_pending_per_peer: fields.Count = Field(
+        default=256, description="Headers awaited at once from one peer."
+    )
+
+
+class Listener(Model):
+    """One address and port on which a service accepts connections."""
+
+    port: fields.Port = Field(
+        description="Port number, or a name from the services database.", examples=[25, "smtp"]
+    )
+    address: fields.Address = Field(
+        default="*", description='Local address; "*" is every address of both families.'
+    )
+    backlog: fields.Count | None = Field(
+        default=None, description="Connections that the kernel queues; its most if unset."
+    )
+    freebind: bool = Field(default=False, description="Bind although no interface has the address (yet).")
+    haproxy: HAProxy | None = Field(default=None, description="Expect HAProxy's PROXY protocol.")
+
+
+class AccessRule(Model):
+    """One rule of an access source. It names a peer network, a local end, or both."""
+
+    network: fields.Network | None = Field(
+        default=None, description='Peers that the rule is for; "*" is everybody.'
+    )
+    local: fields.LocalEnd | None = Field(
+        default=None,
+        description="Local end that the rule is for; without network it is judged by itself, first.",
+    )
+    action: Literal["allow", "deny"] = Field(description="Admit or refuse.")
+    environment: fields.Environment = Field(default={}, description="Variables for the program.")
+    max_per_ip: fields.Count | None = Field(
+        default=None, description="In place of limits.max_per_ip, for these peers."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _names_somebody(self) -> Self:
+        if self.network is None and self.local is None:
+            raise fields.wrong("must name a network, a local end, or both", code="missing-key")
+        return self
+
+
+class AccessFile(Model):
+    """A TOML access file."""
+
+    rules: Annotated[tuple[AccessRule, ...], Strict(False)] = Field(default=(), description="The rules.")
+
+
+class AccessSource(Model):
+    """A source of access rules: the most specific rule of the first source that has one decides."""
+
+    file: fields.Path | None = Field(
+        default=None, description="A file, or a directory of Courier text files."
+    )
+    format: Literal["gdbm", "courier", "toml", "cidr"] | None = Field(
+        default=None, description="Format of the file; recognised from its content when left out."
+    )
+    action: Literal["allow", "deny"] | None = Field(
+        default=None, description="What a CIDR list means for the networks in it."
+    )
+    local: bool = Field(
+        default=False, description="Look up the local address and port in the file as well (-accesslocal)."
+    )
+    rules: Annotated[tuple[AccessRule, ...], Strict(False)] | None = Field(
+        default=None, description="Rules in place."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _is_file_or_rules(self) -> Self:
+        if (self.file is None) == (self.rules is None):
+            raise fields.wrong("must have either file or rules", code="missing-key")
+        if self.rules is not None:
+            for key in ("format", "action", "local"):
+                if getattr(self, key):
+                    raise fields.wrong("goes with file, not with rules", (key,), "wrong-place")
+        if self.format == "cidr" and self.action is None:
+            raise fields.wrong('a CIDR list needs action = "allow" or "deny"', code="missing-key")
+        if self.action is not None and self.format not in {"cidr", None}:
+            raise fields.wrong("goes with a CIDR list only", ("action",), "wrong-place")
+        return self
+
+
+class EnvironmentFile(Model):
+    """A file of variables for the program."""
+
+    path: fields.Path = Field(description="The file.")
+    shell: bool = Field(
+        default=False, description="Source it with /bin/sh instead of reading KEY=VALUE lines."
+    )
+
+
+def written_environment_file(value: object) -> object:
+    """A path alone is an environment file with nothing else said."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+class StderrFile(Model):
+    """Standard error appended to a file."""
+
+    file: fields.Path = Field(description="The file; created when missing.")
+
+
+class StderrLogger(Model):
+    """Standard error read by one logger per service."""
+
+    logger: fields.Program = Field(description="The logger's program and arguments; the name is added.")
+    name: fields.Text | None = Field(
+        default=None, description="Its last argument; the program's name when left out."
+    )
+
+
+def _stderr_shape(value: object) -> str:
+    if isinstance(value, StderrLogger) or (isinstance(value, dict) and {"logger", "name"} & value.keys()):
+        return "<logger>"
+    return "<file>" if isinstance(value, dict | StderrFile) else "<word>"
+
+
+Stderr = Annotated[
+    Annotated[Literal["inherit", "socket"], Tag("<word>")]
+    | Annotated[StderrFile, Tag("<file>")]
+    | Annotated[StderrLogger, Tag("<logger>")],
+    Discriminator(_stderr_shape),
+]
+
+
+class Rlimits(Model):
+    """Resource limits of the program, soft and hard (setrlimit(2)): sizes in bytes, cpu in seconds."""
+
+    as_: fields.Size | None = Field(default=None, alias="as", description="Address space.")
+    core: fields.Size | None = Field(default=None, description="Size of a core file.")
+    cpu: fields.Size | None = Field(default=None, description="CPU time in seconds.")
+    data: fields.Size | None = Field(default=None, description="Data segment.")
+    fsize: fields.Size | None = Field(default=None, description="Size of a file that it writes.")
+    memlock: fields.Size | None = Field(default=None, description="Locked memory.")
+    nofile: fields.Size | None = Field(default=None, description="Open files.")
+    nproc: fields.Size | None = Field(default=None, description="Processes of the user.")
+    stack: fields.Size | None = Field(default=None, description="Stack.")
+
+
+class NetworkSize(Model):
+    """How large a network is, by family, for max_per_network."""
+
+    ipv4: int = Field(default=24, ge=0, le=32, description="Prefix length for IPv4.")
+    ipv6: int = Field(default=64, ge=0, le=128, description="Prefix length for IPv6.")
+
+
+class Level(Model):
+    """One more level of limits: networks of this size."""
+
+    ipv4: int | None = Field(
+        default=None, ge=0, le=32, description="Prefix length for IPv4; left out: not for IPv4."
+    )
+    ipv6: int | None = Field(
+        default=None, ge=0, le=128, description="Prefix length for IPv6; left out: not for IPv6."
+    )
+    max_connections: fields.Count | None = Field(
+        default=None, description="Connections at once from one network."
+    )
+    rate: fields.Rate | None = Field(default=None, description="New connections from one network.")
+
+    @pydantic.model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.ipv4 is None and self.ipv6 is None:
+            raise fields.wrong("must have ipv4, ipv6 or both", code="missing-key")
+        if self.max_connections is None and self.rate is None:
+            raise fields.wrong("must have max_connections, rate or both", code="missing-key")
+        return self
+
+
+class Limits(Model):
+    """How many connections a service takes. What is left out is not limited."""
+
+    max_connections: fields.Count = Field(
+        default=40, description="Connections at once; when reached, further ones wait."
+    )
+    max_per_ip: fields.Count | None = Field(default=None, description="Connections at once from one address.")
+    max_per_network: fields.Count | None = Field(
+        default=None, description="Connections at once from one network."
+    )
+    network: NetworkSize = Field(default=NetworkSize(), description="What a network is for max_per_network.")
+    rate: fields.Rate | None = Field(default=None, description="New connections from one address.")
+    levels: Annotated[tuple[Level, ...], Strict(False)] = Field(
+        default=(), description="Further network levels."
+    )
+    warn_at: fields.Count | None = Field(
+        default=None,
+        description="Connections at which to log a warning; 90 % of max_connections when left out.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _warns_in_time(self) -> Self:
+        if self.warn_at is not None and self.warn_at > self.max_connections:
+            raise fields.wrong(
+                f"must be at most max_connections ({self.max_connections}), not {self.warn_at}", ("warn_at",)
+            )
+        return self
+
+
+class Messages(Model):
+    """What a refused client is told, by reason. A line ending is added unless the text has one."""
+
+    access: fields.Text | None = Field(
+        default=None, description="Refused by an access rule (instead of deny_message)."
+    )
+    per_ip: fields.Text | None = Field(default=None, description="Too many connections from its address.")
+    per_network: fields.Text | None = Field(
+        default=None, description="Too many connections from its network."
+    )
+    rate: fields.Text | None = Field(default=None, description="Too many new connections.")
+    dropped: fields.Text | None = Field(
+        default=None, description="A drop variable is set (instead of deny_message)."
+    )
+    spawn: fields.Text | None = Field(default=None, description="The program could not be started.")
+
+
+class DnsList(Model):
+    """One DNS block or allow list (RFC 5782)."""
+
+    zone: fields.Text = Field(min_length=1, description="Domain of the list.")
+    display_zone: fields.Text | None = Field(default=None, description="Shown in place of the zone.")
+    action: Literal["allow", "block"] = Field(default="block", description="What a listing means.")
+    variable: fields.Variable = Field(default="BLOCK", description="Variable that a listing sets.")
+    match: Annotated[tuple[fields.Text, ...], Strict(False)] = Field(
+        default=(), description="Answers that count."
+    )
+    message: fields.Text | None = Field(default=None, description="Value of the variable; @ is the address.")
+    txt: bool = Field(default=False, description="Ask for TXT records as well.")
+
+
+def _list_shape(value: object) -> str:
+    return "<name>" if isinstance(value, str) else "<table>"
+
+
+ListOrChain = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[DnsList, Tag("<table>")], Discriminator(_list_shape)
+]
+
+
+class DnsChain(Model):
+    """A chain of DNS lists with a name, for services to use."""
+
+    lists: Annotated[tuple[DnsList, ...], Strict(False)] = Field(
+        default=(), description="The lists, in order."
+    )
+
+
+class Dns(Model):
+    """The resolver; what is left out comes from resolv.conf."""
+
+    servers: Annotated[tuple[fields.Text, ...], Strict(False)] | None = Field(
+        default=None, description="Name servers.", examples=[["127.0.0.1:5353"]]
+    )
+    timeout: fields.Seconds | None = Field(
+        default=None, description="Seconds before the next server is asked."
+    )
+    attempts: fields.Count | None = Field(default=None, description="Rounds over the servers.")
+    cache_entries: fields.Count | None = Field(default=None, description="Answers kept at most.")

@@ -1,0 +1,187 @@
+"""Readers of the small notations inside configuration values: networks, sizes, rates, ports.
+
+Each takes what TOML gave (any type) and returns the value, or raises ValueError whose text
+completes "KEY: ..." (`must be a size such as "512MiB", not 7.5`).
+"""
+
+import ipaddress
+import re
+from typing import Final, NamedTuple
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MAX_PORT: Final = 65535
+_SHOWN: Final = 60  # characters of a value that fit beside a message
+MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
+
+_SIZE = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|[KMGT]|B)")
+_SIZE_UNITS: Final = {
+    "": 1, "B": 1,
+    "K": 2**10, "KiB": 2**10, "kB": 10**3, "KB": 10**3,
+    "M": 2**20, "MiB": 2**20, "MB": 10**6,
+    "G": 2**30, "GiB": 2**30, "GB": 10**9,
+    "T": 2**40, "TiB": 2**40, "TB": 10**12,
+}  # fmt: skip
+_RATE = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
+_RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
+_SERVICE_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
+_TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "an array", dict: "a table"}  # fmt: skip  # noqa: E501
+
+
+class Rate(NamedTuple):
+    """So many `connections` in `seconds`; all of them may come at once."""
+
+    connections: int
+    seconds: float
+
+
+class Local(NamedTuple):
+    """A local end that a rule names: a network (None: any) and a port (None: any)."""
+
+    network: IPNetwork | None
+    port: int | None
+
+
+def shown(value: object) -> str:
+    """A TOML value as a message shows it: its type and, where it is short, itself.
+
+    >>> shown("4"), shown(0), shown([1])
+    ('"4"', '0', 'an array')
+    """
+    if isinstance(value, str):
+        text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
+        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    return _TYPES.get(type(value), "a date or time")
+
+
+def network(value: object) -> IPNetwork | str:
+    """An address or a network in CIDR notation, or `"*"`: every address of both families.
+
+    IPv4-mapped IPv6 networks are the IPv4 networks that they mean.
+    """
+    if value == "*":
+        return "*"
+    if not isinstance(value, str):
+        raise ValueError(_network_error(value))  # noqa: TRY004 (every reader fails with ValueError)
+    try:
+        found = ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(_network_error(value)) from None
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(MAPPED):
+        mapped = int(found.network_address) & 0xFFFFFFFF
+        return ipaddress.IPv4Network((mapped, found.prefixlen - 96))
+    return found
+
+
+def _network_error(value: object) -> str:
+    try:
+        meant = ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+    except ValueError:
+        return f'must be an address or network such as "192.0.2.0/24" or "2001:db8::/32", not {shown(value)}'
+    return f'{shown(value)} has bits set after its prefix; did you mean "{meant}"?'
+
+
+def address(value: object) -> str:
+    """An address to listen on, in its canonical form, or `"*"` for all of both families."""
+    if value == "*":
+        return "*"
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise ValueError(f'must be an IPv4 or IPv6 address or "*", not {shown(value)}') from None
+
+
+def port(value: object) -> int | str:
+    """A port number from 1 to 65535, or a service name for the host to look up."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PORT:
+        return value
+    if isinstance(value, str):
+        if value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= MAX_PORT:
+            raise ValueError(f"must be a number without quotes: {int(value[:6])}")
+        if _SERVICE_NAME.fullmatch(value):
+            return value
+    raise ValueError(
+        f'must be a port from 1 to {MAX_PORT} or a service name such as "smtp", not {shown(value)}'
+    )
+
+
+def local(value: object) -> Local:
+    """`ADDRESS`, `NETWORK`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `*:PORT` of this side of a connection."""
+    error = ValueError(
+        f'must be a local address, "ADDRESS:PORT" or "*:PORT", such as "192.0.2.1:25", not {shown(value)}'
+    )
+    if not isinstance(value, str):
+        raise error
+    try:
+        return Local(_one_network(value), None)
+    except ValueError:
+        host, separator, digits = value.rpartition(":")
+    if not separator or not (digits.isascii() and digits.isdigit()) or not 1 <= int(digits[:6]) <= MAX_PORT:
+        raise error
+    if host == "*":
+        return Local(None, int(digits))
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise error
+    try:
+        return Local(_one_network(host), int(digits))
+    except ValueError:
+        raise error from None
+
+
+def _one_network(value: str) -> IPNetwork:
+    found = network(value)
+    if isinstance(found, str):
+        raise ValueError(value)  # noqa: TRY004 (every reader fails with ValueError)
+    return found
+
+
+def size(value: object) -> int:
+    """Bytes (or a plain number, for limits that count something else); -1 is `"unlimited"`."""
+    if value == "unlimited":
+        return -1
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}')
+    return int(found[1]) * _SIZE_UNITS[found[2]]
+
+
+def rate(value: object) -> Rate:
+    """`"30/min"`, `"5/s"`, `"100/2h"`: so many connections in that time."""
+    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or int(found[1]) == 0 or found[2] == "0":
+        raise ValueError(f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}')
+    return Rate(int(found[1]), float(int(found[2] or 1) * _RATE_UNITS[found[3]]))
+
+
+def umask(value: object) -> int:
+    """A file mode creation mask: octal digits in a string ("027") or a TOML octal number (0o027)."""
+    if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value):
+        value = int(value, 8)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:  # noqa: PLR2004
+        return value
+    raise ValueError(f'must be octal digits such as "022", not {shown(value)}')
+
+
+def account(value: object) -> int | str:
+    """A user or group: its name, or its number."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
+        return value
+    if isinstance(value, str) and value and not set(value) & set(":/\0\n"):
+        return value
+    raise ValueError(f"must be a name or a number, not {shown(value)}")
+
+
+def path(value: object) -> str:
+    """An absolute path."""
+    if isinstance(value, str) and value.startswith("/") and "\0" not in value:
+        return value
+    raise ValueError(f"must be an absolute path, not {shown(value)}")

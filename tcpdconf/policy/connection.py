@@ -1,0 +1,35 @@
+"""The values that travel through a decision: who connected to what, and the verdict."""
+
+from typing import Literal, NamedTuple
+
+Reason = Literal["access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn"]
+
+
+class Endpoint(NamedTuple):
+    """One end of a TCP connection.
+
+    An IPv4-mapped IPv6 address never gets here: it is the IPv4 address that it means.
+    """
+
+    version: int  # 4 or 6
+    value: int  # the address as a number: 32 or 128 bits
+    port: int
+    text: str  # the address as its family writes it: 192.0.2.1, 2001:db8::1
+
+    def __str__(self) -> str:
+        """`192.0.2.1:25` or `[2001:db8::1]:25`."""
+        return f"{self.text}:{self.port}" if self.version == 4 else f"[{self.text}]:{self.port}"
+
+
+class Connection(NamedTuple):
+    """A connection as policy sees it."""
+
+    peer: Endpoint
+    local: Endpoint
+
+
+class Refused(NamedTuple):
+    """A connection that is not served, and why."""
+
+    reason: Reason
+    detail: tuple[tuple[str, object], ...] = ()  # what a log line adds: the limit, its value, the rule
