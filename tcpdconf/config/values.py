@@ -166,7 +166,7 @@ def umask(value: object) -> int:
     """A file mode creation mask: octal digits in a string ("027") or a TOML octal number (0o027)."""
     if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value):
         value = int(value, 8)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:  # noqa: PLR2004
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
         return value
     raise ValueError(f'must be octal digits such as "022", not {shown(value)}')
 

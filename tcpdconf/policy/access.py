@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Rules of one network that depend on the local end, the most specific end first, any end (None) last."""
+    """Rules of one network by local end: the most specific end first, any end (None) last."""
 
     rules: tuple[tuple[values.Local | None, Rule], ...]
 
@@ -83,7 +83,7 @@ class Networks:
 
 
 class AccessTable:
-    """The rules of one source: `peers` for the client's address, `locals` for the local end (-accesslocal)."""
+    """The rules of one source: `peers` for the client's address, `locals` for the local end."""
 
     def __init__(self) -> None:
         self.peers = Networks()
@@ -103,7 +103,7 @@ class AccessTable:
     def add_local(self, where: values.Local, rule: Rule) -> bool:
         """Add a rule for a local end by itself; False when there is one."""
         port = None if where.port is None else values.Local(None, where.port)
-        return all([self.locals.add(prefix, rule, port) for prefix in prefixes(where.network or "*")])
+        return all(self.locals.add(prefix, rule, port) for prefix in prefixes(where.network or "*"))
 
 
 class DuplicateRuleError(ValueError):
@@ -128,7 +128,7 @@ def build(rules: Iterable[tables.AccessRule]) -> AccessTable:
         if written.network is None:
             added = where is not None and table.add_local(where, rule)
         else:
-            added = all([table.peers.add(prefix, rule, where) for prefix in prefixes(written.network)])
+            added = all(table.peers.add(prefix, rule, where) for prefix in prefixes(written.network))
         if not added:
             raise DuplicateRuleError(index)
     return table
@@ -145,7 +145,7 @@ def prefixes(network: values.IPNetwork | str) -> Iterator[tuple[int, int, int]]:
 
 
 def per_ip_override(environment: Iterable[tuple[str, str]]) -> int | None:
-    """The limit per address that MAXCPERIP sets, as C's atoi reads it; nothing below 1 (manual, ACCESS FILE)."""
+    """The limit per address that MAXCPERIP sets (manual, ACCESS FILE): as atoi reads it, from 1."""
     text = dict(environment).get("MAXCPERIP", "").lstrip()
     digits = text.removeprefix("+")
     length = next((i for i, c in enumerate(digits) if c not in "0123456789"), len(digits))
