@@ -244,7 +244,9 @@ class Limits(Model):
     def _warns_in_time(self) -> Self:
         if self.warn_at is not None and self.warn_at > self.max_connections:
             raise fields.wrong(
-                f"must be at most max_connections ({self.max_connections}), not {self.warn_at}", ("warn_at",)
+                f"must be at most max_connections ({self.max_connections}), not {self.warn_at}",
+                ("warn_at",),
+                "conflict",
             )
         return self
 

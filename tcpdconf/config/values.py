@@ -54,9 +54,22 @@ def shown(value: object) -> str:
         return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return "a huge number"
     if isinstance(value, int | float):
         return str(value)
     return _TYPES.get(type(value), "a date or time")
+
+
+def described(value: object) -> str:
+    """A TOML value of the wrong type: the type, and the value where it is short.
+
+    >>> described("5"), described(0), described([1])
+    ('a string ("5")', 'a whole number (0)', 'an array')
+    """
+    kind = _TYPES.get(type(value))
+    short = isinstance(value, str | int | float) and not (isinstance(value, int) and abs(value) >= 10**_SHOWN)
+    return f"{kind} ({shown(value)})" if kind and short else shown(value)
 
 
 def network(value: object) -> IPNetwork | str:

@@ -1,0 +1,200 @@
+"""A conf.d directory -> a validated `Config`, or every problem of every file at once.
+
+Each file is validated as it is written, then each service with its defaults filled in; last comes what
+only the host knows. Positions are computed when something is asked about them.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import pydantic
+
+from tcpdconf.config import fields, host, merge, model, positions, problems, sources
+
+Services = dict[str, model.ServiceSettings]
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+# what a table as written may still get from elsewhere; inside an array nothing is filled in
+_HEALED: Final = frozenset({"missing-key", "conflict"})
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration, the files that it came from (in order), and what is doubtful about it."""
+
+    directory: str
+    config: model.Config
+    files: tuple[str, ...]
+    warnings: tuple[problems.Problem, ...] = ()
+    written: merge.Written = field(default_factory=lambda: merge.Written([]), repr=False)
+
+    def problem(
+        self,
+        key: positions.Key,
+        text: str,
+        code: str,
+        severity: problems.Severity = "error",
+        *,
+        hint: str | None = None,
+        spot: sources.Spot = "value",
+    ) -> problems.Problem:
+        """A problem with a key of the effective configuration, at the place where it was written.
+
+        For a key that was not written: at the header of the nearest table around it.
+        """
+        found = self.written.locate(key)
+        shown = problems.dotted(key)
+        if found is None:
+            return problems.Problem(self.directory, 0, 0, shown, text, code, severity, hint)
+        layer, exact = found
+        span = layer.source.span(layer.key, spot if exact else "value")
+        return layer.source.problem(span, shown, text, code, severity=severity, hint=hint)
+
+    def origin(self, key: positions.Key) -> tuple[str, int] | None:
+        """File and line of a key of the effective configuration; None when it is a built-in default."""
+        found = self.written.locate(key)
+        if found is None or not found[1]:
+            return None
+        span = found[0].source.span(found[0].key, "key")
+        return None if span is None else (found[0].source.path, span.line)
+
+
+def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING) -> Loaded:
+    """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
+
+    Raises:
+        ConfigError: with all problems of all files.
+    """
+    found = sources.read(directory, replace)
+    written = merge.Written(found.sources)
+    loaded = Loaded(str(directory), model.Config(), tuple(found.order), written=written)
+    seen = _Seen(found.problems)
+    for file in found.sources:
+        seen.add(_as_written(file))
+    seen.add(_twice(found.sources))
+    services, rest = _services(loaded, seen, unread="\n".join(found.broken))
+    seen.add(_chains(loaded, {**services, **rest}, complete=not found.broken))
+    seen.add(host.check(loaded, {**services, **rest}))
+    if not seen.errors():
+        loaded = replaced(loaded, config=_config(written, services))
+        if not loaded.config.enabled():
+            seen.add([problems.Problem(str(directory), 0, 0, "", "has no enabled service", "no-service")])
+    ordered = sorted(seen.problems, key=lambda p: (found.order.get(p.file, -1), p.line, p.column))
+    if seen.errors():
+        raise problems.ConfigError(ordered)
+    return replaced(loaded, warnings=tuple(ordered))
+
+
+class _Seen:
+    """Problems, each once: a wrong default is the same problem in every service that it fills in."""
+
+    def __init__(self, known: list[problems.Problem]) -> None:
+        self.problems: list[problems.Problem] = []
+        self._places: set[tuple[object, ...]] = set()
+        self.add(known)
+
+    def add(self, found: Iterable[problems.Problem]) -> None:
+        for problem in found:
+            key = "" if problem.line else problem.key
+            place = (problem.file, problem.line, problem.column, problem.text, key)
+            if place not in self._places:
+                self._places.add(place)
+                self.problems.append(problem)
+
+    def errors(self) -> bool:
+        return any(problem.severity == "error" for problem in self.problems)
+
+
+def _as_written(file: sources.Source) -> Iterator[problems.Problem]:
+    """What is wrong with one file whatever stands in the others."""
+    try:
+        model.Settings.model_validate(file.data, by_alias=True, by_name=False)
+    except pydantic.ValidationError as error:
+        from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+
+        for found in wording.findings(error, file.data, model.Settings):
+            if found.code in _HEALED and not any(isinstance(part, int) for part in found.key):
+                continue
+            span = file.span(found.key, found.spot)
+            yield file.problem(span, problems.dotted(found.key), found.text, found.code, hint=found.hint)
+
+
+def _twice(files: list[sources.Source]) -> Iterator[problems.Problem]:
+    """What two files define, though only one may: services, chains, keys of [dns] and [daemon]."""
+    codes = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
+    first: dict[positions.Key, sources.Source] = {}
+    for file in files:
+        for table in ("services", "dns_chains", "dns", "daemon"):
+            for name in merge.table(file.data, table):
+                known = first.setdefault((table, name), file)
+                if known is not file:
+                    yield _second((table, name), file, known, codes.get(table, "duplicate-key"))
+
+
+def _second(key: positions.Key, file: sources.Source, known: sources.Source, code: str) -> problems.Problem:
+    span, text = known.span(key), "is defined twice"
+    if span is not None:
+        text += f"; first at {known.path}:{span.line}:{span.column}"
+    return file.problem(file.span(key), problems.dotted(key), text, code)
+
+
+def _services(loaded: Loaded, seen: _Seen, unread: str) -> tuple[Services, Services]:
+    """The valid services, and of the others what is valid; the problems of those go to `seen`.
+
+    What seems to be missing may stand in the defaults of a file that could not be parsed (`unread`).
+    """
+    hopeful = re.search(r"\bdefaults\b", unread) is not None
+    valid: Services = {}
+    rest: Services = {}
+    for name, data in loaded.written.services():
+        if not fields.NAME.fullmatch(name):
+            continue
+        try:
+            valid[name] = model.Service.model_validate(data, by_alias=True, by_name=False)
+        except pydantic.ValidationError as error:
+            from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+
+            wrong = list(wording.findings(error, data, model.Settings, ("services", name)))
+            seen.add(
+                loaded.problem(found.key, found.text, found.code, hint=found.hint, spot=found.spot)
+                for found in wrong
+                if not (hopeful and found.code in _HEALED)
+            )
+            rest[name] = _remains(data, {found.key[2] for found in wrong if len(found.key) > 2})
+    return valid, rest
+
+
+def _remains(data: dict[str, Any], wrong: set[str | int]) -> model.ServiceSettings:
+    """A service without its wrong keys: the host can be asked about the right ones in the same run."""
+    if "group" in wrong:  # a user may be no problem only with its group
+        wrong = wrong | {"user"}
+    right = {key: value for key, value in data.items() if key not in wrong}
+    return model.ServiceSettings.model_validate(right, by_alias=True, by_name=False)
+
+
+def _config(written: merge.Written, services: Services) -> model.Config:
+    tables = {name: written.whole(name) for name in ("dns", "dns_chains", "daemon")}
+    return model.Config.model_validate({"services": services, **tables}, by_alias=True, by_name=False)
+
+
+def _chains(loaded: Loaded, services: Services, *, complete: bool) -> Iterator[problems.Problem]:
+    """Names of chains that nobody defines; a file that could not be parsed may define any."""
+    known = loaded.written.whole("dns_chains")
+    for service, settings in services.items():
+        for index, name in enumerate(settings.dns_lists):
+            if complete and isinstance(name, str) and name not in known:
+                from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+
+                meant = wording.near(name, list(known))
+                hint = (
+                    f'did you mean "{meant}"?'
+                    if meant
+                    else f"write [{problems.dotted(('dns_chains', name))}]"
+                )
+                key = ("services", service, "dns_lists", index)
+                yield loaded.problem(key, f'there is no chain "{name}"', "unknown-chain", hint=hint)

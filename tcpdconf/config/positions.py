@@ -1,0 +1,159 @@
+"""Where the keys and values of a TOML file stand. tomllib keeps no positions, so the text is parsed again.
+
+Only a problem (or `show --origin`) needs this: tree-sitter is imported when the first file is mapped.
+A file with syntax errors is mapped as far as it can be read.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tcpdconf.config import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import tree_sitter
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A key, its value, and where to say that the value lacks something (a table's header)."""
+
+    key: problems.Span
+    value: problems.Span
+    implied: bool = False  # a table that only longer headers mention: its own may still come
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A key that is defined again: the second place, and the first."""
+
+    key: Key
+    span: problems.Span
+    first: problems.Span
+
+
+class Positions:
+    """The places of one text, by key path; array elements by their index."""
+
+    def __init__(self, text: str) -> None:
+        self.duplicates: list[Duplicate] = []
+        self._lines = text.split("\n")
+        self._bytes = [line.encode() for line in self._lines]
+        self._places: dict[Key, Place] = {}
+        self._elements: dict[Key, int] = {}  # so far, of arrays of tables
+        for node in _parse(text).named_children:
+            if node.type == "pair":
+                self._pair((), node)
+            elif node.type in {"table", "table_array_element"}:
+                self._table(node)
+
+    def get(self, key: Key) -> Place | None:
+        """The place of a key, or None when it is not written here."""
+        return self._places.get(key)
+
+    def nearest(self, key: Key) -> Place | None:
+        """The place of the longest part of a key that is written here."""
+        return next((self._places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self._places), None)
+
+    def line(self, number: int) -> str:
+        """A line of the text, without its end; numbers count from 1."""
+        return self._lines[number - 1] if 0 < number <= len(self._lines) else ""
+
+    def _table(self, node: "tree_sitter.Node") -> None:
+        children = node.named_children
+        parts = _parts(children[0]) if children else []
+        if not parts:
+            return
+        header = self._span(node)
+        path: Key = ()
+        for name, part in parts[:-1]:
+            path = self._inside((*path, name))
+            self._imply(path, part, header=True)
+        path, place = (*path, parts[-1][0]), Place(self._span(parts[-1][1]), header)
+        if node.type == "table":
+            self._add(path, place)
+        else:
+            self._places.setdefault(path, place)
+            index = self._elements.get(path, 0)
+            self._elements[path] = index + 1
+            path = (*path, index)
+            self._places[path] = place
+        for child in children[1:]:
+            if child.type == "pair":
+                self._pair(path, child)
+
+    def _pair(self, table: Key, node: "tree_sitter.Node") -> None:
+        children = [child for child in node.named_children if child.type != "comment"]
+        parts = _parts(children[0]) if len(children) > 1 else []
+        if not parts:
+            return
+        for name, part in parts[:-1]:
+            table = (*table, name)
+            self._imply(table, part, header=False)
+        path = (*table, parts[-1][0])
+        self._add(path, Place(self._span(parts[-1][1]), self._span(children[1])))
+        self._value(path, children[1])
+
+    def _value(self, path: Key, node: "tree_sitter.Node") -> None:
+        children = [child for child in node.named_children if child.type != "comment"]
+        if node.type == "inline_table":
+            for child in children:
+                self._pair(path, child)
+        elif node.type == "array":
+            for index, child in enumerate(children):
+                span = self._span(child)
+                self._places[*path, index] = Place(span, span)
+                self._value((*path, index), child)
+
+    def _inside(self, path: Key) -> Key:
+        """A header that names an array of tables means its last element."""
+        count = self._elements.get(path)
+        return path if count is None else (*path, count - 1)
+
+    def _imply(self, path: Key, part: "tree_sitter.Node", *, header: bool) -> None:
+        if path not in self._places:
+            span = self._span(part)
+            self._places[path] = Place(span, span, implied=header)
+
+    def _add(self, path: Key, place: Place) -> None:
+        known = self._places.get(path)
+        if known is None or known.implied:
+            self._places[path] = place
+        else:
+            self.duplicates.append(Duplicate(path, place.key, known.key))
+
+    def _span(self, node: "tree_sitter.Node") -> problems.Span:
+        """The first line of a node; tree-sitter counts bytes, people count characters."""
+        row, start = node.start_point
+        end = node.end_point[1] if node.end_point[0] == row else len(self._bytes[row])
+        if node.type in {"table", "table_array_element"}:
+            end = node.named_children[0].end_point[1] + (1 if node.type == "table" else 2)
+        before, within = self._bytes[row][:start], self._bytes[row][start:end]
+        length = len(within.decode(errors="replace").rstrip())
+        return problems.Span(row + 1, len(before.decode(errors="replace")) + 1, max(1, length))
+
+
+def _parse(text: str) -> "tree_sitter.Node":
+    import tree_sitter  # noqa: PLC0415 (a good configuration needs no positions)
+    import tree_sitter_toml  # noqa: PLC0415
+
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
+    return parser.parse(text.encode()).root_node
+
+
+def _parts(node: "tree_sitter.Node") -> "Sequence[tuple[str, tree_sitter.Node]]":
+    """The parts of a key as written, with their names; none when it cannot be read."""
+    if node.type == "dotted_key":
+        return [part for child in node.named_children for part in _parts(child)]
+    if node.type == "bare_key":
+        return [((node.text or b"").decode(), node)]
+    if node.type != "quoted_key":
+        return []
+    try:
+        return [(next(iter(tomllib.loads(f"{(node.text or b'').decode()} = 0"))), node)]
+    except tomllib.TOMLDecodeError:
+        return []

@@ -1,0 +1,144 @@
+"""What is wrong with a configuration, and how it is shown: to a reader, a script, a code review.
+
+A `Problem` is a value that knows its place; `ConfigError` carries all problems of all files, never the
+first only. Nothing here reads a file or knows what a configuration means.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Severity = Literal["error", "warning"]
+Format = Literal["text", "json", "github"]
+
+_WIDTH: Final = 160  # columns of a source line that are shown around the caret
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of one line: `line` and `column` count from 1, in characters; `length` is at least 1."""
+
+    line: int
+    column: int
+    length: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, or that the administrator should know (`severity`).
+
+    `line` and `column` count from 1, in characters; both are 0 when the whole file is meant. `key` is the
+    dotted key, empty for a file. `code` is a stable slug for scripts. `source` is the line itself and
+    `length` how much of it, from `column`, is meant.
+    """
+
+    file: str
+    line: int
+    column: int
+    key: str
+    text: str
+    code: str
+    severity: Severity = "error"
+    hint: str | None = None
+    source: str = ""
+    length: int = 1
+
+    def __str__(self) -> str:
+        """`conf.d/imap.toml:12:3: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        kind = ["warning"] if self.severity == "warning" else []
+        return ": ".join([_printable(place), *kind, *([self.key] if self.key else []), self.text])
+
+
+def dotted(key: Iterable[str | int]) -> str:
+    """A key path as TOML and people write it: `services.imap.listeners[0].port`, quoted where needed."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if _BARE.fullmatch(part) else json.dumps(part))
+    return text
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` are all that were found, warnings among them."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def render(problems: Iterable[Problem], form: Format = "text") -> str:
+    """All problems in one form, each line ended: text with source lines, a JSON array, GitHub annotations."""
+    if form == "json":
+        return json.dumps([_record(problem) for problem in problems], indent=2) + "\n"
+    show = _annotation if form == "github" else _excerpt
+    return "".join(show(problem) for problem in problems)
+
+
+def _record(problem: Problem) -> dict[str, object]:
+    return {
+        "severity": problem.severity,
+        "code": problem.code,
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "key": problem.key,
+        "message": problem.text,
+        "hint": problem.hint,
+    }
+
+
+def _annotation(problem: Problem) -> str:
+    """A workflow command: https://docs.github.com/actions/reference/workflow-commands-for-github-actions."""
+    properties = {"file": problem.file}
+    if problem.line:
+        properties |= {"line": str(problem.line), "col": str(problem.column)}
+    properties["title"] = problem.code
+    written = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in properties.items())
+    message = f"{problem.key}: {problem.text}" if problem.key else problem.text
+    if problem.hint:
+        message += f"\nhint: {problem.hint}"
+    return f"::{problem.severity} {written}::{_escaped(message)}\n"
+
+
+def _escaped(text: str, also: str = "") -> str:
+    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + also else c for c in text)
+
+
+def _excerpt(problem: Problem) -> str:
+    """The one-line form, the source line with a mark below the place, the hint; as rustc does."""
+    lines = [str(problem)]
+    if problem.line and problem.source.strip():
+        gutter = " " * len(str(problem.line))
+        source, mark = _marked(problem.source, problem.column - 1, problem.length)
+        lines += [f" {gutter} |", f" {problem.line} | {source}", f" {gutter} | {mark}"]
+    if problem.hint:
+        lines.append(f"hint: {problem.hint}")
+    return "\n".join(lines) + "\n"
+
+
+def _marked(source: str, start: int, length: int) -> tuple[str, str]:
+    """A line, cut to what fits, and the carets below it; tabs and wide characters keep their columns."""
+    first = max(0, start - _WIDTH // 2) if len(source) > _WIDTH else 0
+    shown = source[first : first + _WIDTH].rstrip()
+    start -= first
+    blank = "".join("\t" if c == "\t" else " " * _columns(c) for c in shown[:start])
+    marked = sum(_columns(c) for c in shown[start : start + length])
+    return _printable(shown), blank + "^" * max(1, marked)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _printable(text: str) -> str:
+    """Text that cannot drive a terminal: what is not printable becomes a replacement character."""
+    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
