@@ -14,6 +14,7 @@ TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<na
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RATE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 LogLevel = Literal["debug", "info", "notice", "warning"]
 
 
@@ -63,8 +64,8 @@ def _written_network(network: values.IPNetwork | str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
-Name = Annotated[str, AfterValidator(_name)]
-Variable = Annotated[str, AfterValidator(_variable)]
+Name = Annotated[str, AfterValidator(_name), _string_schema(pattern=f"^{NAME.pattern}$")]
+Variable = Annotated[str, AfterValidator(_variable), _string_schema(pattern=f"^{VARIABLE.pattern}$")]
 Environment = dict[Variable, Text]
 Path = Annotated[str, _reader(values.path), _string_schema(pattern="^/")]
 Network = Annotated[
@@ -111,7 +112,9 @@ Size = Annotated[
 
 
 def _written_rate(rate: values.Rate) -> str:
-    return f"{rate.connections}/{int(rate.seconds)}s"
+    seconds = int(rate.seconds)
+    size, unit = next((size, unit) for size, unit in _RATE_UNITS if seconds % size == 0)
+    return f"{rate.connections}/{'' if seconds == size else seconds // size}{unit}"
 
 
 Rate = Annotated[

@@ -63,6 +63,11 @@ class Loaded:
         span = found[0].source.span(found[0].key, "key")
         return None if span is None else (found[0].source.path, span.line)
 
+    def comment(self, key: positions.Key) -> str:
+        """The origin of a key for people: `conf.d/10-smtp.toml:12`, or `default`."""
+        origin = self.origin(key)
+        return "default" if origin is None else f"{origin[0]}:{origin[1]}"
+
 
 def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING) -> Loaded:
     """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).

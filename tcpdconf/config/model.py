@@ -7,7 +7,6 @@ needs more than one service is in `load`. Descriptions and examples become the J
 
 from typing import Annotated, Literal
 
-import pydantic
 from pydantic import Field, Strict
 
 from tcpdconf.config import fields, tables
@@ -47,12 +46,9 @@ class ServiceSettings(tables.Model):
         default=False,
         description="Whether the program sees the daemon's own environment, or which variables of it.",
     )
-    environment_files: Annotated[
-        tuple[
-            Annotated[tables.EnvironmentFile, pydantic.BeforeValidator(tables.written_environment_file)], ...
-        ],
-        Strict(False),
-    ] = Field(default=(), description="Files of variables, read in order.")
+    environment_files: Annotated[tuple[tables.PathOrFile, ...], Strict(False)] = Field(
+        default=(), description="Files of variables, read in order."
+    )
     environment: fields.Environment = Field(default={}, description="Variables of the program.")
     address_format: Literal["mapped", "plain"] = Field(
         default="mapped", description="How the program sees an IPv4 address: ::ffff:192.0.2.1, or 192.0.2.1."
@@ -74,7 +70,7 @@ class ServiceSettings(tables.Model):
         description='Standard error of the program: "inherit", "socket", a file or a logger.',
     )
     listeners: Annotated[tuple[tables.Listener, ...], Strict(False)] = Field(
-        default=(), description="Where to listen."
+        default=(), description="Where to listen.", examples=[[{"address": "127.0.0.1", "port": 2525}]]
     )
     limits: tables.Limits = Field(default=tables.Limits(), description="How many connections are taken.")
     access: Annotated[tuple[tables.AccessSource, ...], Strict(False)] = Field(

@@ -52,7 +52,7 @@ def header(table: positions.Key) -> str:
 
 
 def example(model: Model, key: positions.Key) -> str | None:
-    """A line that sets a key, or else what it is for."""
+    """A line that sets a key."""
     from tcpdconf.config import render  # noqa: PLC0415 (needed for problems only)
 
     for found in models(model, key[:-1]):
@@ -64,7 +64,6 @@ def example(model: Model, key: positions.Key) -> str | None:
         words = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
         if words:
             return f"write {key[-1]} = " + " or ".join(f'"{word}"' for word in words)
-        return field.description
     return None
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Discriminator, Field, Strict, Tag
 
-from tcpdconf.config import fields
+from tcpdconf.config import fields, values
 
 
 class Model(pydantic.BaseModel):
@@ -36,7 +36,8 @@ class HAProxy(Model):
     """The PROXY protocol on one listener: its header is then required from every peer that is not exempt."""
 
     trusted: Trusted = Field(
-        description='Addresses and networks whose header is believed; "any" believes everybody.'
+        description='Addresses and networks whose header is believed; "any" believes everybody.',
+        examples=[["192.0.2.7", "2001:db8::/32"]],
     )
     timeout: fields.Seconds = Field(default=15, description="Seconds within which the header must have come.")
     versions: Annotated[tuple[Literal["v1", "v2"], ...], Strict(False), Field(min_length=1)] = Field(
@@ -136,27 +137,40 @@ class AccessSource(Model):
 class EnvironmentFile(Model):
     """A file of variables for the program."""
 
-    path: fields.Path = Field(description="The file.")
+    path: fields.Path = Field(description="The file.", examples=["/etc/default/smtp"])
     shell: bool = Field(
         default=False, description="Source it with /bin/sh instead of reading KEY=VALUE lines."
     )
 
 
-def written_environment_file(value: object) -> object:
-    """A path alone is an environment file with nothing else said."""
+def _written_environment_file(value: object) -> object:
+    if not isinstance(value, str | dict | EnvironmentFile):
+        raise fields.wrong(
+            f"must be a path or a table with path, not {values.described(value)}", code="wrong-type"
+        )
     return {"path": value} if isinstance(value, str) else value
+
+
+# a path alone is an environment file of which nothing else is said
+PathOrFile = Annotated[
+    EnvironmentFile,
+    pydantic.BeforeValidator(_written_environment_file, json_schema_input_type=str | EnvironmentFile),
+]
 
 
 class StderrFile(Model):
     """Standard error appended to a file."""
 
-    file: fields.Path = Field(description="The file; created when missing.")
+    file: fields.Path = Field(description="The file; created when missing.", examples=["/var/log/smtp.log"])
 
 
 class StderrLogger(Model):
     """Standard error read by one logger per service."""
 
-    logger: fields.Program = Field(description="The logger's program and arguments; the name is added.")
+    logger: fields.Program = Field(
+        description="The logger's program and arguments; the name is added.",
+        examples=[["/usr/sbin/courierlogger"]],
+    )
     name: fields.Text | None = Field(
         default=None, description="Its last argument; the program's name when left out."
     )
@@ -271,7 +285,7 @@ class Messages(Model):
 class DnsList(Model):
     """One DNS block or allow list (RFC 5782)."""
 
-    zone: fields.Text = Field(min_length=1, description="Domain of the list.")
+    zone: fields.Text = Field(min_length=1, description="Domain of the list.", examples=["dnsbl.example.org"])
     display_zone: fields.Text | None = Field(default=None, description="Shown in place of the zone.")
     action: Literal["allow", "block"] = Field(default="block", description="What a listing means.")
     variable: fields.Variable = Field(default="BLOCK", description="Variable that a listing sets.")

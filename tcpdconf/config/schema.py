@@ -1,0 +1,68 @@
+"""The JSON Schema (draft-07) of one configuration file, for editors and other people's checks.
+
+pydantic writes draft 2020-12. Editors know draft-07 best, and TOML has no null: so definitions move, what
+may be null becomes what may be left out, and a reference keeps its description beside it.
+"""
+
+from typing import Any, Final
+
+from tcpdconf.config import model
+
+_NULL: Final = {"type": "null"}
+_FIRST: Final = ("$schema", "title", "description", "type", "default", "examples")  # of a schema's words
+
+
+def schema() -> dict[str, Any]:
+    """The schema as JSON's types, always in the same order."""
+    found = model.Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    definitions = found.pop("$defs")
+    found = _draft7(found)
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "tcpdconf configuration file",
+        **found,
+        "definitions": {name: _draft7(definitions[name]) for name in sorted(definitions)},
+    }
+
+
+def _draft7(node: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
+    """A schema without what draft-07 or TOML does not know."""
+    if isinstance(node, list):
+        return [_draft7(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _converted(key, value) for key, value in node.items()}
+    if isinstance(found.get("title"), str):
+        del found["title"]
+    if _is_told_elsewhere(found):
+        del found["default"]
+    if _NULL in found.get("anyOf", ()):
+        found = _never_null(found)
+    if "patternProperties" in found:
+        found.setdefault("additionalProperties", False)
+    if "$ref" in found and len(found) > 1:  # draft-07 ignores what stands beside a reference
+        found = {"allOf": [{"$ref": found.pop("$ref")}], **found}
+    return dict(sorted(found.items(), key=_place))
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, str]:
+    """Where a word stands in its schema, whatever order pydantic's version has."""
+    return (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST)), item[0]
+
+
+def _is_told_elsewhere(node: dict[str, Any]) -> bool:
+    """A default that is left-out itself, or a table whose keys have their own defaults."""
+    default = node.get("default", ...)
+    return default is None or ("$ref" in node and isinstance(default, dict))
+
+
+def _converted(key: str, value: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
+    if key == "properties":  # names of keys, not words of the schema
+        return {name: _draft7(item) for name, item in value.items()}
+    return value if key in {"default", "examples", "enum", "const"} else _draft7(value)
+
+
+def _never_null(node: dict[str, Any]) -> dict[str, Any]:
+    members = [member for member in node["anyOf"] if member != _NULL]
+    rest = {key: value for key, value in node.items() if key != "anyOf"}
+    return {**members[0], **rest} if len(members) == 1 else {"anyOf": members, **rest}
