@@ -1,0 +1,63 @@
+"""What a worker is told to serve: the message, and what its descriptors are.
+
+It travels from the supervisor to a worker only, pickled in a memfd; nothing pickled ever travels back.
+"""
+
+import os
+import pickle
+from typing import Any, Literal, NamedTuple
+
+from tcpdconf.config import model
+
+Kind = Literal["ledger", "listener", "access", "environment", "stderr", "overflow"]
+
+
+class Role(NamedTuple):
+    """What a descriptor is: an access or environment file by its place in the service, with its path."""
+
+    kind: Kind
+    place: int = 0
+    path: str = ""
+
+
+class Assignment(NamedTuple):
+    """A service; `environment` is the daemon's own as it was started."""
+
+    name: str
+    service: model.Service
+    log_level: str
+    environment: dict[str, str]
+    roles: tuple[Role, ...]
+
+
+class Failure(NamedTuple):
+    """Why a service cannot be served: the key below the service, and what is wrong with its value."""
+
+    key: tuple[str | int, ...]
+    text: str
+
+
+def write(assignment: Assignment) -> int:
+    """A memfd that holds the assignment."""
+    fd = os.memfd_create("tcpdconf-assignment", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        pickle.dump(assignment, file)
+    return fd
+
+
+def read(fd: int) -> Assignment:
+    """The assignment in a memfd of the supervisor's."""
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        found: Assignment = pickle.load(file)  # noqa: S301 (from the supervisor, which forked this process)
+    return found
+
+
+def failures(message: dict[str, Any]) -> list[Failure]:
+    """The failures that a worker reports; what is malformed there becomes a failure of the whole service."""
+    found = []
+    for item in message.get("failures", ()):
+        match item:
+            case [[*key], str(text)] if all(isinstance(part, str | int) for part in key):
+                found.append(Failure(tuple(key), text))
+    return found or [Failure((), "the worker could not start")]

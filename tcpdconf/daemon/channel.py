@@ -1,0 +1,101 @@
+"""Messages between the supervisor and a worker, with file descriptors.
+
+A message is a small JSON object in one datagram of a socket pair; its "kind" says what it is. What is large
+travels in a memfd among the descriptors. Neither side waits for the other: a channel that is full belongs to
+a process that does not answer.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, Final, Self
+
+LARGEST: Final = 64 * 1024  # bytes of a message
+_FDS: Final = 250  # descriptors in one datagram; the kernel takes 253 (unix(7))
+_MORE: Final = b"+"  # a datagram that only carries descriptors of the message that follows
+
+
+class ChannelError(Exception):
+    """The other side is gone, does not read, or sent what is no message."""
+
+
+class Channel:
+    """One end."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._fds: list[int] = []
+
+    @classmethod
+    def pair(cls) -> tuple[Self, Self]:
+        """Both ends of a new channel."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), cls(theirs)
+
+    def fileno(self) -> int:
+        """Readable when a message waits or the other side is gone."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end, and descriptors that were never taken."""
+        close_all(self._fds)
+        self._socket.close()
+
+    def send(self, kind: str, fds: Sequence[int] = (), **content: object) -> None:
+        """Send a message; the descriptors are duplicated into it.
+
+        Raises:
+            ChannelError: the other side is gone or does not read.
+        """
+        data = json.dumps({"kind": kind, **content}).encode()
+        if len(data) > LARGEST:
+            raise ChannelError(f"message of {len(data)} bytes")
+        try:
+            while len(fds) > _FDS:
+                socket.send_fds(self._socket, [_MORE], list(fds[:_FDS]))
+                fds = fds[_FDS:]
+            socket.send_fds(self._socket, [data], list(fds))
+        except OSError as error:
+            raise ChannelError(error.strerror) from error
+
+    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+        """The next message and its descriptors, or None when none is complete yet.
+
+        Raises:
+            ChannelError: the other side is gone, or sent what is no message.
+        """
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._socket, LARGEST, _FDS)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ChannelError(error.strerror) from error
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC is not to be had
+        self._fds += fds
+        if not data:
+            raise ChannelError("closed")
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ChannelError("truncated message")
+        if data == _MORE:
+            return None
+        fds, self._fds = self._fds, []
+        return _parse(data), fds
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ChannelError("no JSON") from error
+    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
+        raise ChannelError("no message")
+    return message
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors that are of no more use."""
+    for fd in fds:
+        os.close(fd)

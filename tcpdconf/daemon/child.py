@@ -1,0 +1,98 @@
+"""A process that the supervisor keeps running: started again when it ends, with a growing pause."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from tcpdconf.daemon import log, loop, signals
+
+_LONGEST: Final = 10.0  # seconds between two starts
+_FIRST: Final = 0.1
+_STEADY: Final = 10.0  # seconds after which a process counts as well
+
+
+class CannotStartError(Exception):
+    """The process cannot be started now, for the reason in the text."""
+
+
+class Child:
+    """One such process. `start` forks it and returns its pid; when it cannot, it is tried again."""
+
+    def __init__(self, events: loop.Loop, name: str, start: Callable[[], int]) -> None:
+        self._loop = events
+        self.name = name
+        self._start = start
+        self._pause = 0.0
+        self._started = 0.0
+        self._wanted = True
+        self.pid: int | None = None
+
+    def start(self) -> None:
+        """Start it now, unless it is not wanted any more."""
+        if not self._wanted:
+            return
+        self._started = time.monotonic()
+        try:
+            self.pid = self._start()
+        except (OSError, CannotStartError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            log.error(f"cannot start {self.name}: {reason}", retry=f"{self._pause:g}s")
+            self._again()
+
+    def finish(self) -> None:
+        """Let it end without starting it again."""
+        self._wanted = False
+
+    def ended(self, status: int) -> None:
+        """Take note of its end."""
+        pid, self.pid = self.pid, None
+        if self._wanted:
+            code = os.waitstatus_to_exitcode(status)
+            how = f"signal {-code}" if code < 0 else f"status {code}"
+            log.error(
+                f"{self.name} ended with {how}", pid=pid, seconds=f"{time.monotonic() - self._started:.1f}"
+            )
+            self._again()
+
+    def _again(self) -> None:
+        if time.monotonic() - self._started >= _STEADY:
+            self._pause = 0.0
+        self._loop.after(self._pause, self.start)
+        self._pause = min(_LONGEST, max(_FIRST, self._pause * 2))
+
+
+def fork(run: Callable[[], int], keep: set[int]) -> int:
+    """Fork a process that runs this and exits with what it returns; only `keep` and 0, 1, 2 stay open in it.
+
+    Raises:
+        OSError: no process is to be had.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _run(run, keep)
+    return pid
+
+
+def _run(run: Callable[[], int], keep: set[int]) -> NoReturn:
+    status = 1
+    try:
+        signals.restore()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        _close_others(keep | {0, 1, 2})
+        status = run()
+    except BaseException:  # noqa: BLE001 (nothing may return into the supervisor's code)
+        log.crash("a process of the daemon fails")
+    finally:
+        os._exit(status)
+
+
+def _close_others(keep: set[int]) -> None:
+    """Close the supervisor's descriptors; objects that own them are never finalised here."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the listing's own

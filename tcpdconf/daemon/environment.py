@@ -1,0 +1,66 @@
+"""Reads a service's environment files, in its worker and so with no more rights than the service has."""
+
+import os
+import subprocess
+from typing import Final
+
+from tcpdconf.config import envfile, tables
+
+_LARGEST: Final = 1 << 20  # bytes of a file
+_SECONDS: Final = 10.0  # that a shell file may take
+_OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_"})
+
+# What the file writes to standard output must not mix with the variables.
+_SCRIPT: Final = 'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 >&3'
+
+
+class EnvironmentFileError(Exception):
+    """A file that gives no environment."""
+
+
+def read(file: tables.EnvironmentFile, fd: int) -> dict[str, str]:
+    """The variables of a file, from a descriptor of it.
+
+    Raises:
+        EnvironmentFileError: what is wrong with it, and where.
+    """
+    with os.fdopen(os.dup(fd), "rb") as opened:
+        content = opened.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise EnvironmentFileError(f"larger than {_LARGEST} bytes")
+    if file.shell:
+        return _source(content)
+    try:
+        return envfile.parse(os.fsdecode(content))
+    except ValueError as error:
+        raise EnvironmentFileError(str(error)) from None
+
+
+def _source(content: bytes) -> dict[str, str]:
+    """What /bin/sh exports after sourcing the file in an empty environment, as Courier's start scripts do.
+
+    The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open.
+    """
+    copy = os.memfd_create("environment", os.MFD_CLOEXEC)
+    try:
+        os.write(copy, content)
+        found = subprocess.run(
+            ["/bin/sh", "-c", _SCRIPT, "sh", f"/proc/self/fd/{copy}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={},
+            pass_fds=[copy],
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentFileError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
+    finally:
+        os.close(copy)
+    if found.returncode != 0:
+        said = os.fsdecode(found.stderr).strip().replace(f"/proc/self/fd/{copy}", "line")
+        raise EnvironmentFileError(
+            f"/bin/sh ends with status {found.returncode}: {said or 'it says nothing'}"
+        )
+    pairs = (os.fsdecode(item).partition("=") for item in found.stdout.split(b"\0") if item)
+    return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}

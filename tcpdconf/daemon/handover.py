@@ -1,0 +1,56 @@
+"""The descriptors that go to a worker with its assignment, each with its role."""
+
+import os
+from collections.abc import Iterable
+
+from tcpdconf.config import model, tables
+from tcpdconf.daemon import assignment, files
+
+
+class Handover:
+    """Descriptors lent (they stay open here) and given (closed here once the worker has its own)."""
+
+    def __init__(self) -> None:
+        self.roles: list[assignment.Role] = []
+        self.fds: list[int] = []
+        self.failures: list[assignment.Failure] = []
+        self._given: list[int] = []
+
+    def lend(self, kind: assignment.Kind, fds: Iterable[int]) -> None:
+        """Add descriptors that the supervisor keeps."""
+        for fd in fds:
+            self.roles.append(assignment.Role(kind))
+            self.fds.append(fd)
+
+    def open(self, service: model.Service) -> None:
+        """Add what the service reads and writes; `failures` takes what cannot be opened."""
+        for index, source in enumerate(service.access):
+            try:
+                for path, fd in files.access(source):
+                    self._give(assignment.Role("access", index, path), fd)
+            except OSError as error:
+                self._fail(("access", index, "file"), error)
+        for index, file in enumerate(service.environment_files):
+            try:
+                self._give(assignment.Role("environment", index, file.path), files.regular(file.path))
+            except OSError as error:
+                self._fail(("environment_files", index), error)
+        if isinstance(service.stderr, tables.StderrFile):
+            try:
+                self._give(assignment.Role("stderr"), files.log(service.stderr.file))
+            except OSError as error:
+                self._fail(("stderr", "file"), error)
+
+    def close(self) -> None:
+        """Close what was given."""
+        while self._given:
+            os.close(self._given.pop())
+
+    def _give(self, role: assignment.Role, fd: int) -> None:
+        self.roles.append(role)
+        self.fds.append(fd)
+        self._given.append(fd)
+
+    def _fail(self, key: tuple[str | int, ...], error: OSError) -> None:
+        text = f"cannot open {error.filename}: {error.strerror}"
+        self.failures.append(assignment.Failure(key, text))

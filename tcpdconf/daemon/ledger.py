@@ -1,0 +1,107 @@
+"""What a service's worker holds, in memory that outlives it.
+
+A memfd of the supervisor's: counters, and a record of every running program. A worker that takes over after a
+crash reads who is there, so that a limit holds; the supervisor reads the counters without asking anybody.
+The worker can write anything into it, so a reader believes nothing but numbers.
+
+Between a program's start and its record lie some microseconds; one that is started when its worker is killed
+there is not counted afterwards.
+"""
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from tcpdconf.policy import access, connection
+
+REASONS: Final = ("access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn")
+COUNTERS: Final = ("accepted", "connections", *REASONS)
+_COUNTER: Final = struct.Struct("=Q")
+_OFFSETS: Final = {name: index * _COUNTER.size for index, name in enumerate(COUNTERS)}
+_HEADER: Final = 256
+_RECORD: Final = struct.Struct("=IHBxd16s")  # pid, port, version, start (boot time), address
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_SAME_START: Final = 1.0  # seconds between a program's start and its record, generously
+
+
+class Held(NamedTuple):
+    """One running program: `started` in seconds since boot."""
+
+    record: int
+    pid: int
+    peer: connection.Endpoint
+    started: float
+
+
+def create() -> int:
+    """A new, empty ledger: its descriptor."""
+    return os.memfd_create("tcpdconf-ledger", os.MFD_CLOEXEC)
+
+
+class Ledger:
+    """A ledger, mapped. Record numbers are dense: a freed one is used again first."""
+
+    def __init__(self, fd: int, capacity: int) -> None:
+        size = _HEADER + capacity * _RECORD.size
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)
+        self._map = mmap.mmap(fd, 0)
+        self._end = (len(self._map) - _HEADER) // _RECORD.size
+        self._free: list[int] = []
+        self._next = 0
+
+    def set(self, name: str, value: int) -> None:
+        """Set a counter."""
+        _COUNTER.pack_into(self._map, _OFFSETS[name], value)
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        at = _OFFSETS[name]
+        _COUNTER.pack_into(self._map, at, _COUNTER.unpack_from(self._map, at)[0] + 1)
+
+    def counts(self) -> dict[str, int]:
+        """All counters."""
+        return {name: _COUNTER.unpack_from(self._map, at)[0] for name, at in _OFFSETS.items()}
+
+    def hold(self, pid: int, peer: connection.Endpoint) -> Held:
+        """Record a program that was started just now."""
+        if self._free:
+            index = self._free.pop()
+        else:
+            index = self._next
+            self._next += 1
+        held = Held(index, pid, peer, time.clock_gettime(time.CLOCK_BOOTTIME))
+        address = peer.value.to_bytes(16)
+        _RECORD.pack_into(self._map, self._at(index), pid, peer.port, peer.version, held.started, address)
+        return held
+
+    def release(self, held: Held) -> None:
+        """Forget a program that has ended."""
+        _RECORD.pack_into(self._map, self._at(held.record), 0, 0, 0, 0.0, b"")
+        self._free.append(held.record)
+
+    def take_over(self) -> Iterator[Held]:
+        """The programs of an earlier worker that still run; to be called once, before `hold`."""
+        for index in range(self._end):
+            pid, port, version, started, address = _RECORD.unpack_from(self._map, self._at(index))
+            value = int.from_bytes(address)
+            if pid and version in access.BITS and value < 1 << access.BITS[version] and _runs(pid, started):
+                self._free.extend(range(self._next, index))
+                self._next = index + 1
+                yield Held(index, pid, connection.endpoint(version, value, port), started)
+
+    def _at(self, index: int) -> int:
+        return _HEADER + index * _RECORD.size
+
+
+def _runs(pid: int, started: float) -> bool:
+    """Whether this very process runs: the number may have been given to another one since (proc(5), stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return False
+    return fields[0] != b"Z" and abs(int(fields[19]) / _TICKS - started) < _SAME_START

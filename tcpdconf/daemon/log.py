@@ -1,0 +1,125 @@
+"""The daemon's log: lines on standard error.
+
+A line is an event and key=value pairs (`accept service=imap peer=192.0.2.1:40000 slots=3/40`). Under systemd
+it begins with its level (sd-daemon(3)). Nothing foreign can end a line or begin another. Writing never blocks
+and never fails: a line that standard error does not take at once is lost and counted.
+"""
+
+import os
+import select
+import sys
+from typing import Final, Literal
+
+Level = Literal["alert", "error", "warning", "notice", "info", "debug"]
+PRIORITIES: Final[dict[str, int]] = {"alert": 1, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
+_STDERR: Final = 2
+_LONGEST: Final = 4000  # bytes of a line; with its end below PIPE_BUF, so that lines of processes do not mix
+
+
+class _Stream:
+    """Standard error: how lines are marked there, which are wanted, how many were lost."""
+
+    def __init__(self) -> None:
+        self.threshold = PRIORITIES["info"]
+        self.lost = 0
+        self._journal = _is_journal()
+        self._poll = select.poll()
+        self._poll.register(_STDERR, select.POLLOUT)
+
+    def write(self, level: Level, text: str) -> None:
+        """Write one line, after a line that says how many were lost before it."""
+        if self.lost and self._put(self._line("warning", f"log lines lost={self.lost}")):
+            self.lost = 0
+        if not self._put(self._line(level, text)):
+            self.lost += 1
+
+    def _line(self, level: Level, text: str) -> bytes:
+        priority = PRIORITIES[level]
+        if self._journal:
+            start = f"<{priority}>"
+        else:
+            start = f"{level}: " if priority <= PRIORITIES["warning"] else ""
+        return (start + text).encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
+
+    def _put(self, line: bytes) -> bool:
+        try:
+            ready = self._poll.poll(0)
+            return bool(ready) and ready[0][1] == select.POLLOUT and os.write(_STDERR, line) > 0
+        except OSError:
+            return False
+
+
+def _is_journal() -> bool:
+    """Whether standard error is the journal's stream, as JOURNAL_STREAM says (systemd.exec(5))."""
+    try:
+        status = os.fstat(_STDERR)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+_stream = _Stream()
+
+
+def set_level(level: str) -> None:
+    """Log lines of this level and more important ones."""
+    _stream.threshold = PRIORITIES[level]
+
+
+def enabled(level: Level) -> bool:
+    """Whether lines of this level are logged."""
+    return PRIORITIES[level] <= _stream.threshold
+
+
+def write(level: Level, event: str, **fields: object) -> None:
+    """Log one line."""
+    if enabled(level):
+        _stream.write(
+            level, _safe(event) + "".join(f" {key}={_value(value)}" for key, value in fields.items())
+        )
+
+
+def error(text: str, **fields: object) -> None:
+    """Log what keeps something from working."""
+    write("error", text, **fields)
+
+
+def warning(text: str, **fields: object) -> None:
+    """Log what an administrator should look at."""
+    write("warning", text, **fields)
+
+
+def info(text: str, **fields: object) -> None:
+    """Log what happened."""
+    write("info", text, **fields)
+
+
+def debug(text: str, **fields: object) -> None:
+    """Log what helps to find a fault."""
+    write("debug", text, **fields)
+
+
+def crash(what: str) -> None:
+    """Log the exception being handled, as one line per frame."""
+    kind, value, trace = sys.exc_info()
+    frames = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno}:{code.co_name}")
+        trace = trace.tb_next
+    error(f"{what}: {kind.__name__ if kind else None}: {value}", at=" ".join(frames))
+
+
+def _value(value: object) -> str:
+    text = _safe(str(value))
+    if text and not set(text) & set(' "='):
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def _safe(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )

@@ -1,0 +1,36 @@
+"""Word to the service manager (sd_notify(3)), when there is one."""
+
+import os
+
+import sdnotify
+
+
+class Notifier:
+    """Sends states to NOTIFY_SOCKET, read once; does nothing without it."""
+
+    def __init__(self) -> None:
+        self._socket = sdnotify.SystemdNotifier()
+
+    def ready(self, status: str) -> None:
+        """Every worker accepts."""
+        self._socket.notify(f"READY=1\nSTATUS={status}")
+
+    def status(self, text: str) -> None:
+        """One line on what the daemon is doing."""
+        self._socket.notify(f"STATUS={text}")
+
+    def stopping(self) -> None:
+        """The daemon has begun to stop."""
+        self._socket.notify("STOPPING=1\nSTATUS=stopping")
+
+    def watchdog(self) -> None:
+        """All workers have answered."""
+        self._socket.notify("WATCHDOG=1")
+
+
+def watchdog_seconds() -> float | None:
+    """How often WATCHDOG is expected of this process, or None (sd_watchdog_enabled(3))."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    text = os.environ.get("WATCHDOG_USEC", "")
+    return int(text) / 1_000_000 if text.isascii() and text.isdigit() and int(text) > 0 else None

@@ -1,0 +1,42 @@
+"""Keeps a logger that does not read from stopping the programs that write to it.
+
+A program's write to a full pipe waits, and its client with it. So the worker looks at the pipe once a second,
+and when it is more than half full and nothing was read since, throws half of it away and says so.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import struct
+import termios
+from typing import Final
+
+from tcpdconf.daemon import log
+
+_EVERY: Final = 1.0  # seconds
+
+
+class Overflow:
+    """Watches the reading end of one logger's pipe; the descriptor must not block."""
+
+    def __init__(self, service: str, fd: int) -> None:
+        self._service = service
+        self._fd = fd
+        self._size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        self._before = 0
+        self._look()
+
+    def _look(self) -> None:
+        waiting = self._waiting()
+        if waiting > self._size // 2 and waiting >= self._before:
+            with contextlib.suppress(BlockingIOError):
+                lost = len(os.read(self._fd, self._size // 2))
+                log.warning("the logger does not read", service=self._service, lost=f"{lost}B")
+                waiting -= lost
+        self._before = waiting
+        asyncio.get_running_loop().call_later(_EVERY, self._look)
+
+    def _waiting(self) -> int:
+        found: tuple[int] = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
+        return found[0]

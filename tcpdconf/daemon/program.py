@@ -1,0 +1,73 @@
+"""Starts a service's program with a connection as its standard input and output.
+
+posix_spawn shares the daemon's memory until the exec (vfork), so that its cost does not grow with the
+daemon's size. It leaves directory, umask and identity as they are: those are the worker's own already.
+Descriptors other than 0, 1 and 2 are closed by the exec, since nothing here is inheritable (PEP 446).
+"""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tcpdconf.config import tables
+
+# setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
+# of a small program, and setting a limit from outside after the start would be a race.
+PRLIMIT: Final = "/usr/bin/prlimit"
+
+_DEFAULTED: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+class Program:
+    """One service's program, ready to be started any number of times.
+
+    `stderr` is the descriptor for standard error: None for the connection, 2 for the daemon's own.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], environment: Mapping[str, str], stderr: int | None, rlimits: tables.Rlimits
+    ) -> None:
+        self._argv = [*_limited(rlimits), *argv]
+        self._environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+        self._stderr = stderr
+        self._behind_prlimit = argv[0] if self._argv[0] == PRLIMIT else None
+
+    def start(self, connection: int, variables: Mapping[str, str]) -> int:
+        """Start the program on a connection; returns its pid.
+
+        Raises:
+            OSError: it cannot be run (ENOENT, EACCES, ENOEXEC, E2BIG, ...), or no process is to be had
+                now (EAGAIN, ENOMEM).
+        """
+        if self._behind_prlimit is not None:
+            _check_executable(self._behind_prlimit)
+        environment = self._environment.copy()
+        for name, value in variables.items():
+            environment[os.fsencode(name)] = os.fsencode(value)
+        stderr = connection if self._stderr is None else self._stderr
+        actions = [(os.POSIX_SPAWN_DUP2, connection, 0), (os.POSIX_SPAWN_DUP2, connection, 1)]
+        if stderr != 2:
+            actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+        return os.posix_spawn(
+            self._argv[0],
+            self._argv,
+            environment,
+            file_actions=actions,
+            setsigmask=(),
+            setsigdef=_DEFAULTED,
+        )
+
+
+def _limited(rlimits: tables.Rlimits) -> list[str]:
+    """The command that sets the limits, to stand before the program's; nothing without limits."""
+    wanted = rlimits.model_dump(exclude_none=True, mode="json")
+    options = [f"--{name}={size}:{size}" for name, size in wanted.items()]
+    return [PRLIMIT, *options, "--"] if options else []
+
+
+def _check_executable(path: str) -> None:
+    """Raise what an exec of the path would: prlimit(1) could only write it to standard error."""
+    os.stat(path)
+    if not os.access(path, os.X_OK, effective_ids=True):
+        raise PermissionError(13, os.strerror(13), path)

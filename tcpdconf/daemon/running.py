@@ -1,0 +1,69 @@
+"""What `tcpdconf run` does: load, serve, and say what went wrong."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Collection
+from typing import Final
+
+from tcpdconf.config import load, problems
+from tcpdconf.daemon import log, signals, supervisor
+
+EX_CONFIG: Final = 78
+
+
+def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
+    """Serve the services of a directory, or `only` some of them; returns the exit status.
+
+    0 after a stop, 78 when the configuration cannot be used, 1 when the host refuses something else.
+    """
+    _open_standard()
+    try:
+        loaded = _chosen(load.load(directory), only)
+        sys.stderr.write(problems.render(loaded.warnings))
+        supervisor.Supervisor(loaded, arrived, _environment()).run()
+    except problems.ConfigError as error:
+        sys.stderr.write(problems.render(error.problems))
+        return EX_CONFIG
+    except supervisor.StartError as error:
+        for line in str(error).splitlines():
+            log.error(line)
+        return 1
+    return 0
+
+
+def _chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
+    """The configuration with only these services; without names as it is.
+
+    Raises:
+        ConfigError: one of them does not exist or is not enabled.
+    """
+    if not only:
+        return loaded
+    enabled = loaded.config.enabled()
+    found = []
+    for name in only:
+        if name in loaded.config.services and name not in enabled:
+            key = ("services", name, "enabled")
+            found.append(loaded.problem(key, "must be true for a service that is to run", "not-enabled"))
+        elif name not in enabled:
+            text = f'there is no service "{name}"; there are: {", ".join(enabled)}'
+            found.append(loaded.problem(("services",), text, "unknown-service"))
+    if found:
+        raise problems.ConfigError(found)
+    services = {name: service for name, service in enabled.items() if name in only}
+    return dataclasses.replace(loaded, config=loaded.config.model_copy(update={"services": services}))
+
+
+def _open_standard() -> None:
+    """Make sure that descriptors 0, 1 and 2 are open, so that no socket gets their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def _environment() -> dict[str, str]:
+    """The environment that this process was started with; the interpreter adds to its own (PEP 538)."""
+    with open("/proc/self/environ", "rb") as file:
+        items = (os.fsdecode(item).partition("=") for item in file.read().split(b"\0") if item)
+        return {name: value for name, _, value in items}

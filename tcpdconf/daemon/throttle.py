@@ -1,0 +1,26 @@
+"""Keeps a message that many clients can cause from filling the log."""
+
+from typing import Final
+
+BURST: Final = 20
+PER_SECOND: Final = 5.0
+
+
+class Throttle:
+    """For each key at most BURST at once and PER_SECOND from then on; counts what it holds back."""
+
+    def __init__(self) -> None:
+        self._full_at: dict[str, float] = {}
+        self._held_back: dict[str, int] = {}
+
+    def pass_(self, key: str, now: float) -> int | None:
+        """How many were held back since the last that passed, or None when this one is held back too.
+
+        `now` is in seconds; keys must be few (they are kept for good).
+        """
+        full_at = max(self._full_at.get(key, now), now) + 1 / PER_SECOND
+        if full_at - now > BURST / PER_SECOND:
+            self._held_back[key] = self._held_back.get(key, 0) + 1
+            return None
+        self._full_at[key] = full_at
+        return self._held_back.pop(key, 0)

@@ -1,0 +1,180 @@
+"""The worker process of one service: takes its assignment, serves, stops when told to.
+
+It is forked from the supervisor and has the service's identity before it reads anything. When the supervisor
+is gone it ends at once; its programs live on.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from typing import Any
+
+from tcpdconf.config import tables
+from tcpdconf.daemon import assignment, channel, environment, ledger, log, overflow, program, server
+from tcpdconf.policy import access, accessfile, decision, environ
+
+
+def main(post: channel.Channel) -> int:
+    """Serve until the supervisor says stop or is gone; returns the exit status."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # only the supervisor stops a worker
+        signal.signal(number, signal.SIG_IGN)
+    return asyncio.run(_Worker(post).run())
+
+
+class _Worker:
+    """One worker: messages in, a server at work."""
+
+    def __init__(self, post: channel.Channel) -> None:
+        self._post = post
+        self._server: server.Server | None = None
+        self._ended: asyncio.Future[int] | None = None
+        self._stopping = False
+        self._overflow: overflow.Overflow | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        loop.add_signal_handler(signal.SIGCHLD, self._children)
+        loop.add_reader(self._post, self._messages)
+        return await self._ended
+
+    def _messages(self) -> None:
+        try:
+            while (received := self._post.receive()) is not None:
+                self._obey(*received)
+        except channel.ChannelError:
+            self._end()
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message:
+            case {"kind": "assign"}:
+                self._assign(fds)
+            case {"kind": "ping", "number": number}:
+                self._post.send("pong", number=number)
+            case {"kind": "gone", "pid": pid, "status": status} if self._server is not None:
+                self._server.gone(pid, status)
+                self._end_when_idle()
+            case {"kind": "stop", "seconds": seconds}:
+                self._stop(seconds)
+
+    def _assign(self, fds: list[int]) -> None:
+        task = assignment.read(fds[0])
+        log.set_level(task.log_level)
+        equipment = _Equipment(task, fds[1:])
+        made = equipment.server()
+        os.close(fds[0])
+        if made is None:
+            self._post.send("failed", failures=equipment.failures)
+            self._end(1)
+            return
+        self._server = made
+        self._overflow = equipment.overflow()
+        made.start()
+        self._post.send("ready")
+
+    def _stop(self, seconds: float) -> None:
+        self._stopping = True
+        if self._server is not None:
+            self._server.close()
+            self._server.terminate()
+        asyncio.get_running_loop().call_later(seconds, self._end)
+        self._end_when_idle()
+
+    def _children(self) -> None:
+        if self._server is not None:
+            self._server.reap()
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        if self._stopping and (self._server is None or not self._server.running):
+            self._end()
+
+    def _end(self, status: int = 0) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(status)
+
+
+class _Equipment:
+    """What a service needs to be served, from an assignment and its descriptors; notes all failures."""
+
+    def __init__(self, task: assignment.Assignment, fds: list[int]) -> None:
+        self.failures: list[assignment.Failure] = []
+        self._task = task
+        self._service = task.service
+        self._fds: dict[str, list[tuple[assignment.Role, int]]] = {}
+        for role, fd in zip(task.roles, fds, strict=True):
+            self._fds.setdefault(role.kind, []).append((role, fd))
+
+    def server(self) -> server.Server | None:
+        """The server, or None when there are failures. Descriptors that only had to be read are closed."""
+        service = self._service
+        self._enter_directory()
+        sources = [self._source(index, source) for index, source in enumerate(service.access)]
+        files = [self._variables(role, fd) for role, fd in self._fds.get("environment", ())]
+        channel.close_all([fd for kind in ("access", "environment") for _, fd in self._fds.get(kind, ())])
+        if self.failures:
+            return None
+        base = environ.base(service, self._task.environment, files)
+        return server.Server(
+            name=self._task.name,
+            service=service,
+            listeners=[socket.socket(fileno=fd) for _, fd in self._fds["listener"]],
+            sources=sources,
+            base=base,
+            runner=program.Program(service.program, base, self._stderr(), service.rlimits),
+            held=ledger.Ledger(self._fds["ledger"][0][1], service.limits.max_connections),
+        )
+
+    def overflow(self) -> overflow.Overflow | None:
+        """What keeps the logger's pipe from filling up, when there is a logger."""
+        found = self._fds.get("overflow")
+        return overflow.Overflow(self._task.name, found[0][1]) if found else None
+
+    def _fail(self, key: tuple[str | int, ...], text: str) -> None:
+        self.failures.append(assignment.Failure(key, text))
+
+    def _enter_directory(self) -> None:
+        if self._service.umask is not None:
+            os.umask(self._service.umask)
+        try:
+            os.chdir(self._service.directory)
+        except OSError as error:
+            self._fail(("directory",), f"cannot enter {self._service.directory}: {error.strerror}")
+
+    def _source(self, index: int, source: tables.AccessSource) -> decision.Source:
+        """A compiled access source; an empty one, and a failure, where it cannot be read."""
+        table = access.AccessTable()
+        try:
+            if source.rules is not None:
+                table = access.build(source.rules)
+            else:
+                files = [
+                    (role.path, _content(fd))
+                    for role, fd in self._fds.get("access", ())
+                    if role.place == index
+                ]
+                table = accessfile.read(files, source)
+        except access.DuplicateRuleError as error:
+            self._fail(("access", index, "rules", error.index), str(error))
+        except (accessfile.AccessFileError, OSError) as error:
+            self._fail(("access", index, "file"), f"cannot load access rules: {error}")
+        return decision.Source(source.file or f"access[{index}]", table)
+
+    def _variables(self, role: assignment.Role, fd: int) -> dict[str, str]:
+        try:
+            return environment.read(self._service.environment_files[role.place], fd)
+        except environment.EnvironmentFileError as error:
+            self._fail(("environment_files", role.place), f"cannot read {role.path}: {error}")
+            return {}
+
+    def _stderr(self) -> int | None:
+        """The descriptor that is the program's standard error; None when that is the connection."""
+        if self._service.stderr == "socket":
+            return None
+        return self._fds["stderr"][0][1] if "stderr" in self._fds else 2
+
+
+def _content(fd: int) -> bytes:
+    with os.fdopen(os.dup(fd), "rb") as file:
+        return file.read()

@@ -1,0 +1,71 @@
+"""The environment of a program.
+
+Three layers, later ones winning: the service's own (`base`, made once), what access rules set, and what is
+known of the connection, which no rule can displace (as with couriertcpd).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+from tcpdconf.config import model
+from tcpdconf.policy import connection
+
+CONNECTION: Final = frozenset(
+    f"TCP{end}{what}" for end in ("REMOTE", "LOCAL") for what in ("IP", "PORT", "HOST", "INFO")
+) | {"PROTO"}
+
+# How a service manager speaks to the daemon: no program's business (sd_notify(3), sd_listen_fds(3),
+# systemd.exec(5)).
+DAEMON: Final = frozenset(
+    {
+        "CREDENTIALS_DIRECTORY",
+        "FDSTORE",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "LISTEN_FDNAMES",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_PIDFDID",
+        "MAINPID",
+        "MANAGERPID",
+        "MANAGERPIDFDID",
+        "MEMORY_PRESSURE_WATCH",
+        "MEMORY_PRESSURE_WRITE",
+        "NOTIFY_SOCKET",
+        "RUNTIME_DIRECTORY",
+        "SYSTEMD_EXEC_PID",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+    }
+)
+
+
+def base(
+    service: model.ServiceSettings, daemon: Mapping[str, str], files: Iterable[Mapping[str, str]]
+) -> dict[str, str]:
+    """What every program of a service gets.
+
+    `daemon` is the daemon's environment as it was started with; `files` are the contents of the service's
+    environment files, in order.
+    """
+    wanted = service.inherit_environment
+    names: Iterable[str] = () if wanted is False else daemon.keys() if wanted is True else wanted
+    found = {n: daemon[n] for n in names if n in daemon and n not in DAEMON and n not in CONNECTION}
+    for variables in files:
+        found.update(variables)
+    return found | service.environment
+
+
+def of(
+    link: connection.Connection, rules: Iterable[tuple[str, str]], address_format: Literal["mapped", "plain"]
+) -> dict[str, str]:
+    """What the program of one connection gets on top of `base`."""
+    peer, local = link.peer, link.local
+    plain = address_format == "plain"
+    found = dict(rules)
+    found["PROTO"] = "TCP6" if plain and peer.version == 6 else "TCP"
+    found["TCPREMOTEIP"] = peer.text if plain or peer.version == 6 else "::ffff:" + peer.text
+    found["TCPREMOTEPORT"] = str(peer.port)
+    found["TCPLOCALIP"] = local.text if plain or local.version == 6 else "::ffff:" + local.text
+    found["TCPLOCALPORT"] = str(local.port)
+    return found
