@@ -4,7 +4,7 @@ A table is a dict per prefix length and family. For a million IPv4 networks that
 tree and takes a tenth of its memory. Networks share their `Rule` objects.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import tables, values
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
         return next((rule for where, rule in self.rules if where is None or _is_at(where, local)), None)
 
 
-Level = tuple[int, dict[int, Rule | Choice]]  # bits to shift an address right; the networks of that length
+Level = tuple[int, Callable[[int], Rule | Choice | None]]  # bits to shift right, look-up in that length
 
 
 class Networks:
@@ -45,49 +45,65 @@ class Networks:
         return sum(len(table) for lengths in self._by_length.values() for table in lengths.values())
 
     def table(self, version: int, length: int) -> dict[int, Rule | Choice]:
-        """The networks of one prefix length, for a reader to fill: an address's first `length` bits -> rule."""
+        """The networks of one prefix length, for a reader to fill: an address's first bits -> rule."""
         self._levels = {}
         return self._by_length[version].setdefault(length, {})
 
     def add(self, prefix: tuple[int, int, int], rule: Rule, where: values.Local | None = None) -> bool:
         """Add a rule for (version, length, first bits) and perhaps a local end; False when there is one."""
         version, length, bits = prefix
+        if self.get(prefix, where) is not None:
+            return False
         table = self.table(version, length)
         known = table.get(bits)
         if known is None:
             table[bits] = rule if where is None else Choice(((where, rule),))
-            return True
-        rules = known.rules if isinstance(known, Choice) else ((None, known),)
-        if any(other == where for other, _ in rules):
-            return False
-        table[bits] = Choice(tuple(sorted((*rules, (where, rule)), key=_specificity, reverse=True)))
+        else:
+            rules = known.rules if isinstance(known, Choice) else ((None, known),)
+            table[bits] = Choice(tuple(sorted((*rules, (where, rule)), key=_specificity, reverse=True)))
         return True
+
+    def get(self, prefix: tuple[int, int, int], where: values.Local | None = None) -> Rule | None:
+        """The rule that was added for exactly this (version, length, first bits) and local end."""
+        version, length, bits = prefix
+        known = self._by_length[version].get(length, {}).get(bits)
+        if isinstance(known, Choice):
+            return dict(known.rules).get(where)
+        return known if where is None else None
 
     def find(self, end: connection.Endpoint, local: connection.Endpoint) -> Rule | None:
         """The rule of the longest network that holds `end`, among those that are for this local end."""
         levels = self._levels or self._compile()
-        for shift, table in levels[end.version]:
-            found = table.get(end.value >> shift)
-            if isinstance(found, Choice):
-                found = found.pick(local)
-            if found is not None:
-                return found
+        value = end.value
+        for shift, get in levels[end.version]:
+            found = get(value >> shift)
+            if found is None:
+                continue
+            rule = found.pick(local) if isinstance(found, Choice) else found
+            if rule is not None:
+                return rule
         return None
 
     def _compile(self) -> dict[int, list[Level]]:
         self._levels = {
-            version: [(BITS[version] - length, lengths[length]) for length in sorted(lengths, reverse=True)]
+            version: [
+                (BITS[version] - length, lengths[length].get) for length in sorted(lengths, reverse=True)
+            ]
             for version, lengths in self._by_length.items()
         }
         return self._levels
 
 
 class AccessTable:
-    """The rules of one source: `peers` for the client's address, `locals` for the local end."""
+    """The rules of one source: `peers` for the client's address, `locals` for the local end.
+
+    `dead` are the keys of a database that can match nobody: no rules, but worth a warning.
+    """
 
     def __init__(self) -> None:
         self.peers = Networks()
         self.locals = Networks()
+        self.dead: list[str] = []
 
     def find(self, link: connection.Connection) -> Rule | None:
         """The rule for the client, or None when the source does not say."""

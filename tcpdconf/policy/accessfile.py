@@ -1,0 +1,211 @@
+"""Access files of every format, from their bytes: their rules become one table, or an error says why not.
+
+A format that the configuration does not name is recognised from the content:
+
+- GDBM by its magic number; Berkeley DB too, only to say that it is not supported;
+- text by its first line that is not blank and no comment (`#`, `;`): TOML when that is a table header or
+  `name = ...`, a CIDR list when it is a network or address alone, perhaps with a comment behind it, Courier's
+  text when it has a TAB.
+
+Anything else, and text of comments only, needs a `format`. A wrong guess cannot pass: each reader refuses
+what the others write. An empty file is what a full disk leaves behind, so it is an error in every format; a
+valid database without records, or comments under a named format, are a table without rules.
+
+Keys of a database that couriertcpd never looks up (made from lines without a TAB, or with capital hex digits)
+match nobody here either; `AccessTable.dead` names them. The same in text is an error.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import pydantic
+
+from tcpdconf.config import positions, problems, sources, syntax, tables, wording
+from tcpdconf.policy import access, cidr, courierfile, gdbm
+
+Format = Literal["gdbm", "courier", "toml", "cidr"]
+
+_BERKELEY: Final = frozenset(
+    number.to_bytes(4, order) for number in (0x061561, 0x053162, 0x042253) for order in ("little", "big")
+)
+_FIRST_LINE: Final = re.compile(rb"^[^\S\n]*([^\s#;][^\n]*)", re.MULTILINE)
+_TOML: Final = re.compile(rb"""\[|[\w"'.-]+[ \t]*=""")
+_NETWORK_ALONE: Final = re.compile(rb"(?=[^/]*[.:])[0-9a-fA-F:.]+(?:/\d+)?\s*(?:[#;].*)?", re.DOTALL)
+_NAMES: Final = {
+    "gdbm": "a GDBM database",
+    "courier": "Courier's text",
+    "toml": "TOML",
+    "cidr": "a CIDR list",
+}
+
+
+class AccessFileError(Exception):
+    """An access file that cannot be used; `where` is "line 12", "offset 0x40" or empty."""
+
+    def __init__(self, path: str, where: str, text: str) -> None:
+        super().__init__(": ".join(part for part in (path, where, text) if part))
+        self.path = path
+        self.where = where
+        self.text = text
+
+
+def read(files: Sequence[tuple[str, bytes]], source: tables.AccessSource) -> access.AccessTable:
+    """The table of a source: of its one file, or of the Courier text files of its directory.
+
+    Args:
+        files: path and content of each file, in byte order of the paths.
+        source: what the configuration says of them.
+
+    Raises:
+        AccessFileError: there is no file, or one cannot be read to its end.
+    """
+    if len(files) == 1:
+        return _read_one(*files[0], source)
+    if not files:
+        raise AccessFileError(source.file or "", "", "there is no access file in this directory")
+    records = courierfile.Records(local=source.local)
+    for path, data in files:
+        form = source.format or (recognise(path, data) if _FIRST_LINE.search(data) else "courier")
+        _check_goes_with(path, data, form, source)
+        if form != "courier":
+            raise AccessFileError(
+                path, "", f"of several files each must be Courier's text, and this is {_NAMES[form]}"
+            )
+        _courier(path, data, records)
+    return records.table
+
+
+def _read_one(path: str, data: bytes, source: tables.AccessSource) -> access.AccessTable:
+    form = source.format or recognise(path, data)
+    _check_goes_with(path, data, form, source)
+    if form == "toml":
+        return _toml(path, data)
+    if form == "cidr":
+        return _cidr(path, data, source)
+    records = courierfile.Records(local=source.local)
+    (_gdbm if form == "gdbm" else _courier)(path, data, records)
+    return records.table
+
+
+def recognise(path: str, data: bytes) -> Format:
+    """The format of a file, by the rules above.
+
+    Raises:
+        AccessFileError: it is none of them, or it could be more than one.
+    """
+    _check_possible(path, data)
+    if gdbm.is_database(data):
+        return "gdbm"
+    if b"\0" in data:
+        where = f"offset {data.index(0):#x}"
+        raise AccessFileError(path, where, "neither a GDBM database nor text: it has a NUL character")
+    found = _FIRST_LINE.search(data)
+    if found is None:
+        raise AccessFileError(
+            path, "", "there are only comments: cannot tell its format, so name it (format)"
+        )
+    line = found[1]
+    if _TOML.match(line):
+        return "toml"
+    if _NETWORK_ALONE.fullmatch(line):
+        return "cidr"
+    if b"\t" in line:
+        return "courier"
+    raise AccessFileError(
+        path,
+        f"line {_line(data, found.start(1))}",
+        "cannot tell the format: neither a network alone (CIDR list), nor a network, a TAB and a value"
+        " (Courier), nor TOML",
+    )
+
+
+def _check_possible(path: str, data: bytes) -> None:
+    if not data:
+        raise AccessFileError(path, "", "the file is empty")
+    if bytes(data[12:16]) in _BERKELEY or bytes(data[:4]) in _BERKELEY:
+        raise AccessFileError(
+            path,
+            "",
+            "Berkeley DB files are not supported: make it again with the makedat of a Courier that uses GDBM,"
+            " or name the text that it was made from as file (db_dump -p prints the records)",
+        )
+
+
+def _check_goes_with(path: str, data: bytes, form: Format, source: tables.AccessSource) -> None:
+    _check_possible(path, data)
+    if form == "cidr" and source.action is None:
+        raise AccessFileError(path, "", 'this is a CIDR list, which needs action = "allow" or "deny"')
+    if form != "cidr" and source.action is not None:
+        raise AccessFileError(path, "", f"action goes with a CIDR list only, and this is {_NAMES[form]}")
+    if source.local and form in {"cidr", "toml"}:
+        raise AccessFileError(
+            path, "", f"local goes with Courier's text and databases only, and this is {_NAMES[form]}"
+        )
+
+
+def _line(data: bytes, offset: int) -> int:
+    return data.count(b"\n", 0, offset) + 1
+
+
+def _gdbm(path: str, data: bytes, records: courierfile.Records) -> None:
+    try:
+        found = gdbm.records(data)
+    except gdbm.GdbmError as error:
+        raise AccessFileError(path, f"offset {error.offset:#x}", str(error)) from None
+    for written, value in found:
+        key = courierfile.key(written)
+        if key is None:
+            records.table.dead.append(cidr.shown(written))
+            continue
+        try:
+            records.add(key, value)
+        except ValueError as error:
+            raise AccessFileError(path, "", f"record {cidr.shown(written)}: {error}") from None
+
+
+def _courier(path: str, data: bytes, records: courierfile.Records) -> None:
+    try:
+        courierfile.read(data, records)
+    except cidr.LineError as error:
+        raise AccessFileError(path, f"line {error.line}", str(error)) from None
+
+
+def _cidr(path: str, data: bytes, source: tables.AccessSource) -> access.AccessTable:
+    table = access.AccessTable()
+    try:
+        cidr.read(data, access.Rule(source.action or "deny"), table.peers)
+    except cidr.LineError as error:
+        raise AccessFileError(path, f"line {error.line}", str(error)) from None
+    return table
+
+
+def _toml(path: str, data: bytes) -> access.AccessTable:
+    """The table of a TOML access file; of several things that are wrong, the first."""
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise AccessFileError(path, f"line {_line(data, error.start)}", "not UTF-8") from None
+    source = sources.Source(path, text, {})
+    try:
+        written = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = syntax.problem(source, error)
+        where = f"line {problem.line}" if problem.line else ""
+        raise AccessFileError(path, where, problem.text) from None
+    try:
+        return access.build(tables.AccessFile.model_validate(written).rules)
+    except pydantic.ValidationError as error:
+        finding = next(wording.findings(error, written, tables.AccessFile))
+        hint = f" ({finding.hint})" if finding.hint else ""
+        text = f"{problems.dotted(finding.key)}: {finding.text}{hint}"
+        raise AccessFileError(path, _place(source, finding.key), text) from None
+    except access.DuplicateRuleError as error:
+        key = ("rules", error.index)
+        raise AccessFileError(path, _place(source, key), f"{problems.dotted(key)}: {error}") from None
+
+
+def _place(source: sources.Source, key: positions.Key) -> str:
+    span = source.span(key)
+    return f"line {span.line}" if span else ""
