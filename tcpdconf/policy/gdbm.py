@@ -17,6 +17,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+Data = bytes | bytearray | memoryview
+
 _HASH_BITS: Final = 31
 _UNUSED: Final = 0xFFFFFFFF  # the hash of an element that holds nothing
 _SHIFTS: Final = tuple(i * 5 % 24 for i in range(24))
@@ -82,12 +84,12 @@ class _Element(NamedTuple):
     value_size: int
 
 
-def is_database(data: bytes | memoryview) -> bool:
+def is_database(data: Data) -> bool:
     """Whether the first bytes are those of a GDBM database."""
     return _magic(data) is not None
 
 
-def records(data: bytes | memoryview) -> list[tuple[bytes, bytes]]:
+def records(data: Data) -> list[tuple[bytes, bytes]]:
     """All (key, value) pairs of a database, in no particular order.
 
     Raises:
@@ -104,7 +106,7 @@ def records(data: bytes | memoryview) -> list[tuple[bytes, bytes]]:
     return [_record(data, element) for element in elements]
 
 
-def _magic(data: bytes | memoryview) -> tuple[str, int] | None:
+def _magic(data: Data) -> tuple[str, int] | None:
     """Byte order and magic number."""
     for order in "<>":
         if len(data) >= 4:
@@ -114,7 +116,7 @@ def _magic(data: bytes | memoryview) -> tuple[str, int] | None:
     return None
 
 
-def _header(data: bytes | memoryview) -> _Header:
+def _header(data: Data) -> _Header:
     magic = _magic(data)
     if magic is None:
         raise GdbmError(0, "no GDBM database")
@@ -146,7 +148,7 @@ def _fits(header: _Header) -> bool:
     )
 
 
-def _buckets(data: bytes | memoryview, header: _Header) -> Iterator[_Bucket]:
+def _buckets(data: Data, header: _Header) -> Iterator[_Bucket]:
     """Each bucket once. One with fewer bits than the directory stands there 2^difference times in a row."""
     entries = 1 << header.bits
     directory = struct.unpack_from(f"{header.order}{entries}{header.shape.address}", data, header.directory)
@@ -167,7 +169,7 @@ def _buckets(data: bytes | memoryview, header: _Header) -> Iterator[_Bucket]:
         index += span
 
 
-def _elements(data: bytes | memoryview, header: _Header, bucket: _Bucket) -> list[_Element]:
+def _elements(data: Data, header: _Header, bucket: _Bucket) -> list[_Element]:
     shape = header.shape
     form = header.order + shape.element
     start = bucket.offset + shape.table
@@ -190,7 +192,7 @@ def _elements(data: bytes | memoryview, header: _Header, bucket: _Bucket) -> lis
     return found
 
 
-def _integer(data: bytes | memoryview, header: _Header, offset: int) -> int:
+def _integer(data: Data, header: _Header, offset: int) -> int:
     value: int = struct.unpack_from(f"{header.order}I", data, offset)[0]
     return value
 
@@ -202,7 +204,7 @@ def _check_apart(blocks: list[tuple[int, int]]) -> None:
             raise GdbmError(start, "two parts of the database overlap")
 
 
-def _record(data: bytes | memoryview, element: _Element) -> tuple[bytes, bytes]:
+def _record(data: Data, element: _Element) -> tuple[bytes, bytes]:
     middle = element.offset + element.key_size
     key = bytes(data[element.offset : middle])
     if not _has_hash(key, element.hash):
