@@ -1,0 +1,191 @@
+"""Writes the pages of docs/reference that repeat what the program says of itself.
+
+    python docs/generate.py            writes them
+    python docs/generate.py --check    writes nothing; fails when one is not what it would write
+
+`commands.md` is the `--help` of every command, `configuration.md` the JSON Schema as tables: one for each
+TOML table, with type, default and an example of every key.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.config import model, schema
+
+REFERENCE: Final = pathlib.Path(__file__).parent / "reference"
+_MADE: Final = "<!-- Written by docs/generate.py. -->\n"
+_INTRODUCTION: Final = """\
+Every key of a file in conf.d, with its type and default as TOML has them. `[defaults]` has the keys of a
+service and fills in what services leave out; an array of a service replaces the array of the defaults.
+"""
+# what argparse looks at before it wraps and colours
+_TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
+
+
+class Table(NamedTuple):
+    """A TOML table to describe: the definition that it follows, and the headline over it."""
+
+    definition: str
+    header: str
+
+
+def pages() -> dict[str, str]:
+    """Name and content of each page."""
+    return {"commands.md": commands(), "configuration.md": configuration()}
+
+
+def commands() -> str:
+    """The page on commands."""
+    whole = _help()
+    names = re.findall(r"^    (\w+) ", whole, re.MULTILINE)
+    parts = [
+        f"{_MADE}# Commands\n",
+        "Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else.\n",
+        f"```text\n{whole}```\n",
+    ]
+    parts += [f"## tcpdconf {name}\n\n```text\n{_help(name)}```\n" for name in names]
+    return "\n".join(parts)
+
+
+def _help(*command: str) -> str:
+    said = subprocess.run(
+        [sys.executable, "-m", "tcpdconf", *command, "--help"],
+        env={**os.environ, **_TERMINAL},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return said.stdout
+
+
+def configuration() -> str:
+    """The page on the configuration."""
+    written = schema.schema()
+    definitions = written["definitions"]
+    parts = [f"{_MADE}# Configuration\n", _INTRODUCTION, "\n".join(_keys(written, set()))]
+    for table in _tables(definitions, written, set()):
+        definition = definitions[table.definition]
+        required = set(definition.get("required", ()))
+        if table.definition == "ServiceSettings":
+            required = {name for name, field in model.Service.model_fields.items() if field.is_required()}
+        parts += [f"## {table.header}\n", definition["description"] + "\n"]
+        parts.append("\n".join(_keys(definition, required)))
+    return "\n".join(parts)
+
+
+def _tables(
+    definitions: dict[str, Any], node: dict[str, Any], known: set[str], path: str = ""
+) -> Iterator[Table]:
+    """Every table below a node, each once, where it is first met; what is inside it follows it."""
+    for key, value in node["properties"].items():
+        inside = f"{path}{key}.NAME" if "patternProperties" in value else path + key
+        for name, is_array in _referred(value):
+            if name in known:
+                continue
+            known.add(name)
+            header = f"`[[{inside}]]`" if is_array else f"`[{inside}]`"
+            yield Table(name, f"{header} ({_spaced(name)})")
+            yield from _tables(definitions, definitions[name], known, inside + ".")
+
+
+def _referred(node: Any, *, is_array: bool = False) -> Iterator[tuple[str, bool]]:  # noqa: ANN401 (JSON)
+    """The definitions that a schema refers to, and whether they are items of an array."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _referred(item, is_array=is_array)
+    elif isinstance(node, dict):
+        if "$ref" in node:
+            yield _name(node), is_array
+        for word, item in node.items():
+            yield from _referred(item, is_array=is_array or word == "items")
+
+
+def _keys(node: dict[str, Any], required: set[str]) -> Iterator[str]:
+    yield "| key | type | default | |"
+    yield "|---|---|---|---|"
+    for key, value in node["properties"].items():
+        default = "required" if key in required else _default(value)
+        cells = (f"`{key}`", _type(value), default, _words(value))
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+
+
+def _default(node: dict[str, Any]) -> str:
+    return f"`{_toml(node['default'])}`" if "default" in node else ""
+
+
+def _words(node: dict[str, Any]) -> str:
+    """The description, and the examples."""
+    shown = " or ".join(f"`{_toml(example)}`" for example in node.get("examples", ()))
+    return node.get("description", "") + (f" Example: {shown}" if shown else "")
+
+
+def _type(node: dict[str, Any]) -> str:
+    """A schema in words."""
+    if "$ref" in node:
+        return f"table: {_spaced(_name(node))}"
+    for word in ("allOf", "anyOf"):
+        if word in node:
+            return " or ".join(dict.fromkeys(_type(member) for member in node[word]))
+    if "const" in node or "enum" in node:
+        return " or ".join(f"`{_toml(value)}`" for value in node.get("enum", [node.get("const")]))
+    kind = str(node["type"])
+    if kind == "array":
+        return f"array of ({_type(node['items'])})"
+    if kind == "object":
+        return f"table of ({_type(next(iter(node['patternProperties'].values())))})"
+    return kind.replace("integer", "whole number") + _bounds(node)
+
+
+def _bounds(node: dict[str, Any]) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    if "exclusiveMinimum" in node:
+        return f" above {node['exclusiveMinimum']}, up to {high}"
+    if low is not None and high is not None:
+        return f" {low} to {high}"
+    return f" from {low}" if low is not None else ""
+
+
+def _name(node: dict[str, Any]) -> str:
+    return str(node["$ref"]).rpartition("/")[2]
+
+
+def _spaced(name: str) -> str:
+    """`DnsList` -> `dns list`; `ServiceSettings` is what everybody calls a service."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Settings"))
+    return words.lower()
+
+
+def _toml(value: object) -> str:
+    """A value in one line of TOML."""
+    if isinstance(value, dict):
+        inside = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(value)
+
+
+def main() -> int:
+    """Write the pages, or say which are not current."""
+    stale = []
+    for name, content in pages().items():
+        page = REFERENCE / name
+        if not page.exists() or page.read_text(encoding="utf-8") != content:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                page.write_text(content, encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.stderr.write(f"not current: {', '.join(stale)}; run docs/generate.py\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
