@@ -123,14 +123,14 @@ def _default(node: dict[str, Any]) -> str:
 def _words(node: dict[str, Any]) -> str:
     """The description, and the examples."""
     shown = " or ".join(f"`{_toml(example)}`" for example in node.get("examples", ()))
-    return node.get("description", "") + (f" Example: {shown}" if shown else "")
+    return str(node.get("description", "")) + (f" Example: {shown}" if shown else "")
 
 
 def _type(node: dict[str, Any]) -> str:
     """A schema in words."""
     if "$ref" in node:
         return f"table: {_spaced(_name(node))}"
-    for word in ("allOf", "anyOf"):
+    for word in ("allOf", "anyOf", "oneOf"):
         if word in node:
             return " or ".join(dict.fromkeys(_type(member) for member in node[word]))
     if "const" in node or "enum" in node:
