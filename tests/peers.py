@@ -1,4 +1,7 @@
-"""What tests marked `peer` need beside tcpdconf: real programs, and the rights of root."""
+"""What tests marked `peer` need beside tcpdconf: real programs, and the rights of root.
+
+Where it is missing the test is skipped; in CI (variable CI is set), where all is to be there, it fails.
+"""
 
 import os
 import shutil
@@ -9,20 +12,20 @@ _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the PATH of every user
 
 
 def need(*programs: str) -> None:
-    """Skip the test when one of these is missing; in CI (variable CI is set) that fails it.
+    """Go on only with these programs, each a name for PATH or an absolute path."""
+    path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM}"
+    missing = [program for program in programs if shutil.which(program, path=path) is None]
+    if missing:
+        _without(", ".join(missing))
 
-    A program is a name for PATH or an absolute path; "root" are root's rights.
-    """
-    missing = [program for program in programs if not _is_there(program)]
-    if not missing:
-        return
-    reason = f"needs {', '.join(missing)}"
+
+def need_root() -> None:
+    """Go on only as root."""
+    if os.geteuid() != 0:
+        _without("root")
+
+
+def _without(what: str) -> None:
     if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def _is_there(program: str) -> bool:
-    if program == "root":
-        return os.geteuid() == 0
-    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM}") is not None
+        pytest.fail(f"needs {what}")
+    pytest.skip(f"needs {what}")
