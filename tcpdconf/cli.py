@@ -125,7 +125,7 @@ def check(arguments: argparse.Namespace) -> int:
         found = error.problems
     sys.stdout.write(problems.render(found, arguments.format))
     if arguments.format == "text":
-        print(f"{arguments.directory}: {_summary(loaded, found)}")
+        print(("\n" if found else "") + f"{arguments.directory}: {_summary(loaded, found)}")
     return EX_CONFIG if loaded is None else 0
 
 

@@ -29,6 +29,8 @@ def _reader(read: Callable[[Any], Any]) -> PlainValidator:
     def validate(value: Any) -> Any:  # noqa: ANN401 (TOML gives any type)
         try:
             return read(value)
+        except PydanticCustomError:
+            raise
         except ValueError as error:
             raise wrong(str(error)) from None
 
@@ -152,15 +154,23 @@ Program = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1), AfterV
 def _inherited(value: object) -> bool | tuple[str, ...]:
     if isinstance(value, bool):
         return value
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(v, str) and VARIABLE.fullmatch(v) for v in value
-    ):
-        raise ValueError(f"must be true, false or an array of variable names, not {values.shown(value)}")
+    if not isinstance(value, list | tuple):
+        raise ValueError(  # noqa: TRY004 (every reader fails with ValueError)
+            f"must be true, false or an array of variable names, not {values.shown(value)}"
+        )
+    for index, name in enumerate(value):
+        if not isinstance(name, str) or not VARIABLE.fullmatch(name):
+            raise wrong(f"must be a variable name (letters, digits, _), not {values.shown(name)}", (index,))
     return tuple(value)
+
+
+def _written_inherited(value: bool | tuple[str, ...]) -> bool | list[str]:
+    return value if isinstance(value, bool) else list(value)
 
 
 Inherited = Annotated[
     bool | tuple[str, ...],
     _reader(_inherited),
+    PlainSerializer(_written_inherited),
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}),
 ]

@@ -136,12 +136,21 @@ def check(loaded: "load.Loaded", services: Services | None = None) -> list[probl
 def _identity(
     loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
 ) -> Iterator[problems.Problem]:
-    try:
-        identity(service)
-    except UnknownNameError as error:
+    for error in _unknown_names(service):
         yield loaded.problem((*key, error.key), str(error), f"unknown-{error.key}", hint=error.hint)
     if service.user is None and os.geteuid() == 0:
         yield loaded.problem(key, "runs as root", "runs-as-root", "warning", hint='set user = "..."')
+
+
+def _unknown_names(service: model.ServiceSettings) -> Iterator[UnknownNameError]:
+    """What `identity` would stop at, in user and group both."""
+    only_user = service.model_copy(update={"group": None if service.group is None else 0})
+    only_group = service.model_copy(update={"user": None})
+    for part in (only_user, only_group):
+        try:
+            identity(part)
+        except UnknownNameError as error:
+            yield error
 
 
 def _files(

@@ -82,8 +82,9 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING) -> Loaded
     for file in found.sources:
         seen.add(_as_written(file))
     seen.add(_twice(found.sources))
-    services, rest = _services(loaded, seen, unread="\n".join(found.broken))
-    seen.add(_chains(loaded, {**services, **rest}, complete=not found.broken))
+    unread = "\n".join(found.broken)
+    services, rest = _services(loaded, seen, unread)
+    seen.add(_chains(loaded, {**services, **rest}, unread))
     seen.add(host.check(loaded, {**services, **rest}))
     if not seen.errors():
         loaded = replaced(loaded, config=_config(written, services))
@@ -105,8 +106,8 @@ class _Seen:
 
     def add(self, found: Iterable[problems.Problem]) -> None:
         for problem in found:
-            key = "" if problem.line else problem.key
-            place = (problem.file, problem.line, problem.column, problem.text, key)
+            last = problem.key.rpartition(".")[2]
+            place = (problem.file, problem.line, problem.column, problem.text, last)
             if place not in self._places:
                 self._places.add(place)
                 self.problems.append(problem)
@@ -142,10 +143,10 @@ def _twice(files: list[sources.Source]) -> Iterator[problems.Problem]:
 
 
 def _second(key: positions.Key, file: sources.Source, known: sources.Source, code: str) -> problems.Problem:
-    span, text = known.span(key), "is defined twice"
+    span, text = known.span(key, "key"), "is defined twice"
     if span is not None:
         text += f"; first at {known.path}:{span.line}:{span.column}"
-    return file.problem(file.span(key), problems.dotted(key), text, code)
+    return file.problem(file.span(key, "key"), problems.dotted(key), text, code)
 
 
 def _services(loaded: Loaded, seen: _Seen, unread: str) -> tuple[Services, Services]:
@@ -187,12 +188,12 @@ def _config(written: merge.Written, services: Services) -> model.Config:
     return model.Config.model_validate({"services": services, **tables}, by_alias=True, by_name=False)
 
 
-def _chains(loaded: Loaded, services: Services, *, complete: bool) -> Iterator[problems.Problem]:
-    """Names of chains that nobody defines; a file that could not be parsed may define any."""
+def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problems.Problem]:
+    """Names of chains that nobody defines, not even (perhaps) a file that could not be parsed."""
     known = loaded.written.whole("dns_chains")
     for service, settings in services.items():
         for index, name in enumerate(settings.dns_lists):
-            if complete and isinstance(name, str) and name not in known:
+            if isinstance(name, str) and name not in known and name not in unread:
                 from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
                 meant = wording.near(name, list(known))

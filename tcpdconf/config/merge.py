@@ -122,6 +122,6 @@ def _visible(layers: list[Layer], stderr: bool) -> list[Layer]:
         if type(layer.value) is not type(top.value):
             break
         visible.append(layer)
-        if stderr and not _KINDS.isdisjoint(layer.value):
+        if stderr and isinstance(layer.value, dict) and _KINDS & layer.value.keys():
             break
     return visible

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from tcpdconf.config import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import tree_sitter
 
 Key = tuple[str | int, ...]
@@ -130,8 +128,10 @@ class Positions:
         """The first line of a node; tree-sitter counts bytes, people count characters."""
         row, start = node.start_point
         end = node.end_point[1] if node.end_point[0] == row else len(self._bytes[row])
-        if node.type in {"table", "table_array_element"}:
-            end = node.named_children[0].end_point[1] + (1 if node.type == "table" else 2)
+        if node.type in {"table", "table_array_element"}:  # whose header alone is meant
+            end = max(
+                (child.end_point[1] for child in node.children if child.type in {"]", "]]"}), default=end
+            )
         before, within = self._bytes[row][:start], self._bytes[row][start:end]
         length = len(within.decode(errors="replace").rstrip())
         return problems.Span(row + 1, len(before.decode(errors="replace")) + 1, max(1, length))
@@ -145,15 +145,20 @@ def _parse(text: str) -> "tree_sitter.Node":
     return parser.parse(text.encode()).root_node
 
 
-def _parts(node: "tree_sitter.Node") -> "Sequence[tuple[str, tree_sitter.Node]]":
+def _parts(node: "tree_sitter.Node") -> "list[tuple[str, tree_sitter.Node]]":
     """The parts of a key as written, with their names; none when it cannot be read."""
-    if node.type == "dotted_key":
-        return [part for child in node.named_children for part in _parts(child)]
-    if node.type == "bare_key":
-        return [((node.text or b"").decode(), node)]
-    if node.type != "quoted_key":
-        return []
-    try:
-        return [(next(iter(tomllib.loads(f"{(node.text or b'').decode()} = 0"))), node)]
-    except tomllib.TOMLDecodeError:
-        return []
+    parts: list[tuple[str, tree_sitter.Node]] = []
+    nodes = [node]
+    while nodes:  # the parts of a dotted key are nested as deep as they are many
+        node = nodes.pop()
+        written = (node.text or b"").decode()
+        if node.type == "dotted_key":
+            nodes += reversed(node.named_children)
+        elif node.type == "bare_key":
+            parts.append((written, node))
+        elif node.type == "quoted_key":
+            try:
+                parts.append((next(iter(tomllib.loads(f"{written} = 0"))), node))
+            except tomllib.TOMLDecodeError:
+                return []
+    return parts

@@ -74,11 +74,12 @@ class ConfigError(Exception):
 
 
 def render(problems: Iterable[Problem], form: Format = "text") -> str:
-    """All problems in one form, each line ended: text with source lines, a JSON array, GitHub annotations."""
+    """All problems in one form: text with source lines, a JSON array, or GitHub annotations."""
     if form == "json":
         return json.dumps([_record(problem) for problem in problems], indent=2) + "\n"
-    show = _annotation if form == "github" else _excerpt
-    return "".join(show(problem) for problem in problems)
+    if form == "github":
+        return "".join(_annotation(problem) for problem in problems)
+    return "\n".join(_excerpt(problem) for problem in problems)
 
 
 def _record(problem: Problem) -> dict[str, object]:

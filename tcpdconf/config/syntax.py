@@ -42,6 +42,8 @@ def problem(source: sources.Source, error: Exception) -> problems.Problem:
         key = problems.dotted(twice.key)
         return source.problem(twice.span, key, f"is defined twice; first at {first}", "duplicate-key")
     span = _span(source.text, str(error))
+    if str(error).startswith("Unterminated string"):
+        span = _opening(source.text) or span
     text, hint = _reworded(_PLACE.sub("", str(error)), source.text, span)
     return source.problem(span, "", text, "syntax", hint=hint)
 
@@ -53,6 +55,19 @@ def _span(text: str, message: str) -> problems.Span:
         return problems.Span(int(found[1]), int(found[2]))
     lines = text.rstrip().split("\n")
     return problems.Span(len(lines), len(lines[-1]) + 1)
+
+
+def _opening(text: str) -> problems.Span | None:
+    """Where the string of several lines begins that nothing closes: before it, no string is open."""
+    for found in reversed([match.start() for match in re.finditer("'{3}|\"{3}", text)]):
+        try:
+            tomllib.loads(text[:found])
+        except ValueError as error:
+            if str(error).startswith("Unterminated string"):
+                continue
+        line = text.count("\n", 0, found)
+        return problems.Span(line + 1, found - text.rfind("\n", 0, found), 3)
+    return None
 
 
 def _reworded(message: str, text: str, span: problems.Span) -> tuple[str, str | None]:

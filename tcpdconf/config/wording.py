@@ -37,9 +37,9 @@ _OTHERWISE: Final = {
     "<table>": " or a string that names a chain",
 }
 _BOUNDS: Final[dict[str, Callable[[Context], str]]] = {
-    "greater_than_equal": lambda context: f"at least {context['ge']}",
-    "less_than_equal": lambda context: f"at most {context['le']}",
-    "greater_than": lambda context: f"more than {context['gt']}",
+    "greater_than_equal": lambda context: f"at least {context['ge']:.15g}",
+    "less_than_equal": lambda context: f"at most {context['le']:.15g}",
+    "greater_than": lambda context: f"more than {context['gt']:.15g}",
     "finite_number": lambda _: "a finite number",
 }
 _EMPTY: Final = frozenset({"too_short", "string_too_short"})
@@ -124,6 +124,8 @@ def _no_word(words: list[str], value: object, otherwise: str) -> tuple[str, str,
     allowed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
     meant = near(value, words) if isinstance(value, str) else None
     hint = f'did you mean "{meant}"?' if meant else None
+    if words == ["any"] and isinstance(value, str):  # one proxy, without its brackets
+        hint = f"write [{values.shown(value)}]"
     code = "wrong-value" if isinstance(value, str) else "wrong-type"
     return f"must be {allowed}{otherwise}, not {values.shown(value)}", code, hint
 
@@ -139,6 +141,7 @@ def _rewritten(kind: str, value: object, key: positions.Key) -> str | None:
             return f"write [{values.shown(value)}]"
     if kind == "tuple_type" and isinstance(value, dict):
         return f"write [[{header}]]"
-    if kind == "model_type" and isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+    one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict)
+    if one and kind in {"model_type", "dict_type"}:
         return f"write [{header}]"
     return None
