@@ -28,20 +28,14 @@ class _Stream:
 
     def write(self, level: Level, text: str) -> None:
         """Write one line, after a line that says how many were lost before it."""
-        if self.lost and self._put(self._line("warning", f"log lines lost={self.lost}")):
+        if self.lost and self._put("warning", f"warning: log lines lost={self.lost}"):
             self.lost = 0
-        if not self._put(self._line(level, text)):
+        if not self._put(level, text):
             self.lost += 1
 
-    def _line(self, level: Level, text: str) -> bytes:
-        priority = PRIORITIES[level]
-        if self._journal:
-            start = f"<{priority}>"
-        else:
-            start = f"{level}: " if priority <= PRIORITIES["warning"] else ""
-        return (start + text).encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
-
-    def _put(self, line: bytes) -> bool:
+    def _put(self, level: Level, text: str) -> bool:
+        start = f"<{PRIORITIES[level]}>" if self._journal else ""
+        line = (start + text).encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
         try:
             ready = self._poll.poll(0)
             return bool(ready) and ready[0][1] == select.POLLOUT and os.write(_STDERR, line) > 0
@@ -74,9 +68,15 @@ def enabled(level: Level) -> bool:
 def write(level: Level, event: str, **fields: object) -> None:
     """Log one line."""
     if enabled(level):
-        _stream.write(
-            level, _safe(event) + "".join(f" {key}={_value(value)}" for key, value in fields.items())
-        )
+        start = f"{level}: " if PRIORITIES[level] <= PRIORITIES["warning"] else ""
+        pairs = "".join(f" {key}={_value(value)}" for key, value in fields.items())
+        _stream.write(level, start + _safe(event) + pairs)
+
+
+def excerpt(level: Level, text: str) -> None:
+    """Log lines that are complete as they are, and printable."""
+    for line in text.splitlines():
+        _stream.write(level, line)
 
 
 def error(text: str, **fields: object) -> None:

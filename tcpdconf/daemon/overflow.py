@@ -1,11 +1,11 @@
 """Keeps a logger that does not read from stopping the programs that write to it.
 
-A program's write to a full pipe waits, and its client with it. So the worker looks at the pipe once a second,
-and when it is more than half full and nothing was read since, throws half of it away and says so.
+A program's write to a full pipe waits, and its client with it. So the worker looks at the pipe once a second;
+when it is more than half full and nothing was read since, half of it is thrown away, and it is looked at
+oftener.
 """
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import struct
@@ -14,7 +14,8 @@ from typing import Final
 
 from tcpdconf.daemon import log
 
-_EVERY: Final = 1.0  # seconds
+_EVERY: Final = 1.0  # seconds between two looks
+_OFTEN: Final = 0.02
 
 
 class Overflow:
@@ -25,17 +26,27 @@ class Overflow:
         self._fd = fd
         self._size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
         self._before = 0
+        self._lost = 0
         self._look()
 
     def _look(self) -> None:
         waiting = self._waiting()
-        if waiting > self._size // 2 and waiting >= self._before:
-            with contextlib.suppress(BlockingIOError):
-                lost = len(os.read(self._fd, self._size // 2))
-                log.warning("the logger does not read", service=self._service, lost=f"{lost}B")
-                waiting -= lost
+        stuck = waiting > self._size // 2 and waiting >= self._before
+        if stuck:
+            waiting -= self._discard()
+        elif self._lost:
+            log.warning("the logger did not read", service=self._service, lost=f"{self._lost}B")
+            self._lost = 0
         self._before = waiting
-        asyncio.get_running_loop().call_later(_EVERY, self._look)
+        asyncio.get_running_loop().call_later(_OFTEN if stuck else _EVERY, self._look)
+
+    def _discard(self) -> int:
+        try:
+            count = len(os.read(self._fd, self._size // 2))
+        except BlockingIOError:
+            count = 0
+        self._lost += count
+        return count
 
     def _waiting(self) -> int:
         found: tuple[int] = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Collection
 from typing import Final
 
@@ -20,10 +19,10 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
     _open_standard()
     try:
         loaded = _chosen(load.load(directory), only)
-        sys.stderr.write(problems.render(loaded.warnings))
+        log.excerpt("warning", problems.render(loaded.warnings))
         supervisor.Supervisor(loaded, arrived, _environment()).run()
     except problems.ConfigError as error:
-        sys.stderr.write(problems.render(error.problems))
+        log.excerpt("error", problems.render(error.problems))
         return EX_CONFIG
     except supervisor.StartError as error:
         for line in str(error).splitlines():

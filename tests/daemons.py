@@ -1,0 +1,191 @@
+"""A real daemon for tests: started on free ports, awaited by sd_notify, ended by its own pid."""
+
+import contextlib
+import os
+import pathlib
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+SECONDS = 20.0  # the longest that anything is waited for
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port on which nobody listens."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    """Wait for a state of the world that nothing announces."""
+    end = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < end, f"still waiting for {what}"
+        time.sleep(0.005)
+
+
+class Daemon:
+    """`tcpdconf run` over a directory with the given files; READY has been said when entered.
+
+    `log` is what it wrote to standard error so far, `notified` what it told its service manager.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        text: str,
+        *,
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.folder = folder
+        self.conf = folder / "conf.d"
+        self.conf.mkdir(exist_ok=True)
+        (self.conf / "test.toml").write_text(text)
+        self._environment = {"PATH": os.defpath, **(environment or {})}
+        self._command = [*before, sys.executable, "-m", "tcpdconf", "run", str(self.conf), *arguments]
+        self._stderr = stderr
+        self._pass_fds = pass_fds
+        self._lines: list[str] = []
+        self._grown = threading.Condition()
+        self.notified: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._manager.bind(str(self.folder / "notify"))
+        self.process = subprocess.Popen(
+            self._command,
+            env={**self._environment, "NOTIFY_SOCKET": self._manager.getsockname()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if self._stderr is None else self._stderr,
+            pass_fds=self._pass_fds,
+        )
+        if self._stderr is None:
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
+        try:
+            self.await_notice("READY=1")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._manager.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                with self._grown:
+                    self._lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
+                    self._grown.notify_all()
+
+    @property
+    def log(self) -> list[str]:
+        """The lines of the log so far."""
+        with self._grown:
+            return list(self._lines)
+
+    def await_log(self, pattern: str, count: int = 1) -> list[str]:
+        """Wait until that many lines match; returns them."""
+        wanted = re.compile(pattern)
+
+        def found() -> list[str]:
+            return [line for line in self._lines if wanted.search(line)]
+
+        with self._grown:
+            assert self._grown.wait_for(lambda: len(found()) >= count, SECONDS), "\n".join(self._lines)
+            return found()
+
+    def await_notice(self, text: str) -> None:
+        """Wait until the service manager was told this."""
+        end = time.monotonic() + SECONDS
+        while text not in self.notified:
+            ready, _, _ = select.select([self._manager], [], [], 0.1)
+            if ready:
+                self.notified += self._manager.recv(4096).decode().split("\n")
+                continue
+            assert self.process.poll() is None, "\n".join(self.log)
+            assert time.monotonic() < end, f"no {text}: " + "\n".join(self.log)
+
+    def quiet(self, seconds: float) -> None:
+        """Listen for so long to what the service manager is told."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self._manager], [], [], left)[0]:
+                self.notified += self._manager.recv(4096).decode().split("\n")
+
+    def worker(self, service: str) -> int:
+        """The pid of a service's worker, the newest."""
+        line = self.await_log(rf"^ready service={service} ")[-1]
+        return int(line.rpartition("pid=")[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it as an administrator does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            status = self.process.wait(SECONDS)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+        if self._stderr is None:
+            self._reader.join(SECONDS)
+        return status
+
+
+def connect(port: int, address: str = "127.0.0.1", source: str | None = None) -> socket.socket:
+    """A client's connection, perhaps from a chosen loopback address."""
+    where = None if source is None else (source, 0)
+    return socket.create_connection((address, port), SECONDS, where)
+
+
+def talk(port: int, address: str = "127.0.0.1", source: str | None = None, say: bytes = b"") -> bytes:
+    """Connect, send, and read to the end."""
+    with connect(port, address, source) as client:
+        if say:
+            client.sendall(say)
+            client.shutdown(socket.SHUT_WR)
+        return read(client)
+
+
+def read(client: socket.socket) -> bytes:
+    """Read to the end."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := client.recv(65536):
+            found += data
+    return found
+
+
+def line(client: socket.socket) -> bytes:
+    """Read one line, byte by byte."""
+    found = b""
+    while not found.endswith(b"\n") and (byte := client.recv(1)):
+        found += byte
+    return found
+
+
+def environment(answer: bytes) -> dict[str, str]:
+    """What env -0 printed."""
+    pairs = (item.decode().partition("=") for item in answer.split(b"\0") if item)
+    return {name: value for name, _, value in pairs}
