@@ -140,8 +140,8 @@ def rule(value: bytes) -> access.Rule:
 
     What begins with `deny` refuses; anything else allows. After `allow`, or from the beginning where that
     is missing, items separated by commas set variables: NAME=TEXT, or NAME for an empty one. Quotes, single
-    or double, keep commas together and are removed wherever they stand; then blanks around the item are.
-    An item without a name sets nothing; the last of several with one name counts.
+    or double, keep commas together and are removed wherever they stand; then blanks before the name and
+    behind the text are. An item without a name sets nothing; the last of several with one name counts.
 
     Raises:
         ValueError: a variable would contain a line end or a NUL.
@@ -154,23 +154,23 @@ def rule(value: bytes) -> access.Rule:
         if _NEVER.search(item):
             raise ValueError(f"the variable {cidr.shown(name)} has a line end or a NUL in it")
         if name:
-            variables[_decoded(name)] = _decoded(text)
+            variables[_decoded(name)] = _decoded(text.rstrip())
     environment = tuple(variables.items())
     return access.Rule("allow", environment, access.per_ip_override(environment))
 
 
 def _items(value: bytes) -> Iterator[bytes]:
-    """The items between commas, without their quotes; a quote that nobody closes takes the rest."""
+    """The items between commas, without quotes and blanks before; an open quote takes the rest."""
     item: list[bytes] = []
     for piece in _PIECES.findall(value):
         if piece == b",":
-            yield b"".join(item).strip()
+            yield b"".join(item).lstrip()
             item = []
         elif piece[:1] in {b'"', b"'"}:
             item.append(piece[1:].removesuffix(piece[:1]))
         else:
             item.append(piece)
-    yield b"".join(item).strip()
+    yield b"".join(item).lstrip()
 
 
 def _decoded(text: bytes) -> str:
