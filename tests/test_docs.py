@@ -1,0 +1,231 @@
+"""What README and docs show is what happens.
+
+Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run, in
+order, in a directory with a copy of conf.d. A `tcpdconf run` among them, or at the end of a `sh` block, runs
+until the page ends, and `log` holds lines that it has written. Other `sh` blocks are shown only. A `toml` block
+that begins with `# PATH.toml` is that file. Numbers that differ from run to run (pids, ports, seconds) do not
+count.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import daemons
+import peers
+import pytest
+
+from tcpdconf.config import load, model, tables
+from tcpdconf.policy import accessfile, connection, environ
+
+TOP = pathlib.Path(__file__).parent.parent
+PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+VARYING = re.compile(
+    r"(?<=\bpid=)\d+|(?<=\bpeer=127\.0\.0\.\d:)\d+|(?<=\bTCPREMOTEPORT=)\d+|(?<=\bseconds=)[\d.]+"
+)
+
+
+class Block(NamedTuple):
+    """A fenced block: its word, its text without the indentation of a list."""
+
+    word: str
+    text: str
+
+
+def blocks(page: pathlib.Path, *words: str) -> list[Block]:
+    """The blocks of a page with one of these words."""
+    found = []
+    for indent, word, text in re.findall(
+        r"^( *)```(\w+)\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL
+    ):
+        if word in words:
+            found.append(Block(word, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)))
+    return found
+
+
+def name(page: pathlib.Path) -> str:
+    return str(page.relative_to(TOP))
+
+
+def steady(text: str) -> list[str]:
+    """Lines without what differs from run to run."""
+    return VARYING.sub("N", text).splitlines()
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Each command of a console block, with the output that is shown."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+class Session:
+    """A directory in which a page's commands are run, and the daemon that one of them has started."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._log = folder / "log"
+        self._environment = {
+            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+        }
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def show(self, block: Block) -> None:
+        """Do what a block shows."""
+        match block.word:
+            case "toml":
+                file = re.match(r"# (\S+\.toml)\n", block.text)
+                if file:
+                    (self._folder / file[1]).write_text(block.text)
+            case "sh":
+                self._serve(*re.findall(r"tcpdconf (run .*)$", block.text))
+            case "console":
+                for command, output in commands(block.text):
+                    if command.startswith("tcpdconf run "):
+                        self._serve(command.removeprefix("tcpdconf "))
+                        self._check_log(output)
+                    else:
+                        assert steady(output) == steady(self._said(command)), command
+            case "log":
+                self._check_log(block.text)
+
+    def end(self) -> None:
+        """Stop the daemon."""
+        if self._daemon is not None:
+            self._daemon.terminate()
+            assert self._daemon.wait(daemons.SECONDS) == 0
+
+    def _serve(self, *arguments: str) -> None:
+        if arguments:
+            with self._log.open("wb") as log:
+                command = [sys.executable, "-m", "tcpdconf", *arguments[0].split()]
+                self._daemon = subprocess.Popen(command, cwd=self._folder, env=self._environment, stderr=log)
+            daemons.until(lambda: "\nrunning " in self._log.read_text(), "the daemon")
+
+    def _said(self, command: str) -> str:
+        said = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=daemons.SECONDS,
+            check=False,
+        )
+        return said.stdout
+
+    def _check_log(self, shown: str) -> None:
+        """All lines that are shown have been written, one after the other."""
+        daemons.until(
+            lambda: "\n".join(steady(shown)) in "\n".join(steady(self._log.read_text())),
+            f"these lines in the log:\n{shown}",
+        )
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=name)
+def test_commands_do_what_is_shown(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    peers.need("nc")
+    peers.need_root()
+    shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
+    session = Session(tmp_path)
+    try:
+        for block in blocks(page, "toml", "sh", "console", "log"):
+            session.show(block)
+    finally:
+        session.end()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=name)
+def test_shown_toml_is_valid(page: pathlib.Path) -> None:
+    for block in blocks(page, "toml"):
+        if "max_per_ips" in block.text:  # the tutorial's mistake
+            continue
+        read = tables.AccessFile if block.text.startswith("[[rules]]") else model.Settings
+        read.model_validate(tomllib.loads(block.text))
+
+
+def test_a_command_line_of_couriertcpd_becomes_a_file_that_check_accepts(tmp_path: pathlib.Path) -> None:
+    """The README's example, with files that exist here in place of Courier's."""
+    (text,) = (block.text for block in blocks(TOP / "README.md", "toml"))
+    for path in ("/etc/courier/imapd", "/etc/courier/imapaccess.dat"):
+        assert f'"{path}"' in text
+        (tmp_path / pathlib.Path(path).name).touch()
+        text = text.replace(f'"{path}"', f'"{tmp_path / pathlib.Path(path).name}"')
+    (tmp_path / "imap.toml").write_text(text)
+
+    service = load.load(tmp_path).config.services["imap"]
+
+    (command,) = re.findall(r"^couriertcpd (.*)$", (TOP / "README.md").read_text(), re.MULTILINE)
+    options = dict(re.findall(r"-(\w+)=(\S+)", command))
+    port, *program = re.sub(r"-\S+ ", "", command).split()
+    assert tuple(program) == service.program
+    assert [int(port)] == [listener.port for listener in service.listeners]
+    assert int(options["maxprocs"]) == service.limits.max_connections
+    assert int(options["maxperip"]) == service.limits.max_per_ip
+
+
+def test_the_how_to_for_imap_shows_the_shipped_service() -> None:
+    shown, _ = (
+        tomllib.loads(block.text) for block in blocks(TOP / "docs/how-to/serve-courier-imap.md", "toml")
+    )
+    shipped = tomllib.loads((TOP / "conf.d/30-imap.toml").read_text())
+    assert {**shipped["services"]["imap"], **shown["services"]["imap"]} == shipped["services"]["imap"]
+
+
+@pytest.mark.parametrize("form", ["courier", "cidr", "toml"])
+def test_access_files_are_what_the_reference_shows(form: str) -> None:
+    shown = blocks(TOP / "docs/reference/access-files.md", form)
+    assert shown
+    for block in shown:
+        data = block.text.encode()
+        assert accessfile.recognise("shown", data) == form
+        source = {"file": "/shown", "local": ".25\t" in block.text} | (
+            {"action": "deny"} if form == "cidr" else {}
+        )
+        table = accessfile.read([("shown", data)], tables.AccessSource.model_validate(source))
+        assert len(table.peers) + len(table.locals) > 0
+
+
+def test_every_variable_of_a_connection_is_in_the_reference() -> None:
+    page = (TOP / "docs/reference/environment.md").read_text()
+    here = connection.endpoint(4, 0x7F000001, 25)
+    set_for_one = environ.of(connection.Connection(here, here), (), "mapped")
+    assert [
+        name for name in {*set_for_one, *environ.DAEMON, *environ.CONNECTION} if f"`{name}`" not in page
+    ] == [
+        "TCPLOCALINFO"  # in no contract, only kept from being inherited
+    ]
+
+
+def logged(path: pathlib.Path) -> Iterator[list[str]]:
+    """The fixed parts of the text of every line that a module may log, debug lines left out."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[*texts, text]):
+                if level in {"error", "warning", "info"} or (level == "write" and texts):
+                    parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                    yield [str(part.value).strip() for part in parts if isinstance(part, ast.Constant)]
+
+
+def test_every_line_of_the_log_is_in_the_reference() -> None:
+    page = (TOP / "docs/reference/log.md").read_text()
+    lines = [line for path in sorted((TOP / "tcpdconf/daemon").glob("*.py")) for line in logged(path)]
+    assert len(lines) > 15
+    assert [line for line in lines if not all(part in page for part in line)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target

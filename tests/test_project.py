@@ -1,0 +1,130 @@
+"""The project as a whole: its houses, its shipped files, and that they say the same."""
+
+import ast
+import pathlib
+import re
+import runpy
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+
+from tcpdconf.config import load, render, schema
+
+TOP = pathlib.Path(__file__).parent.parent
+PACKAGES = {"tcpdconf": TOP / "tcpdconf", "tcpdconf_migrate": TOP / "migrate/tcpdconf_migrate"}
+MODULES = sorted(path for package in PACKAGES.values() for path in package.rglob("*.py"))
+SYSTEM = frozenset({"os", "socket", "asyncio", "time", "logging", "dns", "subprocess"})
+
+
+def house(path: pathlib.Path) -> str:
+    """`config` for tcpdconf/config/load.py; outside of houses the name of the package."""
+    package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
+    inside = path.relative_to(PACKAGES[package]).parts
+    return inside[0] if len(inside) > 1 else package
+
+
+def imported(path: pathlib.Path) -> Iterator[str]:
+    """Every module that a module imports, wherever it does so, as `package.module`."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def begins(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize(
+    ("room", "doors"),
+    [
+        ("config", ["tcpdconf.config"]),
+        ("policy", ["tcpdconf.config", "tcpdconf.policy"]),
+        ("daemon", ["tcpdconf.config", "tcpdconf.policy", "tcpdconf.daemon"]),
+        ("tcpdconf_migrate", ["tcpdconf_migrate", "tcpdconf.config"]),
+    ],
+)
+def test_doors_between_houses(room: str, doors: list[str]) -> None:
+    modules = [path for path in MODULES if house(path) == room]
+    assert modules
+    for path in modules:
+        ours = [name for name in imported(path) if begins(name, *PACKAGES)]
+        assert [name for name in ours if not begins(name, *doors)] == [], path
+
+
+def test_policy_does_not_touch_the_system() -> None:
+    for path in MODULES:
+        if house(path) == "policy":
+            assert [name for name in imported(path) if begins(name, *SYSTEM)] == [], path
+
+
+def test_no_module_is_over_400_lines() -> None:
+    long = {str(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {path: lines for path, lines in long.items() if lines > 400} == {}
+
+
+def test_every_package_is_installed() -> None:
+    settings = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        ".".join([name, *path.parent.relative_to(folder).parts])
+        for name, folder in PACKAGES.items()
+        for path in folder.rglob("__init__.py")
+    }
+    assert found == set(settings["packages"])
+    assert {name: TOP / path for name, path in settings["package-dir"].items()} == PACKAGES
+
+
+def test_the_shipped_configuration_has_one_enabled_service() -> None:
+    loaded = load.load(TOP / "conf.d")
+    assert list(loaded.config.enabled()) == ["hello"]
+    assert len(loaded.files) == len(list((TOP / "conf.d").iterdir()))
+
+
+def test_the_schema_is_current() -> None:
+    assert (TOP / "schemas/tcpdconf.schema.json").read_text() == render.as_json(schema.schema())
+
+
+@pytest.mark.parametrize("page", ["commands.md", "configuration.md"])
+def test_the_reference_is_what_the_program_says(page: str) -> None:
+    """`python docs/generate.py` writes these pages."""
+    pages = runpy.run_path(str(TOP / "docs/generate.py"))["pages"]()
+    assert (TOP / "docs/reference" / page).read_text() == pages[page]
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    commands = re.findall(
+        r"^```sh\n(python3 -m venv .*)\n```$", (TOP / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(commands) == 2
+    script = (TOP / ".ci/run").read_text()
+    assert [command for command in commands if command not in script] == []
+
+
+def tracked() -> Iterator[pathlib.Path]:
+    """The files of the project, without what tools leave in the tree."""
+    yield from (path for path in TOP.iterdir() if path.is_file())
+    yield TOP / ".ci/run"
+    for folder in ("conf.d", "docs", "migrate", "schemas", "tcpdconf", "tests"):
+        for path in (TOP / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
+
+
+# written so that they do not find themselves
+FOREIGN = re.compile(
+    r"/wor[k]/|/roo[t]/|/hom[e]/|\bpyp[i]\b|pythonhoste[d]|find-link[s]|extra-inde[x]"
+    r"|\bclaud[e]\b|\banthropi[c]\b|\bopena[i]\b|\bchatgp[t]\b|\bLL[M]s?\b|language mode[l]|\bsub-?agen[t]",
+    re.IGNORECASE,
+)
+
+
+def test_no_word_about_where_it_was_written() -> None:
+    found = [
+        f"{path.relative_to(TOP)}: {hit[0]}"
+        for path in tracked()
+        for hit in FOREIGN.finditer(path.read_bytes().decode(errors="replace"))
+    ]
+    assert found == []
