@@ -4,16 +4,15 @@ Nothing is opened but environment files, no socket is made, no program started.
 """
 
 import grp
-import ipaddress
 import os
 import pwd
 import socket
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tcpdconf.config import envfile, model, positions, problems, tables
+from tcpdconf.config import collisions, envfile, model, positions, problems, tables
 
 if TYPE_CHECKING:
     from tcpdconf.config import load
@@ -130,7 +129,8 @@ def check(loaded: "load.Loaded", services: Services | None = None) -> list[probl
         ]
         whole = isinstance(service, model.Service)
         found += [problem for problem in mine if whole or problem.severity == "error"]
-    return [*found, *_collisions(loaded, enabled)]
+    pairs = collisions.pairs(_bound(enabled))
+    return [*found, *(_collision(loaded, bound, other) for bound, other in pairs)]
 
 
 def _identity(
@@ -218,7 +218,7 @@ def _listeners(
             yield loaded.problem((*where, "port"), str(error), "unknown-port", hint=error.hint)
         if listener.haproxy is not None:
             yield from _haproxy(loaded, (*where, "haproxy"), listener.haproxy)
-    exposed = any(not _is_loopback(listener.address) for listener in service.listeners)
+    exposed = any(not collisions.is_loopback(listener.address) for listener in service.listeners)
     if exposed and service.limits.max_per_ip is None:
         text = f"one address may take all {service.limits.max_connections} connections"
         yield loaded.problem(
@@ -240,60 +240,21 @@ def _haproxy(
         )
 
 
-class _Bound(NamedTuple):
-    key: positions.Key
-    address: str  # "*", or the address; a mapped one as the IPv4 address that it means
-    port: int
-
-
-def _collisions(loaded: "load.Loaded", services: Services) -> Iterator[problems.Problem]:
-    """Listeners of enabled services that cannot be bound beside one another, each with the first it meets."""
-    by_port: dict[int, list[_Bound]] = {}
+def _bound(services: Services) -> Iterator[collisions.Bound]:
     for name, service in services.items():
         for index, listener in enumerate(service.listeners):
             try:
                 port = port_number(listener.port)
             except UnknownNameError:
                 continue
-            bound = _Bound(("services", name, "listeners", index), _unmapped(listener.address), port)
-            known = by_port.setdefault(port, [])
-            other = next((b for b in known if _overlap(b.address, bound.address)), None)
-            known.append(bound)
-            if other is not None:
-                yield _collision(loaded, bound, other)
+            yield collisions.Bound(name, index, collisions.unmapped(listener.address), port)
 
 
-def _collision(loaded: "load.Loaded", bound: _Bound, other: _Bound) -> problems.Problem:
-    first = loaded.problem((*other.key, "port"), "", "")
+def _collision(loaded: "load.Loaded", bound: collisions.Bound, other: collisions.Bound) -> problems.Problem:
+    first = loaded.problem(("services", other.service, "listeners", other.listener, "port"), "", "")
     text = (
-        f"{_end(bound)} is taken by services.{other.key[1]}, which listens on {_end(other)} "
+        f"{bound} is taken by services.{other.service}, which listens on {other} "
         f"at {first.file}:{first.line}:{first.column}"
     )
-    return loaded.problem((*bound.key, "port"), text, "duplicate-listener")
-
-
-def _end(bound: _Bound) -> str:
-    return f"[{bound.address}]:{bound.port}" if ":" in bound.address else f"{bound.address}:{bound.port}"
-
-
-def _unmapped(address: str) -> str:
-    if address == "*":
-        return address
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
-
-
-def _family(address: str) -> Literal[4, 6]:
-    return 6 if ":" in address else 4
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two addresses cannot share a port; "::" is bound for IPv6 only, "*" for both families."""
-    if one == other or "*" in {one, other}:
-        return True
-    return _family(one) == _family(other) and bool({one, other} & {"0.0.0.0", "::"})  # noqa: S104
-
-
-def _is_loopback(address: str) -> bool:
-    return address != "*" and ipaddress.ip_address(_unmapped(address)).is_loopback
+    key = ("services", bound.service, "listeners", bound.listener, "port")
+    return loaded.problem(key, text, "duplicate-listener")

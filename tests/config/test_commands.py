@@ -1,6 +1,7 @@
 """`tcpdconf check`, `show` and `schema` as commands: what they print where, and their exit status."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -197,7 +198,7 @@ def test_a_terminal_without_unicode_sees_the_problem(conf: Path) -> None:
     (conf / "a.toml").write_text(GOOD + 'adress = "é"\n', encoding="utf-8")
     result = subprocess.run(
         [sys.executable, "-m", "tcpdconf", "check", "conf.d"], capture_output=True, check=False,
-        env={"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"},
+        env={**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"},
     )  # fmt: skip
 
     assert result.returncode == 78

@@ -20,11 +20,16 @@ RAISED = {
     "function-plain-ser": set(), "format-ser": set(), "to-string-ser": set(), "union": set(), "none": set(),
 }  # fmt: skip
 CONSTRAINTS = {
-    ("int", "ge"): "greater_than_equal", ("int", "le"): "less_than_equal", ("int", "gt"): "greater_than",
-    ("float", "ge"): "greater_than_equal", ("float", "le"): "less_than_equal",
-    ("float", "gt"): "greater_than", ("float", "allow_inf_nan"): "finite_number", ("str", "min_length"): "string_too_short",
+    ("int", "ge"): "greater_than_equal",
+    ("int", "le"): "less_than_equal",
+    ("int", "gt"): "greater_than",
+    ("float", "ge"): "greater_than_equal",
+    ("float", "le"): "less_than_equal",
+    ("float", "gt"): "greater_than",
+    ("float", "allow_inf_nan"): "finite_number",
+    ("str", "min_length"): "string_too_short",
     ("tuple", "min_length"): "too_short",
-}  # fmt: skip
+}
 HARMLESS = {
     "strict", "type", "ref", "metadata", "serialization", "custom_error", "items_schema",
     "variadic_item_index",
