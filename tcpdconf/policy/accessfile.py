@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 import pydantic
+import tree_sitter  # noqa: F401 (positions loads these when a problem needs them; a worker that has dropped its
+import tree_sitter_toml  # noqa: F401  rights may then be unable to read them, so they are loaded before)
 
 from tcpdconf.config import positions, problems, sources, syntax, tables, wording
 from tcpdconf.policy import access, cidr, courierfile, gdbm

@@ -160,9 +160,9 @@ def _buckets(data: Data, header: _Header) -> Iterator[_Bucket]:
         if offset + header.bucket_size > len(data):
             raise GdbmError(place, f"the bucket at {offset:#x} does not lie within the file")
         bits = _integer(data, header, offset + header.shape.bits)
-        span = 1 << header.bits - bits if bits <= header.bits else 0
-        if span == 0 or index % span:
+        if bits > header.bits:
             raise GdbmError(offset + header.shape.bits, f"a bucket of {bits} bits cannot be at {place:#x}")
+        span = 1 << header.bits - bits
         if directory[index : index + span].count(offset) != span:
             raise GdbmError(place, f"the directory does not point {span} times to the bucket at {offset:#x}")
         yield _Bucket(offset, bits, index // span)

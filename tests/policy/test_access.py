@@ -128,6 +128,17 @@ def test_the_most_specific_local_end_decides(local: str, name: str) -> None:
     assert links.answer(table, host) is None
 
 
+def test_a_port_makes_a_local_end_more_specific() -> None:
+    rules = [rule("address", "*", "192.0.2.1"), rule("port", "*", "192.0.2.1:25"), rule("other", "*", "*:25")]
+    for order in (rules, rules[::-1]):
+        table = build(*order)
+
+        assert [links.answer(table, "10.0.0.1", "192.0.2.1", port) for port in (25, 26)] == [
+            "port",
+            "address",
+        ]
+
+
 def test_a_rule_for_another_local_end_leaves_the_shorter_network_to_decide() -> None:
     table = build(rule("net", "192.0.2.0/24"), rule("one", "192.0.2.1", "*:587"))
 

@@ -126,6 +126,11 @@ def test_what_is_no_network_is_an_error_of_its_line(line: bytes, text: str) -> N
         assert (caught.value.line, str(caught.value)[: len(text)]) == (3, text)
 
 
+def test_the_length_of_a_mapped_network_is_none_of_ipv4() -> None:
+    with pytest.raises(cidr.LineError, match="must be an address"):
+        read(b"::ffff:10.0.0.0/104\n10.0.0.0/104\n")
+
+
 nets = st.tuples(numbers, st.integers(0, 128)).map(
     lambda pair: ipaddress.ip_network((pair[0], min(pair[1], pair[0].max_prefixlen)), strict=False)
 )
