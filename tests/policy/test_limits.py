@@ -1,0 +1,152 @@
+import ipaddress
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcpdconf.config import tables
+from tcpdconf.policy import connection, limits
+
+
+def end(text: str) -> connection.Endpoint:
+    address = ipaddress.ip_address(text)
+    return connection.endpoint(address.version, int(address), 4000)
+
+
+def slots(**keys: Any) -> limits.Slots:  # noqa: ANN401 (as TOML gives them)
+    return limits.Slots(tables.Limits.model_validate(keys))
+
+
+def refused(
+    made: limits.Slots, text: str, now: float = 0.0, most: int | None = None
+) -> connection.Refused | None:
+    return made.take(end(text), most, now)
+
+
+def test_what_is_left_out_is_not_limited() -> None:
+    made = slots(max_connections=100)
+
+    assert [refused(made, "192.0.2.1") for _ in range(100)] == [None] * 100
+    assert made.full
+
+
+@pytest.mark.parametrize(
+    ("keys", "same", "other"),
+    [
+        ({"max_per_ip": 2}, "192.0.2.1", "192.0.2.2"),
+        ({"max_per_ip": 2}, "2001:db8::1", "2001:db8::2"),
+        ({"max_per_network": 2}, "192.0.2.77", "192.0.3.1"),
+        ({"max_per_network": 2}, "2001:db8::f00", "2001:db8:0:1::1"),
+        ({"max_per_network": 2, "network": {"ipv4": 16}}, "192.0.99.1", "192.1.2.1"),
+        ({"max_per_network": 2, "network": {"ipv6": 48}}, "2001:db8:0:99::1", "2001:db8:1::1"),
+        ({"levels": [{"ipv4": 8, "ipv6": 32, "max_connections": 2}]}, "192.255.0.1", "193.0.2.1"),
+    ],
+)
+def test_a_level_counts_its_networks(keys: dict[str, Any], same: str, other: str) -> None:
+    first = "192.0.2.1" if "." in same else "2001:db8::1"
+    made = slots(**keys)
+
+    assert [refused(made, first), refused(made, same)] == [None, None]
+    assert refused(made, first) is not None
+    assert refused(made, other) is None
+    made.release(end(same))
+    assert refused(made, first) is None
+
+
+def test_a_level_leaves_a_family_alone_that_it_does_not_name() -> None:
+    made = slots(levels=[{"ipv6": 0, "max_connections": 1}])
+
+    assert [refused(made, "192.0.2.1") for _ in range(3)] == [None] * 3
+    assert [bool(refused(made, f"2001:db8::{n}")) for n in (1, 2)] == [False, True]
+
+
+def test_a_refusal_names_the_limit_its_value_and_what_is_held() -> None:
+    made = slots(max_per_ip=1, levels=[{"ipv4": 16, "max_connections": 2}], rate="5/min")
+    made.take(end("192.0.2.1"), None, 0)
+    made.take(end("192.0.3.1"), None, 0)
+
+    assert refused(made, "192.0.2.1") == connection.Refused(
+        "per_ip", (("limit", "max_per_ip"), ("value", 1), ("held", 1))
+    )
+    assert refused(made, "192.0.4.1") == connection.Refused(
+        "per_network", (("limit", "levels[0].max_connections"), ("value", 2), ("held", 2))
+    )
+
+
+def test_a_rule_overrides_only_the_limit_per_address() -> None:
+    made = slots(max_per_ip=1, max_per_network=3)
+
+    assert [refused(made, "192.0.2.1", most=5) is None for _ in range(4)] == [True, True, True, False]
+    lowered = slots(max_per_ip=4)
+    assert [refused(lowered, "192.0.2.1", most=1) is None for _ in range(2)] == [True, False]
+
+
+def test_a_rate_gives_its_burst_at_once_and_then_one_at_a_time() -> None:
+    made = slots(max_connections=1000, rate="3/30s")
+
+    assert [refused(made, "192.0.2.1", 100.0) is None for _ in range(4)] == [True, True, True, False]
+    assert refused(made, "192.0.2.1", 109.9) is not None
+    assert refused(made, "192.0.2.1", 110.0) is None
+    assert refused(made, "192.0.2.1", 110.0) is not None
+    assert refused(made, "192.0.2.2", 110.0) is None
+    assert [refused(made, "192.0.2.1", 500.0) is None for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_refusal_spends_no_token_of_any_level() -> None:
+    made = slots(max_connections=1000, rate="1/h", levels=[{"ipv4": 24, "rate": "3/h"}])
+
+    assert refused(made, "192.0.2.1") is None
+    assert [refused(made, "192.0.2.1") for _ in range(10)].count(None) == 0
+    assert [refused(made, f"192.0.2.{n}") is None for n in (2, 3, 4)] == [True, True, False]
+
+
+def test_rates_remember_a_bounded_number_of_addresses() -> None:
+    made = slots(max_connections=10_000_000, rate="1/h")
+    for value in range(200_000):
+        made.take(connection.Endpoint(4, value, 1, ""), None, 0.0)
+
+    (rate,) = made._rates
+    assert len(rate._young) + len(rate._old) <= 2 * 65536
+
+
+LIMITS = st.builds(
+    lambda **keys: tables.Limits.model_validate({k: v for k, v in keys.items() if v is not None}),
+    max_connections=st.integers(1, 6),
+    max_per_ip=st.none() | st.integers(1, 3),
+    max_per_network=st.none() | st.integers(1, 4),
+    network=st.builds(lambda a, b: {"ipv4": a, "ipv6": b}, st.integers(0, 32), st.integers(0, 128)),
+    rate=st.sampled_from([None, "2/s", "3/min"]),
+)
+PEERS = st.sampled_from(
+    ["192.0.2.1", "192.0.2.2", "192.0.3.1", "2001:db8::1", "2001:db8::2", "2001:db8:1::1"]
+)
+
+
+@given(LIMITS, st.lists(st.tuples(st.booleans(), PEERS, st.floats(0, 2)), max_size=60))
+def test_slots_never_exceed_a_limit_and_return_to_nothing(
+    configured: tables.Limits, steps: list[tuple[bool, str, float]]
+) -> None:
+    """A naive recount of everything that is held agrees after every step."""
+    made, held, now = limits.Slots(configured), list[connection.Endpoint](), 0.0
+    for arrives, text, pause in steps:
+        now += pause
+        if arrives and not made.full:
+            peer = end(text)
+            if made.take(peer, None, now) is None:
+                held.append(peer)
+        elif held and not arrives:
+            made.release(held.pop(0))
+        assert made.total == len(held) <= configured.max_connections
+        per_ip = Counter(peer.text for peer in held)
+        assert max(per_ip.values(), default=0) <= (configured.max_per_ip or 99)
+        network = {4: configured.network.ipv4, 6: configured.network.ipv6}
+        per_network = Counter(
+            ipaddress.ip_network((peer.text, network[peer.version]), strict=False) for peer in held
+        )
+        assert max(per_network.values(), default=0) <= (configured.max_per_network or 99)
+    for peer in held:
+        made.release(peer)
+    assert made.total == 0
+    assert [count.held for count in made._counts] == [{} for _ in made._counts]
