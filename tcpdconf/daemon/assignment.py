@@ -54,9 +54,10 @@ def read(fd: int) -> Assignment:
 
 
 def failures(message: dict[str, Any]) -> list[Failure]:
-    """The failures that a worker reports; what is malformed there becomes a failure of the whole service."""
+    """The failures that a worker reports; a report that is malformed is one failure of the whole service."""
+    said = message.get("failures")
     found = []
-    for item in message.get("failures", ()):
+    for item in said if isinstance(said, list) else []:
         match item:
             case [[*key], str(text)] if all(isinstance(part, str | int) for part in key):
                 found.append(Failure(tuple(key), text))

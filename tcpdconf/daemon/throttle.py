@@ -4,6 +4,7 @@ from typing import Final
 
 BURST: Final = 20
 PER_SECOND: Final = 5.0
+_ROUNDING: Final = 1e-6
 
 
 class Throttle:
@@ -18,9 +19,9 @@ class Throttle:
 
         `now` is in seconds; keys must be few (they are kept for good).
         """
-        full_at = max(self._full_at.get(key, now), now) + 1 / PER_SECOND
-        if full_at - now > BURST / PER_SECOND:
+        full_at = max(self._full_at.get(key, now), now)
+        if full_at - now > (BURST - 1) / PER_SECOND + _ROUNDING:
             self._held_back[key] = self._held_back.get(key, 0) + 1
             return None
-        self._full_at[key] = full_at
+        self._full_at[key] = full_at + 1 / PER_SECOND
         return self._held_back.pop(key, 0)

@@ -1,0 +1,109 @@
+import os
+import pathlib
+import stat
+
+import pytest
+
+from tcpdconf.config import tables
+from tcpdconf.daemon import environment, files
+
+
+def read(path: pathlib.Path, *, shell: bool = True) -> dict[str, str]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return environment.read(tables.EnvironmentFile(path=str(path), shell=shell), fd)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("A=1\nB=$A$A\n", {"A": "1", "B": "11"}),
+        ("A='two words'\n# B=1\nC=\n", {"A": "two words", "C": ""}),
+        ('A="line\nbreak"\n', {"A": "line\nbreak"}),
+        ("if true; then A=yes; fi\nfalse\n", {"A": "yes"}),
+        ("echo said; A=$(echo run)\n", {"A": "run"}),
+        ("A=$HOME$USER$TCPREMOTEIP\n", {"A": ""}),
+        ("A=\xe4\n", {"A": "\xe4"}),
+    ],
+)
+def test_a_shell_file(tmp_path: pathlib.Path, text: str, expected: dict[str, str]) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+
+    assert read(path) == expected
+
+
+def test_bytes_that_are_no_utf8_come_through(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"A=\xff\xfe\n")
+
+    assert os.fsencode(read(path)["A"]) == b"\xff\xfe"
+    assert os.fsencode(read(path, shell=False)["A"]) == b"\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A=1\nif\n", "ends with status 2: "),
+        ("echo why >&2; exit 3\n", "ends with status 3: why"),
+        ("exit 4\n", "ends with status 4: it says nothing"),
+    ],
+)
+def test_a_shell_file_that_fails(tmp_path: pathlib.Path, text: str, said: str) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+
+    with pytest.raises(environment.EnvironmentFileError, match=said):
+        read(path)
+
+
+def test_a_shell_file_that_hangs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_SECONDS", 0.2)
+    path = tmp_path / "file"
+    path.write_text("exec tail -f /dev/null\n")
+
+    with pytest.raises(environment.EnvironmentFileError, match="has not finished"):
+        read(path)
+
+
+def test_a_file_that_is_too_large(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"#" * (2 << 20))
+
+    with pytest.raises(environment.EnvironmentFileError, match="larger than"):
+        read(path)
+
+
+def test_the_files_of_a_directory_in_byte_order(tmp_path: pathlib.Path) -> None:
+    for name in ("b", "a", "B", ".hidden", "#edited#", "a~"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder").mkdir()
+    found = list(files.access(tables.AccessSource(file=str(tmp_path))))
+    for _, fd in found:
+        os.close(fd)
+
+    assert [path for path, _ in found] == [f"{tmp_path}/{name}" for name in ("B", "a", "b")]
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(OSError, match="not a regular file"):
+        files.regular(str(tmp_path / "pipe"))
+    with pytest.raises(OSError, match="No such device or address"):
+        files.log(str(tmp_path / "pipe"))
+
+
+def test_a_log_file_is_appended_to(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log"
+    for word in (b"one\n", b"two\n"):
+        fd = files.log(str(path))
+        os.write(fd, word)
+        assert os.get_blocking(fd)
+        os.close(fd)
+
+    assert path.read_text() == "one\ntwo\n"
+    assert stat.S_IMODE(path.stat().st_mode) & 0o117 == 0
