@@ -85,7 +85,7 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
         found.problems.append(_whole(str(directory), text, "no-files"))
     for path in paths:
         found.order[path] = len(found.order)
-        _read_into(found, path)
+        _read_into(found, path, piped=path in replace.values())
     return found
 
 
@@ -106,9 +106,9 @@ def _counts(name: str) -> bool:
     return name.endswith(".toml") and not name.startswith((".", "#"))
 
 
-def _read_into(found: Found, path: str) -> None:
+def _read_into(found: Found, path: str, *, piped: bool) -> None:
     try:
-        content = _content(path)
+        content = _content(path, piped=piped)
     except OSError as error:
         found.problems.append(_whole(path, f"cannot read: {error.strerror}", "unreadable"))
         found.broken.append("")
@@ -128,10 +128,11 @@ def _read_into(found: Found, path: str) -> None:
         found.problems.append(syntax.problem(Source(path, text, {}), error))
 
 
-def _content(path: str) -> bytes:
-    """A file's bytes. A fifo or device that lies in the directory would block; a candidate may be one."""
-    if stat.S_ISDIR(os.stat(path).st_mode):
-        raise IsADirectoryError(0, "Is a directory")
+def _content(path: str, *, piped: bool) -> bytes:
+    """A file's bytes. A fifo that lies in the directory would block forever; a candidate may be a pipe."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or piped):  # reading says it well of a directory
+        raise OSError(0, "Not a regular file")
     return Path(path).read_bytes()
 
 

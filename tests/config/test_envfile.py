@@ -22,6 +22,7 @@ from tcpdconf.config import envfile
         ('A="b\\\nc\nd"\nE=f', {"A": "bc\nd", "E": "f"}),
         ("A=b\\\n  c\nD=e", {"A": "b  c", "D": "e"}),
         ("A=b\\ \\c\\\\\n", {"A": "b c\\"}),
+        ("A=b\\ \t \nC=d", {"A": "b ", "C": "d"}),
         ("A=b\\", {"A": "b\\"}),
         ("A=$HOME", {"A": "$HOME"}),
         ("A=b=c", {"A": "b=c"}),

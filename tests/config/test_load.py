@@ -1,3 +1,4 @@
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,14 @@ def test_what_cannot_be_read_is_a_problem_beside_the_others(tmp_path: Path) -> N
     write(tmp_path, b=service(rest="colour = 1\n"), d=b'a = "h\xc3\xa9"\nb = "\xc3\xa9\xff"\n')
     (tmp_path / "a.toml").mkdir()
     (tmp_path / "c.toml").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "e.toml")
 
     assert told(tmp_path) == [
         "a.toml: cannot read: Is a directory",
         "b.toml:8:1: services.a.listeners[0].colour: unknown key",
         "c.toml: cannot read: No such file or directory",
         "d.toml:2:7: is not UTF-8: byte 0xff",
+        "e.toml: cannot read: Not a regular file",
     ]
 
 
@@ -133,6 +136,16 @@ def test_a_candidate_stands_in_for_a_file(tmp_path: Path) -> None:
         f"{candidate}:7:8: services.c.listeners[0].port: 127.0.0.1:5001 is taken by services.a, "
         f"which listens on 127.0.0.1:5001 at {conf}/a.toml:7:8"
     )
+
+
+def test_a_candidate_may_come_through_a_pipe(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, service().encode())
+    os.close(writing)
+    loaded = load.load(tmp_path, {str(tmp_path / "a.toml"): f"/dev/fd/{reading}"})
+    os.close(reading)
+
+    assert loaded.files == (f"/dev/fd/{reading}",)
 
 
 @pytest.mark.parametrize(
