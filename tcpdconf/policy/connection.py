@@ -1,6 +1,9 @@
 """The values that travel through a decision: who connected to what, and the verdict."""
 
+import ipaddress
 from typing import Literal, NamedTuple
+
+_MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
 
 Reason = Literal["access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn"]
 
@@ -19,6 +22,14 @@ class Endpoint(NamedTuple):
     def __str__(self) -> str:
         """`192.0.2.1:25` or `[2001:db8::1]:25`."""
         return f"{self.text}:{self.port}" if self.version == 4 else f"[{self.text}]:{self.port}"
+
+
+def endpoint(version: int, value: int, port: int) -> Endpoint:
+    """An end from its numbers; an IPv4-mapped address becomes the IPv4 address."""
+    if version == 6 and value >> 32 == _MAPPED:
+        version, value = 4, value & 0xFFFFFFFF
+    address = ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value)
+    return Endpoint(version, value, port, str(address))
 
 
 class Connection(NamedTuple):
