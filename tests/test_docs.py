@@ -1,10 +1,10 @@
 """What README and docs show is what happens.
 
-Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run, in
-order, in a directory with a copy of conf.d. A `tcpdconf run` among them, or at the end of a `sh` block, runs
-until the page ends, and `log` holds lines that it has written. Other `sh` blocks are shown only. A `toml` block
-that begins with `# PATH.toml` is that file. Numbers that differ from run to run (pids, ports, seconds) do not
-count.
+Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run,
+in order, in a directory with a copy of conf.d. A `tcpdconf run` among them, or at the end of a `sh` block,
+runs until the page ends, and `log` holds lines that it has written. Other `sh` blocks are shown only. A
+`toml` block that begins with `# PATH.toml` is that file. Numbers that differ from run to run (pids, ports,
+seconds) do not count.
 """
 
 import ast
