@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--format", choices=("text", "json", "github"), default="text", help="how problems are shown"
     )
+    command.add_argument(
+        "--probe",
+        action="store_true",
+        help="also try the programs, access files and environment files, with each service's own rights",
+    )
     command.set_defaults(command=check)
 
     command = commands.add_parser("show", help="print the effective configuration, defaults included")
@@ -115,22 +120,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Print every problem; in text, a line that sums up."""
-    from tcpdconf.config import load, problems  # noqa: PLC0415 (each command imports what it needs)
+    from tcpdconf import checking  # noqa: PLC0415 (each command imports what it needs)
+    from tcpdconf.config import load, problems  # noqa: PLC0415
 
     loaded: load.Loaded | None = None
     try:
         loaded = load.load(arguments.directory, dict(arguments.replace))
-        found: Sequence[problems.Problem] = loaded.warnings
+        found = [*loaded.warnings, *checking.further(loaded, probe=arguments.probe)]
     except problems.ConfigError as error:
-        found = error.problems
+        found = list(error.problems)
     sys.stdout.write(problems.render(found, arguments.format))
-    if arguments.format == "text":
-        print(("\n" if found else "") + f"{arguments.directory}: {_summary(loaded, found)}")
-    return EX_CONFIG if loaded is None else 0
-
-
-def _summary(loaded: "load.Loaded | None", found: "Sequence[problems.Problem]") -> str:
     errors = sum(problem.severity == "error" for problem in found)
+    if arguments.format == "text":
+        print(("\n" if found else "") + f"{arguments.directory}: {_summary(loaded, found, errors)}")
+    return EX_CONFIG if errors else 0
+
+
+def _summary(loaded: "load.Loaded | None", found: "Sequence[problems.Problem]", errors: int) -> str:
     counted = _count(errors, "problem") if errors else "no problems"
     if len(found) > errors:
         counted += ", " + _count(len(found) - errors, "warning")

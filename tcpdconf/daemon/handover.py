@@ -23,7 +23,7 @@ class Handover:
             self.fds.append(fd)
 
     def open(self, service: model.Service) -> None:
-        """Add what the service reads and writes; `failures` takes what cannot be opened."""
+        """Add the files that the service reads; `failures` takes those that cannot be opened."""
         for index, source in enumerate(service.access):
             try:
                 for path, fd in files.access(source):
@@ -35,6 +35,9 @@ class Handover:
                 self._give(assignment.Role("environment", index, file.path), files.regular(file.path))
             except OSError as error:
                 self._fail(("environment_files", index), error)
+
+    def open_log(self, service: model.Service) -> None:
+        """Add the file that the service's programs write to, when there is one."""
         if isinstance(service.stderr, tables.StderrFile):
             try:
                 self._give(assignment.Role("stderr"), files.log(service.stderr.file))

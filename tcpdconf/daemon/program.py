@@ -5,8 +5,10 @@ daemon's size. It leaves directory, umask and identity as they are: those are th
 Descriptors other than 0, 1 and 2 are closed by the exec, since nothing here is inheritable (PEP 446).
 """
 
+import errno
 import os
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -41,7 +43,7 @@ class Program:
                 now (EAGAIN, ENOMEM).
         """
         if self._behind_prlimit is not None:
-            _check_executable(self._behind_prlimit)
+            check(self._behind_prlimit)  # prlimit(1) could only tell standard error
         environment = self._environment.copy()
         for name, value in variables.items():
             environment[os.fsencode(name)] = os.fsencode(value)
@@ -66,8 +68,7 @@ def _limited(rlimits: tables.Rlimits) -> list[str]:
     return [PRLIMIT, *options, "--"] if options else []
 
 
-def _check_executable(path: str) -> None:
-    """Raise what an exec of the path would: prlimit(1) could only write it to standard error."""
-    os.stat(path)
-    if not os.access(path, os.X_OK, effective_ids=True):
-        raise PermissionError(13, os.strerror(13), path)
+def check(path: str) -> None:
+    """Raise what an exec of the path would, as far as its name and mode tell."""
+    if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)

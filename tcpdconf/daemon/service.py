@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import host, model, tables
 from tcpdconf.daemon import assignment, channel, child, handover, ledger, log, loop, privileges, worker
@@ -35,7 +35,7 @@ class Pipe(NamedTuple):
 class Service:
     """One service from the supervisor's side. Sockets, ledger and the logger's pipe outlive every worker.
 
-    `heard` is called with what a worker says.
+    `heard` is called with what a worker says. With the task `try` a worker only says whether it could serve.
     """
 
     def __init__(
@@ -44,9 +44,12 @@ class Service:
         settings: model.Service,
         sockets: list[socket.socket],
         around: Surroundings,
+        *,
         heard: Callable[["Service", dict[str, Any]], None],
+        task: Literal["assign", "try"] = "assign",
     ) -> None:
         self.name = name
+        self._task = task
         self.answered = 0  # number of the last ping that the worker has answered
         self._settings = settings
         self._sockets = sockets
@@ -102,6 +105,8 @@ class Service:
                 given.lend("stderr", [self._pipe.write])
                 given.lend("overflow", [self._pipe.peek])
             given.open(self._settings)
+            if self._task == "assign":
+                given.open_log(self._settings)
             if given.failures:
                 self._heard(self, {"kind": "failed", "failures": given.failures})
                 raise child.CannotStartError("what it needs cannot be opened")
@@ -125,7 +130,7 @@ class Service:
             self.name, self._settings, self._around.log_level, self._around.environment, tuple(given.roles)
         )
         memory = assignment.write(task)
-        self._send("assign", [memory, *given.fds])
+        self._send(self._task, [memory, *given.fds])
         os.close(memory)
         return pid
 

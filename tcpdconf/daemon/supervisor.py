@@ -56,7 +56,9 @@ class Supervisor:
         gc.freeze()
         self._loop.watch(self._arrived, self._signalled)
         for name, settings in self._config.enabled().items():
-            self._services.append(service.Service(name, settings, sockets[name], self._around, self._heard))
+            self._services.append(
+                service.Service(name, settings, sockets[name], self._around, heard=self._heard)
+            )
         self._starting = {each.name for each in self._services}
         for each in self._services:
             each.start()

@@ -50,6 +50,8 @@ class _Worker:
         match message:
             case {"kind": "assign"}:
                 self._assign(fds)
+            case {"kind": "try"}:
+                self._try(fds)
             case {"kind": "ping", "number": number}:
                 self._post.send("pong", number=number)
             case {"kind": "gone", "pid": pid, "status": status} if self._server is not None:
@@ -59,11 +61,9 @@ class _Worker:
                 self._stop(seconds)
 
     def _assign(self, fds: list[int]) -> None:
-        task = assignment.read(fds[0])
-        log.set_level(task.log_level)
-        equipment = _Equipment(task, fds[1:])
-        made = equipment.server()
+        equipment = _Equipment(assignment.read(fds[0]), fds[1:])
         os.close(fds[0])
+        made = equipment.server()
         if made is None:
             self._post.send("failed", failures=equipment.failures)
             self._end(1)
@@ -72,6 +72,14 @@ class _Worker:
         self._overflow = equipment.overflow()
         made.start()
         self._post.send("ready")
+
+    def _try(self, fds: list[int]) -> None:
+        """Say whether the service could be served, and serve nothing."""
+        equipment = _Equipment(assignment.read(fds[0]), fds[1:])
+        equipment.try_program()
+        equipment.server()
+        self._post.send("failed" if equipment.failures else "ready", failures=equipment.failures)
+        self._end()
 
     def _stop(self, seconds: float) -> None:
         self._stopping = True
@@ -99,6 +107,7 @@ class _Equipment:
     """What a service needs to be served, from an assignment and its descriptors; notes all failures."""
 
     def __init__(self, task: assignment.Assignment, fds: list[int]) -> None:
+        log.set_level(task.log_level)
         self.failures: list[assignment.Failure] = []
         self._task = task
         self._service = task.service
@@ -119,12 +128,20 @@ class _Equipment:
         return server.Server(
             name=self._task.name,
             service=service,
-            listeners=[socket.socket(fileno=fd) for _, fd in self._fds["listener"]],
+            listeners=[socket.socket(fileno=fd) for _, fd in self._fds.get("listener", ())],
             sources=sources,
             base=base,
             runner=program.Program(service.program, base, self._stderr(), service.rlimits),
             held=ledger.Ledger(self._fds["ledger"][0][1], service.limits.max_connections),
         )
+
+    def try_program(self) -> None:
+        """Note a failure when this process could not execute the program."""
+        path = self._service.program[0]
+        try:
+            program.check(path)
+        except OSError as error:
+            self._fail(("program", 0), f"cannot run {path}: {error.strerror}")
 
     def overflow(self) -> overflow.Overflow | None:
         """What keeps the logger's pipe from filling up, when there is a logger."""
@@ -159,6 +176,9 @@ class _Equipment:
             self._fail(("access", index, "rules", error.index), str(error))
         except (accessfile.AccessFileError, OSError) as error:
             self._fail(("access", index, "file"), f"cannot load access rules: {error}")
+        if table.dead:
+            some = ", ".join(table.dead[:3])
+            log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
         return decision.Source(source.file or f"access[{index}]", table)
 
     def _variables(self, role: assignment.Role, fd: int) -> dict[str, str]:

@@ -1,0 +1,62 @@
+"""Tries what a configuration names, without serving: programs, access files, environment files.
+
+Each service is tried in a process of its own, with the service's rights where this process may take them on,
+and by the code that would serve it.
+"""
+
+import os
+from typing import Any, Final
+
+from tcpdconf.config import load, problems
+from tcpdconf.daemon import assignment, loop, service
+
+_SECONDS: Final = 60.0  # for everything
+
+
+def run(loaded: load.Loaded, environment: dict[str, str]) -> list[problems.Problem]:
+    """What the enabled services could not use, each at its place in the configuration."""
+    return _Trial(loaded).run(environment)
+
+
+class _Trial:
+    def __init__(self, loaded: load.Loaded) -> None:
+        self._loaded = loaded
+        self._loop = loop.Loop()
+        self._services: dict[str, service.Service] = {}
+        self._waiting: set[str] = set()
+        self._problems: list[problems.Problem] = []
+
+    def run(self, environment: dict[str, str]) -> list[problems.Problem]:
+        around = service.Surroundings(self._loop, "error", environment)
+        for name, settings in self._loaded.config.enabled().items():
+            self._services[name] = service.Service(name, settings, [], around, heard=self._heard, task="try")
+        self._waiting = set(self._services)
+        for each in self._services.values():
+            each.worker.start()
+        self._loop.after(_SECONDS, self._loop.stop)
+        if self._waiting:
+            self._loop.run()
+        for name in sorted(self._waiting):
+            self._note(name, assignment.Failure((), f"could not be tried within {_SECONDS:g} s"))
+        for each in self._services.values():
+            self._end(each)
+        return self._problems
+
+    def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
+        each.worker.finish()
+        if message["kind"] == "failed":
+            for failure in assignment.failures(message):
+                self._note(each.name, failure)
+        self._waiting.discard(each.name)
+        if not self._waiting:
+            self._loop.stop()
+
+    def _note(self, name: str, failure: assignment.Failure) -> None:
+        where = ("services", name, *failure.key)
+        self._problems.append(self._loaded.problem(where, failure.text, "cannot-use"))
+
+    def _end(self, each: service.Service) -> None:
+        if each.worker.pid is not None:
+            each.kill()
+            os.waitpid(each.worker.pid, 0)
+        each.close()

@@ -1,0 +1,155 @@
+"""What `tcpdconf check` finds by looking further than the files."""
+
+import pathlib
+import subprocess
+import sys
+
+import daemons
+import peers
+import pytest
+
+
+def check(conf: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tcpdconf", "check", str(conf), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+
+def configure(folder: pathlib.Path, text: str) -> pathlib.Path:
+    conf = folder / "conf.d"
+    conf.mkdir()
+    (conf / "test.toml").write_text(text)
+    return conf
+
+
+BASE = """
+[services.test]
+program = ["{program}"]
+environment_files = [{{ path = "{shell}", shell = true }}]
+listeners = [{{ address = "127.0.0.1", port = 4999 }}]
+[[services.test.access]]
+file = "{rules}"
+"""
+
+
+@pytest.fixture
+def names(tmp_path: pathlib.Path) -> dict[str, pathlib.Path]:
+    found = {name: tmp_path / name for name in ("program", "shell", "rules")}
+    found["program"].write_text("#!/bin/sh\n")
+    found["program"].chmod(0o755)
+    found["shell"].write_text("A=1\n")
+    found["rules"].write_text("192.0.2\tdeny\n")
+    return found
+
+
+def test_a_good_service_passes_the_probe(tmp_path: pathlib.Path, names: dict[str, pathlib.Path]) -> None:
+    found = check(configure(tmp_path, BASE.format_map(names)), "--probe")
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "1 enabled: no problems" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "rules",
+            "192.0.2 deny\n",
+            "services.test.access[0].file: cannot load access rules: {rules}: line 1",
+        ),
+        (
+            "shell",
+            "if\n",
+            "services.test.environment_files[0]: cannot read {shell}: /bin/sh ends with status 2",
+        ),
+    ],
+)
+def test_the_probe_reads_what_a_worker_would_read(
+    tmp_path: pathlib.Path, names: dict[str, pathlib.Path], name: str, content: str, said: str
+) -> None:
+    names[name].write_text(content)
+    conf = configure(tmp_path, BASE.format_map(names))
+    found = check(conf, "--probe")
+
+    assert check(conf).returncode == 0
+    assert found.returncode == 78
+    assert said.format_map(names) in found.stdout
+
+
+def test_the_probe_tries_programs_as_their_user(
+    tmp_path: pathlib.Path, names: dict[str, pathlib.Path]
+) -> None:
+    names["program"].chmod(0o600)
+    conf = configure(tmp_path, BASE.format_map(names))
+    found = check(conf, "--probe")
+
+    assert found.returncode == 78
+    assert f"services.test.program[0]: cannot run {names['program']}: Permission denied\n" in found.stdout
+
+
+@pytest.mark.peer
+def test_the_probe_reads_with_the_services_rights(
+    tmp_path: pathlib.Path, names: dict[str, pathlib.Path]
+) -> None:
+    """A file that only root can read is opened for the service; a program only root can run is not."""
+    peers.need_root()
+    names["rules"].chmod(0o600)
+    names["program"].chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    conf = configure(tmp_path, BASE.format_map(names).replace("[[", 'user = "nobody"\n[[', 1))
+    found = check(conf, "--probe")
+
+    assert found.returncode == 78
+    assert "1 problem" in found.stdout
+    assert f"cannot run {names['program']}: Permission denied\n" in found.stdout
+
+
+def test_two_rules_for_the_same_addresses(tmp_path: pathlib.Path) -> None:
+    text = """
+[services.test]
+program = ["/bin/true"]
+listeners = [{ address = "127.0.0.1", port = 4999 }]
+[[services.test.access]]
+rules = [
+  { network = "192.0.2.0/24", action = "deny" },
+  { network = "192.0.2.0/24", action = "allow" },
+]
+"""
+    for arguments in ([], ["--probe"]):
+        folder = tmp_path / str(len(arguments))
+        folder.mkdir()
+        found = check(configure(folder, text), *arguments)
+
+        assert found.returncode == 78
+        place = "test.toml:8:3: services.test.access[0].rules[1]: a rule for the same network and local end"
+        assert found.stdout.count(place) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "setting"),
+    [
+        ("lookup_names", "lookup_names = true"),
+        ("dns_lists", 'dns_lists = [{ zone = "list.example" }]'),
+        ("listeners[0].haproxy", ""),
+    ],
+)
+def test_what_is_not_served_yet_is_refused_and_not_ignored(
+    tmp_path: pathlib.Path, key: str, setting: str
+) -> None:
+    haproxy = "" if setting else ', haproxy = { trusted = ["192.0.2.1"] }'
+    text = f"""
+[services.test]
+program = ["/bin/true"]
+listeners = [{{ address = "127.0.0.1", port = 4999{haproxy} }}]
+{setting}
+"""
+    conf = configure(tmp_path, text)
+    run = subprocess.run(
+        [sys.executable, "-m", "tcpdconf", "run", str(conf)],
+        capture_output=True, text=True, timeout=daemons.SECONDS, check=False,
+    )  # fmt: skip
+
+    assert check(conf).returncode == 0
+    assert f"warning: services.test.{key}: is not served by this version" in check(conf).stdout
+    assert run.returncode == 78
+    assert f"services.test.{key}: is not served by this version" in run.stderr
