@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal says stop."""
     from tcpdconf.daemon import signals  # noqa: PLC0415 (signals are caught before anything slow is imported)
 
-    arrived = signals.Signals()
+    arrived = signals.Signals(signals.SUPERVISOR)
 
     from tcpdconf.daemon import running  # noqa: PLC0415
 

@@ -5,14 +5,13 @@ when it is more than half full and nothing was read since, half of it is thrown 
 oftener.
 """
 
-import asyncio
 import fcntl
 import os
 import struct
 import termios
 from typing import Final
 
-from tcpdconf.daemon import log
+from tcpdconf.daemon import log, loop
 
 _EVERY: Final = 1.0  # seconds between two looks
 _OFTEN: Final = 0.02
@@ -21,7 +20,8 @@ _OFTEN: Final = 0.02
 class Overflow:
     """Watches the reading end of one logger's pipe; the descriptor must not block."""
 
-    def __init__(self, service: str, fd: int) -> None:
+    def __init__(self, events: loop.Loop, service: str, fd: int) -> None:
+        self._loop = events
         self._service = service
         self._fd = fd
         self._size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
@@ -38,7 +38,7 @@ class Overflow:
             log.warning("the logger did not read", service=self._service, lost=f"{self._lost}B")
             self._lost = 0
         self._before = waiting
-        asyncio.get_running_loop().call_later(_OFTEN if stuck else _EVERY, self._look)
+        self._loop.after(_OFTEN if stuck else _EVERY, self._look)
 
     def _discard(self) -> int:
         try:

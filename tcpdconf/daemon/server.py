@@ -4,10 +4,10 @@ All of it happens in the accept callback: nothing is awaited, so a refusal costs
 polled only while a connection could be served; otherwise clients wait in the kernel's queue.
 """
 
-import asyncio
 import collections
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf.config import model
-from tcpdconf.daemon import client, ledger, log, program, throttle
+from tcpdconf.daemon import client, ledger, log, loop, program, throttle
 from tcpdconf.policy import connection, decision, environ, limits
 
 _AT_ONCE: Final = 32  # connections accepted before other events get their turn
@@ -63,6 +63,7 @@ class Server:
         sources: Sequence[decision.Source],
         base: Mapping[str, str],
         runner: program.Program,
+        events: loop.Loop,
         held: ledger.Ledger,
     ) -> None:
         self._name = name
@@ -72,7 +73,7 @@ class Server:
         self._base = base
         self._program = runner
         self._ledger = held
-        self._loop = asyncio.get_running_loop()
+        self._loop = events
         self._slots = limits.Slots(service.limits)
         self._running: dict[int, ledger.Held] = {}
         self._adopted: set[int] = set()
@@ -142,9 +143,9 @@ class Server:
         self._polling = wanted
         for listener in self._listeners:
             if wanted:
-                self._loop.add_reader(listener, self._accept, listener)
+                self._loop.watch(listener, functools.partial(self._accept, listener))
             else:
-                self._loop.remove_reader(listener)
+                self._loop.forget(listener)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_AT_ONCE):
@@ -166,13 +167,13 @@ class Server:
                 peer.close()
 
     def _decide(self, peer: socket.socket, link: connection.Connection) -> None:
-        verdict = decision.admit(self._sources, self._slots, link, self._loop.time())
+        verdict = decision.admit(self._sources, self._slots, link, loop.now())
         if isinstance(verdict, connection.Refused):
             self._refuse(peer, link, verdict)
             return
         self._taken()
         variables = environ.of(link, verdict.variables, self._service.address_format)
-        admitted = _Admitted(peer, link, variables, self._loop.time() + _PATIENCE)
+        admitted = _Admitted(peer, link, variables, loop.now() + _PATIENCE)
         dropped = decision.screen(self._service.drop, variables, self._base)
         if dropped is None:
             self._spawn(admitted)
@@ -184,7 +185,7 @@ class Server:
         try:
             pid = self._program.start(peer.fileno(), variables)
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _NO_PROCESS and self._loop.time() < until:
+            if isinstance(error, OSError) and error.errno in _NO_PROCESS and loop.now() < until:
                 self._waiting.append(admitted)
                 self._rest("start a program", error)
             else:
@@ -218,7 +219,7 @@ class Server:
         if message is not None:
             client.tell(peer, message)
         peer.close()
-        held_back = self._throttle.pass_(reason, self._loop.time())
+        held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
             fields = dict(refused.detail) | ({"unlogged": held_back} if held_back else {})
             log.info("refuse", service=self._name, reason=reason.replace("_", "-"), peer=link.peer, **fields)
@@ -245,7 +246,7 @@ class Server:
             log.error(f"cannot {what}: {error.strerror}", service=self._name, retry=f"{_REST}s")
         if not self._resting:
             self._resting = True
-            self._loop.call_later(_REST, self._wake)
+            self._loop.after(_REST, self._wake)
         self._poll()
 
     def _wake(self) -> None:
@@ -256,7 +257,7 @@ class Server:
 
     def _due(self, trouble: str) -> bool:
         """Whether a line on this trouble may be logged again."""
-        now = self._loop.time()
+        now = loop.now()
         if now < self._said.get(trouble, 0):
             return False
         self._said[trouble] = now + _SELDOM

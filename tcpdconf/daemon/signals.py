@@ -6,18 +6,19 @@ when it is ready to. Installed before anything slow is imported, so that no earl
 
 import os
 import signal
+from collections.abc import Iterable
 from typing import Final
 
-_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+SUPERVISOR: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Signals:
-    """The signals that the supervisor acts on and that have arrived, in order."""
+    """Signals of these numbers that have arrived, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Iterable[int]) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in _HANDLED:
+        for number in numbers:
             signal.signal(number, _queued)
 
     def fileno(self) -> int:
@@ -37,9 +38,7 @@ def _queued(_number: int, _frame: object) -> None:
 
 
 def restore() -> None:
-    """Default dispositions and no wake-up descriptor: for a process forked from one that has `Signals`."""
+    """Undo what the supervisor's `Signals` did, in a process forked from it."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in SUPERVISOR:
         signal.signal(number, signal.SIG_DFL)
-    # A write to a client or a logger that is gone is an error to handle, not a reason to die.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)

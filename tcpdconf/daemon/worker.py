@@ -4,14 +4,24 @@ It is forked from the supervisor and has the service's identity before it reads 
 is gone it ends at once; its programs live on.
 """
 
-import asyncio
 import os
 import signal
 import socket
 from typing import Any
 
 from tcpdconf.config import tables
-from tcpdconf.daemon import assignment, channel, environment, ledger, log, overflow, program, server
+from tcpdconf.daemon import (
+    assignment,
+    channel,
+    environment,
+    ledger,
+    log,
+    loop,
+    overflow,
+    program,
+    server,
+    signals,
+)
 from tcpdconf.policy import access, accessfile, decision, environ
 
 
@@ -19,7 +29,7 @@ def main(post: channel.Channel) -> int:
     """Serve until the supervisor says stop or is gone; returns the exit status."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # only the supervisor stops a worker
         signal.signal(number, signal.SIG_IGN)
-    return asyncio.run(_Worker(post).run())
+    return _Worker(post).run()
 
 
 class _Worker:
@@ -27,17 +37,19 @@ class _Worker:
 
     def __init__(self, post: channel.Channel) -> None:
         self._post = post
+        self._loop = loop.Loop()
+        self._arrived = signals.Signals((signal.SIGCHLD,))
         self._server: server.Server | None = None
-        self._ended: asyncio.Future[int] | None = None
-        self._stopping = False
         self._overflow: overflow.Overflow | None = None
+        self._stopping = False
+        self._status = 0
 
-    async def run(self) -> int:
-        loop = asyncio.get_running_loop()
-        self._ended = loop.create_future()
-        loop.add_signal_handler(signal.SIGCHLD, self._children)
-        loop.add_reader(self._post, self._messages)
-        return await self._ended
+    def run(self) -> int:
+        """Serve; returns the exit status."""
+        self._loop.watch(self._arrived, self._children)
+        self._loop.watch(self._post, self._messages)
+        self._loop.run()
+        return self._status
 
     def _messages(self) -> None:
         try:
@@ -63,13 +75,13 @@ class _Worker:
     def _assign(self, fds: list[int]) -> None:
         equipment = _Equipment(assignment.read(fds[0]), fds[1:])
         os.close(fds[0])
-        made = equipment.server()
+        made = equipment.server(self._loop)
         if made is None:
             self._post.send("failed", failures=equipment.failures)
             self._end(1)
             return
         self._server = made
-        self._overflow = equipment.overflow()
+        self._overflow = equipment.overflow(self._loop)
         made.start()
         self._post.send("ready")
 
@@ -77,7 +89,7 @@ class _Worker:
         """Say whether the service could be served, and serve nothing."""
         equipment = _Equipment(assignment.read(fds[0]), fds[1:])
         equipment.try_program()
-        equipment.server()
+        equipment.server(self._loop)
         self._post.send("failed" if equipment.failures else "ready", failures=equipment.failures)
         self._end()
 
@@ -86,10 +98,11 @@ class _Worker:
         if self._server is not None:
             self._server.close()
             self._server.terminate()
-        asyncio.get_running_loop().call_later(seconds, self._end)
+        self._loop.after(seconds, self._end)
         self._end_when_idle()
 
     def _children(self) -> None:
+        self._arrived.take()
         if self._server is not None:
             self._server.reap()
         self._end_when_idle()
@@ -99,8 +112,8 @@ class _Worker:
             self._end()
 
     def _end(self, status: int = 0) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(status)
+        self._status = status
+        self._loop.stop()
 
 
 class _Equipment:
@@ -115,7 +128,7 @@ class _Equipment:
         for role, fd in zip(task.roles, fds, strict=True):
             self._fds.setdefault(role.kind, []).append((role, fd))
 
-    def server(self) -> server.Server | None:
+    def server(self, events: loop.Loop) -> server.Server | None:
         """The server, or None when there are failures. Descriptors that only had to be read are closed."""
         service = self._service
         self._enter_directory()
@@ -132,6 +145,7 @@ class _Equipment:
             sources=sources,
             base=base,
             runner=program.Program(service.program, base, self._stderr(), service.rlimits),
+            events=events,
             held=ledger.Ledger(self._fds["ledger"][0][1], service.limits.max_connections),
         )
 
@@ -143,10 +157,10 @@ class _Equipment:
         except OSError as error:
             self._fail(("program", 0), f"cannot run {path}: {error.strerror}")
 
-    def overflow(self) -> overflow.Overflow | None:
+    def overflow(self, events: loop.Loop) -> overflow.Overflow | None:
         """What keeps the logger's pipe from filling up, when there is a logger."""
         found = self._fds.get("overflow")
-        return overflow.Overflow(self._task.name, found[0][1]) if found else None
+        return overflow.Overflow(events, self._task.name, found[0][1]) if found else None
 
     def _fail(self, key: tuple[str | int, ...], text: str) -> None:
         self.failures.append(assignment.Failure(key, text))
