@@ -1,0 +1,27 @@
+"""A DNS question and what came of it: the values between those who ask and those who judge."""
+
+from typing import Literal, NamedTuple
+
+Type = Literal["A", "AAAA", "PTR", "TXT"]
+
+# answer: the name exists; `addresses`, `names` or `texts` hold its records of the type asked for, perhaps none.
+# The others hold nothing: no such name; the server failed or refused; nobody answered in time; what came was
+# no answer to the question; the list is suspended, so nobody was asked.
+Status = Literal["answer", "nxdomain", "servfail", "refused", "timeout", "malformed", "suspended"]
+
+
+class Question(NamedTuple):
+    """What is asked: an absolute domain name without its last dot, in lower case, and a record type."""
+
+    name: str
+    type: Type
+
+
+class Answer(NamedTuple):
+    """What came of a question. `ttl` is in seconds, 0 for what is not to be kept."""
+
+    status: Status
+    addresses: tuple[str, ...] = ()  # of A and AAAA records, in text form, in the order received
+    names: tuple[str, ...] = ()  # of PTR records, as received, without the last dot
+    texts: tuple[tuple[bytes, ...], ...] = ()  # of TXT records: the strings of each, as received
+    ttl: float = 0.0
