@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 Type = Literal["A", "AAAA", "PTR", "TXT"]
 
-# answer: the name exists; `addresses`, `names` or `texts` hold its records of the type asked for, perhaps none.
+# answer: the name exists; `addresses`, `names` or `texts` hold its records of the type asked for, or none.
 # The others hold nothing: no such name; the server failed or refused; nobody answered in time; what came was
 # no answer to the question; the list is suspended, so nobody was asked.
 Status = Literal["answer", "nxdomain", "servfail", "refused", "timeout", "malformed", "suspended"]

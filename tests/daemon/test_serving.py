@@ -251,6 +251,25 @@ def test_limits_per_address_and_network_leave_the_total_alone(tmp_path: pathlib.
             client.close()
 
 
+def test_warnings_come_at_most_once_a_minute(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    limits = "max_connections = 3\nwarn_at = 2"
+    with daemons.Daemon(tmp_path, service(GREET, port).replace("max_per_ip = 1000", limits)) as daemon:
+        for _ in range(5):
+            clients = [daemons.connect(port) for _ in range(3)]
+            for client in clients:
+                assert daemons.line(client) == b"here\n"
+                client.sendall(b"bye\n")
+            for client in clients:
+                daemons.read(client)
+                client.close()
+        daemon.await_log("^end ", 15)
+        log = daemon.log
+
+    assert log.count("warning: slots run out service=test slots=2/3") == 1
+    assert log.count("alert: all slots are taken service=test max_connections=3") == 1
+
+
 def test_a_rule_overrides_the_limit_per_address(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     rest = """[[services.test.access]]
