@@ -72,14 +72,17 @@ class Listener(Model):
 
 
 class AccessRule(Model):
-    """One rule of an access source. It names a peer network, a local end, or both."""
+    """One rule of an access source. It names a peer network, local ends, or both."""
 
     network: fields.Network | None = Field(
         default=None, description='Peers that the rule is for; "*" is everybody.'
     )
     local: fields.LocalEnd | None = Field(
         default=None,
-        description="Local end that the rule is for; without network it is judged by itself, first.",
+        description="This host's end that the rule is for; without network it is judged by itself, first.",
+    )
+    proxied_local: fields.LocalEnd | None = Field(
+        default=None, description="The same for the local end that a PROXY header names."
     )
     action: Literal["allow", "deny"] = Field(description="Admit or refuse.")
     environment: fields.Environment = Field(default={}, description="Variables for the program.")
@@ -89,7 +92,7 @@ class AccessRule(Model):
 
     @pydantic.model_validator(mode="after")
     def _names_somebody(self) -> Self:
-        if self.network is None and self.local is None:
+        if self.network is None and self.local is None and self.proxied_local is None:
             raise fields.wrong("must name a network, a local end, or both", code="missing-key")
         return self
 

@@ -21,16 +21,29 @@ class Rule(NamedTuple):
     max_per_ip: int | None = None
 
 
+class Ends(NamedTuple):
+    """Local ends that a rule names: this host's own, and the one in a PROXY header. None is any."""
+
+    own: values.Local | None = None
+    proxied: values.Local | None = None
+
+    def are_of(self, link: connection.Connection) -> bool:
+        """Whether the connection has these ends."""
+        own = self.own is None or _is_at(self.own, link.own_end)
+        return own and (self.proxied is None or (link.proxy is not None and _is_at(self.proxied, link.local)))
+
+
 class Choice(NamedTuple):
-    """Rules of one network by local end: the most specific end first, any end (None) last."""
+    """Rules of one network by local ends: the most specific ends first, any ends last."""
 
-    rules: tuple[tuple[values.Local | None, Rule], ...]
+    rules: tuple[tuple[Ends, Rule], ...]
 
-    def pick(self, local: connection.Endpoint) -> Rule | None:
-        """The first rule whose local end is this one."""
-        return next((rule for where, rule in self.rules if where is None or _is_at(where, local)), None)
+    def pick(self, link: connection.Connection) -> Rule | None:
+        """The first rule whose local ends are the connection's."""
+        return next((rule for ends, rule in self.rules if ends.are_of(link)), None)
 
 
+ANY: Final = Ends()
 Level = tuple[int, Callable[[int], Rule | Choice | None]]  # bits to shift right, look-up in that length
 
 
@@ -49,37 +62,37 @@ class Networks:
         self._levels = {}
         return self._by_length[version].setdefault(length, {})
 
-    def add(self, prefix: tuple[int, int, int], rule: Rule, where: values.Local | None = None) -> bool:
-        """Add a rule for (version, length, first bits) and perhaps a local end; False when there is one."""
+    def add(self, prefix: tuple[int, int, int], rule: Rule, ends: Ends = ANY) -> bool:
+        """Add a rule for (version, length, first bits) and perhaps local ends; False when there is one."""
         version, length, bits = prefix
-        if self.get(prefix, where) is not None:
+        if self.get(prefix, ends) is not None:
             return False
         table = self.table(version, length)
         known = table.get(bits)
         if known is None:
-            table[bits] = rule if where is None else Choice(((where, rule),))
+            table[bits] = rule if ends == ANY else Choice(((ends, rule),))
         else:
-            rules = known.rules if isinstance(known, Choice) else ((None, known),)
-            table[bits] = Choice(tuple(sorted((*rules, (where, rule)), key=_specificity, reverse=True)))
+            rules = known.rules if isinstance(known, Choice) else ((ANY, known),)
+            table[bits] = Choice(tuple(sorted((*rules, (ends, rule)), key=_specificity, reverse=True)))
         return True
 
-    def get(self, prefix: tuple[int, int, int], where: values.Local | None = None) -> Rule | None:
-        """The rule that was added for exactly this (version, length, first bits) and local end."""
+    def get(self, prefix: tuple[int, int, int], ends: Ends = ANY) -> Rule | None:
+        """The rule that was added for exactly this (version, length, first bits) and these local ends."""
         version, length, bits = prefix
         known = self._by_length[version].get(length, {}).get(bits)
         if isinstance(known, Choice):
-            return dict(known.rules).get(where)
-        return known if where is None else None
+            return dict(known.rules).get(ends)
+        return known if ends == ANY else None
 
-    def find(self, end: connection.Endpoint, local: connection.Endpoint) -> Rule | None:
-        """The rule of the longest network that holds `end`, among those that are for this local end."""
+    def find(self, end: connection.Endpoint, link: connection.Connection) -> Rule | None:
+        """The rule of the longest network that holds `end`, among those for this connection's local ends."""
         levels = self._levels or self._compile()
         value = end.value
         for shift, get in levels[end.version]:
             found = get(value >> shift)
             if found is None:
                 continue
-            rule = found.pick(local) if isinstance(found, Choice) else found
+            rule = found.pick(link) if isinstance(found, Choice) else found
             if rule is not None:
                 return rule
         return None
@@ -95,31 +108,37 @@ class Networks:
 
 
 class AccessTable:
-    """The rules of one source: `peers` for the client's address, `locals` for the local end.
+    """The rules of one source, by whose address they are for.
 
-    `dead` are the keys of a database that can match nobody: no rules, but worth a warning.
+    `peers` is for the client, `locals` for this host's own end of the connection, `proxied` for the local end
+    that a PROXY header names. `dead` are the keys of a database that can match nobody: no rules, but worth a
+    warning.
     """
 
     def __init__(self) -> None:
         self.peers = Networks()
         self.locals = Networks()
+        self.proxied = Networks()
         self.dead: list[str] = []
 
     def find(self, link: connection.Connection) -> Rule | None:
         """The rule for the client, or None when the source does not say."""
-        return self.peers.find(link.peer, link.local)
+        return self.peers.find(link.peer, link)
 
     def find_local(self, link: connection.Connection) -> Rule | None:
-        """The rule for the local end, or None when the source does not say.
+        """The rule for this host's own end, or None when the source does not say.
 
         The most specific decides: address and port, address, its networks, port, everything.
         """
-        return self.locals.find(link.local, link.local)
+        return self.locals.find(link.own_end, link)
+
+    def find_proxied(self, link: connection.Connection) -> Rule | None:
+        """The rule for the local end in the PROXY header, or None when there is none or no header."""
+        return None if link.proxy is None else self.proxied.find(link.local, link)
 
     def add_local(self, where: values.Local, rule: Rule) -> bool:
-        """Add a rule for a local end by itself; False when there is one."""
-        port = None if where.port is None else values.Local(None, where.port)
-        return all(self.locals.add(prefix, rule, port) for prefix in prefixes(where.network or "*"))
+        """Add a rule for this host's own end alone; False when there is one."""
+        return _add_end(self.locals, where, rule, Ends(own=_port(where)))
 
 
 class DuplicateRuleError(ValueError):
@@ -140,14 +159,31 @@ def build(rules: Iterable[tables.AccessRule]) -> AccessTable:
     for index, written in enumerate(rules):
         environment = tuple(written.environment.items())
         rule = Rule(written.action, environment, written.max_per_ip or per_ip_override(environment))
-        where = None if written.local is None else values.local(written.local)
-        if written.network is None:
-            added = where is not None and table.add_local(where, rule)
-        else:
-            added = all(table.peers.add(prefix, rule, where) for prefix in prefixes(written.network))
-        if not added:
+        if not _add(table, written, rule):
             raise DuplicateRuleError(index)
     return table
+
+
+def _add(table: AccessTable, written: tables.AccessRule, rule: Rule) -> bool:
+    """Add a rule where its first address is looked up: the client's, the own end's, the proxied end's."""
+    own = None if written.local is None else values.local(written.local)
+    proxied = None if written.proxied_local is None else values.local(written.proxied_local)
+    if written.network is not None:
+        ends = Ends(own, proxied)
+        return all(table.peers.add(prefix, rule, ends) for prefix in prefixes(written.network))
+    if own is not None:
+        return _add_end(table.locals, own, rule, Ends(_port(own), proxied))
+    assert proxied is not None  # noqa: S101 (the model wants one of the three)
+    return _add_end(table.proxied, proxied, rule, Ends(proxied=_port(proxied)))
+
+
+def _add_end(networks: Networks, where: values.Local, rule: Rule, ends: Ends) -> bool:
+    return all(networks.add(prefix, rule, ends) for prefix in prefixes(where.network or "*"))
+
+
+def _port(where: values.Local) -> values.Local | None:
+    """What is left to compare when the address has been looked up."""
+    return None if where.port is None else values.Local(None, where.port)
 
 
 def prefixes(network: values.IPNetwork | str) -> Iterator[tuple[int, int, int]]:
@@ -178,9 +214,11 @@ def _is_at(where: values.Local, end: connection.Endpoint) -> bool:
     return network.version == end.version and int(network.network_address) >> shift == end.value >> shift
 
 
-def _specificity(pair: tuple[values.Local | None, Rule]) -> tuple[int, bool]:
-    where = pair[0]
-    if where is None:
-        return -1, False
-    length = 0 if where.network is None else where.network.prefixlen + 1
-    return length, where.port is not None
+def _specificity(pair: tuple[Ends, Rule]) -> tuple[tuple[int, bool], ...]:
+    return tuple(
+        (
+            -1 if end is None or end.network is None else end.network.prefixlen,
+            end is not None and end.port is not None,
+        )
+        for end in pair[0]
+    )

@@ -32,11 +32,24 @@ def endpoint(version: int, value: int, port: int) -> Endpoint:
     return Endpoint(version, value, port, str(address))
 
 
-class Connection(NamedTuple):
-    """A connection as policy sees it."""
+class Proxy(NamedTuple):
+    """The socket's own ends, where a PROXY header told others: the proxy, and this host."""
 
     peer: Endpoint
     local: Endpoint
+
+
+class Connection(NamedTuple):
+    """A connection as policy sees it: the client, and where it connected to, as a PROXY header says them."""
+
+    peer: Endpoint
+    local: Endpoint
+    proxy: Proxy | None = None
+
+    @property
+    def own_end(self) -> Endpoint:
+        """This host's end of the socket."""
+        return self.local if self.proxy is None else self.proxy.local
 
 
 class Refused(NamedTuple):

@@ -63,8 +63,8 @@ class Records:
 
 
 def _put(networks: access.Networks, prefix: cidr.Prefix, rule: access.Rule, port: int | None = None) -> None:
-    where = None if port is None else values.Local(None, port)
-    if not networks.add(prefix, rule, where) and networks.get(prefix, where) != rule:
+    ends = access.ANY if port is None else access.Ends(own=values.Local(None, port))
+    if not networks.add(prefix, rule, ends) and networks.get(prefix, ends) != rule:
         raise ValueError("another rule for the same network, with a different value, stands before it")
 
 

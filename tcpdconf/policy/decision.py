@@ -1,6 +1,6 @@
 """The order of everything that is decided about one connection, on one page.
 
-    admit:   local rule, client's rule, per address, per network, further levels, rates
+    admit:   local rules, client's rule, per address, per network, further levels, rates
     (names and DNS lists are asked here, when a service has them)
     screen:  drop
 
@@ -8,7 +8,7 @@ A slot is taken at admission. Whoever refuses the connection later, or sees its 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.policy import access, connection, limits
 
@@ -26,18 +26,21 @@ class Admitted(NamedTuple):
     variables: tuple[tuple[str, str], ...]
 
 
+_STAGES: Final = (access.AccessTable.find_local, access.AccessTable.find_proxied, access.AccessTable.find)
+
+
 def admit(
     sources: Sequence[Source], slots: limits.Slots, link: connection.Connection, now: float
 ) -> Admitted | connection.Refused:
     """Decide by access rules and limits, and take a slot.
 
-    The rules for the local end and for the client are found apart: a deny of either refuses, the variables
-    of both count, the client's over the local ones (manual, -accesslocal). Of several sources the first that
+    The rules for the local ends and for the client are found apart: a deny of any refuses, the variables of
+    all count, the client's over the local ones (manual, -accesslocal). Of several sources the first that
     has a rule decides; where none has, the answer is allow.
     """
     variables: tuple[tuple[str, str], ...] = ()
     max_per_ip = None
-    for find in (access.AccessTable.find_local, access.AccessTable.find):
+    for find in _STAGES:
         for source in sources:
             rule = find(source.table, link)
             if rule is None:

@@ -68,4 +68,6 @@ def of(
     found["TCPREMOTEPORT"] = str(peer.port)
     found["TCPLOCALIP"] = local.text if plain or local.version == 6 else "::ffff:" + local.text
     found["TCPLOCALPORT"] = str(local.port)
+    if link.proxy is not None:
+        found["TCPREMOTEINFO"] = f"proxy via {found['TCPLOCALIP']}, port {local.port}"
     return found

@@ -407,7 +407,7 @@ def test_a_signal_during_the_start_is_not_lost(tmp_path: pathlib.Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tcpdconf", "run", str(conf)], stderr=subprocess.PIPE, text=True
     )
-    daemons.until(lambda: _catches(process.pid, signal.SIGTERM), "the handlers")
+    daemons.until(lambda: _catches(process.pid, signal.SIGCHLD), "the last of the handlers")
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=daemons.SECONDS)

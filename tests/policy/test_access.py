@@ -165,7 +165,7 @@ def test_two_rules_for_the_same_are_refused(first: dict[str, object], second: di
 
 def test_a_known_rule_is_found_for_exactly_its_network_and_local_end() -> None:
     networks_ = access.Networks()
-    here = values.Local(None, 25)
+    here = access.Ends(own=values.Local(None, 25))
     assert networks_.add((4, 8, 10), access.Rule("allow"), here)
     assert networks_.get((4, 8, 10)) is None
     assert networks_.add((4, 8, 10), access.Rule("deny"))

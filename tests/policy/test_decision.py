@@ -7,6 +7,7 @@ from tcpdconf.policy import access, connection, decision, limits
 
 PEER = connection.endpoint(4, 0xC0000201, 40000)  # 192.0.2.1
 LOCAL = connection.endpoint(4, 0xC6336401, 25)  # 198.51.100.1
+OWN = connection.endpoint(4, 0x7F000001, 2525)
 LINK = connection.Connection(PEER, LOCAL)
 
 
@@ -56,6 +57,44 @@ def test_rules_of_several_sources(sources: Sequence[decision.Source], expected: 
     else:
         assert verdict == connection.Refused("access", (("source", expected),))
         assert slots.total == 0
+
+
+PROXIED = connection.Connection(PEER, LOCAL, connection.Proxy(connection.endpoint(4, 0x7F000002, 1), OWN))
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([rule("deny", local="198.51.100.1:25")], {}),
+        ([rule("deny", local="127.0.0.1:2525")], "one"),
+        ([rule("deny") | {"proxied_local": "198.51.100.1:25"}], "one"),
+        ([rule("deny") | {"proxied_local": "127.0.0.1:2525"}], {}),
+        (
+            [rule("allow", P="1") | {"proxied_local": "*:25"}, rule("allow", local="*:2525", O="1")],
+            {"P": "1", "O": "1"},
+        ),
+        ([rule("deny", "192.0.2.1", "127.0.0.1") | {"proxied_local": "*:25"}], "one"),
+        ([rule("deny", "192.0.2.1", "127.0.0.1") | {"proxied_local": "*:26"}, ALLOW], {"A": "1"}),
+        ([rule("deny", local="127.0.0.1") | {"proxied_local": "*:25"}], "one"),
+        ([rule("deny", local="127.0.0.1") | {"proxied_local": "*:26"}], {}),
+    ],
+)
+def test_rules_tell_the_own_end_from_the_proxied_one(
+    rules: list[dict[str, object]], expected: dict[str, str] | str
+) -> None:
+    verdict = decision.admit([source("one", *rules)], limits.Slots(tables.Limits()), PROXIED, 0.0)
+
+    if isinstance(verdict, decision.Admitted):
+        assert dict(verdict.variables) == expected
+    else:
+        assert verdict == connection.Refused("access", (("source", expected),))
+
+
+def test_a_rule_for_a_proxied_end_is_for_no_connection_without_a_header() -> None:
+    rules = [rule("deny") | {"proxied_local": "*:25"}, rule("deny", "192.0.2.1") | {"proxied_local": "*:25"}]
+    verdict = decision.admit([source("one", *rules)], limits.Slots(tables.Limits()), LINK, 0.0)
+
+    assert verdict == decision.Admitted(())
 
 
 def test_the_clients_override_counts_over_the_local_one() -> None:

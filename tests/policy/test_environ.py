@@ -30,6 +30,21 @@ def test_addresses(
     assert (found["TCPREMOTEPORT"], found["TCPLOCALPORT"]) == (str(peer.port), str(local.port))
 
 
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("mapped", "proxy via ::ffff:192.0.2.1, port 40000"),
+        ("plain", "proxy via 192.0.2.1, port 40000"),
+    ],
+)
+def test_a_proxied_connection_has_remote_info(form: str, expected: str) -> None:
+    service = model.ServiceSettings.model_validate({"address_format": form})
+    link = connection.Connection(V6, V4, connection.Proxy(V6, V6))
+    found = environ.of(link, (), service.address_format)
+
+    assert (found["TCPREMOTEINFO"], found["TCPLOCALPORT"]) == (expected, "40000")
+
+
 NAMES = st.sampled_from([*sorted(environ.DAEMON), *sorted(environ.CONNECTION), "PATH", "HOME", "A", "B"])
 VARIABLES = st.dictionaries(NAMES, st.text("ab", max_size=2))
 
