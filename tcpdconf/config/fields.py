@@ -7,13 +7,16 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from tcpdconf.config import values
+from tcpdconf.config import answerfilter, values
 
 # The shape of a union's member, as pydantic puts it into an error's location; never a key.
-TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>"})
+TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>"})
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LONGEST_LINE: Final = (
+    400  # characters: with a code and an address in an SMTP reply of 512 (RFC 5321, 4.5.3.1.5)
+)
 _RATE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 LogLevel = Literal["debug", "info", "notice", "warning"]
 
@@ -49,6 +52,15 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _one_line(value: str) -> str:
+    """A text that goes into a variable and from there, often, into one line of a reply."""
+    if not value.isprintable():
+        raise wrong("must be one line without control characters")
+    if len(value) > LONGEST_LINE:
+        raise wrong(f"must have at most {LONGEST_LINE} characters, not {len(value)}")
+    return value
+
+
 def _name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise wrong(f"must be a name of letters, digits, '.', '_' and '-', not {values.shown(name)}")
@@ -66,6 +78,7 @@ def _written_network(network: values.IPNetwork | str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
+Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_name), _string_schema(pattern=f"^{NAME.pattern}$")]
 Variable = Annotated[str, AfterValidator(_variable), _string_schema(pattern=f"^{VARIABLE.pattern}$")]
 Environment = dict[Variable, Text]
@@ -174,3 +187,46 @@ Inherited = Annotated[
     PlainSerializer(_written_inherited),
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
+Zone = Annotated[str, _reader(values.zone), _string_schema(examples=["dnsbl.example.org"])]
+Server = Annotated[
+    values.Server,
+    _reader(values.server),
+    PlainSerializer(str, return_type=str),
+    _string_schema(examples=["127.0.0.1:5353", "::1"]),
+]
+
+
+def _written_filter(value: object) -> str:
+    answerfilter.read(value)
+    return str(value)
+
+
+Filter = Annotated[
+    str, _reader(_written_filter), _string_schema(examples=["127.0.0.2", "127.0.0.[2..11]", "127.0.0.0/28"])
+]
+
+
+def _expected(value: object) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"must be true, false or an array of answers, not {values.shown(value)}")
+    for index, item in enumerate(value):
+        try:
+            answerfilter.read(item)
+        except ValueError as error:
+            raise wrong(str(error), (index,)) from None
+    return tuple(value)
+
+
+Expected = Annotated[
+    bool | tuple[str, ...],
+    _reader(_expected),
+    PlainSerializer(_written_inherited),
+    WithJsonSchema(
+        {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    ),
+]
+Ttl = Annotated[float, Field(ge=0, le=604800, allow_inf_nan=False)]
+Weight = Annotated[int, Field(ge=-1000, le=1000)]
+Threshold = Annotated[int, Field(ge=1, le=1000)]

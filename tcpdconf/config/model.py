@@ -5,11 +5,11 @@
 needs more than one service is in `load`. Descriptions and examples become the JSON Schema and the reference.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
-from tcpdconf.config import fields, tables
+from tcpdconf.config import dnstables, fields, tables
 
 
 class Daemon(tables.Model):
@@ -76,9 +76,22 @@ class ServiceSettings(tables.Model):
     access: Annotated[tuple[tables.AccessSource, ...], Strict(False)] = Field(
         default=(), description="Sources of access rules; the first that has a matching rule decides."
     )
-    dns_lists: Annotated[tuple[tables.ListOrChain, ...], Strict(False)] = Field(
+    dns_lists: Annotated[tuple[dnstables.ListOrChain, ...], Strict(False)] = Field(
         default=(), description="DNS lists, judged in order; a string names one of dns_chains."
     )
+    dns: dnstables.Judging = Field(
+        default=dnstables.Judging(),
+        description="How its own dns_lists are judged, and how long names may take; a chain has its own.",
+    )
+
+    @model_validator(mode="after")
+    def _weighs_against_something(self) -> Self:
+        for index, item in enumerate(self.dns_lists):
+            if isinstance(item, str) or item.weight is None or item.variable in self.dns.threshold:
+                continue
+            text = f"must have {item.variable}: dns_lists[{index}] has a weight"
+            raise fields.wrong(text, ("dns", "threshold"), "missing-key")
+        return self
 
 
 class Service(ServiceSettings):
@@ -93,8 +106,8 @@ class Settings(tables.Model):
 
     services: dict[fields.Name, ServiceSettings] = Field(default={}, description="The services, by name.")
     defaults: ServiceSettings = Field(default=ServiceSettings(), description="What services leave out.")
-    dns: tables.Dns = Field(default=tables.Dns(), description="The resolver.")
-    dns_chains: dict[fields.Name, tables.DnsChain] = Field(
+    dns: dnstables.Dns = Field(default=dnstables.Dns(), description="The resolver.")
+    dns_chains: dict[fields.Name, dnstables.DnsChain] = Field(
         default={}, description="Chains of DNS lists, by name."
     )
     daemon: Daemon = Field(default=Daemon(), description="The daemon itself.")
@@ -104,8 +117,8 @@ class Config(tables.Model):
     """The effective configuration of a directory."""
 
     services: dict[fields.Name, Service] = Field(default={})
-    dns: tables.Dns = tables.Dns()
-    dns_chains: dict[fields.Name, tables.DnsChain] = Field(default={})
+    dns: dnstables.Dns = dnstables.Dns()
+    dns_chains: dict[fields.Name, dnstables.DnsChain] = Field(default={})
     daemon: Daemon = Daemon()
 
     def enabled(self) -> dict[str, Service]:

@@ -25,6 +25,8 @@ _SIZE_UNITS: Final = {
 }  # fmt: skip
 _RATE = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
 _RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address stand in front of it
 _SERVICE_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 _TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "an array", dict: "a table"}  # fmt: skip  # noqa: E501
 
@@ -34,6 +36,17 @@ class Rate(NamedTuple):
 
     connections: int
     seconds: float
+
+
+class Server(NamedTuple):
+    """A name server: its address in text form, and its port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """`192.0.2.1:53` or `[2001:db8::1]:53`."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 class Local(NamedTuple):
@@ -198,3 +211,36 @@ def path(value: object) -> str:
     if isinstance(value, str) and value.startswith("/") and "\0" not in value:
         return value
     raise ValueError(f"must be an absolute path, not {shown(value)}")
+
+
+def zone(value: object) -> str:
+    """The domain of a DNS list: labels of letters, digits, - and _; it may end in a dot."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a domain name, not {shown(value)}")  # noqa: TRY004 (every reader fails with ValueError)
+    if not value:
+        raise ValueError("must not be empty")
+    wrong = next((label for label in value.removesuffix(".").split(".") if not _LABEL.fullmatch(label)), None)
+    if wrong is not None:
+        part = f"the label {shown(wrong)}" if wrong else "an empty label"
+        raise ValueError(f"must be a domain name, not {shown(value)} with {part}")
+    if len(value.removesuffix(".")) > _LONGEST_ZONE:
+        raise ValueError(f"must have at most {_LONGEST_ZONE} characters, not {len(value)}")
+    return value
+
+
+def server(value: object) -> Server:
+    """`ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT` of a name server; port 53 when left out."""
+    text = value if isinstance(value, str) else ""
+    host, digits = text, "53"
+    if text.startswith("["):
+        host, _, digits = text[1:].partition("]:")
+    elif text.count(":") == 1:
+        host, _, digits = text.partition(":")
+    try:
+        found = str(ipaddress.ip_address(host))
+        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else 0
+    except ValueError:
+        number = 0
+    if not 1 <= number <= MAX_PORT:
+        raise ValueError(f'must be a name server such as "127.0.0.1:5353" or "[::1]:53", not {shown(value)}')
+    return Server(found, number)

@@ -35,6 +35,7 @@ _OTHERWISE: Final = {
     "<word>": ', { file = "..." } or { logger = ["..."] }',
     "<any>": " or an array of addresses and networks",
     "<table>": " or a string that names a chain",
+    "<switch>": " or { listed = [...], unlisted = [...] }",
 }
 _BOUNDS: Final[dict[str, Callable[[Context], str]]] = {
     "greater_than_equal": lambda context: f"at least {context['ge']:.15g}",

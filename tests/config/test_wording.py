@@ -6,7 +6,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from tcpdconf.config import fields, model, shape, tables, wording
+from tcpdconf.config import dnstables, fields, model, shape, tables, wording
 
 # what a node of a validator's schema can raise for TOML data, by its type and by its constraints
 RAISED = {
@@ -89,7 +89,7 @@ def test_every_union_tag_is_known_as_no_key() -> None:
 def test_every_required_key_has_an_example() -> None:
     missing = [
         f"{found.__name__}.{name}"
-        for found in vars(tables).values()
+        for found in {**vars(tables), **vars(dnstables)}.values()
         if isinstance(found, type) and issubclass(found, pydantic.BaseModel)
         for name, field in found.model_fields.items()
         if field.is_required() and shape.example(found, (name,)) is None
@@ -115,7 +115,10 @@ def test_every_required_key_has_an_example() -> None:
         (("program",), "belongs to [services.NAME] or [defaults]"),
         (("dns", "log_level"), "belongs to [daemon]"),
         (("daemon", "services"), "belongs to the top of the file"),
-        (("dns", "colour"), "known keys: servers, timeout, attempts, cache_entries"),
+        (
+            ("dns", "colour"),
+            "known keys: servers, timeout, attempts, rotate, cache_entries, min_ttl, max_ttl",
+        ),
         (("services", "x", "stderr", "colour"), "known keys: file, logger, name"),
     ],
 )
