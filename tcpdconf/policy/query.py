@@ -1,6 +1,8 @@
 """A DNS question and what came of it: the values between those who ask and those who judge."""
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from tcpdconf.policy import connection
 
 Type = Literal["A", "AAAA", "PTR", "TXT"]
 
@@ -25,3 +27,16 @@ class Answer(NamedTuple):
     names: tuple[str, ...] = ()  # of PTR records, as received, without the last dot
     texts: tuple[tuple[bytes, ...], ...] = ()  # of TXT records: the strings of each, as received
     ttl: float = 0.0
+
+
+SUSPENDED: Final = Answer("suspended")
+
+
+def labels(end: connection.Endpoint) -> str:
+    """An address as DNS has it in front of a zone: its octets, or its 32 nibbles, backwards.
+
+    RFC 1035, 3.5; RFC 3596, 2.5; RFC 5782, 2.1 and 2.4.
+    """
+    if end.version == 4:
+        return ".".join(end.text.split(".")[::-1])
+    return ".".join(f"{end.value:032x}"[::-1])
