@@ -75,7 +75,9 @@ def _decoded(label: str) -> str | None:
     regular = text == unicodedata.normalize("NFC", text).lower() and not text.isascii()
     if not regular or text.encode("punycode") != written.encode("ascii"):
         return None
-    harmless = all(unicodedata.category(character)[0] in "LMN" or character == "-" for character in text)
+    harmless = all(
+        c == "-" or unicodedata.category(c) == "Nd" or unicodedata.category(c)[0] in "LM" for c in text
+    )
     return text if harmless else None
 
 

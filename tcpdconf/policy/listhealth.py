@@ -1,0 +1,187 @@
+"""Whether a DNS list is to be believed and worth asking: its test points, and a breaker.
+
+Test points (RFC 5782, 5): a list has 127.0.0.2 and never 127.0.0.1; for IPv6 the same, mapped. With a
+random name they find lists that list everybody, parked domains, and resolvers that rewrite "no such name".
+A list that fails is not asked until it passes. The breaker is for lists that do not answer: after so many
+failures in a row a list is left alone for a while, then one question is let through, and so on with a
+growing pause.
+
+Times are seconds of any clock that never goes back.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+from tcpdconf.config import answerfilter, dnstables
+from tcpdconf.policy import answermatch, connection, query
+
+# up: asked; untested: not asked before its first test; suspended: failed a test; paused: does not answer
+Answers = Mapping[query.Question, query.Answer]
+State = Literal["up", "untested", "suspended", "paused"]
+
+FAILURES: Final = 3  # in a row, until a list is paused
+FIRST_PAUSE: Final = 10.0
+LONGEST_PAUSE: Final = 600.0
+EVERY: Final = 1800.0  # between tests that the list passes
+
+_SILENCE: Final = query.Answer("timeout")
+_SIGNS: Final[dict[answermatch.Outcome, str]] = {
+    "error": "answers an error code",
+    "outside": "answers an address outside of 127.0.0.0/8",
+}
+_EVERYBODY: Final[dict[answermatch.Outcome, str]] = {
+    "listed": "lists everybody: it has a name that nobody can have",
+    "error": "answers an error code whatever is asked",
+    "outside": "answers whatever is asked: the domain is parked, or the resolver rewrites",
+}
+_LISTED: Final = (connection.endpoint(4, 0x7F000002, 0), connection.Endpoint(6, 0xFFFF7F000002, 0, ""))
+_UNLISTED: Final = (connection.endpoint(4, 0x7F000001, 0), connection.Endpoint(6, 0xFFFF7F000001, 0, ""))
+
+
+class Change(NamedTuple):
+    """A change of state, to be logged once; or, in the same state, a new kind of trouble."""
+
+    before: State
+    after: State
+    why: str
+
+
+class Points(NamedTuple):
+    """The questions of one test."""
+
+    listed: tuple[query.Question, ...]  # by family: IPv4, IPv6
+    unlisted: tuple[query.Question, ...]
+    random: query.Question
+
+    def all(self) -> tuple[query.Question, ...]:
+        """All of them, to be asked at once."""
+        return (*self.listed, *self.unlisted, self.random)
+
+
+class Health:
+    """One list. `counts` are the answers by class since the start, `asked` how many there were."""
+
+    def __init__(self, zone: str, probe: bool | dnstables.Probe, reading: answermatch.Reading) -> None:
+        self.zone = zone
+        self.state: State = "up" if probe is False else "untested"
+        self.why = ""
+        self.counts: Counter[answermatch.Outcome] = Counter()
+        self._tests = probe is not False
+        self._expected = probe if isinstance(probe, dnstables.Probe) else dnstables.Probe()
+        self._reading = reading
+        self._failures = 0  # in a row
+        self._pause = FIRST_PAUSE
+        self._until = 0.0  # when a paused list may be tried
+        self._trying = False
+        self._test_at = 0.0
+        self._test_pause = FIRST_PAUSE
+        self._told: set[answermatch.Outcome] = set()
+
+    @property
+    def asked(self) -> int:
+        """How many answers, or failures to answer, were counted."""
+        return self.counts.total()
+
+    def asks(self, now: float) -> bool:
+        """Whether to ask the list about a client. Of a paused list, True is the one question let through."""
+        if self.state == "up":
+            return True
+        if self.state != "paused" or now < self._until:
+            return False
+        self._until, self._trying = now + self._pause, True
+        return True
+
+    def heard(self, outcome: answermatch.Outcome, now: float) -> Change | None:
+        """Count what came of one question that was sent (not out of a cache) for a client."""
+        self.counts[outcome] += 1
+        if outcome not in answermatch.TROUBLE:
+            self._failures = 0
+            return self._recovered() if self.state == "paused" else None
+        self._failures += 1
+        if self.state == "paused" and self._trying:
+            self._trying, self._pause = False, min(self._pause * 2, LONGEST_PAUSE)
+            self._until = now + self._pause
+        elif self.state == "up" and self._failures >= FAILURES:
+            self._until = now + self._pause
+            return self._become("paused", f"{self._failures} failures in a row, the last: {outcome}")
+        elif self.state == "up" and outcome in _SIGNS and outcome not in self._told:
+            self._told.add(outcome)
+            return Change("up", "up", _SIGNS[outcome])
+        return None
+
+    def is_due(self, now: float) -> bool:
+        """Whether to test the list now; it is then due again after a pause, whatever comes of it."""
+        if not self._tests or now < self._test_at:
+            return False
+        self._test_at = now + self._test_pause
+        return True
+
+    def points(self, token: str) -> Points:
+        """The questions of a test; `token` is a random label, another one for each test."""
+        listed = _LISTED if self._expected.listed else ()
+        unlisted = _UNLISTED if self._expected.unlisted else ()
+        return Points(
+            tuple(self._question(query.labels(end)) for end in listed),
+            tuple(self._question(query.labels(end)) for end in unlisted),
+            self._question(token),
+        )
+
+    def tested(self, points: Points, answers: Answers, now: float) -> Change | None:
+        """Judge the answers to `points`. What was not answered proves nothing, and is asked again soon."""
+        wrong = self._wrong(points, answers)
+        failed = [answers[point].status if point in answers else "timeout" for point in points.all()]
+        failed = [status for status in failed if status not in {"answer", "nxdomain"}]
+        if wrong is None and not failed:
+            self._test_at, self._test_pause = now + EVERY, FIRST_PAUSE
+            self._told.clear()
+            return None if self.state == "up" else self._recovered()
+        self._test_at = now + self._test_pause
+        self._test_pause = min(self._test_pause * 2, LONGEST_PAUSE)
+        if wrong is not None:
+            return (
+                None if self.state == "suspended" and self.why == wrong else self._become("suspended", wrong)
+            )
+        if self.state == "untested" and not self.why:
+            return self._become("untested", f"cannot be tested: {failed[0]}")
+        return None
+
+    def _wrong(self, points: Points, answers: Answers) -> str | None:
+        """What the answers prove against the list."""
+        random = answers.get(points.random, _SILENCE)
+        if random.addresses:
+            return _EVERYBODY[answermatch.outcome(random, "safe")]
+        for point in points.unlisted:
+            answer = answers.get(point, _SILENCE)
+            if answer.addresses and not _is_expected(answer, self._expected.unlisted):
+                return f"lists 127.0.0.1, as {answer.addresses[0]}"
+        found = [answers.get(point, _SILENCE) for point in points.listed]
+        if any(self._is_listing(answer) for answer in found):
+            return None
+        for answer in found:
+            if answer.addresses:
+                return f"answers {answer.addresses[0]} for 127.0.0.2"
+        silent = any(answer.status not in {"answer", "nxdomain"} for answer in found)
+        return None if silent or not found else "does not list 127.0.0.2"
+
+    def _is_listing(self, answer: query.Answer) -> bool:
+        if isinstance(self._expected.listed, tuple):
+            return _is_expected(answer, self._expected.listed)
+        return answermatch.outcome(answer, self._reading) == "listed"
+
+    def _question(self, label: str) -> query.Question:
+        return query.Question(f"{label}.{self.zone}", "A")
+
+    def _recovered(self) -> Change:
+        self._failures, self._pause, self._trying = 0, FIRST_PAUSE, False
+        return self._become("up", "answers as it should")
+
+    def _become(self, state: State, why: str) -> Change:
+        before, self.state, self.why = self.state, state, why
+        return Change(before, state, why)
+
+
+def _is_expected(answer: query.Answer, expected: bool | tuple[str, ...]) -> bool:
+    """Whether one of the addresses passes one of the filters written."""
+    filters = [answerfilter.read(text) for text in expected] if isinstance(expected, tuple) else []
+    return any(each.admits(answerfilter.octets(address)) for each in filters for address in answer.addresses)
