@@ -26,6 +26,7 @@ LONGEST_PAUSE: Final = 600.0
 EVERY: Final = 1800.0  # between tests that the list passes
 
 _SILENCE: Final = query.Answer("timeout")
+_ANSWERED: Final = frozenset({"answer", "nxdomain"})
 _SIGNS: Final[dict[answermatch.Outcome, str]] = {
     "error": "answers an error code",
     "outside": "answers an address outside of 127.0.0.0/8",
@@ -128,22 +129,19 @@ class Health:
         )
 
     def tested(self, points: Points, answers: Answers, now: float) -> Change | None:
-        """Judge the answers to `points`. What was not answered proves nothing, and is asked again soon."""
+        """Judge the answers to `points`. What is not answered proves nothing, and is asked again soon."""
         wrong = self._wrong(points, answers)
-        failed = [answers[point].status if point in answers else "timeout" for point in points.all()]
-        failed = [status for status in failed if status not in {"answer", "nxdomain"}]
-        if wrong is None and not failed:
+        silent = self._silent(points, answers)
+        if wrong is None and silent is None:
             self._test_at, self._test_pause = now + EVERY, FIRST_PAUSE
             self._told.clear()
             return None if self.state == "up" else self._recovered()
         self._test_at = now + self._test_pause
         self._test_pause = min(self._test_pause * 2, LONGEST_PAUSE)
-        if wrong is not None:
-            return (
-                None if self.state == "suspended" and self.why == wrong else self._become("suspended", wrong)
-            )
-        if self.state == "untested" and not self.why:
-            return self._become("untested", f"cannot be tested: {failed[0]}")
+        if wrong is not None and (self.state, self.why) != ("suspended", wrong):
+            return self._become("suspended", wrong)
+        if wrong is None and self.state == "untested" and not self.why:
+            return self._become("untested", f"cannot be tested: {silent}")
         return None
 
     def _wrong(self, points: Points, answers: Answers) -> str | None:
@@ -161,8 +159,16 @@ class Health:
         for answer in found:
             if answer.addresses:
                 return f"answers {answer.addresses[0]} for 127.0.0.2"
-        silent = any(answer.status not in {"answer", "nxdomain"} for answer in found)
-        return None if silent or not found else "does not list 127.0.0.2"
+        if not found or any(answer.status not in _ANSWERED for answer in found):
+            return None
+        return "does not list 127.0.0.2"
+
+    def _silent(self, points: Points, answers: Answers) -> query.Status | None:
+        """How a question failed whose answer is needed; of IPv6 it is only where IPv4 has nothing."""
+        listed = [answers.get(point, _SILENCE) for point in points.listed]
+        needed = [answers.get(point, _SILENCE) for point in (points.random, *points.unlisted[:1])]
+        needed += listed[:1] if any(self._is_listing(answer) for answer in listed) else listed
+        return next((answer.status for answer in needed if answer.status not in _ANSWERED), None)
 
     def _is_listing(self, answer: query.Answer) -> bool:
         if isinstance(self._expected.listed, tuple):

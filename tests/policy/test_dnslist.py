@@ -1,0 +1,497 @@
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import dnsanswers
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy import links
+
+from tcpdconf.config import dnstables, model
+from tcpdconf.policy import answermatch, dnschain, dnslist, query
+
+CLIENT = links.end("127.0.0.5")
+FRONT = "5.0.0.127."
+NIBBLES = "1" + ".0" * 31 + "."  # ::1
+A2 = {"A": ["127.0.0.2"]}
+BOTH = {"A": ["127.0.0.2"], "TXT": ["Listed, see http://bl.test/"]}
+TWO = {"A": ["127.0.0.2", "127.0.0.3"], "TXT": ["t1"]}
+ONLY = {"TXT": ["only text"]}
+Table = dict[str, Any]
+
+
+def service(*lists: Table | str, **keys: Any) -> model.ServiceSettings:  # noqa: ANN401 (as TOML gives them)
+    return model.ServiceSettings.model_validate({"dns_lists": list(lists), **keys})
+
+
+def chain(*lists: Table | str, **keys: Any) -> dnschain.Chain:  # noqa: ANN401 (as TOML gives them)
+    return dnschain.build(service(*lists, **keys), {}, {})
+
+
+def block(zone: str = "bl.test", **keys: Any) -> Table:  # noqa: ANN401 (as TOML gives them)
+    return {"zone": zone, **keys}
+
+
+def allow(zone: str = "bl.test", **keys: Any) -> Table:  # noqa: ANN401 (as TOML gives them)
+    return {"zone": zone, "action": "allow", **keys}
+
+
+def judged(
+    made: dnschain.Chain,
+    zones: Mapping[str, dnsanswers.Records],
+    environment: Mapping[str, str] | None = None,
+    peer: str = "127.0.0.5",
+) -> dnslist.Judgement:
+    """The judgement when everything that is asked has been answered; `zones` hold the client's records."""
+    client, given_environment = links.end(peer), environment or {}
+    front = query.labels(client) + "."
+    asked = dnslist.questions(made, client, given_environment)
+    found = dnsanswers.answers({front + zone: records for zone, records in zones.items()}, asked)
+    return dnslist.judge(made, client, found, given_environment)
+
+
+def listing(value: str, address: str = "127.0.0.2", zone: str = "bl.test", name: str = "BLOCK") -> Table:
+    return {name: value, f"{name}_IP": address, f"{name}_ZONE": zone}
+
+
+BLACKLISTED = listing("Blacklisted by bl.test")
+ALLOWED = {**listing(""), "ALLOW_0": "BLOCK"}
+
+# What couriertcpd was seen to do with -block and -allow: lists, the client's records by zone, variables.
+COURIER = [
+    ([block()], {"bl.test": A2}, BLACKLISTED),
+    ([block()], {"bl.test": BOTH}, BLACKLISTED),
+    ([block()], {}, {}),
+    ([block()], {"bl.test": {"MX": []}}, {}),
+    ([block()], {"bl.test": ONLY}, {}),
+    ([block()], {"bl.test": TWO}, BLACKLISTED),
+    ([block(variable="V", message="")], {"bl.test": BOTH}, listing("Blacklisted by bl.test", name="V")),
+    ([block(match=["127.0.0.2"])], {"bl.test": A2}, BLACKLISTED),
+    ([block(match=["127.0.0.3"])], {"bl.test": A2}, {}),
+    ([block(match=["127.0.0.2"], message="MYVAR")], {"bl.test": A2}, listing("MYVAR")),
+    ([block(message="Go away")], {"bl.test": BOTH}, listing("Go away")),
+    (
+        [block(message="Go away, see http://x.test/?ip=@")],
+        {"bl.test": A2},
+        listing("Go away, see http://x.test/?ip=::ffff:127.0.0.5"),
+    ),
+    ([block(message="@ and @")], {"bl.test": A2}, listing("::ffff:127.0.0.5 and @")),
+    ([block(message="x")], {"bl.test": TWO}, listing("x", "127.0.0.3")),
+    (
+        [block(txt=True, message="*")],
+        {"bl.test": ONLY},
+        {"BLOCK": "only text", "BLOCK_TXT": "only text", "BLOCK_ZONE": "bl.test"},
+    ),
+    ([block(txt=True, message="*")], {"bl.test": A2}, listing("*")),
+    ([block(txt=True, message="*")], {"bl.test": {**A2, "TXT": [""]}}, listing("*")),
+    ([block(txt=True, message="*")], {"bl.test": {**A2, "TXT": "SERVFAIL"}}, listing("*")),
+    ([block(txt=True, message="*")], {}, {}),
+    ([block(txt=True, message="*")], {"bl.test": {"MX": []}}, {}),
+    (
+        [block(txt=True, message="*")],
+        {"bl.test": {**A2, "TXT": ["see @"]}},
+        {**listing("see @"), "BLOCK_TXT": "see @"},
+    ),
+    ([block(match=["127.0.0.2"], message="*")], {"bl.test": BOTH}, listing("*")),
+    ([block()], {"bl.test": "GARBAGE"}, {}),
+    ([block()], {"bl.test": "SERVFAIL"}, {}),
+    ([block()], {"bl.test": "REFUSED"}, {}),
+    ([block()], {"bl.test": "DROP"}, {}),
+    ([block()], {"bl.test": {"A": ["203.0.113.1"]}}, listing("Blacklisted by bl.test", "203.0.113.1")),
+    ([block("bl.test.")], {"bl.test": A2}, listing("Blacklisted by bl.test.", zone="bl.test.")),
+    ([allow()], {"bl.test": BOTH}, ALLOWED),
+    ([allow(display_zone="shown.example")], {"bl.test": A2}, {**ALLOWED, "BLOCK_ZONE": "shown.example"}),
+    ([allow(txt=True)], {"bl.test": BOTH}, {**ALLOWED, "BLOCK_TXT": "Listed, see http://bl.test/"}),
+    (
+        [allow(txt=True)],
+        {"bl.test": ONLY},
+        {"BLOCK": "", "BLOCK_TXT": "only text", "BLOCK_ZONE": "bl.test"},
+    ),
+    ([allow(match=["127.0.0.9"])], {"bl.test": TWO}, {}),
+    (
+        [allow(variable="V", match=["127.0.0.3"], txt=True)],
+        {"bl.test": TWO},
+        {**listing("", "127.0.0.3", name="V"), "V_TXT": "t1", "ALLOW_0": "V"},
+    ),
+    ([allow(variable="V", match=["127.0.0.3"], txt=True)], {"bl.test": ONLY}, {}),
+    ([block(), allow("wl.test")], {"bl.test": BOTH, "wl.test": A2}, BLACKLISTED),
+    ([allow("wl.test"), block()], {"bl.test": A2, "wl.test": A2}, {**ALLOWED, "BLOCK_ZONE": "wl.test"}),
+    ([block(), block("b2.test")], {"bl.test": BOTH, "b2.test": {"A": ["127.0.0.9"]}}, BLACKLISTED),
+    (
+        [allow("wl.test"), allow(variable="OTHER")],
+        {"bl.test": BOTH, "wl.test": {"A": ["127.0.0.9"]}},
+        {
+            **listing("", "127.0.0.9", "wl.test"),
+            **listing("", name="OTHER"),
+            "ALLOW_0": "BLOCK",
+            "ALLOW_1": "OTHER",
+        },
+    ),
+    (
+        [block(variable=f"V{n}", match=[f"127.0.0.{n}"], message=f"m{n}") for n in (2, 3, 4)],
+        {"bl.test": TWO},
+        {**listing("m2", name="V2"), **listing("m3", "127.0.0.3", name="V3")},
+    ),
+    (
+        [block(f"b{n}.test") for n in range(12)],
+        {"b9.test": A2},
+        listing("Blacklisted by b9.test", zone="b9.test"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lists", "zones", "expected"), COURIER)
+def test_variables_are_couriertcpds(lists: list[Table], zones: Table, expected: Table) -> None:
+    judgement = judged(chain(*({**one, "answers": "any"} for one in lists)), zones)
+
+    assert expected == judgement.variables
+    assert judgement.open == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("zones", "expected"),
+    [
+        ({"bl.test": A2}, {**listing("no ::1")}),
+        ({}, {}),
+    ],
+)
+def test_an_ipv6_client_is_asked_for_by_its_nibbles(zones: Table, expected: Table) -> None:
+    made = chain(block(message="no @"))
+
+    assert list(dnslist.questions(made, links.end("::1"), {})) == [query.Question(NIBBLES + "bl.test", "A")]
+    assert expected == judged(made, zones, peer="::1").variables
+
+
+def test_a_mapped_address_is_asked_for_as_ipv4_only() -> None:
+    asked = dnslist.questions(chain(block()), links.end("::ffff:127.0.0.5"), {})
+
+    assert list(asked) == [query.Question(FRONT + "bl.test", "A")]
+
+
+def test_the_address_in_a_message_follows_the_address_format() -> None:
+    made = chain(block(message="@"), address_format="plain")
+
+    assert judged(made, {"bl.test": A2}).variables["BLOCK"] == "127.0.0.5"
+
+
+@pytest.mark.parametrize("value", ["", "x"])
+def test_nothing_is_asked_when_the_variable_is_set_beforehand(value: str) -> None:
+    made = chain(block(), block(variable="OTHER"))
+    environment = {"BLOCK": value, "OTHER_IP": "stale"}
+
+    assert [e.variable for e in dnslist.questions(made, CLIENT, environment).values()] == ["OTHER"]
+    judgement = judged(made, {"bl.test": A2}, environment)
+    assert judgement.variables == listing("Blacklisted by bl.test", name="OTHER")
+    assert [step.effect for step in judgement.steps] == ["skipped", "set"]
+
+
+def test_what_was_in_the_environment_stays_when_nothing_is_listed() -> None:
+    stale = {"BLOCK_ZONE": "stale", "BLOCK_IP": "stale", "ALLOW_0": "stale"}
+
+    assert judged(chain(block()), {}, stale).variables == {}
+
+
+SPOILT = ["127.255.255.254"], ["127.255.255.252", "127.0.0.2"], ["203.0.113.1"], ["127.0.0.2", "203.0.113.1"]
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], *SPOILT])
+@pytest.mark.parametrize("keys", [{}, {"txt": True}])
+def test_an_answer_that_is_no_listing_refuses_nobody(addresses: list[str], keys: Table) -> None:
+    """With its text, too: an error code has one, and it says that the list was not asked."""
+    judgement = judged(chain(block(**keys)), {"bl.test": {"A": addresses, "TXT": ["Error: open resolver"]}})
+
+    assert judgement.variables == {}
+    assert judgement.steps[0].outcome in {"error", "outside"}
+    assert judgement.open == frozenset()
+
+
+def test_loopback_beside_a_listing_is_passed_over() -> None:
+    judgement = judged(chain(block(message="x")), {"bl.test": {"A": ["127.0.0.4", "127.0.0.1"]}})
+
+    assert judgement.variables["BLOCK_IP"] == "127.0.0.4"
+
+
+@pytest.mark.parametrize("status", ["servfail", "refused", "timeout", "malformed", "suspended", "nxdomain"])
+def test_a_text_does_not_stand_for_an_address_that_is_not_known(status: query.Status) -> None:
+    made = chain(block(txt=True))
+    a, txt = dnslist.questions(made, CLIENT, {})
+    found = {a: query.Answer(status), txt: query.Answer("answer", texts=((b"listed",),))}
+
+    assert dnslist.judge(made, CLIENT, found, {}).variables == {}
+
+
+def test_a_suspended_list_cannot_match() -> None:
+    made = chain(block(txt=True, answers="any"))
+    a, txt = dnslist.questions(made, CLIENT, {})
+    found = {a: query.SUSPENDED, txt: query.Answer("answer", texts=((b"listed",),))}
+    judgement = dnslist.judge(made, CLIENT, found, {})
+
+    assert (judgement.variables, judgement.open) == ({}, frozenset())
+    assert judgement.steps[0].why == "suspended"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (b"see\r\nBLOCK=x\x00\x1b[31m", "see  BLOCK=x  [31m"),
+        ("\u202eevil\u2028".encode(), "evil"),
+        (b"b\xfccher", "b\ufffdcher"),
+        (b" " * 5, ""),
+        (b"x" * 500, "x" * 400),
+    ],
+)
+def test_a_text_is_one_line_of_bounded_length(text: bytes, shown: str) -> None:
+    assert shown == answermatch.text(query.Answer("answer", texts=((text, b"second"), (b"other",))))
+
+
+SECRET = {"zone": "key.bl.test", "display_zone": "bl.test"}
+
+
+def test_a_secret_zone_is_asked_and_never_shown() -> None:
+    made = chain({**SECRET, "message": None}, {**SECRET, "action": "allow", "variable": "OK"})
+    judgement = judged(made, {"key.bl.test": A2})
+
+    assert judgement.variables == {**BLACKLISTED, **listing("", name="OK"), "ALLOW_0": "OK"}
+    assert "key" not in repr(judgement) + repr(made)
+
+
+def test_a_zone_may_come_from_a_file() -> None:
+    settings = service({"zone_file": "/etc/zone", "display_zone": "bl.test"}, "mail", block(), "mail")
+    mail = dnstables.DnsChain.model_validate(
+        {"lists": [{"zone_file": path, "display_zone": "b"} for path in ("/etc/zone", "/etc/other")]}
+    )
+    zones = {"/etc/zone": dnschain.zone(b"Key.BL.test.\n"), "/etc/other": "other.test"}
+    made = dnschain.build(settings, {"mail": mail}, zones)
+
+    assert dnschain.zone_files(settings, {"mail": mail}) == ["/etc/zone", "/etc/other"]
+    names = ["key.bl.test", "other.test", "bl.test"]
+    assert [asked.name for asked in dnslist.questions(made, CLIENT, {})] == [FRONT + name for name in names]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"a.test\nb.test", b"\xff.test", b"a" * 300])
+def test_a_file_without_a_zone_is_not_repeated(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^holds no domain name$"):
+        dnschain.zone(content)
+
+
+def test_exempt_clients_are_not_asked_about_by_that_chain() -> None:
+    mail = dnstables.DnsChain.model_validate(
+        {"lists": [block("chain.test")], "exempt": ["127.0.0.0/8", "2001:db8::/32"], "deadline": 3}
+    )
+    settings = service("mail", block("own.test"), dns={"exempt": ["192.0.2.1"]})
+    made = dnschain.build(settings, {"mail": mail}, {})
+
+    def asked(peer: str) -> list[tuple[str, float]]:
+        found = dnslist.questions(made, links.end(peer), {})
+        return [(entry.zone, entry.deadline) for entry in found.values()]
+
+    assert asked("127.0.0.5") == [("own.test", 10)]
+    assert asked("192.0.2.1") == [("chain.test", 3)]
+    assert asked("2001:db8::1") == [("own.test", 10)]
+    assert asked("192.0.2.2") == [("chain.test", 3), ("own.test", 10)]
+    assert [s.effect for s in judged(made, {"own.test": A2}).steps] == ["exempt", "set"]
+
+
+def test_a_question_of_two_lists_is_asked_once_and_may_take_the_longer_deadline() -> None:
+    mail = dnstables.DnsChain.model_validate({"lists": [block("BL.test", txt=True)], "deadline": 30})
+    made = dnschain.build(service(block(txt=True), "mail", dns={"deadline": 2}), {"mail": mail}, {})
+    asked = dnslist.questions(made, CLIENT, {})
+
+    assert list(asked) == [query.Question(FRONT + "bl.test", kind) for kind in ("A", "TXT")]
+    assert [entry.deadline for entry in asked.values()] == [30, 30]
+
+
+def weighed(*lists: Table, threshold: int = 3) -> dnschain.Chain:
+    return chain(*lists, dns={"threshold": {"BLOCK": threshold}})
+
+
+@pytest.mark.parametrize(
+    ("listing_zones", "expected"),
+    [
+        ("a", None),
+        ("b", None),
+        ("ab", "a"),
+        ("bc", "b"),
+        ("abc", "a"),
+        ("abw", None),
+        ("abcw", None),
+        ("abcdw", "a"),
+        ("d", "d"),
+    ],
+)
+def test_weights_add_up_to_the_threshold(listing_zones: str, expected: str | None) -> None:
+    """The first block list that is listed gives the text and the other variables."""
+    made = weighed(block("a"), allow("w", weight=-2), block("b", weight=2), block("c"), block("d", weight=3))
+    judgement = judged(made, dict.fromkeys(listing_zones, A2))
+
+    wanted = {} if expected is None else listing(f"Blacklisted by {expected}", zone=expected)
+    assert wanted == judgement.variables
+
+
+def test_an_allow_list_without_weight_decides_at_once() -> None:
+    made = weighed(block("a", weight=5), allow("w"), block("b"))
+
+    assert judged(made, {"a": A2, "w": A2}).variables == {**ALLOWED, "BLOCK_ZONE": "w"}
+    assert judged(made, {"a": A2}).variables["BLOCK_ZONE"] == "a"
+
+
+def test_only_the_variable_with_a_threshold_is_scored() -> None:
+    made = weighed(block("a"), block("b", variable="OTHER"))
+
+    assert set(judged(made, {"a": A2, "b": A2}).variables) == {"OTHER", "OTHER_IP", "OTHER_ZONE"}
+
+
+def test_steps_say_what_happened_to_each_list() -> None:
+    made = chain(
+        allow("w"), block("a", match=["127.0.0.9"]), block("b"), block("c"), block("d", variable="X")
+    )
+    judgement = judged(made, {"w": "SERVFAIL", "a": A2, "b": A2, "d": {"A": ["127.255.255.254"]}})
+
+    assert [(s.entry.shown, s.outcome, s.effect, s.why) for s in judgement.steps] == [
+        ("w", "servfail", "none", "the name server failed"),
+        ("a", "listed", "none", "listed, but no answer that matches"),
+        ("b", "listed", "set", "listed as 127.0.0.2"),
+        ("c", None, "skipped", "BLOCK is set already"),
+        ("d", "error", "none", "answers an error code"),
+    ]
+
+
+def test_judging_stops_when_nothing_that_is_missing_can_matter() -> None:
+    made = chain(allow("w"), block("a"), block("b"), block("c", variable="X"))
+    w, a, b, c = dnslist.questions(made, CLIENT, {})
+    no, yes = dnsanswers.NOBODY, dnsanswers.answer(A2, "A")
+
+    def still_open(found: dict[query.Question, query.Answer]) -> set[query.Question]:
+        return set(dnslist.judge(made, CLIENT, found, {}).open)
+
+    assert still_open({}) == {w, a, b, c}
+    assert still_open({a: yes}) == {w, c}
+    assert still_open({w: no, a: yes}) == {c}
+    assert still_open({w: yes, c: no}) == set()
+
+
+def test_a_score_is_sure_before_all_have_answered() -> None:
+    made = weighed(block("a", weight=2), block("b", weight=2), block("c"), allow("w", weight=-1))
+    a, b, c, w = dnslist.questions(made, CLIENT, {})
+    no, yes = dnsanswers.NOBODY, dnsanswers.answer(A2, "A")
+
+    assert dnslist.judge(made, CLIENT, {a: no, b: no}, {}).open == frozenset()
+    assert dnslist.judge(made, CLIENT, {a: yes, b: yes}, {}).open == frozenset()
+    assert dnslist.judge(made, CLIENT, {b: yes, c: yes, w: no}, {}).open == {a}
+    assert dnslist.judge(made, CLIENT, {b: yes, c: yes}, {}).open == {a, w}
+
+
+def test_a_chain_travels() -> None:
+    made = weighed(block(match=["127.0.0.[2..11]"]), allow("w", probe={"listed": ["127.0.0.9"]}))
+
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 (made here)
+
+
+ZONES = ["z0", "z1", "z2", "z3"]
+LISTS = st.builds(
+    lambda zone, act, variable, match, txt, reading, message: {
+        "zone": zone,
+        "action": act,
+        "variable": variable,
+        "match": match,
+        "txt": txt,
+        "answers": reading,
+        **({"message": message} if act == "block" else {}),
+    },
+    st.sampled_from(ZONES),
+    st.sampled_from(["block", "block", "allow"]),
+    st.sampled_from(["BLOCK", "BLOCK", "X", "BLOCK_IP", "BLOCK_TXT"]),
+    st.sampled_from([[], [], ["127.0.0.[2..3]"]]),
+    st.booleans(),
+    st.sampled_from(["safe", "any"]),
+    st.sampled_from(["", "no @"]),
+)
+SCORED = st.builds(
+    lambda made, weight: (
+        made if weight is None else {**made, "weight": -weight if made["action"] == "allow" else weight}
+    ),
+    LISTS.map(lambda made: {**made, "variable": "BLOCK"}),
+    st.none() | st.integers(1, 3),
+)
+RECORDS: st.SearchStrategy[Any] = st.sampled_from(
+    [None, None, A2, TWO, ONLY, {"MX": []}, {"A": ["127.0.0.9"]}, {"A": ["127.255.255.254"], "TXT": ["e"]},
+     {"A": ["203.0.113.1"]}, "SERVFAIL", {"A": "REFUSED", "TXT": ["t"]}, {**A2, "TXT": "DROP"}]
+)  # fmt: skip
+WORLDS = st.fixed_dictionaries({FRONT + zone: RECORDS for zone in ZONES})
+CHAINS = st.one_of(
+    st.lists(LISTS, max_size=5).map(lambda lists: chain(*lists)),
+    st.tuples(st.lists(SCORED, max_size=6), st.integers(1, 4)).map(
+        lambda pair: weighed(*pair[0], threshold=pair[1])
+    ),
+)
+ENVIRONMENTS = st.sampled_from([{}, {}, {"BLOCK": ""}, {"X": "1"}, {"BLOCK_IP": "stale"}])
+
+
+def naive_addresses(made: Table, answer: query.Answer) -> list[str] | None:
+    """The addresses that count; None when not even a text does."""
+    if made["answers"] == "safe":
+        if any(not x.startswith("127.") or x.startswith("127.255.255.") for x in answer.addresses):
+            return None
+        if answer.status != "answer":
+            return None
+    addresses = [x for x in answer.addresses if not made["match"] or x in {"127.0.0.2", "127.0.0.3"}]
+    return addresses or (None if answer.addresses or made["match"] else [])
+
+
+def naive(lists: list[Table], world: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """One list after the other, as the manual tells it, without a word about what may be missing."""
+    found: dict[str, str] = {}
+    allows = 0
+    for made in lists:
+        name = made["variable"]
+        a, txt = (dnsanswers.answer(world[FRONT + made["zone"]], kind) for kind in ("A", "TXT"))
+        addresses = naive_addresses(made, a)
+        text = txt.texts[0][0].decode() if made["txt"] and txt.texts else ""
+        if name in {**environment, **found} or addresses is None or not (addresses or text):
+            continue
+        own = made.get("message", "").replace("@", "::ffff:127.0.0.5", 1)
+        blocked = text or own or f"Blacklisted by {made['zone']}"
+        found[name] = blocked if made["action"] == "block" else ""
+        if addresses:
+            found[name + "_IP"] = addresses[-1 if made.get("message") else 0]
+        if text:
+            found[name + "_TXT"] = text
+        found[name + "_ZONE"] = made["zone"]
+        if addresses and made["action"] == "allow":
+            found[f"ALLOW_{allows}"] = name
+            allows += 1
+    return found
+
+
+@given(st.lists(LISTS, max_size=6), WORLDS, ENVIRONMENTS)
+def test_judging_is_asking_one_after_the_other(
+    lists: list[Table], world: Mapping[str, Any], environment: dict[str, str]
+) -> None:
+    made = chain(*lists)
+    found = dnsanswers.answers(world, dnslist.questions(made, CLIENT, environment))
+
+    assert naive(lists, world, environment) == dnslist.judge(made, CLIENT, found, environment).variables
+
+
+@settings(max_examples=500)
+@given(CHAINS, WORLDS, WORLDS, ENVIRONMENTS, st.sets(st.integers(0, 7)))
+def test_stopping_early_changes_nothing(
+    made: dnschain.Chain,
+    world: Mapping[str, Any],
+    other: Mapping[str, Any],
+    environment: dict[str, str],
+    silent: set[int],
+) -> None:
+    """With any answers missing: when no question is open, whatever they will be gives the same variables."""
+    asked = list(dnslist.questions(made, CLIENT, environment))
+    everything = dnsanswers.answers(world, asked)
+    arrived = {q: everything[q] for place, q in enumerate(asked) if place not in silent}
+    judgement = dnslist.judge(made, CLIENT, arrived, environment)
+
+    assert judgement.open <= everything.keys() - arrived.keys()
+    while judgement.open:
+        arrived |= {q: everything[q] for q in judgement.open}
+        judgement = dnslist.judge(made, CLIENT, arrived, environment)
+    completed = dnsanswers.answers(other, asked) | arrived
+    assert judgement.variables == dnslist.judge(made, CLIENT, completed, environment).variables
