@@ -24,6 +24,12 @@ class Filter(NamedTuple):
     third: frozenset[int]
     fourth: frozenset[int]
 
+    def is_believable(self) -> bool:
+        """Whether it passes an address that means a listing: in 127.0.0.0/8, no error code, not 127.0.0.1."""
+        code = all(octet <= {_BYTE} for octet in (self.second, self.third))
+        loopback = all(octet == {number} for octet, number in zip(self, (127, 0, 0, 1), strict=True))
+        return 127 in self.first and not code and not loopback
+
     def admits(self, octets: tuple[int, ...]) -> bool:
         """Whether an address, as its four numbers, passes."""
         return all(number in octet for number, octet in zip(octets, self, strict=True))

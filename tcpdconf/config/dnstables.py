@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Discriminator, Field, Strict, Tag
 
-from tcpdconf.config import fields, tables
+from tcpdconf.config import answerfilter, fields, tables
 
 
 class Probe(tables.Model):
@@ -90,6 +90,10 @@ class DnsList(tables.Model):
         allows = self.action == "allow"
         if allows and self.message is not None:
             raise fields.wrong("goes with block lists only", ("message",), "wrong-place")
+        for index, written in enumerate(self.match):
+            if self.answers == "safe" and not answerfilter.read(written).is_believable():
+                text = 'never counts (RFC 5782, 2.1); answers = "any" would count it'
+                raise fields.wrong(text, ("match", index))
         if self.weight is not None and (self.weight == 0 or (self.weight < 0) != allows):
             must = "below 0 for an allow list" if allows else "above 0 for a block list"
             raise fields.wrong(f"must be {must}, not {self.weight}", ("weight",))
@@ -126,6 +130,13 @@ class Judging(tables.Model):
     )
 
 
+def require_threshold(dns_list: DnsList, judging: Judging, at: tuple[str | int, ...], key: str) -> None:
+    """Refuse a weight that is weighed against nothing; `at` is the list, `key` what would say how much."""
+    if dns_list.weight is not None and dns_list.variable not in judging.threshold:
+        text = f"needs {key}.{dns_list.variable}, which says how much is enough"
+        raise fields.wrong(text, (*at, "weight"), "missing-key")
+
+
 class DnsChain(Judging):
     """A chain of DNS lists with a name, for services to use."""
 
@@ -136,9 +147,7 @@ class DnsChain(Judging):
     @pydantic.model_validator(mode="after")
     def _weighs_against_something(self) -> Self:
         for index, dns_list in enumerate(self.lists):
-            if dns_list.weight is not None and dns_list.variable not in self.threshold:
-                text = f"must have {dns_list.variable}: lists[{index}] has a weight"
-                raise fields.wrong(text, ("threshold",), "missing-key")
+            require_threshold(dns_list, self, ("lists", index), "threshold")
         return self
 
 

@@ -84,21 +84,19 @@ class ServiceSettings(tables.Model):
         description="How its own dns_lists are judged, and how long names may take; a chain has its own.",
     )
 
-    @model_validator(mode="after")
-    def _weighs_against_something(self) -> Self:
-        for index, item in enumerate(self.dns_lists):
-            if isinstance(item, str) or item.weight is None or item.variable in self.dns.threshold:
-                continue
-            text = f"must have {item.variable}: dns_lists[{index}] has a weight"
-            raise fields.wrong(text, ("dns", "threshold"), "missing-key")
-        return self
-
 
 class Service(ServiceSettings):
     """A service with everything that it needs."""
 
     program: fields.Program
     listeners: Annotated[tuple[tables.Listener, ...], Strict(False), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _weighs_against_something(self) -> Self:
+        for index, item in enumerate(self.dns_lists):
+            if not isinstance(item, str):
+                dnstables.require_threshold(item, self.dns, ("dns_lists", index), "dns.threshold")
+        return self
 
 
 class Settings(tables.Model):
