@@ -1,0 +1,200 @@
+"""The line that is a PROXY v1 header: exactly as specified, or as couriertcpd reads it.
+
+Source: proxy-protocol.txt, 2.1; for the lenient reading, what couriertcpd was seen to do.
+"""
+
+import functools
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from tcpdconf.policy import connection
+
+Ends = tuple[connection.Endpoint, connection.Endpoint]  # source, destination
+
+_LONGEST: Final = 107  # bytes with the CRLF
+_SHORTEST: Final = len(b"PROXY UNKNOWN\r\n")
+_LENIENT_LONGEST: Final = 255  # bytes with the LF
+_LENIENT_SHORTEST: Final = len(b"PROXY UNKNOWN\n")
+
+_OCTET: Final = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4: Final = re.compile(rb"(?:%b\.){3}%b" % (_OCTET, _OCTET))
+_IPV4_BEGUN: Final = re.compile(rb"(?:%b\.){0,3}%b?" % (_OCTET, _OCTET))
+_IPV6: Final = re.compile(rb"[0-9A-Fa-f:.]{0,45}")  # and no zone, which `ipaddress` would take
+_PORT: Final = re.compile(rb"(?:0|[1-9][0-9]{0,4})?")
+_ATOI: Final = re.compile(rb"[\t\v\f]*([+-]?[0-9]+)")
+
+
+class LineError(Exception):
+    """What is wrong with the line: printable, short."""
+
+
+class _Form(NamedTuple):
+    """How a field is written: its value when whole, whether it is the beginning of one, what it lacks then."""
+
+    value: Callable[[bytes], int | None]
+    begun: Callable[[bytes], bool]
+    lacks: Callable[[bytes], int]
+
+
+class _Field(NamedTuple):
+    name: str
+    form: _Form
+    behind: int  # bytes that follow it at least, up to the end of the line
+
+
+def missing(line: bytes) -> int:
+    """How many bytes are still to come at least; 0 when the line is complete, less when more is behind it.
+
+    Raises:
+        LineError: it cannot become a v1 line.
+    """
+    start = next((start for start in _FIELDS if line.startswith(start)), None)
+    if start is None:
+        if any(known.startswith(line) for known in _FIELDS):
+            return _SHORTEST - len(line)
+        raise LineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(line[6:])}")
+    body, cr, behind = line[len(start) :].partition(b"\r")
+    if b"\n" in body or behind[:1] not in (b"", b"\n"):
+        raise LineError("a CR or LF alone does not end the line")
+    lacks = _lacking(body, _FIELDS[start], ended=bool(cr)) if _FIELDS[start] else _unknown_lacking(body)
+    if len(start) + len(body) + lacks > _LONGEST:
+        raise LineError(f"longer than {_LONGEST} bytes")
+    return 1 - len(behind) if cr else lacks
+
+
+def read(line: bytes) -> Ends | None:
+    """The ends in a whole line for which nothing is `missing`; None where it is UNKNOWN."""
+    if line.startswith(_UNKNOWN):
+        return None
+    version = 4 if line.startswith(_TCP4) else 6
+    source, destination, *ports = (
+        _whole(field, text) for field, text in zip(_FIELDS[line[:11]], line[11:-2].split(b" "), strict=True)
+    )
+    return connection.endpoint(version, source, ports[0]), connection.endpoint(version, destination, ports[1])
+
+
+def lenient_missing(line: bytes) -> int:
+    """The same for a line that couriertcpd would read; what it says shows only when it has ended.
+
+    Raises:
+        LineError: it is too long.
+    """
+    end = line.find(b"\n")
+    if (len(line) if end < 0 else end) >= _LENIENT_LONGEST:
+        raise LineError(f"longer than {_LENIENT_LONGEST - 1} bytes and LF")
+    return max(_LENIENT_SHORTEST - len(line), 1) if end < 0 else end + 1 - len(line)
+
+
+def lenient_read(line: bytes) -> Ends | None:
+    """The ends in a line that ends with LF, as couriertcpd reads it; None where it is UNKNOWN.
+
+    A NUL cuts the line; LF, CR and spaces in a row separate words; words behind the sixth do not count; ports
+    are as atoi reads them, modulo 65536. Unlike couriertcpd, UNKNOWN is no error.
+
+    Raises:
+        LineError: words are missing or wrong.
+    """
+    match [word for word in re.split(rb"[ \r\n]", line.partition(b"\0")[0]) if word]:
+        case [b"PROXY", b"UNKNOWN", *_]:
+            return None
+        case [b"PROXY", b"TCP4" | b"TCP6" as kind, source, destination, from_port, to_port, *_]:
+            version, form = (4, _V4) if kind == b"TCP4" else (6, _V6)
+            one, other = form.value(source), form.value(destination)
+            if one is None or other is None:
+                raise LineError(f"bad address: {shown(source if one is None else destination)}")
+            return (
+                connection.endpoint(version, one, _atoi(from_port)),
+                connection.endpoint(version, other, _atoi(to_port)),
+            )
+        case words:
+            raise LineError(f"no such line: {shown(b' '.join(words))}")
+
+
+def shown(data: bytes) -> str:
+    """The first bytes of what somebody sent, fit for a log."""
+    return repr(data[:16])[1:] + ("..." if len(data) > 16 else "")
+
+
+def _unknown_lacking(body: bytes) -> int:
+    if body[:1] not in (b"", b" "):
+        raise LineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(b'UNKNOWN' + body)}")
+    return len(b"\r\n")
+
+
+def _lacking(body: bytes, fields: tuple[_Field, ...], *, ended: bool) -> int:
+    """What is to come behind these fields at least, with the CRLF; all are there when the line has `ended`."""
+    *whole, last = body.split(b" ", len(fields))
+    if len(whole) >= len(fields):
+        raise LineError("more than four fields")
+    if ended and len(whole) < len(fields) - 1:
+        raise LineError(f"no {fields[len(whole) + 1].name}")
+    for field, text in zip(fields, whole, strict=False):
+        _whole(field, text)
+    field = fields[len(whole)]
+    if ended:
+        _whole(field, last)
+    elif not field.form.begun(last):
+        raise _bad(field, last)
+    return field.form.lacks(last) + field.behind
+
+
+def _whole(field: _Field, text: bytes) -> int:
+    value = field.form.value(text)
+    if value is None:
+        raise _bad(field, text)
+    return value
+
+
+def _bad(field: _Field, text: bytes) -> LineError:
+    return LineError(f"bad {field.name}: {shown(text)}")
+
+
+def _ipv4(text: bytes) -> int | None:
+    return int.from_bytes(map(int, text.split(b"."))) if _IPV4.fullmatch(text) else None
+
+
+@functools.lru_cache(maxsize=256)  # a line is judged anew with every piece of it
+def _ipv6(text: bytes) -> int | None:
+    try:
+        return int(ipaddress.IPv6Address(text.decode())) if _IPV6.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def _port(text: bytes) -> int | None:
+    return int(text) if text and _port_begun(text) else None
+
+
+def _port_begun(text: bytes) -> bool:
+    return bool(_PORT.fullmatch(text)) and int(text or b"0") <= 0xFFFF
+
+
+def _atoi(text: bytes) -> int:
+    """atoi, which is strtol without the upper half, then the lower 16 bits."""
+    number = _ATOI.match(text)
+    return min(max(int(number[1]), -(2**63)), 2**63 - 1) & 0xFFFF if number else 0
+
+
+def _fields(address: _Form, shortest: int) -> tuple[_Field, ...]:
+    return (
+        _Field("source address", address, len(b"  0 0\r\n") + shortest),
+        _Field("destination address", address, len(b" 0 0\r\n")),
+        _Field("source port", _PORTS, len(b" 0\r\n")),
+        _Field("destination port", _PORTS, len(b"\r\n")),
+    )
+
+
+_V4: Final = _Form(
+    _ipv4,
+    lambda text: bool(_IPV4_BEGUN.fullmatch(text)),
+    lambda text: 2 * (3 - text.count(b".")) + (not text[-1:].isdigit()),
+)
+_V6: Final = _Form(_ipv6, lambda text: bool(_IPV6.fullmatch(text)), lambda text: max(2 - len(text), 0))
+_PORTS: Final = _Form(_port, _port_begun, lambda text: int(not text))
+
+_TCP4: Final = b"PROXY TCP4 "
+_TCP6: Final = b"PROXY TCP6 "
+_UNKNOWN: Final = b"PROXY UNKNOWN"
+_FIELDS: Final = {_TCP4: _fields(_V4, len("1.1.1.1")), _TCP6: _fields(_V6, len("::")), _UNKNOWN: ()}

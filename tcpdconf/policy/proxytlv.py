@@ -1,0 +1,158 @@
+"""The vectors (TLVs) of a PROXY v2 header: their lengths, their checksum, what programs see of them.
+
+Source: proxy-protocol.txt, 2.2 to 2.2.8. Every length is checked, also in the vectors within PP2_TYPE_SSL:
+a header that is inconsistent anywhere says nothing reliable anywhere.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_ALPN: Final = 0x01
+_AUTHORITY: Final = 0x02
+_CRC32C: Final = 0x03
+_NOOP: Final = 0x04
+_UNIQUE_ID: Final = 0x05
+_SSL: Final = 0x20
+_SSL_VERSION: Final = 0x21
+_SSL_CN: Final = 0x22
+_SSL_CIPHER: Final = 0x23
+_AWS: Final = 0xEA  # of the range for applications; its first byte is a subtype
+_AWS_VPCE_ID: Final = 0x01
+
+_HEAD: Final = struct.Struct("!BH")  # type, length of the value
+_SSL_HEAD: Final = struct.Struct("!BL")  # struct pp2_tlv_ssl: client, verify
+_CLIENT_SSL: Final = 0x01
+_CLIENT_CERTIFICATE: Final = 0x02 | 0x04  # on this connection, or once in its TLS session
+_LONGEST_ID: Final = 128  # 2.2.5
+_LONGEST_TEXT: Final = 255  # bytes of a variable; a host name and a common name are shorter
+
+TLVs = tuple[tuple[int, bytes], ...]
+
+
+class TLVError(Exception):
+    """Why the vectors are not consistent."""
+
+
+class _SSLInfo(NamedTuple):
+    """What a PP2_TYPE_SSL says: its bit field, the result of verifying, the first vector of each type."""
+
+    client: int
+    verify: int
+    parts: dict[int, bytes]
+
+
+def read(header: bytes, start: int) -> TLVs:
+    """The vectors behind the addresses of a whole v2 header as (type, value), in order, without padding.
+
+    Raises:
+        TLVError: a length does not fit, a value has not the form of its type, or the checksum is wrong.
+    """
+    found = []
+    summed = False
+    for kind, begin, value in _split(header, start):
+        if kind == _CRC32C:
+            if summed:
+                raise TLVError("two checksums")
+            _check_sum(header, begin, value)
+            summed = True
+        elif kind == _UNIQUE_ID and len(value) > _LONGEST_ID:
+            raise TLVError(f"unique id of {len(value)} bytes")
+        elif kind == _SSL:
+            _ssl(value)
+        if kind != _NOOP:
+            found.append((kind, value))
+    return tuple(found)
+
+
+def variables(tlvs: TLVs) -> dict[str, str]:
+    """What a program is told, by the name of its variable.
+
+    Of several vectors of one type the first counts. A value is text of at most 255 bytes that is UTF-8 and
+    printable throughout, or there is no variable: half a name would be another name. Only a unique id, which
+    is any bytes, is written in hexadecimal digits when it is no such text. PROXY_SSL_CN is set only where the
+    proxy has verified the client's certificate.
+    """
+    first = dict(reversed(tlvs))
+    values = {"PROXY_AUTHORITY": _text(first.get(_AUTHORITY)), "PROXY_ALPN": _text(first.get(_ALPN))}
+    unique = first.get(_UNIQUE_ID, b"")
+    values["PROXY_UNIQUE_ID"] = _text(unique) or unique.hex()
+    aws = next((value for kind, value in tlvs if kind == _AWS and value[:1] == bytes([_AWS_VPCE_ID])), b"")
+    values["PROXY_AWS_VPCE_ID"] = _text(aws[1:])
+    if _SSL in first:
+        values |= _ssl_variables(_ssl(first[_SSL]))
+    return {name: value for name, value in values.items() if value}
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of RFC 4960, appendix B (Castagnoli's polynomial)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+def _split(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
+    """Each vector as type, where its value begins, value."""
+    while start < len(data):
+        if len(data) - start < _HEAD.size:
+            raise TLVError(f"{len(data) - start} stray bytes at the end")
+        kind, length = _HEAD.unpack_from(data, start)
+        begin = start + _HEAD.size
+        start = begin + length
+        if start > len(data):
+            raise TLVError(f"value of type 0x{kind:02x} is longer than what is left")
+        yield kind, begin, data[begin:start]
+
+
+def _check_sum(header: bytes, begin: int, value: bytes) -> None:
+    """The checksum is that of the header with zeros in the place of the checksum."""
+    if len(value) != 4:
+        raise TLVError(f"checksum of {len(value)} bytes")
+    if crc32c(header[:begin] + bytes(4) + header[begin + 4 :]) != int.from_bytes(value):
+        raise TLVError("wrong checksum")
+
+
+def _ssl(value: bytes) -> _SSLInfo:
+    if len(value) < _SSL_HEAD.size:
+        raise TLVError(f"SSL vector of {len(value)} bytes")
+    client, verify = _SSL_HEAD.unpack_from(value)
+    parts: dict[int, bytes] = {}
+    for kind, _, part in _split(value, _SSL_HEAD.size):
+        parts.setdefault(kind, part)
+    return _SSLInfo(client, verify, parts)
+
+
+def _ssl_variables(ssl: _SSLInfo) -> dict[str, str]:
+    if not ssl.client & _CLIENT_SSL:
+        return {}
+    verified = ssl.client & _CLIENT_CERTIFICATE and ssl.verify == 0
+    return {
+        "PROXY_SSL": "1",
+        "PROXY_SSL_VERSION": _text(ssl.parts.get(_SSL_VERSION)),
+        "PROXY_SSL_CIPHER": _text(ssl.parts.get(_SSL_CIPHER)),
+        "PROXY_SSL_CN": _text(ssl.parts.get(_SSL_CN)) if verified else "",
+    }
+
+
+def _text(value: bytes | None) -> str:
+    """The value, or nothing when a program should not see it."""
+    if value is None or len(value) > _LONGEST_TEXT:
+        return ""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if text.isprintable() else ""
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)  # noqa: PLW2901 (the register shifts)
+        table.append(crc)
+    return tuple(table)
+
+
+_CRC_TABLE: Final = _crc_table()
