@@ -9,12 +9,13 @@ import itertools
 import select
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 now = time.monotonic
+_CANCELLED: Final = 100  # timers that may wait beside as many as are alive
 
 
-class Readable(Protocol):
+class Watchable(Protocol):
     """Anything with a descriptor."""
 
     def fileno(self) -> int:
@@ -22,30 +23,44 @@ class Readable(Protocol):
 
 
 class Loop:
-    """Calls back when descriptors are readable and when timers are due."""
+    """Calls back when descriptors are ready and when timers are due.
+
+    A callback finds a descriptor ready as a rule, not always: what it watches does not block.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._timers: dict[int, Callable[[], None]] = {}
+        self._due: list[tuple[float, int]] = []  # a heap of times and timers, with those that were cancelled
+        self._numbers = itertools.count()
         self._running = False
 
-    def watch(self, source: Readable, callback: Callable[[], None]) -> None:
-        """Call back whenever `source` is readable, until it is forgotten (to be done before it is closed)."""
+    def watch(self, source: Watchable, callback: Callable[[], None], *, writing: bool = False) -> None:
+        """Call back whenever `source` can be read (or written); forget it before it is closed."""
         fd = source.fileno()
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, select.EPOLLOUT if writing else select.EPOLLIN)
         self._callbacks[fd] = callback
 
-    def forget(self, source: Readable) -> None:
+    def forget(self, source: Watchable) -> None:
         """Watch `source` no longer."""
         fd = source.fileno()
         self._epoll.unregister(fd)
         del self._callbacks[fd]
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call back once, so many seconds from now."""
-        heapq.heappush(self._timers, (now() + seconds, next(self._order), callback))
+    def after(self, seconds: float, callback: Callable[[], None]) -> int:
+        """Call back once, so many seconds from now; returns the timer's number."""
+        number = next(self._numbers)
+        self._timers[number] = callback
+        heapq.heappush(self._due, (now() + seconds, number))
+        return number
+
+    def cancel(self, timer: int) -> None:
+        """Do not call back; nothing happens when that was done already."""
+        self._timers.pop(timer, None)
+        if len(self._due) > 2 * len(self._timers) + _CANCELLED:
+            self._due = [entry for entry in self._due if entry[1] in self._timers]
+            heapq.heapify(self._due)
 
     def run(self) -> None:
         """Go on until `stop`."""
@@ -55,12 +70,16 @@ class Loop:
                 callback = self._callbacks.get(fd)  # one that was called before may have forgotten it
                 if callback is not None:
                     callback()
-            while self._timers and self._timers[0][0] <= now():
-                heapq.heappop(self._timers)[2]()
+            while self._due and self._due[0][0] <= now():
+                callback = self._timers.pop(heapq.heappop(self._due)[1], None)
+                if callback is not None:
+                    callback()
 
     def stop(self) -> None:
         """Let `run` return."""
         self._running = False
 
     def _until_next(self) -> float | None:
-        return max(0.0, self._timers[0][0] - now()) if self._timers else None
+        while self._due and self._due[0][1] not in self._timers:
+            heapq.heappop(self._due)
+        return max(0.0, self._due[0][0] - now()) if self._due else None

@@ -1,0 +1,103 @@
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tcpdconf.daemon import loop
+
+
+@pytest.fixture
+def events() -> loop.Loop:
+    return loop.Loop()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_timers_go_off_in_their_order(events: loop.Loop) -> None:
+    seen: list[int] = []
+    for number in (3, 1, 2):
+        events.after(number / 100, lambda number=number: seen.append(number))  # type: ignore[misc]
+    events.after(0.04, events.stop)
+
+    events.run()
+
+    assert seen == [1, 2, 3]
+
+
+def test_a_timer_that_was_cancelled_does_not_go_off(events: loop.Loop) -> None:
+    seen: list[str] = []
+    late = events.after(0.01, lambda: seen.append("late"))
+    gone = events.after(0, lambda: events.cancel(late))
+    events.after(0.02, events.stop)
+
+    events.run()
+    events.cancel(gone)
+    events.cancel(gone)
+
+    assert seen == []
+
+
+def test_timers_that_were_cancelled_take_no_room(events: loop.Loop) -> None:
+    kept = [events.after(100, events.stop) for _ in range(10)]
+    for _ in range(10_000):
+        events.cancel(events.after(100, events.stop))
+
+    assert len(events._due) < 200
+    assert set(events._timers) == set(kept)
+
+
+def test_without_timers_nothing_wakes_it(events: loop.Loop) -> None:
+    for _ in range(10):
+        events.cancel(events.after(0, events.stop))
+
+    assert events._until_next() is None
+
+
+def test_what_can_be_read_and_written_is_told(
+    events: loop.Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    seen: list[bytes] = []
+
+    def write() -> None:
+        events.forget(ours)
+        ours.send(b"ours")
+        theirs.send(b"theirs")
+        events.watch(ours, read)
+
+    def read() -> None:
+        seen.append(ours.recv(100))
+        events.stop()
+
+    events.watch(ours, write, writing=True)
+    events.run()
+
+    assert [*seen, theirs.recv(100)] == [b"theirs", b"ours"]
+
+
+def test_what_was_forgotten_is_not_told(events: loop.Loop) -> None:
+    """Also when it was ready together with what made it be forgotten."""
+    pairs = [socket.socketpair() for _ in range(2)]
+    seen: list[int] = []
+
+    def read(index: int) -> None:
+        seen.append(index)
+        for ours, _ in pairs:
+            events.forget(ours)
+        events.stop()
+
+    for index, (ours, theirs) in enumerate(pairs):
+        theirs.send(b"x")
+        events.watch(ours, lambda index=index: read(index))  # type: ignore[misc]
+    events.run()
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+    assert len(seen) == 1
