@@ -34,8 +34,14 @@ def key_part(name: str) -> str:
 
 
 def data(config: model.Config) -> dict[str, Any]:
-    """A configuration as TOML's and JSON's types."""
-    return config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    """A configuration as TOML's and JSON's types. A zone that is shown as another one is a secret."""
+    found: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    lists = [item for service in found["services"].values() for item in service["dns_lists"]]
+    lists += [item for chain in found["dns_chains"].values() for item in chain["lists"]]
+    for item in lists:
+        if isinstance(item, dict) and "zone" in item:
+            item["zone"] = item.get("display_zone", item["zone"])
+    return found
 
 
 def toml(tables: dict[str, Any], comment: Comment = lambda _: None) -> str:

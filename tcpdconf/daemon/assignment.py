@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 from tcpdconf.config import model
 
-Kind = Literal["ledger", "listener", "access", "environment", "stderr", "overflow"]
+Kind = Literal["ledger", "listener", "access", "environment", "zone", "stderr", "overflow"]
 
 
 class Role(NamedTuple):
-    """What a descriptor is: an access or environment file by its place in the service, with its path."""
+    """What a descriptor is, its place among the service's listeners or files, the path of a file."""
 
     kind: Kind
     place: int = 0
@@ -21,13 +21,17 @@ class Role(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """A service; `environment` is the daemon's own as it was started."""
+    """A service, by its name in `config`; `environment` is the daemon's own as it was started."""
 
     name: str
-    service: model.Service
-    log_level: str
+    config: model.Config
     environment: dict[str, str]
     roles: tuple[Role, ...]
+
+    @property
+    def service(self) -> model.Service:
+        """The service itself."""
+        return self.config.services[self.name]
 
 
 class Failure(NamedTuple):

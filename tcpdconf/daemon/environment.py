@@ -18,8 +18,11 @@ class EnvironmentFileError(Exception):
     """A file that gives no environment."""
 
 
-def read(file: tables.EnvironmentFile, fd: int) -> dict[str, str]:
-    """The variables of a file, from a descriptor of it.
+def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[str, str]:
+    """The variables of a file, from a descriptor of it, and those of the files `before` it.
+
+    A shell file sees the variables of the files before it, as Courier's files do of each other, and nothing
+    else.
 
     Raises:
         EnvironmentFileError: what is wrong with it, and where.
@@ -29,15 +32,15 @@ def read(file: tables.EnvironmentFile, fd: int) -> dict[str, str]:
     if len(content) > _LARGEST:
         raise EnvironmentFileError(f"larger than {_LARGEST} bytes")
     if file.shell:
-        return _source(content)
+        return _source(content, before)
     try:
-        return envfile.parse(os.fsdecode(content))
+        return before | envfile.parse(os.fsdecode(content))
     except ValueError as error:
         raise EnvironmentFileError(str(error)) from None
 
 
-def _source(content: bytes) -> dict[str, str]:
-    """What /bin/sh exports after sourcing the file in an empty environment, as Courier's start scripts do.
+def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
+    """What /bin/sh exports after sourcing the file, as Courier's start scripts do.
 
     The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open.
     """
@@ -48,7 +51,7 @@ def _source(content: bytes) -> dict[str, str]:
             ["/bin/sh", "-c", _SCRIPT, "sh", f"/proc/self/fd/{copy}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env={},
+            env=before,
             pass_fds=[copy],
             timeout=_SECONDS,
             check=False,

@@ -1,10 +1,10 @@
 """The descriptors that go to a worker with its assignment, each with its role."""
 
 import os
-from collections.abc import Iterable
 
 from tcpdconf.config import model, tables
 from tcpdconf.daemon import assignment, files
+from tcpdconf.policy import dnschain
 
 
 class Handover:
@@ -16,13 +16,12 @@ class Handover:
         self.failures: list[assignment.Failure] = []
         self._given: list[int] = []
 
-    def lend(self, kind: assignment.Kind, fds: Iterable[int]) -> None:
-        """Add descriptors that the supervisor keeps."""
-        for fd in fds:
-            self.roles.append(assignment.Role(kind))
-            self.fds.append(fd)
+    def lend(self, kind: assignment.Kind, fd: int, place: int = 0) -> None:
+        """Add a descriptor that the supervisor keeps."""
+        self.roles.append(assignment.Role(kind, place))
+        self.fds.append(fd)
 
-    def open(self, service: model.Service) -> None:
+    def open(self, service: model.Service, chains: dnschain.Chains) -> None:
         """Add the files that the service reads; `failures` takes those that cannot be opened."""
         for index, source in enumerate(service.access):
             try:
@@ -35,6 +34,11 @@ class Handover:
                 self._give(assignment.Role("environment", index, file.path), files.regular(file.path))
             except OSError as error:
                 self._fail(("environment_files", index), error)
+        for path in dnschain.zone_files(service, chains):
+            try:
+                self._give(assignment.Role("zone", path=path), files.regular(path))
+            except OSError as error:
+                self._fail(("dns_lists",), error)
 
     def open_log(self, service: model.Service) -> None:
         """Add the file that the service's programs write to, when there is one."""

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from tcpdconf.policy import access, connection
 
 REASONS: Final = ("access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn")
-COUNTERS: Final = ("accepted", "connections", *REASONS)
+COUNTERS: Final = ("accepted", "connections", "left", *REASONS)
 _COUNTER: Final = struct.Struct("=Q")
 _OFFSETS: Final = {name: index * _COUNTER.size for index, name in enumerate(COUNTERS)}
 _HEADER: Final = 256

@@ -1,7 +1,6 @@
-"""Accepts a service's connections, decides, and runs the program for those admitted.
+"""Decides on a service's connections and runs the program for those admitted.
 
-All of it happens in the accept callback: nothing is awaited, so a refusal costs no task. The listeners are
-polled only while a connection could be served; otherwise clients wait in the kernel's queue.
+Without PROXY headers and DNS all of it happens in the moment of accepting: nothing is kept for a refusal.
 """
 
 import collections
@@ -15,31 +14,24 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tcpdconf.config import model
-from tcpdconf.daemon import client, ledger, log, loop, program, throttle
+from tcpdconf.config import model, tables
+from tcpdconf.daemon import client, ledger, log, lookups, loop, program, reception, throttle
 from tcpdconf.policy import connection, decision, environ, limits
 
-_AT_ONCE: Final = 32  # connections accepted before other events get their turn
-# The client was gone before it was accepted, or the network was (accept(2), ERRORS).
-_GONE: Final = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.ECONNRESET,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENONET,
-        errno.ENOPROTOOPT,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-        errno.EPROTO,
-    }
-)
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_REST: Final = 0.1  # seconds before another try when descriptors, memory or processes have run out
+_REST: Final = 0.1  # seconds before another try when there is no process to be had
 _PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
-_SELDOM: Final = 60.0  # seconds between two log lines on the same trouble
+
+
+_STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
+
+
+class _Arrived(NamedTuple):
+    """A connection that may go on to be decided, with the variables of its PROXY header."""
+
+    socket: socket.socket
+    link: connection.Connection
+    variables: Mapping[str, str]
 
 
 class _Admitted(NamedTuple):
@@ -59,30 +51,34 @@ class Server:
         *,
         name: str,
         service: model.Service,
-        listeners: Sequence[socket.socket],
+        listeners: list[tuple[socket.socket, tables.HAProxy | None]],
         sources: Sequence[decision.Source],
         base: Mapping[str, str],
         runner: program.Program,
+        lookups: lookups.Lookups | None,
         events: loop.Loop,
         held: ledger.Ledger,
     ) -> None:
         self._name = name
         self._service = service
-        self._listeners = {listener: client.fixed_end(listener) for listener in listeners}
+        self._reception = reception.Reception(
+            events, name, listeners, arrived=self._arrive, refused=self._refuse, left=self._leave
+        )
         self._sources = sources
         self._base = base
         self._program = runner
+        self._lookups = lookups
         self._ledger = held
         self._loop = events
         self._slots = limits.Slots(service.limits)
         self._running: dict[int, ledger.Held] = {}
         self._adopted: set[int] = set()
         self._waiting: collections.deque[_Admitted] = collections.deque()
-        self._resting = False
+        self._parked: collections.deque[_Arrived] = collections.deque()
+        self._admitting = False
         self._closed = False
-        self._polling = False
         self._throttle = throttle.Throttle()
-        self._said: dict[str, float] = {}
+        self._seldom = throttle.Seldom()
         self._broken = ""
         self._messages = _messages(service)
 
@@ -110,12 +106,13 @@ class Server:
     def close(self) -> None:
         """Accept no more, and let go of those that wait for a process."""
         self._closed = True
-        self._poll()
-        for listener in self._listeners:
-            listener.close()
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            self._give_up(waiting, connection.Refused("spawn", (("error", "stopping"),)))
+        self._reception.close()
+        for parked in self._parked:
+            self._refuse(parked.socket, parked.link, _STOPPING)
+        for waiting in self._waiting:
+            self._give_up(waiting, _STOPPING)
+        self._parked.clear()
+        self._waiting.clear()
 
     def reap(self) -> None:
         """Take note of every program that has ended."""
@@ -136,45 +133,55 @@ class Server:
             log.info("end", service=self._name, peer=held.peer, pid=pid, **_ending(status), seconds=seconds)
 
     def _poll(self) -> None:
-        """Poll the listeners exactly while a connection could be served."""
-        wanted = not (self._slots.full or self._waiting or self._resting or self._closed)
-        if wanted == self._polling:
-            return
-        self._polling = wanted
-        for listener in self._listeners:
-            if wanted:
-                self._loop.watch(listener, functools.partial(self._accept, listener))
-            else:
-                self._loop.forget(listener)
+        """Accept exactly while a connection could be served; first those whose header came meanwhile."""
+        if self._admitting:
+            return  # the loop below goes on by itself
+        self._admitting = True
+        while self._parked and self._serves:
+            self._decide(*self._parked.popleft())
+        self._admitting = False
+        self._reception.poll(self._serves)
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
-            if not self._polling:
-                return
-            try:
-                peer, address = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in _GONE:
-                    self._rest("accept", error)
-                continue
-            try:
-                local = self._listeners[listener] or client.endpoint(peer.getsockname())
-                self._decide(peer, connection.Connection(client.endpoint(address), local))
-            except Exception:  # noqa: BLE001 (a defect costs one connection, not the service)
-                log.crash(f"cannot serve {address[0]}")
-                peer.close()
+    @property
+    def _serves(self) -> bool:
+        return not (self._slots.full or self._waiting or self._closed)
 
-    def _decide(self, peer: socket.socket, link: connection.Connection) -> None:
+    def _arrive(self, peer: socket.socket, link: connection.Connection, said: Mapping[str, str]) -> None:
+        """Decide on a connection, or let it wait for a slot: headers are read while there is none."""
+        if self._serves:
+            self._decide(peer, link, said)
+        else:
+            self._parked.append(_Arrived(peer, link, said))
+
+    def _leave(self, peer: socket.socket, link: connection.Connection) -> None:
+        """A proxy's health check looked whether somebody is there."""
+        peer.close()
+        self._ledger.count("left")
+        log.debug("left", service=self._name, peer=link.peer)
+
+    def _decide(self, peer: socket.socket, link: connection.Connection, said: Mapping[str, str]) -> None:
         verdict = decision.admit(self._sources, self._slots, link, loop.now())
         if isinstance(verdict, connection.Refused):
             self._refuse(peer, link, verdict)
             return
         self._taken()
-        variables = environ.of(link, verdict.variables, self._service.address_format)
+        variables = environ.of(link, said, verdict.variables, self._service.address_format)
         admitted = _Admitted(peer, link, variables, loop.now() + _PATIENCE)
-        dropped = decision.screen(self._service.drop, variables, self._base)
+        if self._lookups is None:
+            self._screen(admitted)
+        else:
+            known = {**self._base, **variables}
+            self._lookups.begin(link, known, functools.partial(self._looked_up, admitted))
+
+    def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
+        if self._closed:
+            self._give_up(admitted, _STOPPING)
+        else:
+            until = loop.now() + _PATIENCE
+            self._screen(admitted._replace(variables={**admitted.variables, **found}, until=until))
+
+    def _screen(self, admitted: _Admitted) -> None:
+        dropped = decision.screen(self._service.drop, admitted.variables, self._base)
         if dropped is None:
             self._spawn(admitted)
         else:
@@ -186,8 +193,7 @@ class Server:
             pid = self._program.start(peer.fileno(), variables)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in _NO_PROCESS and loop.now() < until:
-                self._waiting.append(admitted)
-                self._rest("start a program", error)
+                self._wait(admitted, error)
             else:
                 self._cannot_run(admitted, error)
             return
@@ -197,7 +203,7 @@ class Server:
         peer.close()
         if log.enabled("info"):
             slots = f"{self._slots.total}/{self._slots.most}"
-            log.info("accept", service=self._name, peer=link.peer, local=link.local, pid=pid, slots=slots)
+            log.info("accept", service=self._name, **_ends(link), local=link.local, pid=pid, slots=slots)
 
     def _cannot_run(self, admitted: _Admitted, error: OSError | ValueError) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -221,8 +227,8 @@ class Server:
         peer.close()
         held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
-            fields = dict(refused.detail) | ({"unlogged": held_back} if held_back else {})
-            log.info("refuse", service=self._name, reason=reason.replace("_", "-"), peer=link.peer, **fields)
+            fields = {**_ends(link), **dict(refused.detail)} | ({"unlogged": held_back} if held_back else {})
+            log.info("refuse", service=self._name, reason=reason.replace("_", "-"), **fields)
 
     def _taken(self) -> None:
         """Look at the level after a slot was taken."""
@@ -230,9 +236,9 @@ class Server:
         self._ledger.set("connections", slots.total)
         if slots.full:
             self._poll()
-            if self._due("full"):
+            if self._seldom.due("full", loop.now()):
                 log.write("alert", "all slots are taken", service=self._name, max_connections=slots.most)
-        elif slots.total >= slots.warn_at and self._due("warn"):
+        elif slots.total >= slots.warn_at and self._seldom.due("warn", loop.now()):
             log.warning("slots run out", service=self._name, slots=f"{slots.total}/{slots.most}")
 
     def _release(self, peer: connection.Endpoint) -> None:
@@ -240,28 +246,25 @@ class Server:
         self._ledger.set("connections", self._slots.total)
         self._poll()
 
-    def _rest(self, what: str, error: OSError) -> None:
-        """Leave the listeners alone for a moment: descriptors, memory or processes have run out."""
-        if self._due(what):
-            log.error(f"cannot {what}: {error.strerror}", service=self._name, retry=f"{_REST}s")
-        if not self._resting:
-            self._resting = True
-            self._loop.after(_REST, self._wake)
+    def _wait(self, admitted: _Admitted, error: OSError) -> None:
+        """Keep a connection for which there is no process; nobody else is accepted meanwhile."""
+        if self._seldom.due("process", loop.now()):
+            log.error(f"cannot start a program: {error.strerror}", service=self._name, retry=f"{_REST}s")
+        if not self._waiting:
+            self._loop.after(_REST, self._retry)
+        self._waiting.append(admitted)
         self._poll()
 
-    def _wake(self) -> None:
-        self._resting = False
-        for _ in range(len(self._waiting)):
-            self._spawn(self._waiting.popleft())
+    def _retry(self) -> None:
+        waiting, self._waiting = self._waiting, collections.deque()
+        for admitted in waiting:
+            self._spawn(admitted)
         self._poll()
 
-    def _due(self, trouble: str) -> bool:
-        """Whether a line on this trouble may be logged again."""
-        now = loop.now()
-        if now < self._said.get(trouble, 0):
-            return False
-        self._said[trouble] = now + _SELDOM
-        return True
+
+def _ends(link: connection.Connection) -> dict[str, object]:
+    """Who a log line says is connected: the client, and the proxy it came by."""
+    return {"peer": link.peer} if link.proxy is None else {"peer": link.peer, "via": link.proxy.peer}
 
 
 def _messages(service: model.Service) -> dict[str, bytes]:

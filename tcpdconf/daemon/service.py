@@ -20,7 +20,7 @@ class Surroundings(NamedTuple):
     """What all services share; `environment` is the one that the daemon was started with."""
 
     loop: loop.Loop
-    log_level: str
+    config: model.Config
     environment: dict[str, str]
 
 
@@ -41,8 +41,7 @@ class Service:
     def __init__(
         self,
         name: str,
-        settings: model.Service,
-        sockets: list[socket.socket],
+        sockets: list[tuple[int, socket.socket]],
         around: Surroundings,
         *,
         heard: Callable[["Service", dict[str, Any]], None],
@@ -51,17 +50,17 @@ class Service:
         self.name = name
         self._task = task
         self.answered = 0  # number of the last ping that the worker has answered
-        self._settings = settings
+        self._settings = around.config.services[name]
         self._sockets = sockets
         self._around = around
         self._heard = heard
-        self._identity = host.identity(settings)
+        self._identity = host.identity(self._settings)
         self._ledger = ledger.create()
         self._post: channel.Channel | None = None
         self.worker = child.Child(around.loop, f"worker of {name}", self._start_worker)
         self.logger: child.Child | None = None
         self._pipe: Pipe | None = None
-        if isinstance(settings.stderr, tables.StderrLogger):
+        if isinstance(self._settings.stderr, tables.StderrLogger):
             self._pipe = _pipe()
             self.logger = child.Child(around.loop, f"logger of {name}", self._start_logger)
 
@@ -79,7 +78,7 @@ class Service:
     def stop(self, seconds: float) -> None:
         """Accept no more, and let the worker end its programs within this time."""
         self.worker.finish()
-        for each in self._sockets:
+        for _, each in self._sockets:
             each.close()
         self._sockets = []
         self.tell("stop", seconds=seconds)
@@ -99,12 +98,13 @@ class Service:
     def _start_worker(self) -> int:
         given = handover.Handover()
         try:
-            given.lend("ledger", [self._ledger])
-            given.lend("listener", [each.fileno() for each in self._sockets])
+            given.lend("ledger", self._ledger)
+            for place, each in self._sockets:
+                given.lend("listener", each.fileno(), place)
             if self._pipe is not None:
-                given.lend("stderr", [self._pipe.write])
-                given.lend("overflow", [self._pipe.peek])
-            given.open(self._settings)
+                given.lend("stderr", self._pipe.write)
+                given.lend("overflow", self._pipe.peek)
+            given.open(self._settings, self._around.config.dns_chains)
             if self._task == "assign":
                 given.open_log(self._settings)
             if given.failures:
@@ -126,9 +126,8 @@ class Service:
         self._drop_post()
         self._post = ours
         self._around.loop.watch(ours, self._listen)
-        task = assignment.Assignment(
-            self.name, self._settings, self._around.log_level, self._around.environment, tuple(given.roles)
-        )
+        config = self._around.config.model_copy(update={"services": {self.name: self._settings}})
+        task = assignment.Assignment(self.name, config, self._around.environment, tuple(given.roles))
         memory = assignment.write(task)
         self._send(self._task, [memory, *given.fds])
         os.close(memory)
@@ -152,7 +151,7 @@ class Service:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         privileges.become(self._identity)
         os.chdir("/")
-        environment = environ.base(self._settings, self._around.environment, ())
+        environment = environ.base(self._settings, self._around.environment, {})
         name = stderr.name or os.path.basename(self._settings.program[0])
         try:
             os.execve(stderr.logger[0], [*stderr.logger, name], environment)  # noqa: S606 (as configured)

@@ -1,7 +1,6 @@
 """The supervisor: binds, forks a worker per service, keeps them running, stops them.
 
-It may be root and therefore reads no byte that came from the network. It has one thread and no asyncio, since
-it forks.
+It may be root and therefore reads no byte that came from the network.
 """
 
 import ctypes
@@ -33,7 +32,7 @@ class Supervisor:
         self._arrived = arrived
         self._loop = loop.Loop()
         self._notifier = notify.Notifier()
-        self._around = service.Surroundings(self._loop, self._config.daemon.log_level, environment)
+        self._around = service.Surroundings(self._loop, self._config, environment)
         self._services: list[service.Service] = []
         self._starting: set[str] = set()  # services whose worker has not answered yet
         self._failures: list[problems.Problem] = []
@@ -55,10 +54,8 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         self._loop.watch(self._arrived, self._signalled)
-        for name, settings in self._config.enabled().items():
-            self._services.append(
-                service.Service(name, settings, sockets[name], self._around, heard=self._heard)
-            )
+        for name in self._config.enabled():
+            self._services.append(service.Service(name, sockets[name], self._around, heard=self._heard))
         self._starting = {each.name for each in self._services}
         for each in self._services:
             each.start()
@@ -192,20 +189,21 @@ def _check_privileges(loaded: load.Loaded) -> None:
         raise problems.ConfigError(found)
 
 
-def _bind(config: model.Config, activated: listeners.Activated) -> dict[str, list[socket.socket]]:
-    """The sockets of each service: those of the service manager, the others bound here.
+def _bind(config: model.Config, activated: listeners.Activated) -> dict[str, list[tuple[int, socket.socket]]]:
+    """The sockets of each service, with the place of their listener: passed on to us, or bound here.
 
     Raises:
         StartError: with every socket that cannot be had, and every one that nobody wants.
     """
-    found: dict[str, list[socket.socket]] = {}
+    found: dict[str, list[tuple[int, socket.socket]]] = {}
     errors = []
     for name, settings in config.enabled().items():
         found[name] = []
-        for listener in settings.listeners:
+        for place, listener in enumerate(settings.listeners):
             port = host.port_number(listener.port)
             try:
-                found[name] += activated.claim(listener, port) or [listeners.bind(listener, port)]
+                sockets = activated.claim(listener, port) or [listeners.bind(listener, port)]
+                found[name] += [(place, each) for each in sockets]
             except OSError as error:
                 errors.append(
                     f"cannot bind {listeners.name(listener.address, port)}: {error.strerror} (service {name})"

@@ -7,6 +7,23 @@ PER_SECOND: Final = 5.0
 _ROUNDING: Final = 1e-6
 
 
+_SELDOM: Final = 60.0
+
+
+class Seldom:
+    """At most one message a minute on each trouble."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    def due(self, trouble: str, now: float) -> bool:
+        """Whether a message on this trouble may be given now, in seconds; then no other for a minute."""
+        if now < self._next.get(trouble, now):
+            return False
+        self._next[trouble] = now + _SELDOM
+        return True
+
+
 class Throttle:
     """For each key at most BURST at once and PER_SECOND from then on; counts what it holds back."""
 

@@ -27,9 +27,9 @@ class _Trial:
         self._problems: list[problems.Problem] = []
 
     def run(self, environment: dict[str, str]) -> list[problems.Problem]:
-        around = service.Surroundings(self._loop, "error", environment)
-        for name, settings in self._loaded.config.enabled().items():
-            self._services[name] = service.Service(name, settings, [], around, heard=self._heard, task="try")
+        around = service.Surroundings(self._loop, self._loaded.config, environment)
+        for name in self._loaded.config.enabled():
+            self._services[name] = service.Service(name, [], around, heard=self._heard, task="try")
         self._waiting = set(self._services)
         for each in self._services.values():
             each.worker.start()

@@ -18,6 +18,3 @@ def _keys(loaded: load.Loaded) -> Iterator[positions.Key]:
             yield (*key, "lookup_names")
         if settings.dns_lists:
             yield (*key, "dns_lists")
-        for index, listener in enumerate(settings.listeners):
-            if listener.haproxy is not None:
-                yield (*key, "listeners", index, "haproxy")

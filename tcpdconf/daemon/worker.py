@@ -16,13 +16,16 @@ from tcpdconf.daemon import (
     environment,
     ledger,
     log,
+    lookups,
     loop,
     overflow,
     program,
+    resolvconf,
+    resolver,
     server,
     signals,
 )
-from tcpdconf.policy import access, accessfile, decision, environ
+from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
 
 def main(post: channel.Channel) -> int:
@@ -120,7 +123,7 @@ class _Equipment:
     """What a service needs to be served, from an assignment and its descriptors; notes all failures."""
 
     def __init__(self, task: assignment.Assignment, fds: list[int]) -> None:
-        log.set_level(task.log_level)
+        log.set_level(task.config.daemon.log_level)
         self.failures: list[assignment.Failure] = []
         self._task = task
         self._service = task.service
@@ -133,18 +136,27 @@ class _Equipment:
         service = self._service
         self._enter_directory()
         sources = [self._source(index, source) for index, source in enumerate(service.access)]
-        files = [self._variables(role, fd) for role, fd in self._fds.get("environment", ())]
-        channel.close_all([fd for kind in ("access", "environment") for _, fd in self._fds.get(kind, ())])
+        zones = {role.path: self._zone(role, fd) for role, fd in self._fds.get("zone", ())}
+        files: dict[str, str] = {}
+        for role, fd in self._fds.get("environment", ()):
+            files = self._variables(role, fd, files)
+        channel.close_all(
+            [fd for kind in ("access", "environment", "zone") for _, fd in self._fds.get(kind, ())]
+        )
         if self.failures:
             return None
         base = environ.base(service, self._task.environment, files)
         return server.Server(
             name=self._task.name,
             service=service,
-            listeners=[socket.socket(fileno=fd) for _, fd in self._fds.get("listener", ())],
+            listeners=[
+                (socket.socket(fileno=fd), service.listeners[role.place].haproxy)
+                for role, fd in self._fds.get("listener", ())
+            ],
             sources=sources,
             base=base,
             runner=program.Program(service.program, base, self._stderr(), service.rlimits),
+            lookups=self._lookups(events, zones),
             events=events,
             held=ledger.Ledger(self._fds["ledger"][0][1], service.limits.max_connections),
         )
@@ -195,18 +207,44 @@ class _Equipment:
             log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
         return decision.Source(source.file or f"access[{index}]", table)
 
-    def _variables(self, role: assignment.Role, fd: int) -> dict[str, str]:
+    def _variables(self, role: assignment.Role, fd: int, before: dict[str, str]) -> dict[str, str]:
         try:
-            return environment.read(self._service.environment_files[role.place], fd)
+            return environment.read(self._service.environment_files[role.place], fd, before)
         except environment.EnvironmentFileError as error:
             self._fail(("environment_files", role.place), f"cannot read {role.path}: {error}")
-            return {}
+            return before
+
+    def _zone(self, role: assignment.Role, fd: int) -> str:
+        try:
+            return dnschain.zone(_content(fd))
+        except (ValueError, OSError) as error:
+            self._fail(("dns_lists",), f"cannot use {role.path}: {error}")
+            return ""
+
+    def _lookups(self, events: loop.Loop, zones: dict[str, str]) -> lookups.Lookups | None:
+        """What asks about the connections, when anything is wanted."""
+        config, service = self._task.config, self._service
+        if not service.lookup_names and not service.dns_lists:
+            return None
+        chain = dnschain.build(service, config.dns_chains, zones)
+        settings = resolvconf.settings(config.dns, _resolv_conf())
+        return lookups.Lookups(
+            events, self._task.name, service, chain=chain, asked=resolver.Resolver(events, settings)
+        )
 
     def _stderr(self) -> int | None:
         """The descriptor that is the program's standard error; None when that is the connection."""
         if self._service.stderr == "socket":
             return None
         return self._fds["stderr"][0][1] if "stderr" in self._fds else 2
+
+
+def _resolv_conf() -> str:
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return ""
 
 
 def _content(fd: int) -> bytes:

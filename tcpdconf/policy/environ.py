@@ -41,28 +41,30 @@ DAEMON: Final = frozenset(
 
 
 def base(
-    service: model.ServiceSettings, daemon: Mapping[str, str], files: Iterable[Mapping[str, str]]
+    service: model.ServiceSettings, daemon: Mapping[str, str], files: Mapping[str, str]
 ) -> dict[str, str]:
     """What every program of a service gets.
 
-    `daemon` is the daemon's environment as it was started with; `files` are the contents of the service's
-    environment files, in order.
+    `daemon` is the environment that the daemon was started with; `files` are the variables of the service's
+    environment files.
     """
     wanted = service.inherit_environment
     names: Iterable[str] = () if wanted is False else daemon.keys() if wanted is True else wanted
     found = {n: daemon[n] for n in names if n in daemon and n not in DAEMON and n not in CONNECTION}
-    for variables in files:
-        found.update(variables)
-    return found | service.environment
+    return {**found, **files, **service.environment}
 
 
 def of(
-    link: connection.Connection, rules: Iterable[tuple[str, str]], address_format: Literal["mapped", "plain"]
+    link: connection.Connection,
+    said: Mapping[str, str],
+    rules: Iterable[tuple[str, str]],
+    address_format: Literal["mapped", "plain"],
 ) -> dict[str, str]:
-    """What the program of one connection gets on top of `base`."""
+    """What a program gets on top of `base`; `said` is what a PROXY header says besides addresses."""
     peer, local = link.peer, link.local
     plain = address_format == "plain"
     found = dict(rules)
+    found.update(said)
     found["PROTO"] = "TCP6" if plain and peer.version == 6 else "TCP"
     found["TCPREMOTEIP"] = peer.text if plain or peer.version == 6 else "::ffff:" + peer.text
     found["TCPREMOTEPORT"] = str(peer.port)

@@ -8,7 +8,8 @@ Source: HAProxy's proxy-protocol.txt, versions 1 and 2. Where it leaves a choice
 - UNKNOWN, an unspecified family or transport, and clients that no TCP connection can have (AF_UNIX,
   SOCK_DGRAM) fall back to the socket's own addresses, as the specification offers and HAProxy and nginx do.
 - The block of LOCAL, and an unspecified one, are skipped by their length with all that is in them.
-- A CR or LF alone never ends a v1 line, nor stands within that of UNKNOWN: behind it a client's data may begin.
+- A CR or LF alone never ends a v1 line, nor stands within that of UNKNOWN: behind it a client's data may
+  begin.
 """
 
 import struct
@@ -34,7 +35,7 @@ _BLOCKS: Final = {  # addresses and ports, by family and transport; of others no
 
 
 class HeaderError(Exception):
-    """Why this is no header: one printable line for the log, with at most 16 bytes of the client's, escaped."""
+    """Why this is no header: one printable line for the log, with at most 16 bytes of the peer's, escaped."""
 
 
 class Options(NamedTuple):

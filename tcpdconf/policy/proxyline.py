@@ -31,7 +31,7 @@ class LineError(Exception):
 
 
 class _Form(NamedTuple):
-    """How a field is written: its value when whole, whether it is the beginning of one, what it lacks then."""
+    """How a field is written: its value when whole, whether it has begun well, what it lacks then."""
 
     value: Callable[[bytes], int | None]
     begun: Callable[[bytes], bool]
@@ -124,7 +124,7 @@ def _unknown_lacking(body: bytes) -> int:
 
 
 def _lacking(body: bytes, fields: tuple[_Field, ...], *, ended: bool) -> int:
-    """What is to come behind these fields at least, with the CRLF; all are there when the line has `ended`."""
+    """What follows these fields at least, CRLF included; all fields are there once the line has `ended`."""
     *whole, last = body.split(b" ", len(fields))
     if len(whole) >= len(fields):
         raise LineError("more than four fields")

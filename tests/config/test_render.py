@@ -178,3 +178,20 @@ def test_rates_are_shown_in_the_largest_unit(written: str, shown: str) -> None:
 
 def test_an_empty_configuration_has_its_defaults() -> None:
     assert render.data(model.Config())["daemon"] == {"log_level": "info", "stop_timeout": 10.0}
+
+
+def test_a_zone_that_is_shown_as_another_one_is_never_shown(tmp_path: Path) -> None:
+    hidden = '{ zone = "key1234.dq.example", display_zone = "dq.example" }'
+    (tmp_path / "a.toml").write_text(
+        f"""[services.a]
+program = ["/bin/true"]
+listeners = [{{ address = "127.0.0.1", port = 4999 }}]
+dns_lists = [{hidden}]
+[dns_chains.c]
+lists = [{hidden}]
+"""
+    )
+    data = render.data(load.load(tmp_path).config)
+
+    assert "key1234" not in render.toml(data) + render.as_json(data)
+    assert data["services"]["a"]["dns_lists"][0]["zone"] == "dq.example"

@@ -8,10 +8,10 @@ from tcpdconf.config import tables
 from tcpdconf.daemon import environment, files
 
 
-def read(path: pathlib.Path, *, shell: bool = True) -> dict[str, str]:
+def read(path: pathlib.Path, before: dict[str, str] | None = None, *, shell: bool = True) -> dict[str, str]:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return environment.read(tables.EnvironmentFile(path=str(path), shell=shell), fd)
+        return environment.read(tables.EnvironmentFile(path=str(path), shell=shell), fd, before or {})
     finally:
         os.close(fd)
 
@@ -34,6 +34,23 @@ def test_a_shell_file(tmp_path: pathlib.Path, text: str, expected: dict[str, str
     path.write_text(text)
 
     assert read(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("shell", "text", "expected"),
+    [
+        (True, 'A="$A two"\n', {"A": "one two", "B": "b"}),
+        (True, "unset B\n", {"A": "one"}),
+        (False, "A=$B\n", {"A": "$B", "B": "b"}),
+    ],
+)
+def test_a_file_goes_on_from_the_files_before_it(
+    tmp_path: pathlib.Path, shell: bool, text: str, expected: dict[str, str]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+
+    assert read(path, {"A": "one", "B": "b"}, shell=shell) == expected
 
 
 def test_bytes_that_are_no_utf8_come_through(tmp_path: pathlib.Path) -> None:

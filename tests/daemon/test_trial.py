@@ -130,17 +130,15 @@ rules = [
     [
         ("lookup_names", "lookup_names = true"),
         ("dns_lists", 'dns_lists = [{ zone = "list.example" }]'),
-        ("listeners[0].haproxy", ""),
     ],
 )
 def test_what_is_not_served_yet_is_refused_and_not_ignored(
     tmp_path: pathlib.Path, key: str, setting: str
 ) -> None:
-    haproxy = "" if setting else ', haproxy = { trusted = ["192.0.2.1"] }'
     text = f"""
 [services.test]
 program = ["/bin/true"]
-listeners = [{{ address = "127.0.0.1", port = 4999{haproxy} }}]
+listeners = [{{ address = "127.0.0.1", port = 4999 }}]
 {setting}
 """
     conf = configure(tmp_path, text)

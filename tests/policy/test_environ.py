@@ -24,7 +24,7 @@ def test_addresses(
     peer: connection.Endpoint, local: connection.Endpoint, form: str, expected: tuple[str, str, str]
 ) -> None:
     service = model.ServiceSettings.model_validate({"address_format": form})
-    found = environ.of(connection.Connection(peer, local), (), service.address_format)
+    found = environ.of(connection.Connection(peer, local), {}, (), service.address_format)
 
     assert (found["PROTO"], found["TCPREMOTEIP"], found["TCPLOCALIP"]) == expected
     assert (found["TCPREMOTEPORT"], found["TCPLOCALPORT"]) == (str(peer.port), str(local.port))
@@ -40,7 +40,7 @@ def test_addresses(
 def test_a_proxied_connection_has_remote_info(form: str, expected: str) -> None:
     service = model.ServiceSettings.model_validate({"address_format": form})
     link = connection.Connection(V6, V4, connection.Proxy(V6, V6))
-    found = environ.of(link, (), service.address_format)
+    found = environ.of(link, {}, (), service.address_format)
 
     assert (found["TCPREMOTEINFO"], found["TCPLOCALPORT"]) == (expected, "40000")
 
@@ -49,9 +49,9 @@ NAMES = st.sampled_from([*sorted(environ.DAEMON), *sorted(environ.CONNECTION), "
 VARIABLES = st.dictionaries(NAMES, st.text("ab", max_size=2))
 
 
-@given(VARIABLES, st.booleans() | st.lists(NAMES), st.lists(VARIABLES, max_size=2), VARIABLES)
+@given(VARIABLES, st.booleans() | st.lists(NAMES), VARIABLES, VARIABLES)
 def test_base_lets_nothing_of_the_daemons_own_through(
-    daemon: dict[str, str], inherit: bool | list[str], files: list[dict[str, str]], table: dict[str, str]
+    daemon: dict[str, str], inherit: bool | list[str], files: dict[str, str], table: dict[str, str]
 ) -> None:
     service = model.ServiceSettings.model_validate({"inherit_environment": inherit, "environment": table})
     found = environ.base(service, daemon, files)
@@ -61,14 +61,14 @@ def test_base_lets_nothing_of_the_daemons_own_through(
         wanted = inherit if isinstance(inherit, bool) else name in inherit
         if wanted and name not in environ.DAEMON | environ.CONNECTION:
             expected[name] = value
-    for layer in (*files, table):
+    for layer in (files, table):
         expected.update(layer)
     assert found == expected
 
 
 @given(st.lists(st.tuples(NAMES, st.text("ab", max_size=2))))
 def test_no_rule_displaces_what_is_known_of_the_connection(rules: list[tuple[str, str]]) -> None:
-    found = environ.of(connection.Connection(V4, V6), rules, "mapped")
-    known = environ.of(connection.Connection(V4, V6), (), "mapped")
+    found = environ.of(connection.Connection(V4, V6), {}, rules, "mapped")
+    known = environ.of(connection.Connection(V4, V6), {}, (), "mapped")
 
     assert found == {**dict(rules), **known}

@@ -1,0 +1,120 @@
+"""The DNS client of a worker: many questions at once, none asked twice, every one answered in time.
+
+It asks recursive name servers, believes nobody else, and keeps what they say for as long as they allow. Made
+after the process has forked: its random numbers are its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Final, get_args
+
+from tcpdconf.daemon import dnscache, dnslookup, dnsserver, dnswire, loop, resolvconf
+from tcpdconf.policy import query
+
+_STATUSES: Final = tuple(status for status in get_args(query.Status) if status != "suspended")
+_RANDOM: Final = 512  # octets of randomness fetched at a time
+_IMPOSSIBLE: Final = query.Answer("nxdomain")
+_TOO_LATE: Final = query.Answer("timeout")
+
+
+class Resolver:
+    """Asks the servers of its settings. `random` returns so many octets that nobody can guess.
+
+    `counts` are totals: questions asked, answered from the cache, and joined to an equal one on its way; the
+    lookups that ended, by status; and strays, messages that answered none of them.
+    """
+
+    def __init__(
+        self,
+        events: loop.Loop,
+        settings: resolvconf.Settings,
+        *,
+        random: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = loop.now,
+    ) -> None:
+        self._loop = events
+        self._settings = settings
+        self._clock = clock
+        tokens = _tokens(random)
+        self._servers = [dnsserver.Server(events, address, tokens.__next__) for address in settings.servers]
+        self._cache = dnscache.Cache(settings.cache_entries, settings.min_ttl, settings.max_ttl)
+        self._lookups: dict[bytes, dnslookup.Lookup] = {}
+        self._counts = dict.fromkeys(("asked", "cached", "joined", *_STATUSES), 0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The totals so far."""
+        return {**self._counts, "strays": sum(server.strays for server in self._servers)}
+
+    def ask(
+        self, question: query.Question, done: dnslookup.Done, until: float, *, fresh: bool = False
+    ) -> None:
+        """Call `done` with the answer, once: before this returns if it is known, at `until` at the latest.
+
+        `until` is a time of the loop's clock. "timeout" is the answer when nobody has answered by then, and
+        "nxdomain" for a name that cannot be. A `fresh` answer does not come from the cache.
+        """
+        self._counts["asked"] += 1
+        try:
+            section = dnswire.question(question)
+        except ValueError:
+            done(_IMPOSSIBLE)
+            return
+        now = self._clock()
+        answer = None if fresh else self._cache.get(section, now)
+        if answer is not None:
+            self._counts["cached"] += 1
+            done(answer)
+        elif until <= now:
+            done(_TOO_LATE)
+        elif section in self._lookups:
+            self._counts["joined"] += 1
+            self._lookups[section].join(done, until)
+        else:
+            self._look_up(section, done, until)
+
+    def close(self) -> None:
+        """Let go of every socket and timer. Those who wait are not told."""
+        for lookup in self._lookups.values():
+            lookup.close()
+        self._lookups.clear()
+
+    def _look_up(self, section: bytes, done: dnslookup.Done, until: float) -> None:
+        servers, beside = self._order()
+        lookup = dnslookup.Lookup(
+            section,
+            servers * self._settings.attempts,
+            self._settings.timeout,
+            events=self._loop,
+            clock=self._clock,
+            ended=self._ended,
+        )
+        self._lookups[section] = lookup
+        lookup.join(done, until)
+        lookup.start(beside)
+
+    def _order(self) -> tuple[list[dnsserver.Server], dnsserver.Server | None]:
+        """The servers, silent ones last; and a silent one when it is time to see whether it still is."""
+        servers = self._servers
+        if self._settings.rotate:
+            self._servers = servers = [*servers[1:], servers[0]]
+        silent = [server for server in servers if server.silent]
+        if not silent or len(silent) == len(servers):
+            return servers, None
+        now = self._clock()
+        heard = [server for server in servers if not server.silent]
+        return heard + silent, next((server for server in silent if server.due(now)), None)
+
+    def _ended(self, lookup: dnslookup.Lookup, answer: query.Answer | None) -> None:
+        del self._lookups[lookup.section]
+        self._counts["timeout" if answer is None else answer.status] += 1
+        if answer is not None:
+            self._cache.put(lookup.section, answer, self._clock())
+
+
+def _tokens(random: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Pairs of random octets for ever."""
+    while True:
+        pool = random(_RANDOM)
+        for start in range(0, _RANDOM, 2):
+            yield pool[start : start + 2]
