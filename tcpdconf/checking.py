@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import unserved
 from tcpdconf.policy import access
 
 
 def further(loaded: load.Loaded, *, probe: bool) -> list[problems.Problem]:
     """Problems of a configuration that loads; with `probe` its programs and files are tried as well."""
-    found = [*_rules(loaded), *unserved.find(loaded, "warning")]
+    found = list(_rules(loaded))
     if probe:
         from tcpdconf.daemon import running, trial  # noqa: PLC0415 (what serves is not needed to check)
 

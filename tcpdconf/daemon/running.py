@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import log, signals, supervisor, unserved
+from tcpdconf.daemon import log, signals, supervisor
 
 EX_CONFIG: Final = 78
 
@@ -20,7 +20,6 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
     try:
         loaded = _chosen(load.load(directory), only)
         log.excerpt("warning", problems.render(loaded.warnings))
-        _refuse(unserved.find(loaded, "error"))
         supervisor.Supervisor(loaded, arrived, environment()).run()
     except problems.ConfigError as error:
         log.excerpt("error", problems.render(error.problems))
@@ -30,12 +29,6 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
             log.error(line)
         return 1
     return 0
-
-
-def _refuse(found: list[problems.Problem]) -> None:
-    """Raise ConfigError when there are problems."""
-    if found:
-        raise problems.ConfigError(found)
 
 
 def _chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
@@ -55,7 +48,8 @@ def _chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
         elif name not in enabled:
             text = f'there is no service "{name}"; there are: {", ".join(enabled)}'
             found.append(loaded.problem(("services",), text, "unknown-service"))
-    _refuse(found)
+    if found:
+        raise problems.ConfigError(found)
     services = {name: service for name, service in enabled.items() if name in only}
     return dataclasses.replace(loaded, config=loaded.config.model_copy(update={"services": services}))
 

@@ -123,31 +123,3 @@ rules = [
         assert found.returncode == 78
         place = "test.toml:8:3: services.test.access[0].rules[1]: a rule for the same network and local end"
         assert found.stdout.count(place) == 1
-
-
-@pytest.mark.parametrize(
-    ("key", "setting"),
-    [
-        ("lookup_names", "lookup_names = true"),
-        ("dns_lists", 'dns_lists = [{ zone = "list.example" }]'),
-    ],
-)
-def test_what_is_not_served_yet_is_refused_and_not_ignored(
-    tmp_path: pathlib.Path, key: str, setting: str
-) -> None:
-    text = f"""
-[services.test]
-program = ["/bin/true"]
-listeners = [{{ address = "127.0.0.1", port = 4999 }}]
-{setting}
-"""
-    conf = configure(tmp_path, text)
-    run = subprocess.run(
-        [sys.executable, "-m", "tcpdconf", "run", str(conf)],
-        capture_output=True, text=True, timeout=daemons.SECONDS, check=False,
-    )  # fmt: skip
-
-    assert check(conf).returncode == 0
-    assert f"warning: services.test.{key}: is not served by this version" in check(conf).stdout
-    assert run.returncode == 78
-    assert f"services.test.{key}: is not served by this version" in run.stderr
