@@ -1,0 +1,1 @@
+"""Measurements of tcpdconf, beside other programs where there is something to compare."""

@@ -1,0 +1,166 @@
+"""DNS lists beside couriertcpd: connections per second when every client is new, and slow lists.
+
+    python -m bench.dns        (as root: it makes a network and a resolv.conf of its own)
+
+All answers are negative. couriertcpd asks its lists one after another.
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from bench import clients
+
+SERVER = "127.0.0.53"
+LISTS = (0, 1, 3, 8)
+PORT = 4200  # of tcpdconf with no list; the next ones follow, then couriertcpd's
+CLIENTS = 300  # in one round
+AT_ONCE = 4
+DELAY = 0.05  # seconds that a slow list takes
+_sources = itertools.count(0x7F100000)
+
+
+def alone() -> None:
+    """Go on in a network and with a resolv.conf of our own."""
+    if "TCPDCONF_BENCH" in os.environ:
+        return
+    script = (
+        f'ip link set lo up; echo "nameserver {SERVER}" > "$0"; mount --bind "$0" /etc/resolv.conf; exec "$@"'
+    )
+    with tempfile.NamedTemporaryFile() as resolv:
+        command = ["unshare", "--net", "--mount", "sh", "-ec", script, resolv.name]
+        command += [sys.executable, "-m", "bench.dns"]
+        sys.exit(subprocess.run(command, env={**os.environ, "TCPDCONF_BENCH": "1"}, check=False).returncode)
+
+
+@contextlib.contextmanager
+def rbldnsd(folder: pathlib.Path) -> Iterator[None]:
+    """Eight lists on port 53 that list nobody but their test point."""
+    (folder / "list").write_text("127.0.0.2\n")
+    zones = [f"l{number}.example:ip4set:{folder}/list" for number in range(8)]
+    command = ["/usr/sbin/rbldnsd", "-n", "-u", "root", "-b", f"{SERVER}/53", "-w", str(folder), *zones]
+    with _running(command):
+        yield
+
+
+@contextlib.contextmanager
+def slow_server() -> Iterator[None]:
+    """A name server on port 53 that says NXDOMAIN after DELAY."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((SERVER, 53))
+
+    def answer(data: bytes, peer: tuple[str, int]) -> None:
+        server.sendto(data[:2] + b"\x81\x83" + data[4:], peer)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recvfrom(512):
+                threading.Timer(DELAY, answer, data).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def couriertcpd(port: int, count: int, program: str) -> Iterator[None]:
+    """The real one with so many lists."""
+    blocks = [f"-block=l{number}.example,BLOCK,no" for number in range(count)]
+    options = ["-nodnslookup", "-maxprocs=100", "-maxperip=100", "-address=127.0.0.1", *blocks]
+    with _running(["/usr/sbin/couriertcpd", *options, str(port), program]):
+        yield
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        process.wait(clients.SECONDS)
+
+
+def service(count: int, program: str) -> str:
+    """A tcpdconf service with so many lists."""
+    lists = ", ".join(f'{{ zone = "l{number}.example", probe = false }}' for number in range(count))
+    return f"""
+        [services.lists{count}]
+        program = ["{program}"]
+        listeners = [{{ address = "127.0.0.1", port = {PORT + count} }}]
+        limits = {{ max_connections = 100 }}
+        dns_lists = [{lists}]
+    """
+
+
+def rate(port: int, *, fresh: bool) -> float:
+    """Seconds per connection with AT_ONCE clients at once, each from an address never seen, or from one."""
+    sources = [str_of(next(_sources)) if fresh else "127.0.0.1" for _ in range(CLIENTS)]
+
+    def one(number: int) -> None:
+        for source in sources[number::AT_ONCE]:
+            clients.connect_to_eof(port, source=source)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(AT_ONCE)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (time.perf_counter() - began) / CLIENTS
+
+
+def str_of(address: int) -> str:
+    """An IPv4 address in text form."""
+    return socket.inet_ntoa(address.to_bytes(4))
+
+
+def main() -> None:
+    """Measure and print."""
+    alone()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
+        folder = pathlib.Path(name)
+        program = clients.static_program(folder)
+        running.enter_context(clients.daemon("".join(service(count, program) for count in LISTS)))
+        cases: dict[str, Callable[[], float]] = {}
+        for count in LISTS:
+            running.enter_context(couriertcpd(PORT + 100 + count, count, program))
+            cases[f"tcpdconf, {count} lists"] = functools.partial(rate, PORT + count, fresh=True)
+            cases[f"couriertcpd, {count} lists"] = functools.partial(rate, PORT + 100 + count, fresh=True)
+        cases["tcpdconf, 3 lists, cached"] = functools.partial(rate, PORT + 3, fresh=False)
+        with rbldnsd(folder):
+            found = clients.rounds(cases, times=7, each=1)
+        clients.report(found, "tcpdconf, 0 lists")
+        for count in LISTS:
+            ours, theirs = (
+                statistics.median(found[f"{who}, {count} lists"]) for who in ("tcpdconf", "couriertcpd")
+            )
+            print(f"{count} lists: {theirs / ours:.2f} times couriertcpd's connections per second")
+        with slow_server():
+            slow = {
+                f"{who}, {count} lists of {DELAY * 1000:.0f} ms": functools.partial(_first_byte, port + count)
+                for who, port in (("tcpdconf", PORT), ("couriertcpd", PORT + 100))
+                for count in (1, 8)
+            }
+            clients.report(clients.rounds(slow, times=5, each=5), "tcpdconf, 1 lists of 50 ms")
+
+
+def _first_byte(port: int) -> float:
+    return clients.connect_to_eof(port, source=str_of(next(_sources)))
+
+
+if __name__ == "__main__":
+    main()
