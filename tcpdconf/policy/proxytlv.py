@@ -96,7 +96,7 @@ def _split(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
     """Each vector as type, where its value begins, value."""
     while start < len(data):
         if len(data) - start < _HEAD.size:
-            raise TLVError(f"{len(data) - start} stray bytes at the end")
+            raise TLVError(f"bytes behind the last vector: {len(data) - start}")
         kind, length = _HEAD.unpack_from(data, start)
         begin = start + _HEAD.size
         start = begin + length
@@ -115,7 +115,7 @@ def _check_sum(header: bytes, begin: int, value: bytes) -> None:
 
 def _ssl(value: bytes) -> _SSLInfo:
     if len(value) < _SSL_HEAD.size:
-        raise TLVError(f"SSL vector of {len(value)} bytes")
+        raise TLVError(f"SSL vector of less than {_SSL_HEAD.size} bytes")
     client, verify = _SSL_HEAD.unpack_from(value)
     parts: dict[int, bytes] = {}
     for kind, _, part in _split(value, _SSL_HEAD.size):
