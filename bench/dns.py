@@ -47,8 +47,9 @@ def alone() -> None:
 def rbldnsd(folder: pathlib.Path) -> Iterator[None]:
     """Eight lists on port 53 that list nobody but their test point."""
     (folder / "list").write_text("127.0.0.2\n")
-    zones = [f"l{number}.example:ip4set:{folder}/list" for number in range(8)]
-    command = ["/usr/sbin/rbldnsd", "-n", "-u", "root", "-b", f"{SERVER}/53", "-w", str(folder), *zones]
+    folder.chmod(0o755)  # rbldnsd refuses to be root
+    zones = [f"l{number}.example:ip4set:list" for number in range(8)]
+    command = ["/usr/sbin/rbldnsd", "-n", "-u", "nobody", "-b", f"{SERVER}/53", "-w", str(folder), *zones]
     with _running(command):
         yield
 
@@ -88,6 +89,8 @@ def _running(command: list[str]) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(0.5)
+        if process.poll() is not None:
+            sys.exit(f"{command[0]} does not run")
         yield
     finally:
         process.terminate()

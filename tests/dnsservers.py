@@ -248,6 +248,13 @@ def _bound(family: socket.AddressFamily, host: str) -> socket.socket:
     return made
 
 
+def nowhere() -> values.Server:
+    """A server that is not there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return values.Server("127.0.0.1", probe.getsockname()[1])
+
+
 class Rbldnsd:
     """A real rbldnsd that serves zones, each of a type and with data: {"list.example": ("ip4set", "...")}."""
 

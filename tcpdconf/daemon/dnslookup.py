@@ -6,9 +6,14 @@ the time that is left; what a server says when it is no longer its turn still co
 
 import contextlib
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from tcpdconf.daemon import dnsserver, dnswire, loop
 from tcpdconf.policy import query
+
+# Seconds after which a question that was not answered is sent once more: it may have been lost, and with a
+# server on another host that happens all the time.
+_AGAIN: Final = 1.0
 
 Done = Callable[[query.Answer], None]
 Ended = Callable[["Lookup", query.Answer | None], None]
@@ -22,7 +27,17 @@ class Lookup:
     """
 
     __slots__ = (
-        *("section", "_servers", "_timeout", "_loop", "_clock", "_ended", "_server", "_turn_ends"),
+        *(
+            "section",
+            "_servers",
+            "_timeout",
+            "_loop",
+            "_clock",
+            "_ended",
+            "_server",
+            "_turn_ends",
+            "_again_at",
+        ),
         *("_waiting", "_timer", "_sent", "_streams", "_status"),
     )
 
@@ -43,7 +58,7 @@ class Lookup:
         self._clock = clock
         self._ended = ended
         self._server = servers[0]  # whose turn it is
-        self._turn_ends = 0.0
+        self._turn_ends = self._again_at = 0.0
         self._waiting: list[tuple[float, Done]] = []
         self._timer: int | None = None
         self._sent: list[dnsserver.Drop] = []
@@ -129,6 +144,7 @@ class Lookup:
                 continue
             left = max(until for until, _ in self._waiting) - now
             self._turn_ends = now + min(self._timeout, left / (len(self._servers) + 1))
+            self._again_at = min(now + _AGAIN, self._turn_ends)
             self._wait()
             return
         self._end(query.Answer(self._status))
@@ -142,7 +158,7 @@ class Lookup:
         """Set the timer for whatever is next: the end of the turn, or of somebody's patience."""
         if self._timer is not None:
             self._loop.cancel(self._timer)
-        at = min(self._turn_ends, *(until for until, _ in self._waiting))
+        at = min(self._again_at, *(until for until, _ in self._waiting))
         self._timer = self._loop.after(at - self._clock(), self._look)
 
     def _look(self) -> None:
@@ -158,6 +174,10 @@ class Lookup:
         elif turn_over:
             self._next()
         else:
+            if self._again_at <= now:
+                self._again_at = self._turn_ends
+                with contextlib.suppress(OSError):
+                    self._send(self._server)
             self._wait()
         for done in late:
             done(query.Answer(self._status))

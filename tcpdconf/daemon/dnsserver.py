@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from tcpdconf.config import values
-from tcpdconf.daemon import dnswire, loop
+from tcpdconf.daemon import dnspace, dnswire, loop
 
 # Questions from one source port. Those that are asked together share it, which halves what a question costs;
 # who would guess an answer still has to hit the one port and the one id that are right for its question.
@@ -21,7 +21,7 @@ PER_PORT: Final = 16
 _MISSES: Final = 3  # silences in a row that make a server a silent one
 _PAUSE: Final = 30.0  # seconds after which a silent one is asked again
 _LARGEST: Final = 65535  # octets of a message
-_AT_ONCE: Final = 64  # messages read before other events get their turn
+_READ: Final = 64  # messages read before other events get their turn
 # The message is lost here, as messages are; all else means that the server cannot be reached.
 _LOST: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _KIND: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -57,6 +57,7 @@ class Server:
         self._token = token
         self._family, self._address = _socket_address(address)
         self._port: _Port | None = None
+        self._pace = dnspace.Pace(events)
         self._misses = 0
         self._retry_at = 0.0
         self.strays = 0
@@ -69,6 +70,7 @@ class Server:
     def heard(self) -> None:
         """Take note that it has said something."""
         self._misses = 0
+        self._pace.answered()
 
     def missed(self, now: float) -> None:
         """Take note that it has not answered in time."""
@@ -91,11 +93,14 @@ class Server:
         try:
             if self._port is None or self._port.used_up:
                 self._port = _Port(self, self._loop, self._connect(socket.SOCK_DGRAM))
-            return self._port.ask(asker, self._token)
         except OSError as error:
             if error.errno in _LOST:
                 return None
             raise
+        port = self._port
+        number = port.add(asker, self._token)
+        self._pace.send(functools.partial(port.send, number))
+        return functools.partial(port.drop, number)
 
     def ask_stream(self, asker: Asker) -> Drop | None:
         """Send a question over TCP; otherwise as `ask`."""
@@ -133,24 +138,29 @@ class _Port:
         """Whether another port is needed for the next question."""
         return not self._left
 
-    def ask(self, asker: Asker, token: Callable[[], bytes]) -> Drop:
-        """Send a question; OSError when it cannot be."""
+    def add(self, asker: Asker, token: Callable[[], bytes]) -> bytes:
+        """Expect answers to a question; returns its id."""
         number = token()
         while number in self._waiting:
             number = token()
         self._waiting[number] = asker
         self._left -= 1
+        return number
+
+    def send(self, number: bytes) -> None:
+        """Send a question that was added, unless it was dropped."""
+        asker = self._waiting.get(number)
+        if asker is None:
+            return
         try:
             self._socket.send(dnswire.message(number, asker.section))
         except OSError as error:
-            if error.errno not in _LOST:  # said of a message before, whose asker would not hear of it
+            if error.errno not in _LOST:  # it may be about one that was sent before
                 self._left = 0
                 self._loop.after(0, self._tell)
-            self._drop(number)
-            raise
-        return functools.partial(self._drop, number)
 
-    def _drop(self, number: bytes) -> None:
+    def drop(self, number: bytes) -> None:
+        """Expect no answer any more."""
         del self._waiting[number]
         if not self._waiting:
             self._left = 0
@@ -158,7 +168,8 @@ class _Port:
             self._socket.close()
 
     def _receive(self) -> None:
-        for _ in range(_AT_ONCE):
+        """Pass on what has come."""
+        for _ in range(_READ):
             try:
                 data = self._socket.recv(_LARGEST)
             except BlockingIOError:
