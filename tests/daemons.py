@@ -26,6 +26,14 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def configure(folder: pathlib.Path, text: str) -> pathlib.Path:
+    """A conf.d with one file."""
+    conf = folder / "conf.d"
+    conf.mkdir()
+    (conf / "test.toml").write_text(text)
+    return conf
+
+
 def until(true: Callable[[], object], what: str) -> None:
     """Wait for a state of the world that nothing announces."""
     end = time.monotonic() + SECONDS
@@ -52,9 +60,7 @@ class Daemon:
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.folder = folder
-        self.conf = folder / "conf.d"
-        self.conf.mkdir(exist_ok=True)
-        (self.conf / "test.toml").write_text(text)
+        self.conf = configure(folder, text)
         self._environment = {"PATH": os.defpath, **(environment or {})}
         self._command = [*before, sys.executable, "-m", "tcpdconf", "run", str(self.conf), *arguments]
         self._stderr = stderr

@@ -46,13 +46,6 @@ def run(conf: pathlib.Path, *before: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
 
-def configure(folder: pathlib.Path, text: str) -> pathlib.Path:
-    conf = folder / "conf.d"
-    conf.mkdir()
-    (conf / "test.toml").write_text(text)
-    return conf
-
-
 def test_without_descriptors_clients_wait(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with daemons.Daemon(tmp_path, service(ECHO, port)) as daemon:
@@ -290,7 +283,7 @@ def test_an_access_file_that_cannot_be_loaded_stops_the_start(tmp_path: pathlib.
     bad = tmp_path / "bad.dat"
     bad.write_bytes(b"\xce\x9a\x57\x13" + bytes(100))
     text = service(ECHO, port, rest=f'[[services.test.access]]\nfile = "{bad}"')
-    conf = configure(tmp_path, text)
+    conf = daemons.configure(tmp_path, text)
 
     found = run(conf)
 
@@ -323,7 +316,7 @@ def test_a_shell_file_that_is_wrong_stops_the_start(tmp_path: pathlib.Path) -> N
     shell = tmp_path / "shell"
     shell.write_text("A=1\nif\n")
     text = f'{ECHO}\nenvironment_files = [{{ path = "{shell}", shell = true }}]'
-    found = run(configure(tmp_path, service(text, daemons.free_port())))
+    found = run(daemons.configure(tmp_path, service(text, daemons.free_port())))
 
     assert found.returncode == 78
     assert (
@@ -334,7 +327,7 @@ def test_a_shell_file_that_is_wrong_stops_the_start(tmp_path: pathlib.Path) -> N
 def test_a_port_in_use_is_said_with_its_service(tmp_path: pathlib.Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        found = run(configure(tmp_path, service(ECHO, port)))
+        found = run(daemons.configure(tmp_path, service(ECHO, port)))
 
     assert found.returncode == 1
     assert f"error: cannot bind 127.0.0.1:{port}: Address already in use (service test)\n" in found.stderr
@@ -345,7 +338,7 @@ def test_what_needs_root_is_said_before_anything_is_bound(tmp_path: pathlib.Path
     peers.need_root()
     port = daemons.free_port()
     rest = '[services.low]\nprogram = ["/bin/true"]\nlisteners = [{ address = "127.0.0.1", port = 25 }]'
-    conf = configure(tmp_path, service(f'{ECHO}\nuser = "nobody"', port, rest=rest))
+    conf = daemons.configure(tmp_path, service(f'{ECHO}\nuser = "nobody"', port, rest=rest))
     for folder in (tmp_path, *tmp_path.parents[:2], conf):
         folder.chmod(0o755)
     found = run(conf, "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=-all")
@@ -370,7 +363,7 @@ def test_sockets_of_the_service_manager_are_taken_by_address(tmp_path: pathlib.P
 
 
 def test_a_passed_socket_that_no_listener_wants_is_an_error(tmp_path: pathlib.Path) -> None:
-    conf = configure(tmp_path, service(ECHO, daemons.free_port()))
+    conf = daemons.configure(tmp_path, service(ECHO, daemons.free_port()))
     with socket.create_server(("127.0.0.1", 0)) as passed:
         port = passed.getsockname()[1]
         activate = 'exec 3<&"$0"; export LISTEN_FDS=1; LISTEN_PID=$$ exec "$@"'
@@ -403,7 +396,7 @@ def test_a_signal_during_the_start_is_not_lost(tmp_path: pathlib.Path) -> None:
     slow = tmp_path / "slow"
     slow.write_text("sleep 2\n")
     text = f'{ECHO}\nenvironment_files = [{{ path = "{slow}", shell = true }}]'
-    conf = configure(tmp_path, service(text, daemons.free_port()))
+    conf = daemons.configure(tmp_path, service(text, daemons.free_port()))
     process = subprocess.Popen(
         [sys.executable, "-m", "tcpdconf", "run", str(conf)], stderr=subprocess.PIPE, text=True
     )

@@ -331,15 +331,20 @@ def test_a_second_signal_does_not_wait_for_programs(tmp_path: pathlib.Path) -> N
         os.kill(pid, signal.SIGKILL)
 
 
-def test_several_services_are_ready_together(tmp_path: pathlib.Path) -> None:
-    ports = [daemons.free_port() for _ in range(3)]
-    text = "".join(
+def echoes(ports: list[int]) -> str:
+    """A service for each port that says its number."""
+    return "".join(
         f"""
         [services.s{index}]
         program = ["/bin/echo", "{index}"]
         listeners = [{{ address = "127.0.0.1", port = {port} }}]"""
         for index, port in enumerate(ports)
     )
+
+
+def test_several_services_are_ready_together(tmp_path: pathlib.Path) -> None:
+    ports = [daemons.free_port() for _ in range(3)]
+    text = echoes(ports)
     with daemons.Daemon(tmp_path, text) as daemon:
         assert [daemons.talk(port) for port in ports] == [b"0\n", b"1\n", b"2\n"]
         assert "STATUS=3 services" in daemon.notified
@@ -347,13 +352,7 @@ def test_several_services_are_ready_together(tmp_path: pathlib.Path) -> None:
 
 def test_only_the_named_services_run(tmp_path: pathlib.Path) -> None:
     ports = [daemons.free_port() for _ in range(2)]
-    text = "".join(
-        f"""
-        [services.s{index}]
-        program = ["/bin/echo", "{index}"]
-        listeners = [{{ address = "127.0.0.1", port = {port} }}]"""
-        for index, port in enumerate(ports)
-    )
+    text = echoes(ports)
     with daemons.Daemon(tmp_path, text, arguments=["--only", "s1"]):
         assert daemons.talk(ports[1]) == b"1\n"
         with pytest.raises(ConnectionRefusedError):

@@ -14,13 +14,6 @@ def check(conf: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
 
-def configure(folder: pathlib.Path, text: str) -> pathlib.Path:
-    conf = folder / "conf.d"
-    conf.mkdir()
-    (conf / "test.toml").write_text(text)
-    return conf
-
-
 BASE = """
 [services.test]
 program = ["{program}"]
@@ -42,7 +35,7 @@ def names(tmp_path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def test_a_good_service_passes_the_probe(tmp_path: pathlib.Path, names: dict[str, pathlib.Path]) -> None:
-    found = check(configure(tmp_path, BASE.format_map(names)), "--probe")
+    found = check(daemons.configure(tmp_path, BASE.format_map(names)), "--probe")
 
     assert (found.returncode, found.stderr) == (0, "")
     assert "1 enabled: no problems" in found.stdout
@@ -67,7 +60,7 @@ def test_the_probe_reads_what_a_worker_would_read(
     tmp_path: pathlib.Path, names: dict[str, pathlib.Path], name: str, content: str, said: str
 ) -> None:
     names[name].write_text(content)
-    conf = configure(tmp_path, BASE.format_map(names))
+    conf = daemons.configure(tmp_path, BASE.format_map(names))
     found = check(conf, "--probe")
 
     assert check(conf).returncode == 0
@@ -79,7 +72,7 @@ def test_the_probe_tries_programs_as_their_user(
     tmp_path: pathlib.Path, names: dict[str, pathlib.Path]
 ) -> None:
     names["program"].chmod(0o600)
-    conf = configure(tmp_path, BASE.format_map(names))
+    conf = daemons.configure(tmp_path, BASE.format_map(names))
     found = check(conf, "--probe")
 
     assert found.returncode == 78
@@ -96,7 +89,7 @@ def test_the_probe_reads_with_the_services_rights(
     names["program"].chmod(0o700)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    conf = configure(tmp_path, BASE.format_map(names).replace("[[", 'user = "nobody"\n[[', 1))
+    conf = daemons.configure(tmp_path, BASE.format_map(names).replace("[[", 'user = "nobody"\n[[', 1))
     found = check(conf, "--probe")
 
     assert found.returncode == 78
@@ -118,7 +111,7 @@ rules = [
     for arguments in ([], ["--probe"]):
         folder = tmp_path / str(len(arguments))
         folder.mkdir()
-        found = check(configure(folder, text), *arguments)
+        found = check(daemons.configure(folder, text), *arguments)
 
         assert found.returncode == 78
         place = "test.toml:8:3: services.test.access[0].rules[1]: a rule for the same network and local end"
