@@ -1,0 +1,74 @@
+"""What the resolver is told, by resolv.conf and by the configuration."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcpdconf.config import dnstables, values
+from tcpdconf.daemon import resolvconf
+
+LOCAL = (values.Server("127.0.0.1", 53),)
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("", ["127.0.0.1"]),
+        ("nameserver 192.0.2.1\nnameserver 2001:DB8::1\n", ["192.0.2.1", "2001:db8::1"]),
+        ("nameserver\t192.0.2.1 # mine\nnameserver 192.0.2.2;2\r\n", ["192.0.2.1", "192.0.2.2"]),
+        ("nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\nnameserver 192.0.2.4",
+         ["192.0.2.1", "192.0.2.2", "192.0.2.3"]),
+        ("nameserver fe80::1%eth0", ["fe80::1%eth0"]),
+        ("nameserver\nnameserver ns.example\nnameserver 192.0.2\nnameserver 192.0.2.1:53\nnameserver [::1]",
+         ["127.0.0.1"]),
+        ("#nameserver 192.0.2.1\n;nameserver 192.0.2.2\n nameserver 192.0.2.3", ["127.0.0.1"]),
+        ("nameservers 192.0.2.4\nNAMESERVER 192.0.2.5", ["127.0.0.1"]),
+        ("search example.org\ndomain example.org\nsortlist 192.0.2.0\nlookup file bind", ["127.0.0.1"]),
+    ],
+)  # fmt: skip
+def test_name_servers(text: str, servers: list[str]) -> None:
+    assert resolvconf.parse(text).servers == tuple(values.Server(server, 53) for server in servers)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("", (5, 2, False)),
+        ("options timeout:3 attempts:4 rotate", (3, 4, True)),
+        ("options timeout:3\noptions ndots:5 rotate\noptions timeout:7 edns0", (7, 2, True)),
+        ("options timeout:0 attempts:0", (1, 1, False)),
+        ("options timeout:31 attempts:6", (30, 5, False)),
+        ("options timeout:99999999999999999999999999", (30, 2, False)),
+        ("options timeout: attempts:x timeout:-1 rotates", (5, 2, False)),
+        ("options", (5, 2, False)),
+    ],
+)
+def test_options(options: str, told: tuple[int, int, bool]) -> None:
+    found = resolvconf.parse(options)
+
+    assert (found.timeout, found.attempts, found.rotate) == told
+
+
+@given(st.text() | st.from_regex(r"(nameserver |options timeout:|\n|.)*"))
+def test_any_text_is_read(text: str) -> None:
+    found = resolvconf.parse(text)
+
+    assert 1 <= len(found.servers) <= 3
+    assert 1 <= found.timeout <= 30
+    assert 1 <= found.attempts <= 5
+
+
+def test_the_configuration_goes_before_resolv_conf() -> None:
+    text = "nameserver 192.0.2.1\noptions timeout:3 attempts:4 rotate"
+    written = dnstables.Dns.model_validate(
+        {"servers": ["127.0.0.1:5353", "::1"], "timeout": 0.5, "attempts": 1, "rotate": False, "min_ttl": 60}
+    )
+
+    assert resolvconf.settings(dnstables.Dns(), text) == resolvconf.parse(text)
+    assert resolvconf.settings(written, text) == resolvconf.Settings(
+        servers=(values.Server("127.0.0.1", 5353), values.Server("::1", 53)),
+        timeout=0.5,
+        attempts=1,
+        min_ttl=60,
+    )
+    assert resolvconf.settings(dnstables.Dns(), "") == resolvconf.Settings()
