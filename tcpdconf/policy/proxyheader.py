@@ -112,8 +112,8 @@ def _missing(version: int, data: bytes, options: Options) -> int:
 def _missing_v2(data: bytes, largest: int) -> int:
     if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
         raise HeaderError(f"v2: version {data[12] >> 4}, command {data[12] & 15}")
-    proxied = data[12:13] == bytes([_PROXY])
-    if proxied and len(data) > 13 and (data[13] >> 4 > _UNIX or data[13] & 15 > _DATAGRAM):
+    proxied = len(data) > 13 and data[12] == _PROXY  # LOCAL says nothing by its family
+    if proxied and (data[13] >> 4 > _UNIX or data[13] & 15 > _DATAGRAM):
         raise HeaderError(f"v2: family {data[13] >> 4}, transport {data[13] & 15}")
     if len(data) < _PREFIX:
         return _PREFIX - len(data)
@@ -131,9 +131,9 @@ def _read_v1(data: bytes, options: Options) -> Header:
         ends = proxyline.lenient_read(data) if options.lenient else proxyline.read(data)
     except proxyline.LineError as error:
         raise HeaderError(f"v1: {error}") from None
-    return (
-        Header(1, local=True) if ends is None else Header(1, local=False, source=ends[0], destination=ends[1])
-    )
+    if ends is None:
+        return Header(1, local=True)
+    return Header(1, local=False, source=ends[0], destination=ends[1])
 
 
 def _read_v2(data: bytes) -> Header:
