@@ -26,21 +26,6 @@ class Lookup:
     at most. `ended` is called once, before those who wait are: with None when nobody waited any more.
     """
 
-    __slots__ = (
-        *(
-            "section",
-            "_servers",
-            "_timeout",
-            "_loop",
-            "_clock",
-            "_ended",
-            "_server",
-            "_turn_ends",
-            "_again_at",
-        ),
-        *("_waiting", "_timer", "_sent", "_streams", "_status"),
-    )
-
     def __init__(
         self,
         section: bytes,
@@ -154,6 +139,12 @@ class Lookup:
         if drop is not None:
             self._sent.append(drop)
 
+    def _send_again(self) -> None:
+        self._again_at = self._turn_ends
+        if self._server not in self._streams:
+            with contextlib.suppress(OSError):
+                self._send(self._server)
+
     def _wait(self) -> None:
         """Set the timer for whatever is next: the end of the turn, or of somebody's patience."""
         if self._timer is not None:
@@ -175,9 +166,7 @@ class Lookup:
             self._next()
         else:
             if self._again_at <= now:
-                self._again_at = self._turn_ends
-                with contextlib.suppress(OSError):
-                    self._send(self._server)
+                self._send_again()
             self._wait()
         for done in late:
             done(query.Answer(self._status))

@@ -186,8 +186,9 @@ def test_a_truncated_answer_is_asked_for_over_tcp(server: dnsservers.Server) -> 
     client = resolvers.Client(server.address)
 
     assert client.ask(A) == [query.Answer("answer", tuple(f"127.0.{n}.2" for n in range(60)), ttl=300)]
-    assert [asked.transport for asked in server.asked][:2] == ["udp", "tcp"]
-    assert client.resolver.counts["answer"] == 1
+    assert [asked.transport for asked in server.asked] == ["udp", "tcp"]
+    assert client.ask(A)[0].status == "answer"
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("forgery", ["id", "question", "query", "opcode"])
