@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,15 @@ def configure(folder: pathlib.Path, text: str) -> pathlib.Path:
     conf.mkdir()
     (conf / "test.toml").write_text(text)
     return conf
+
+
+@contextlib.contextmanager
+def public_folder() -> Iterator[pathlib.Path]:
+    """A folder that every user gets into; those of pytest are its own user's."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def until(true: Callable[[], object], what: str) -> None:

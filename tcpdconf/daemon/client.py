@@ -1,7 +1,6 @@
 """The socket of one client: who is at its ends, and a last word to it."""
 
 import contextlib
-import os
 import socket
 
 from tcpdconf.policy import connection
@@ -27,7 +26,7 @@ def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> connection
 
 def line(text: str) -> bytes:
     """SMTP, POP3 and IMAP end their lines with CRLF; a text that has its own end keeps it."""
-    return os.fsencode(text if text.endswith("\n") else text + "\r\n")
+    return (text if text.endswith("\n") else text + "\r\n").encode()
 
 
 def tell(client: socket.socket, message: bytes) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from typing import Final
 
 from tcpdconf.config import envfile, tables
+from tcpdconf.policy import environ
 
 _LARGEST: Final = 1 << 20  # bytes of a file
 _SECONDS: Final = 10.0  # that a shell file may take
@@ -34,7 +35,7 @@ def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[
     if file.shell:
         return _source(content, before)
     try:
-        return before | envfile.parse(os.fsdecode(content))
+        return before | envfile.parse(environ.decoded(content))
     except ValueError as error:
         raise EnvironmentFileError(str(error)) from None
 
@@ -51,7 +52,7 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
             ["/bin/sh", "-c", _SCRIPT, "sh", f"/proc/self/fd/{copy}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=before,
+            env=environ.block(before),
             pass_fds=[copy],
             timeout=_SECONDS,
             check=False,
@@ -61,9 +62,9 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
     finally:
         os.close(copy)
     if found.returncode != 0:
-        said = os.fsdecode(found.stderr).strip().replace(f"/proc/self/fd/{copy}", "line")
+        said = environ.decoded(found.stderr).strip().replace(f"/proc/self/fd/{copy}", "line")
         raise EnvironmentFileError(
             f"/bin/sh ends with status {found.returncode}: {said or 'it says nothing'}"
         )
-    pairs = (os.fsdecode(item).partition("=") for item in found.stdout.split(b"\0") if item)
+    pairs = (environ.decoded(item).partition("=") for item in found.stdout.split(b"\0") if item)
     return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}

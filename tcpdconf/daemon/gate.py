@@ -54,7 +54,7 @@ class Gate:
         self._trusted = _networks(["*"] if settings.trusted == "any" else settings.trusted)
         self._exempt = _networks(settings.exempt)
         self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
-        self._peers: Counter[int] = Counter()
+        self._peers: Counter[str] = Counter()
         self._armed = False
 
     def enter(self, client: socket.socket, link: connection.Connection) -> None:
@@ -65,7 +65,7 @@ class Gate:
             self._refuse(client, link, "not a trusted proxy")
         elif len(self._pending) >= self._settings.max_pending:
             self._refuse(client, link, f"{self._settings.max_pending} PROXY headers are awaited already")
-        elif self._peers[link.peer.value] >= self._settings.max_pending_per_peer:
+        elif self._peers[link.peer.text] >= self._settings.max_pending_per_peer:
             most = self._settings.max_pending_per_peer
             self._refuse(client, link, f"{most} PROXY headers of this proxy are awaited already")
         else:
@@ -85,7 +85,7 @@ class Gate:
             self._settle(pending, outcome)
             return
         self._pending[client.fileno()] = pending
-        self._peers[link.peer.value] += 1
+        self._peers[link.peer.text] += 1
         self._loop.watch(client, functools.partial(self._readable, pending))
         self._arm()
 
@@ -130,7 +130,7 @@ class Gate:
     def _forget(self, pending: _Pending) -> None:
         self._loop.forget(pending.client)
         del self._pending[pending.client.fileno()]
-        peer = pending.link.peer.value
+        peer = pending.link.peer.text
         self._peers[peer] -= 1
         if not self._peers[peer]:
             del self._peers[peer]

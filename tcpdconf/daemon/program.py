@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tcpdconf.config import tables
+from tcpdconf.policy import environ
 
 # setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
 # of a small program, and setting a limit from outside after the start would be a race.
@@ -30,10 +31,10 @@ class Program:
     def __init__(
         self, argv: Sequence[str], environment: Mapping[str, str], stderr: int | None, rlimits: tables.Rlimits
     ) -> None:
-        self._argv = [*_limited(rlimits), *argv]
-        self._environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+        self._argv = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
+        self._environment = environ.block(environment)
         self._stderr = stderr
-        self._behind_prlimit = argv[0] if self._argv[0] == PRLIMIT else None
+        self._behind_prlimit = argv[0] if _limited(rlimits) else None
 
     def start(self, connection: int, variables: Mapping[str, str]) -> int:
         """Start the program on a connection; returns its pid.
@@ -44,9 +45,7 @@ class Program:
         """
         if self._behind_prlimit is not None:
             check(self._behind_prlimit)  # prlimit(1) could only tell standard error
-        environment = self._environment.copy()
-        for name, value in variables.items():
-            environment[os.fsencode(name)] = os.fsencode(value)
+        environment = self._environment | environ.block(variables)
         stderr = connection if self._stderr is None else self._stderr
         actions = [(os.POSIX_SPAWN_DUP2, connection, 0), (os.POSIX_SPAWN_DUP2, connection, 1)]
         if stderr != 2:

@@ -109,16 +109,12 @@ class Reception:
                 if error.errno not in _GONE:
                     self._rest(error)
                 continue
-            try:
-                local = door.end or client.endpoint(accepted.getsockname())
-                link = connection.Connection(client.endpoint(address), local)
-                if door.gate is None:
-                    self._arrived(accepted, link, {})
-                else:
-                    door.gate.enter(accepted, link)
-            except Exception:  # noqa: BLE001 (a defect costs one connection, not the service)
-                log.crash(f"cannot serve {address[0]}")
-                accepted.close()
+            local = door.end or client.endpoint(accepted.getsockname())
+            link = connection.Connection(client.endpoint(address), local)
+            if door.gate is None:
+                self._arrived(accepted, link, {})
+            else:
+                door.gate.enter(accepted, link)
 
     def _rest(self, error: OSError) -> None:
         """Leave the listeners alone for a moment: descriptors or memory have run out."""

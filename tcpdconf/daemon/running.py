@@ -7,6 +7,7 @@ from typing import Final
 
 from tcpdconf.config import load, problems
 from tcpdconf.daemon import log, signals, supervisor
+from tcpdconf.policy import environ
 
 EX_CONFIG: Final = 78
 
@@ -64,5 +65,5 @@ def _open_standard() -> None:
 def environment() -> dict[str, str]:
     """The environment that this process was started with; the interpreter adds to its own (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:
-        items = (os.fsdecode(item).partition("=") for item in file.read().split(b"\0") if item)
+        items = (environ.decoded(item).partition("=") for item in file.read().split(b"\0") if item)
         return {name: value for name, _, value in items}

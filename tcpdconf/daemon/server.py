@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf.config import model, tables
@@ -165,20 +165,34 @@ class Server:
             self._refuse(peer, link, verdict)
             return
         self._taken()
-        variables = environ.of(link, said, verdict.variables, self._service.address_format)
-        admitted = _Admitted(peer, link, variables, loop.now() + _PATIENCE)
-        if self._lookups is None:
-            self._screen(admitted)
-        else:
-            known = {**self._base, **variables}
-            self._lookups.begin(link, known, functools.partial(self._looked_up, admitted))
+        admitted = _Admitted(peer, link, {}, loop.now() + _PATIENCE)
+        with self._guarded(admitted):
+            variables = environ.of(link, said, verdict.variables, self._service.address_format)
+            admitted = admitted._replace(variables=variables)
+            if self._lookups is None:
+                self._screen(admitted)
+            else:
+                known = {**self._base, **variables}
+                self._lookups.begin(link, known, functools.partial(self._looked_up, admitted))
 
     def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
-        if self._closed:
-            self._give_up(admitted, _STOPPING)
-        else:
+        with self._guarded(admitted):
             until = loop.now() + _PATIENCE
-            self._screen(admitted._replace(variables={**admitted.variables, **found}, until=until))
+            known = admitted._replace(variables={**admitted.variables, **found}, until=until)
+            if self._closed:
+                self._give_up(known, _STOPPING)
+            else:
+                self._screen(known)
+
+    @contextlib.contextmanager
+    def _guarded(self, admitted: _Admitted) -> Iterator[None]:
+        """A defect costs the one connection that has met it, and not its slot."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001
+            log.crash(f"cannot serve {admitted.link.peer}")
+            admitted.socket.close()
+            self._release(admitted.link.peer)
 
     def _screen(self, admitted: _Admitted) -> None:
         dropped = decision.screen(self._service.drop, admitted.variables, self._base)

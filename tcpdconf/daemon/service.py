@@ -151,7 +151,7 @@ class Service:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         privileges.become(self._identity)
         os.chdir("/")
-        environment = environ.base(self._settings, self._around.environment, {})
+        environment = environ.block(environ.base(self._settings, self._around.environment, {}))
         name = stderr.name or os.path.basename(self._settings.program[0])
         try:
             os.execve(stderr.logger[0], [*stderr.logger, name], environment)  # noqa: S606 (as configured)

@@ -40,6 +40,21 @@ DAEMON: Final = frozenset(
 )
 
 
+def encoded(text: str) -> bytes:
+    """Text as programs get it: UTF-8 whatever the locale; bytes that were none come back as they were."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def block(variables: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Variables as programs get them."""
+    return {encoded(name): encoded(value) for name, value in variables.items()}
+
+
+def decoded(data: bytes) -> str:
+    """Text from bytes; `encoded` gives the same bytes back."""
+    return data.decode("utf-8", "surrogateescape")
+
+
 def base(
     service: model.ServiceSettings, daemon: Mapping[str, str], files: Mapping[str, str]
 ) -> dict[str, str]:

@@ -334,14 +334,14 @@ def test_a_port_in_use_is_said_with_its_service(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.peer
-def test_what_needs_root_is_said_before_anything_is_bound(tmp_path: pathlib.Path) -> None:
+def test_what_needs_root_is_said_before_anything_is_bound() -> None:
     peers.need_root()
     port = daemons.free_port()
     rest = '[services.low]\nprogram = ["/bin/true"]\nlisteners = [{ address = "127.0.0.1", port = 25 }]'
-    conf = daemons.configure(tmp_path, service(f'{ECHO}\nuser = "nobody"', port, rest=rest))
-    for folder in (tmp_path, *tmp_path.parents[:2], conf):
-        folder.chmod(0o755)
-    found = run(conf, "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=-all")
+    as_nobody = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=-all"]
+    with daemons.public_folder() as folder:
+        conf = daemons.configure(folder, service(f'{ECHO}\nuser = "nobody"', port, rest=rest))
+        found = run(conf, *as_nobody)
 
     assert found.returncode == 78
     assert "services.test.user: running as another user needs root\n" in found.stderr

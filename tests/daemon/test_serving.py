@@ -84,6 +84,16 @@ def test_nothing_of_the_daemon_leaks_into_an_inheriting_program(tmp_path: pathli
     assert not {"TCPREMOTEHOST", "WATCHDOG_USEC", "LISTEN_FDS", "NOTIFY_SOCKET", "LC_CTYPE"} & found.keys()
 
 
+def test_variables_are_utf_8_whatever_the_locale(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    text = service(ENV + '\nenvironment = { A = "\u4e2d\u6587" }\ninherit_environment = ["B"]', port)
+    surroundings = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "B": "\xe4"}
+    with daemons.Daemon(tmp_path, text, environment=surroundings):
+        found = daemons.environment(daemons.talk(port))
+
+    assert (found["A"], found["B"]) == ("\u4e2d\u6587", "\xe4")
+
+
 def test_layers_of_the_environment(tmp_path: pathlib.Path) -> None:
     """Daemon, environment files in order, table, access rule, connection: each over the one before."""
     port = daemons.free_port()

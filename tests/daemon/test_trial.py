@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import daemons
 import peers
@@ -25,13 +26,14 @@ file = "{rules}"
 
 
 @pytest.fixture
-def names(tmp_path: pathlib.Path) -> dict[str, pathlib.Path]:
-    found = {name: tmp_path / name for name in ("program", "shell", "rules")}
-    found["program"].write_text("#!/bin/sh\n")
-    found["program"].chmod(0o755)
-    found["shell"].write_text("A=1\n")
-    found["rules"].write_text("192.0.2\tdeny\n")
-    return found
+def names() -> Iterator[dict[str, pathlib.Path]]:
+    with daemons.public_folder() as folder:
+        found = {name: folder / name for name in ("program", "shell", "rules")}
+        found["program"].write_text("#!/bin/sh\n")
+        found["program"].chmod(0o755)
+        found["shell"].write_text("A=1\n")
+        found["rules"].write_text("192.0.2\tdeny\n")
+        yield found
 
 
 def test_a_good_service_passes_the_probe(tmp_path: pathlib.Path, names: dict[str, pathlib.Path]) -> None:
@@ -87,8 +89,6 @@ def test_the_probe_reads_with_the_services_rights(
     peers.need_root()
     names["rules"].chmod(0o600)
     names["program"].chmod(0o700)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     conf = daemons.configure(tmp_path, BASE.format_map(names).replace("[[", 'user = "nobody"\n[[', 1))
     found = check(conf, "--probe")
 
