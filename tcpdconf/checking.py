@@ -1,24 +1,15 @@
 """What `tcpdconf check` finds beyond what loading finds: it may look at every house."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from tcpdconf.config import load, problems
 from tcpdconf.policy import access
 
-
-def further(loaded: load.Loaded, *, probe: bool) -> list[problems.Problem]:
-    """Problems of a configuration that loads; with `probe` its programs and files are tried as well."""
-    found = list(_rules(loaded))
-    if probe:
-        from tcpdconf.daemon import running, trial  # noqa: PLC0415 (what serves is not needed to check)
-
-        known = {(problem.key, problem.text) for problem in found}
-        tried = trial.run(loaded, running.environment())
-        found += [problem for problem in tried if (problem.key, problem.text) not in known]
-    return found
+COLUMNS: Final = ("list", "state", "time", "127.0.0.2", "127.0.0.1", "random", "why")
 
 
-def _rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
+def rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
     """Rules that cannot both count."""
     for name, settings in loaded.config.services.items():
         for index, source in enumerate(settings.access):
@@ -27,3 +18,23 @@ def _rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
             except access.DuplicateRuleError as error:
                 key = ("services", name, "access", index, "rules", error.index)
                 yield loaded.problem(key, str(error), "duplicate-rule")
+
+
+def probe(loaded: load.Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:
+    """What trying programs, files and DNS lists finds beyond what is `known`; and a table of the lists."""
+    from tcpdconf.daemon import running, trial  # noqa: PLC0415 (what serves is not needed to check)
+
+    tried = trial.run(loaded, running.environment())
+    before = {(problem.key, problem.text) for problem in known}
+    found = [problem for problem in tried.problems if (problem.key, problem.text) not in before]
+    rows = [[row.get(name, "") for name in COLUMNS] for row in tried.lists.values()]
+    return found, _table([COLUMNS, *rows])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns with a header; nothing where that is all."""
+    if len(rows) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(line.rstrip() + "\n" for line in lines)

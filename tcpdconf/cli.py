@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--probe",
         action="store_true",
-        help="also try the programs, access files and environment files, with each service's own rights",
+        help="also try programs, access and environment files, with each service's rights, and DNS lists",
     )
     command.set_defaults(command=check)
 
@@ -124,14 +124,19 @@ def check(arguments: argparse.Namespace) -> int:
     from tcpdconf.config import load, problems  # noqa: PLC0415
 
     loaded: load.Loaded | None = None
+    lists = ""
     try:
         loaded = load.load(arguments.directory, dict(arguments.replace))
-        found = [*loaded.warnings, *checking.further(loaded, probe=arguments.probe)]
+        found = [*loaded.warnings, *checking.rules(loaded)]
+        if arguments.probe:
+            tried, lists = checking.probe(loaded, found)
+            found += tried
     except problems.ConfigError as error:
         found = list(error.problems)
     sys.stdout.write(problems.render(found, arguments.format))
     errors = sum(problem.severity == "error" for problem in found)
     if arguments.format == "text":
+        sys.stdout.write(("\n" if found and lists else "") + lists)
         print(("\n" if found else "") + f"{arguments.directory}: {_summary(loaded, found, errors)}")
     return EX_CONFIG if errors else 0
 

@@ -30,6 +30,7 @@ class Equipment:
     def __init__(self, task: assignment.Assignment, fds: list[int]) -> None:
         log.set_level(task.config.daemon.log_level)
         self.failures: list[assignment.Failure] = []
+        self.lookups: lookups.Lookups | None = None  # made with the server
         self._task = task
         self._service = task.service
         self._fds: dict[str, list[tuple[assignment.Role, int]]] = {}
@@ -50,6 +51,7 @@ class Equipment:
         )
         if self.failures:
             return None
+        self.lookups = self._asking(events, zones)
         base = environ.base(service, self._task.environment, files)
         return server.Server(
             name=self._task.name,
@@ -61,7 +63,7 @@ class Equipment:
             sources=sources,
             base=base,
             runner=program.Program(service.program, base, self._stderr(), service.rlimits),
-            lookups=self._lookups(events, zones),
+            lookups=self.lookups,
             events=events,
             held=ledger.Ledger(self._fds["ledger"][0][1], service.limits.max_connections),
         )
@@ -126,7 +128,7 @@ class Equipment:
             self._fail(("dns_lists",), f"cannot use {role.path}: {error}")
             return ""
 
-    def _lookups(self, events: loop.Loop, zones: dict[str, str]) -> lookups.Lookups | None:
+    def _asking(self, events: loop.Loop, zones: dict[str, str]) -> lookups.Lookups | None:
         """What asks about the connections, when anything is wanted."""
         config, service = self._task.config, self._service
         if not service.lookup_names and not service.dns_lists:

@@ -52,6 +52,7 @@ class Lookups:
         }
         self._untested = {zone for zone, each in self._lists.items() if each.health.state == "untested"}
         self._held: list[Callable[[], None]] = []
+        self._shown: dict[str, dict[str, str]] = {}  # by zone: what the last test has shown
         if self._lists:
             self._look()
 
@@ -65,6 +66,25 @@ class Lookups:
             self._held.append(start)
         else:
             start()
+
+    def when_tested(self, done: Callable[[], None]) -> None:
+        """Call back when every list has had its first test."""
+        if self._untested:
+            self._held.append(done)
+        else:
+            done()
+
+    def report(self) -> list[dict[str, str]]:
+        """Each list's state, and what its last test has shown: for people."""
+        return [
+            {
+                "list": each.shown,
+                "state": each.health.state,
+                **self._shown.get(zone, {}),
+                "why": each.health.why,
+            }
+            for zone, each in self._lists.items()
+        ]
 
     def ask(self, question: query.Question, done: Answered, until: float) -> None:
         """Ask about a name."""
@@ -93,10 +113,11 @@ class Lookups:
         now = loop.now()
         for zone, each in self._lists.items():
             if each.health.is_due(now):
-                _Test(self._resolver, each.health, functools.partial(self._tested, zone)).start(now + _TEST)
+                _Test(self._resolver, each.health, functools.partial(self._tested, zone)).start(now)
         self._loop.after(_LOOK, self._look)
 
-    def _tested(self, zone: str, change: listhealth.Change | None) -> None:
+    def _tested(self, zone: str, shown: dict[str, str], change: listhealth.Change | None) -> None:
+        self._shown[zone] = shown
         self._log(self._lists[zone], change)
         if zone in self._untested:
             self._untested.discard(zone)
@@ -176,26 +197,43 @@ class _Lookup:
 
 
 class _Test:
-    """One test of a list."""
+    """One test of a list; `done` is called with what it has shown and the change of state."""
 
     def __init__(
         self,
         asked: resolver.Resolver,
         health: listhealth.Health,
-        done: Callable[[listhealth.Change | None], None],
+        done: Callable[[dict[str, str], listhealth.Change | None], None],
     ) -> None:
         self._resolver = asked
         self._health = health
         self._done = done
         self._points = health.points(secrets.token_hex(8))
         self._answers: dict[query.Question, query.Answer] = {}
+        self._began = 0.0
 
-    def start(self, until: float) -> None:
+    def start(self, now: float) -> None:
         """Ask its questions anew, whatever the cache holds."""
+        self._began = now
         for point in self._points.all():
-            self._resolver.ask(point, functools.partial(self._answered, point), until, fresh=True)
+            self._resolver.ask(point, functools.partial(self._answered, point), now + _TEST, fresh=True)
 
     def _answered(self, point: query.Question, answer: query.Answer) -> None:
         self._answers[point] = answer
         if len(self._answers) == len(self._points.all()):
-            self._done(self._health.tested(self._points, self._answers, loop.now()))
+            now = loop.now()
+            self._done(self._shown(now), self._health.tested(self._points, self._answers, now))
+
+    def _shown(self, now: float) -> dict[str, str]:
+        points = {"127.0.0.2": self._points.listed, "127.0.0.1": self._points.unlisted}
+        asked = {name: point[0] for name, point in points.items() if point} | {"random": self._points.random}
+        return {
+            "time": f"{(now - self._began) * 1000:.0f} ms",
+            **{name: _said(self._answers[point]) for name, point in asked.items()},
+        }
+
+
+def _said(answer: query.Answer) -> str:
+    if answer.status == "answer":
+        return " ".join(answer.addresses) or "none"
+    return "none" if answer.status == "nxdomain" else answer.status

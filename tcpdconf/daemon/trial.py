@@ -1,11 +1,11 @@
-"""Tries what a configuration names, without serving: programs, access files, environment files.
+"""Tries what a configuration names, without serving: programs, files, DNS lists.
 
 Each service is tried in a process of its own, with the service's rights where this process may take them on,
 and by the code that would serve it.
 """
 
 import os
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import load, problems
 from tcpdconf.daemon import assignment, loop, service
@@ -13,8 +13,15 @@ from tcpdconf.daemon import assignment, loop, service
 _SECONDS: Final = 60.0  # for everything
 
 
-def run(loaded: load.Loaded, environment: dict[str, str]) -> list[problems.Problem]:
-    """What the enabled services could not use, each at its place in the configuration."""
+class Tried(NamedTuple):
+    """What a trial found: problems, each at its place, and by name what each DNS list has answered."""
+
+    problems: list[problems.Problem]
+    lists: dict[str, dict[str, str]]
+
+
+def run(loaded: load.Loaded, environment: dict[str, str]) -> Tried:
+    """Try the enabled services."""
     return _Trial(loaded).run(environment)
 
 
@@ -25,8 +32,9 @@ class _Trial:
         self._services: dict[str, service.Service] = {}
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
+        self._lists: dict[str, dict[str, str]] = {}
 
-    def run(self, environment: dict[str, str]) -> list[problems.Problem]:
+    def run(self, environment: dict[str, str]) -> Tried:
         around = service.Surroundings(self._loop, self._loaded.config, environment)
         for name in self._loaded.config.enabled():
             self._services[name] = service.Service(name, [], around, heard=self._heard, task="try")
@@ -40,13 +48,15 @@ class _Trial:
             self._note(name, assignment.Failure((), f"could not be tried within {_SECONDS:g} s"))
         for each in self._services.values():
             self._end(each)
-        return self._problems
+        return Tried(self._problems, self._lists)
 
     def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
         each.worker.finish()
         if message["kind"] == "failed":
             for failure in assignment.failures(message):
                 self._note(each.name, failure)
+        for row in message.get("lists", ()):
+            self._lists.setdefault(row["list"], row)
         self._waiting.discard(each.name)
         if not self._waiting:
             self._loop.stop()

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import Any
 
-from tcpdconf.daemon import assignment, channel, equipment, loop, overflow, server, signals
+from tcpdconf.daemon import assignment, channel, equipment, log, loop, overflow, server, signals
 
 
 def main(post: channel.Channel) -> int:
@@ -72,11 +72,19 @@ class _Worker:
         self._post.send("ready")
 
     def _try(self, fds: list[int]) -> None:
-        """Say whether the service could be served, and serve nothing."""
+        """Say whether the service could be served, and what its lists answer; serve nothing."""
         found = equipment.Equipment(assignment.read(fds[0]), fds[1:])
-        found.try_program()
+        log.set_level("error")  # what a test of a list shows is reported, not logged
         found.server(self._loop)
-        self._post.send("failed" if found.failures else "ready", failures=found.failures)
+        found.try_program()
+        if found.lookups is None:
+            self._tried(found.failures, [])
+        else:
+            asked = found.lookups
+            asked.when_tested(lambda: self._tried(found.failures, asked.report()))
+
+    def _tried(self, failures: list[assignment.Failure], lists: list[dict[str, str]]) -> None:
+        self._post.send("failed" if failures else "ready", failures=failures, lists=lists)
         self._end()
 
     def _stop(self, seconds: float) -> None:

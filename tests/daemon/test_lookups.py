@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -178,6 +180,33 @@ def test_a_secret_zone_is_shown_to_nobody(tmp_path: pathlib.Path) -> None:
 
     assert (found["BLOCK"], found["BLOCK_ZONE"]) == ("Blacklisted by dq.example", "dq.example")
     assert not [line for line in log if "key1234" in line]
+
+
+def test_the_probe_shows_what_each_list_answers(tmp_path: pathlib.Path) -> None:
+    with dnsservers.Server() as server:
+        healthy(server, "good.example")
+        server.says("*.parked.example", "A", dnsservers.Reply(records=("A 203.0.113.1",)))
+        server.says("*.dead.example", "A", dnsservers.Reply(rcode="SERVFAIL"))
+        lists = ", ".join(f'{{ zone = "{name}.example" }}' for name in ("good", "parked", "dead"))
+        text = f"""
+            [services.test]
+            program = ["/bin/true"]
+            listeners = [{{ address = "127.0.0.1", port = 4999 }}]
+            dns_lists = [{lists}]
+            [dns]
+            servers = ["127.0.0.1:{server.address.port}"]
+        """
+        conf = daemons.configure(tmp_path, text)
+        command = [sys.executable, "-m", "tcpdconf", "check", "--probe", str(conf)]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    rows = [line.split(maxsplit=7) for line in found.stdout.splitlines() if ".example" in line]
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert [(row[0], row[1], row[4], row[5], row[6]) for row in rows] == [
+        ("good.example", "up", "127.0.0.2", "none", "none"),
+        ("parked.example", "suspended", "203.0.113.1", "203.0.113.1", "203.0.113.1"),
+        ("dead.example", "untested", "servfail", "servfail", "servfail"),
+    ]
 
 
 def test_a_lookup_holds_its_slot_and_delays_nobody_else(tmp_path: pathlib.Path) -> None:
