@@ -123,13 +123,18 @@ class Daemon:
     def await_log(self, pattern: str, count: int = 1) -> list[str]:
         """Wait until that many lines match; returns them."""
         wanted = re.compile(pattern)
+        found: list[str] = []
+        looked_at = 0
 
-        def found() -> list[str]:
-            return [line for line in self._lines if wanted.search(line)]
+        def enough() -> bool:
+            nonlocal looked_at
+            found.extend(line for line in self._lines[looked_at:] if wanted.search(line))
+            looked_at = len(self._lines)
+            return len(found) >= count
 
         with self._grown:
-            assert self._grown.wait_for(lambda: len(found()) >= count, SECONDS), "\n".join(self._lines)
-            return found()
+            assert self._grown.wait_for(enough, SECONDS), "\n".join(self._lines)
+        return found
 
     def await_notice(self, text: str) -> None:
         """Wait until the service manager was told this."""
