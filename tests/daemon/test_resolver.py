@@ -5,7 +5,6 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import dnsservers
 import pytest
@@ -21,18 +20,6 @@ NAME = "2.0.0.127.list.example"
 A = query.Question(NAME, "A")
 LISTED = dnsservers.Reply(records=("A 127.0.0.2",))
 GOOD = query.Answer("answer", addresses=("127.0.0.2",), ttl=300)
-
-
-@pytest.fixture
-def server() -> Iterator[dnsservers.Server]:
-    with dnsservers.Server() as made:
-        yield made
-
-
-@pytest.fixture
-def second() -> Iterator[dnsservers.Server]:
-    with dnsservers.Server("127.0.0.2") as made:
-        yield made
 
 
 @pytest.mark.parametrize(

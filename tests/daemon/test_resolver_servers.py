@@ -24,18 +24,6 @@ LISTED = dnsservers.Reply(records=("A 127.0.0.2",))
 GOOD = query.Answer("answer", addresses=("127.0.0.2",), ttl=300)
 
 
-@pytest.fixture
-def server() -> Iterator[dnsservers.Server]:
-    with dnsservers.Server() as made:
-        yield made
-
-
-@pytest.fixture
-def second() -> Iterator[dnsservers.Server]:
-    with dnsservers.Server("127.0.0.2") as made:
-        yield made
-
-
 def test_a_server_that_is_not_there_costs_nothing(server: dnsservers.Server) -> None:
     server.says("*.list.example", "A", LISTED)
     client = resolvers.Client(dnsservers.nowhere(), server.address)

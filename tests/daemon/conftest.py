@@ -1,0 +1,18 @@
+"""Name servers for the tests of the resolver."""
+
+from collections.abc import Iterator
+
+import dnsservers
+import pytest
+
+
+@pytest.fixture
+def server() -> Iterator[dnsservers.Server]:
+    with dnsservers.Server() as made:
+        yield made
+
+
+@pytest.fixture
+def second() -> Iterator[dnsservers.Server]:
+    with dnsservers.Server("127.0.0.2") as made:
+        yield made
