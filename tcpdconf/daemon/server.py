@@ -80,7 +80,7 @@ class Server:
         self._throttle = throttle.Throttle()
         self._seldom = throttle.Seldom()
         self._broken = ""
-        self._messages = _messages(service)
+        self._messages = messages(service)
 
     @property
     def running(self) -> int:
@@ -281,7 +281,7 @@ def _ends(link: connection.Connection) -> dict[str, object]:
     return {"peer": link.peer} if link.proxy is None else {"peer": link.peer, "via": link.proxy.peer}
 
 
-def _messages(service: model.Service) -> dict[str, bytes]:
+def messages(service: model.Service) -> dict[str, bytes]:
     """What to tell a refused client, by reason."""
     texts = {"access": service.deny_message, "dropped": service.deny_message}
     texts |= service.messages.model_dump(exclude_none=True)

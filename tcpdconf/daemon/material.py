@@ -1,0 +1,122 @@
+"""Reads the files of a service: access rules, environment files, zone files.
+
+Whoever serves with them, or says what serving would come to, does so with the service's rights; the files
+were opened by a process that may have more.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from tcpdconf.config import model, tables
+from tcpdconf.daemon import assignment, channel, environment, log, resolvconf
+from tcpdconf.policy import access, accessfile, decision, dnschain, environ
+
+_READ: Final = ("access", "environment", "zone")
+
+
+class Material:
+    """The files of one service, each with its role and descriptor; notes all failures."""
+
+    def __init__(self, task: assignment.Assignment, given: Iterable[tuple[assignment.Role, int]]) -> None:
+        self.failures: list[assignment.Failure] = []
+        self._task = task
+        self._service: model.Service = task.service
+        self._files = [(role, fd) for role, fd in given if role.kind in _READ]
+
+    def enter_directory(self) -> None:
+        """Make the service's directory and umask those of this process; shell files may look at them."""
+        if self._service.umask is not None:
+            os.umask(self._service.umask)
+        try:
+            os.chdir(self._service.directory)
+        except OSError as error:
+            self._fail(("directory",), f"cannot enter {self._service.directory}: {error.strerror}")
+
+    def sources(self) -> list[decision.Source]:
+        """The access sources, compiled; an empty one, and a failure, for what cannot be read."""
+        return [self._source(index, source) for index, source in enumerate(self._service.access)]
+
+    def access(self, index: int) -> list[tuple[str, bytes]]:
+        """Path and content of each file of one access source.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        return [
+            (role.path, _content(fd))
+            for role, fd in self._files
+            if role.kind == "access" and role.place == index
+        ]
+
+    def base(self) -> dict[str, str]:
+        """The environment of every program."""
+        found: dict[str, str] = {}
+        for role, fd in self._files:
+            if role.kind == "environment":
+                found = self._variables(role, fd, found)
+        return environ.base(self._service, self._task.environment, found)
+
+    def chain(self) -> dnschain.Chain | None:
+        """The DNS lists; None, and a failure, when the zone of one cannot be read."""
+        zones = {role.path: self._zone(role, fd) for role, fd in self._files if role.kind == "zone"}
+        if None in zones.values():
+            return None
+        known = {path: zone for path, zone in zones.items() if zone is not None}
+        return dnschain.build(self._service, self._task.config.dns_chains, known)
+
+    def name_servers(self) -> resolvconf.Settings:
+        """Whom to ask, and how."""
+        return resolvconf.settings(self._task.config.dns, _resolv_conf())
+
+    def close(self) -> None:
+        """Close the files."""
+        channel.close_all([fd for _, fd in self._files])
+        self._files = []
+
+    def _fail(self, key: tuple[str | int, ...], text: str) -> None:
+        self.failures.append(assignment.Failure(key, text))
+
+    def _source(self, index: int, source: tables.AccessSource) -> decision.Source:
+        table = access.AccessTable()
+        try:
+            if source.rules is not None:
+                table = access.build(source.rules)
+            else:
+                table = accessfile.read(self.access(index), source)
+        except access.DuplicateRuleError as error:
+            self._fail(("access", index, "rules", error.index), str(error))
+        except (accessfile.AccessFileError, OSError) as error:
+            self._fail(("access", index, "file"), f"cannot load access rules: {error}")
+        if table.dead:
+            some = ", ".join(table.dead[:3])
+            log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
+        return decision.Source(source.file or f"access[{index}]", table)
+
+    def _variables(self, role: assignment.Role, fd: int, before: dict[str, str]) -> dict[str, str]:
+        try:
+            return environment.read(self._service.environment_files[role.place], fd, before)
+        except environment.EnvironmentFileError as error:
+            self._fail(("environment_files", role.place), f"cannot read {role.path}: {error}")
+            return before
+
+    def _zone(self, role: assignment.Role, fd: int) -> str | None:
+        try:
+            return dnschain.zone(_content(fd))
+        except (ValueError, OSError) as error:
+            self._fail(("dns_lists",), f"cannot use {role.path}: {error}")
+            return None
+
+
+def _content(fd: int) -> bytes:
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _resolv_conf() -> str:
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return ""
