@@ -49,6 +49,11 @@ class HAProxy(Model):
     exempt: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
         default=(), description="Peers that connect without a header."
     )
+    local_addresses: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
+        default=(),
+        description="This host's addresses where a header is expected, of a listener that has several; "
+        "everywhere when left out.",
+    )
     max_pending: fields.Count = Field(default=256, description="Headers awaited at once.")
     max_pending_per_peer: fields.Count = Field(
         default=256, description="Headers awaited at once from one peer."

@@ -53,13 +53,14 @@ class Gate:
         self._options = proxyheader.Options(versions=frozenset(settings.versions))
         self._trusted = _networks(["*"] if settings.trusted == "any" else settings.trusted)
         self._exempt = _networks(settings.exempt)
+        self._here = _networks(settings.local_addresses or ["*"])
         self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
         self._peers: Counter[str] = Counter()
         self._armed = False
 
     def enter(self, client: socket.socket, link: connection.Connection) -> None:
         """Take a connection; `link` has the socket's own ends."""
-        if self._exempt.find(link.peer, link) is not None:
+        if self._exempt.find(link.peer, link) is not None or self._here.find(link.local, link) is None:
             self._passed(client, link, {})
         elif self._trusted.find(link.peer, link) is None:
             self._refuse(client, link, "not a trusted proxy")

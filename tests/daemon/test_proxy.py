@@ -140,6 +140,17 @@ def test_an_exempt_peer_needs_no_header(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("addresses", "client"),
+    [('["127.0.0.2", "::/0"]', "::ffff:127.0.0.1"), ('["127.0.0.2", "127.0.0.1"]', "::ffff:192.0.2.7")],
+)
+def test_a_header_may_belong_to_some_local_addresses_only(
+    tmp_path: pathlib.Path, addresses: str, client: str
+) -> None:
+    with running(tmp_path, haproxy=f"local_addresses = {addresses}") as (_, port):
+        assert seen(daemons.talk(port, say=V1))["TCPREMOTEIP"] == client
+
+
+@pytest.mark.parametrize(
     ("keys", "header", "passes"),
     [
         ('versions = ["v1"]', V1, True),

@@ -1,0 +1,128 @@
+"""couriertcpd's -block and -allow as DNS lists. Pure.
+
+Source: couriertcpd(8), -block and DNS ACCESS LISTS:
+
+    ZONE[=SHOWN][,VARIABLE][/A.B.C.D][,TEXT]
+
+The third part is what a second comma begins, or the first one behind /A.B.C.D: `zone/127.0.0.2,X` sets BLOCK
+to X.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.config import answerfilter, argvaddress, argvoptions, fields, values
+
+_FORM: Final = re.compile(
+    r"(?P<zone>[^=,/]*)(?:=(?P<shown>[^,/]*))?(?:,(?P<variable>[^,/]*))?(?:/(?P<answer>[^,]*))?(?:,(?P<text>.*))?",
+    re.DOTALL,
+)
+_STAR: Final = "*"  # instead of a text: the list's own
+_SAFE: Final = (
+    "couriertcpd takes any answer for a listing; here an answer counts in 127.0.0.0/8, error codes do not,"
+    " and neither does a list that fails its test (RFC 5782)"
+)
+_ANY: Final = "0.0.0.0"  # noqa: S104 (an answer that stands for all)
+
+
+class _Parts(NamedTuple):
+    """What one option says. `text` is None without a third part."""
+
+    zone: str
+    shown: str
+    variable: str
+    answer: str | None
+    text: str | None
+
+
+def tables(
+    given: Sequence[tuple[str, str]], notes: list[argvoptions.Note], *, exact: bool
+) -> list[dict[str, Any]]:
+    """The `dns_lists` of the options in order, without those that can never answer; adds to `notes`."""
+    found: list[dict[str, Any]] = []
+    for action, value in given:
+        option, parts = f"-{action}={value}", _parts(value)
+        if why := _useless(parts):
+            notes.append(argvoptions.Note("ignored", option, why))
+            continue
+        key = ("dns_lists", len(found))
+        for kind, why in _doubts(action, parts, exact=exact):
+            notes.append(argvoptions.Note(kind, option, why, key))
+        found.append(_table(action, parts, exact=exact))
+    return found
+
+
+def _parts(value: str) -> _Parts:
+    found = _FORM.fullmatch(value)
+    assert found is not None, value  # noqa: S101 (every text has this form: all parts may be empty)
+    zone, shown, variable, answer, text = found.groups()
+    if answer is not None:
+        answer = argvaddress.ipv4(answer) or ""
+    return _Parts(zone, shown or "", variable or "BLOCK", answer, text)
+
+
+def _useless(parts: _Parts) -> str | None:
+    """Why a list can never set its variable, if so."""
+    try:
+        values.zone(parts.zone)
+    except ValueError as error:
+        return f"the zone {error}: such a list never answers"
+    if not fields.VARIABLE.fullmatch(parts.variable):
+        return f"{values.shown(parts.variable)} is no name of a variable"
+    if parts.answer == "":
+        return "what follows the / is no IPv4 address, so no answer matches"
+    return None
+
+
+def _doubts(action: str, parts: _Parts, *, exact: bool) -> Iterator[tuple[str, str]]:
+    """What is not as it was, as kinds and reasons."""
+    text = parts.text or ""
+    if action == "block" and _line(text) != text:
+        yield "changed", f"the text is one line of at most {fields.LONGEST_LINE} characters"
+    if exact:
+        return
+    if _reading(parts, exact=exact) == "safe":
+        yield "changed", _SAFE
+    if action == "block" and text == _STAR and parts.answer is not None:
+        yield (
+            "changed",
+            "couriertcpd sets the variable to * where an answer is named; here it is the list's text",
+        )
+
+
+def _table(action: str, parts: _Parts, *, exact: bool) -> dict[str, Any]:
+    """One list as TOML has it, what is default left out."""
+    table: dict[str, Any] = {"zone": parts.zone}
+    if parts.shown:
+        table["display_zone"] = _line(parts.shown)
+    if action == "allow":
+        table["action"] = "allow"
+    if parts.variable != "BLOCK":
+        table["variable"] = parts.variable
+    if parts.answer not in {None, _ANY}:
+        table["match"] = [parts.answer]
+    if action == "allow":
+        table |= {"txt": True} if parts.text is not None else {}
+    elif parts.text == _STAR:
+        # behind /A.B.C.D couriertcpd asks for the list's text and does not use it
+        table |= {"txt": parts.answer is None, "message": _STAR} if exact else {"txt": True}
+    elif parts.text:
+        table["message"] = _line(parts.text)
+    if _reading(parts, exact=exact) == "any":
+        table["answers"] = "any"
+    if exact:
+        table["probe"] = False
+    return table
+
+
+def _reading(parts: _Parts, *, exact: bool) -> str:
+    """Who names an answer that is none to be believed wants that one and no other."""
+    named = parts.answer not in {None, _ANY}
+    strange = named and not answerfilter.read(parts.answer).is_believable()
+    return "any" if exact or strange else "safe"
+
+
+def _line(text: str) -> str:
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable[: fields.LONGEST_LINE]

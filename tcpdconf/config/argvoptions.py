@@ -1,0 +1,146 @@
+"""The grammar of couriertcpd's command line: options in front, then the port list, then the program. Pure.
+
+Source: couriertcpd(8), OPTIONS; beyond it, what the program was seen to do. Imports nothing slow: -stop and
+-restart have to answer at once.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+Action = Literal["run", "stop", "restart"]
+
+_USAGE: Final = "Usage: couriertcpd [options] port prog arg1 arg2..."
+_ATOI: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
+_LONG: Final = 2**63 - 1
+
+
+class CommandLineError(ValueError):
+    """The command line is not valid; the text is what couriertcpd says of it."""
+
+
+class Note(NamedTuple):
+    """Something that a person should know about a translation.
+
+    `kind`: "obsolete" (an option that couriertcpd itself no longer has), "ignored" (without a meaning here),
+    "changed" (tcpdconf does it otherwise), "limit" (a number that is known to hurt), "risk". `what` is the
+    option as written, `why` one sentence. `key`, below the service, is what it concerns; () is no key.
+    """
+
+    kind: str
+    what: str
+    why: str
+    key: tuple[str | int, ...] = ()
+
+
+class Option(NamedTuple):
+    """An option: its name, what it takes ("" for a switch), the keys that it becomes, and how."""
+
+    name: str
+    value: str
+    keys: tuple[str, ...]
+    says: str
+
+
+OPTIONS: Final = (
+    Option("access", "FILE", ("access",), "`file`"),
+    Option("accesslocal", "", ("access",), "`local = true` beside the file"),
+    Option("address", "ADDRESS", ("listeners",), "`address` of every item of the list that has none"),
+    Option("allow", "ZONE[=SHOWN][,VAR[/A.B.C.D[,]]]", ("dns_lists",), '`action = "allow"`'),
+    Option("block", "ZONE[=SHOWN][,VAR[/A.B.C.D][,TEXT]]", ("dns_lists",), "in the order of the options"),
+    Option("denymsg", "TEXT", ("deny_message",), ""),
+    Option("drop", "VAR,...", ("drop",), "`BLOCK` without a value"),
+    Option("group", "GROUP", ("group",), ""),
+    Option("haproxy", "SECONDS/port=PORT,...", ("listeners",), "`haproxy` of the listeners that it names"),
+    Option("listen", "N", ("listeners",), "`backlog`"),
+    Option("maxperc", "N", ("limits",), "`max_per_network`; IPv4 /24, IPv6 /120"),
+    Option("maxperip", "N", ("limits",), "`max_per_ip`; 4 without the option"),
+    Option("maxprocs", "N", ("limits",), "`max_connections`; 40 without the option"),
+    Option("nodnslookup", "", ("lookup_names",), "true without the option"),
+    Option("pid", "FILE", (), "the service manager's: `tcpdconf run` stays in the foreground"),
+    Option("restart", "", (), "`tcpdconf reload`"),
+    Option("stderr", "FILE or socket", ("stderr",), ""),
+    Option("stderrlogger", "PROGRAM", ("stderr",), "`logger`"),
+    Option("stderrloggername", "NAME", ("stderr",), "`name`"),
+    Option("stop", "", (), "`tcpdconf stop`"),
+    Option("user", "USER", ("user",), "and `group`, where the user is a number"),
+    Option("warn", "N", ("limits",), "`warn_at`"),
+    Option("forcebind", "", (), "nothing: of builds that had it"),
+    Option("lock", "FILE", (), "nothing: of builds that had it"),
+    Option("noidentlookup", "", (), "nothing: couriertcpd dropped it with its ident lookups"),
+    Option("proxy", "", (), "nothing: couriertcpd takes it and does nothing"),
+)
+_NAMES: Final = frozenset(option.name for option in OPTIONS)
+_LISTS: Final = frozenset({"allow", "block"})
+
+
+class Given(NamedTuple):
+    """A command line taken apart: the last value of each option, lists in order, and what follows them.
+
+    `ports` is the list as written and `program` what stands behind it; both may be empty unless action is
+    "run".
+    """
+
+    action: Action
+    values: Mapping[str, str]
+    lists: tuple[tuple[str, str], ...]
+    ports: str
+    program: tuple[str, ...]
+
+    def written(self, name: str) -> str:
+        """An option as somebody writes it."""
+        value = self.values.get(name, "")
+        return f"-{name}={value}" if value else f"-{name}"
+
+
+def read(words: Sequence[str]) -> Given:
+    """Take a command line apart; `words` are those behind the program's name.
+
+    Raises:
+        CommandLineError: an option is unknown, -pid is missing where it is needed, or list and program are.
+    """
+    values: dict[str, str] = {}
+    lists: list[tuple[str, str]] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        word = rest.pop(0)
+        if word == "-":
+            break
+        name, _, value = word[1:].partition("=")
+        if name not in _NAMES:
+            raise CommandLineError(f"couriertcpd: Invalid option: {word}")
+        if name in _LISTS:
+            lists.append((name, value))
+        else:
+            values[name] = value
+    action: Action = "restart" if "restart" in values else "stop" if "stop" in values else "run"
+    if action != "run" and "pid" not in values:
+        raise CommandLineError("couriertcpd: -pid argument is required.")
+    if action == "run" and len(rest) < 2:
+        raise CommandLineError(_USAGE)
+    return Given(action, values, tuple(lists), rest[0] if rest else "", tuple(rest[1:]))
+
+
+def atoi(text: str) -> int:
+    """A number as C's atoi reads it, where int has 32 bits and long has 64; 0 where there is none.
+
+    >>> atoi(" +7x"), atoi("abc"), atoi("4294967297")
+    (7, 0, 1)
+    """
+    found = _ATOI.match(text)
+    number = max(-_LONG - 1, min(_LONG, int(found[1][:32]))) if found else 0
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def count(given: Given, name: str, called: str) -> int | None:
+    """The number of an option that has to be above 0; None without the option.
+
+    Raises:
+        CommandLineError: it is not; `called` is the name that couriertcpd has for it then.
+    """
+    if name not in given.values:
+        return None
+    number = atoi(given.values[name])
+    if number <= 0:
+        raise CommandLineError(f"Invalid -{called} option.")
+    return number
