@@ -7,19 +7,18 @@ what follows is the program's. Nobody here holds a slot of the service.
 import functools
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tcpdconf.config import tables, values
+from tcpdconf.config import tables
 from tcpdconf.daemon import loop
-from tcpdconf.policy import access, connection, proxyheader
+from tcpdconf.policy import connection, proxied, proxyheader
 
 _LATE: Final = (
     "no whole PROXY header in time; a proxy that sends it only with the client's first data (an AWS target"
     " group with on_first_ack_with_payload) deadlocks protocols in which the server speaks first"
 )
 _LEFT: Final = "left without a byte"
-_MEMBER: Final = access.Rule("allow")
 
 Passed = Callable[[socket.socket, connection.Connection, Mapping[str, str]], None]
 Refused = Callable[[socket.socket, connection.Connection, connection.Refused], None]
@@ -51,19 +50,18 @@ class Gate:
         self._refused = refused
         self._left = left
         self._options = proxyheader.Options(versions=frozenset(settings.versions))
-        self._trusted = _networks(["*"] if settings.trusted == "any" else settings.trusted)
-        self._exempt = _networks(settings.exempt)
-        self._here = _networks(settings.local_addresses or ["*"])
+        self._terms = proxied.Terms(settings)
         self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
         self._peers: Counter[str] = Counter()
         self._armed = False
 
     def enter(self, client: socket.socket, link: connection.Connection) -> None:
         """Take a connection; `link` has the socket's own ends."""
-        if self._exempt.find(link.peer, link) is not None or self._here.find(link.local, link) is None:
+        standing = self._terms.standing(link)
+        if standing in {"elsewhere", "exempt"}:
             self._passed(client, link, {})
-        elif self._trusted.find(link.peer, link) is None:
-            self._refuse(client, link, "not a trusted proxy")
+        elif standing == "stranger":
+            self._refused(client, link, proxied.STRANGER)
         elif len(self._pending) >= self._settings.max_pending:
             self._refuse(client, link, f"{self._settings.max_pending} PROXY headers are awaited already")
         elif self._peers[link.peer.text] >= self._settings.max_pending_per_peer:
@@ -119,14 +117,14 @@ class Gate:
             self._left(client, link)
         elif isinstance(outcome, str):
             self._refuse(client, link, outcome)
-        elif outcome.local and self._settings.local == "close":
-            self._refuse(client, link, "a connection of the proxy's own")
+        elif isinstance(taken := self._terms.take(link, outcome), connection.Refused):
+            self._refused(client, link, taken)
         else:
             client.setblocking(True)
-            self._passed(client, _proxied(link, outcome), proxyheader.variables(outcome))
+            self._passed(client, taken, proxyheader.variables(outcome))
 
     def _refuse(self, client: socket.socket, link: connection.Connection, error: str) -> None:
-        self._refused(client, link, connection.Refused("proxy", (("error", error),)))
+        self._refused(client, link, proxied.refused(error))
 
     def _forget(self, pending: _Pending) -> None:
         self._loop.forget(pending.client)
@@ -150,18 +148,3 @@ class Gate:
             self._forget(oldest)
             self._refuse(oldest.client, oldest.link, f"{_LATE} ({self._settings.timeout:g} s)")
         self._arm()
-
-
-def _networks(which: Iterable[values.IPNetwork | str]) -> access.Networks:
-    found = access.Networks()
-    for network in which:
-        for prefix in access.prefixes(network):
-            found.add(prefix, _MEMBER)
-    return found
-
-
-def _proxied(link: connection.Connection, header: proxyheader.Header) -> connection.Connection:
-    """The connection as the header says it; LOCAL and UNKNOWN leave the socket's own ends."""
-    if header.source is None or header.destination is None:
-        return link
-    return connection.Connection(header.source, header.destination, connection.Proxy(link.peer, link.local))

@@ -44,6 +44,7 @@ class Choice(NamedTuple):
 
 
 ANY: Final = Ends()
+Stage = Literal["local", "proxied_local", "peer"]  # whose address a rule is found by
 Level = tuple[int, Callable[[int], Rule | Choice | None]]  # bits to shift right, look-up in that length
 
 
@@ -53,6 +54,7 @@ class Networks:
     def __init__(self) -> None:
         self._by_length: dict[int, dict[int, dict[int, Rule | Choice]]] = {4: {}, 6: {}}
         self._levels: dict[int, list[Level]] = {}  # the same, longest prefix first; made at the first search
+        self.used = False  # whether there may be any
 
     def __len__(self) -> int:
         return sum(len(table) for lengths in self._by_length.values() for table in lengths.values())
@@ -60,6 +62,7 @@ class Networks:
     def table(self, version: int, length: int) -> dict[int, Rule | Choice]:
         """The networks of one prefix length, for a reader to fill: an address's first bits -> rule."""
         self._levels = {}
+        self.used = True
         return self._by_length[version].setdefault(length, {})
 
     def add(self, prefix: tuple[int, int, int], rule: Rule, ends: Ends = ANY) -> bool:
@@ -97,6 +100,20 @@ class Networks:
                 return rule
         return None
 
+    def where(
+        self, end: connection.Endpoint, link: connection.Connection
+    ) -> tuple[tuple[int, int, int], Ends] | None:
+        """The (version, length, first bits) and the local ends of the rule that `find` finds."""
+        lengths = self._by_length[end.version]
+        for length in sorted(lengths, reverse=True):
+            bits = end.value >> (BITS[end.version] - length)
+            known = lengths[length].get(bits)
+            rules = known.rules if isinstance(known, Choice) else ((ANY, known),) if known else ()
+            for ends, _ in rules:
+                if ends.are_of(link):
+                    return (end.version, length, bits), ends
+        return None
+
     def _compile(self) -> dict[int, list[Level]]:
         self._levels = {
             version: [
@@ -130,15 +147,24 @@ class AccessTable:
 
         The most specific decides: address and port, address, its networks, port, everything.
         """
-        return self.locals.find(link.own_end, link)
+        return self.locals.find(link.own_end, link) if self.locals.used else None
 
     def find_proxied(self, link: connection.Connection) -> Rule | None:
         """The rule for the local end in the PROXY header, or None when there is none or no header."""
         return None if link.proxy is None else self.proxied.find(link.local, link)
 
+    def searched(self, stage: Stage, link: connection.Connection) -> tuple[Networks, connection.Endpoint]:
+        """The networks among which a stage looks for a rule, and the end that it looks for."""
+        if stage == "local":
+            return self.locals, link.own_end
+        return (self.peers, link.peer) if stage == "peer" else (self.proxied, link.local)
+
     def add_local(self, where: values.Local, rule: Rule) -> bool:
         """Add a rule for this host's own end alone; False when there is one."""
         return _add_end(self.locals, where, rule, Ends(own=_port(where)))
+
+
+Find = Callable[[AccessTable, connection.Connection], Rule | None]
 
 
 class DuplicateRuleError(ValueError):

@@ -26,7 +26,34 @@ class Admitted(NamedTuple):
     variables: tuple[tuple[str, str], ...]
 
 
-_STAGES: Final = (access.AccessTable.find_local, access.AccessTable.find_proxied, access.AccessTable.find)
+Decisive = tuple[
+    access.Stage, Source, access.Rule
+]  # whose address a rule was found by, in which source, and it
+
+_STAGES: Final[tuple[tuple[access.Stage, access.Find], ...]] = (
+    ("local", access.AccessTable.find_local),
+    ("proxied_local", access.AccessTable.find_proxied),
+    ("peer", access.AccessTable.find),
+)
+_DIRECT: Final = tuple(stage for stage in _STAGES if stage[0] != "proxied_local")
+
+
+def consult(sources: Sequence[Source], link: connection.Connection) -> list[Decisive]:
+    """The rules that count for a connection, in order; one that denies is the last.
+
+    The rules for the local ends and for the client are found apart. Of several sources the first that has a
+    rule decides.
+    """
+    found = []
+    for stage, find in _STAGES if link.proxy is not None else _DIRECT:
+        for source in sources:
+            rule = find(source.table, link)
+            if rule is not None:
+                found.append((stage, source, rule))
+                if rule.action == "deny":
+                    return found
+                break
+    return found
 
 
 def admit(
@@ -34,22 +61,16 @@ def admit(
 ) -> Admitted | connection.Refused:
     """Decide by access rules and limits, and take a slot.
 
-    The rules for the local ends and for the client are found apart: a deny of any refuses, the variables of
-    all count, the client's over the local ones (manual, -accesslocal). Of several sources the first that
-    has a rule decides; where none has, the answer is allow.
+    A deny of any rule that counts refuses, the variables of all count, the client's over the local ones
+    (manual, -accesslocal). Where there is no rule the answer is allow.
     """
     variables: tuple[tuple[str, str], ...] = ()
     max_per_ip = None
-    for find in _STAGES:
-        for source in sources:
-            rule = find(source.table, link)
-            if rule is None:
-                continue
-            if rule.action == "deny":
-                return connection.Refused("access", (("source", source.name),))
-            variables += rule.environment
-            max_per_ip = rule.max_per_ip or max_per_ip
-            break
+    for _, source, rule in consult(sources, link):
+        if rule.action == "deny":
+            return connection.Refused("access", (("source", source.name),))
+        variables += rule.environment
+        max_per_ip = rule.max_per_ip or max_per_ip
     return slots.take(link.peer, max_per_ip, now) or Admitted(variables)
 
 

@@ -21,7 +21,8 @@ Effect = Literal["set", "scored", "none", "skipped", "exempt"]
 class Step(NamedTuple):
     """What became of one list.
 
-    The class of its answer (None: it was not looked at), the addresses that count, the effect, and why.
+    The class of its answer (None: it was not looked at), the addresses that count, the effect, why, and the
+    names of the variables that it sets.
     """
 
     entry: dnschain.Entry
@@ -29,6 +30,7 @@ class Step(NamedTuple):
     addresses: tuple[str, ...]
     effect: Effect
     why: str
+    sets: tuple[str, ...] = ()
 
 
 class Judgement(NamedTuple):
@@ -140,8 +142,8 @@ class _Judging:
         """An entry that decides alone."""
         self.open.update(finding.missing)
         if finding.listed:
-            self._set(entry, finding)
-            self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", _said(finding)))
+            sets = self._set(entry, finding)
+            self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", _said(finding), sets))
         else:
             self.steps.append(Step(entry, finding.outcome, (), "none", _said(finding)))
 
@@ -168,13 +170,14 @@ class _Judging:
             self.open.update(finding.missing)
         if total >= tally.threshold:
             entry, finding = blocks[listed]
-            self._set(entry, finding)
+            sets = self._set(entry, finding)
             why = f"score {total} of {tally.threshold}"
-            self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", why))
+            self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", why, sets))
 
-    def _set(self, entry: dnschain.Entry, finding: _Finding) -> None:
-        """The variables of a listing (manual, ADDITIONAL DNS ACCESS LIST VARIABLES)."""
-        name, found = entry.variable, self.variables
+    def _set(self, entry: dnschain.Entry, finding: _Finding) -> tuple[str, ...]:
+        """Set a listing's variables (manual, ADDITIONAL DNS ACCESS LIST VARIABLES); returns their names."""
+        name = entry.variable
+        found: dict[str, str] = {}
         found[name] = "" if entry.action == "allow" else self._text(entry, finding)
         if finding.addresses:
             found[name + "_IP"] = finding.addresses[-1 if entry.message else 0]
@@ -184,6 +187,8 @@ class _Judging:
         if entry.action == "allow" and finding.addresses:
             found[f"ALLOW_{self._allows}"] = name
             self._allows += 1
+        self.variables.update(found)
+        return tuple(found)
 
     def _text(self, entry: dnschain.Entry, finding: _Finding) -> str:
         if finding.text:

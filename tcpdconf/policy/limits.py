@@ -4,6 +4,7 @@ Counts are taken at admission and given back when the program has ended. Nothing
 pass `now` in seconds of any clock that only goes forward.
 """
 
+import ipaddress
 from typing import Final, NamedTuple
 
 from tcpdconf.config import tables, values
@@ -23,6 +24,25 @@ class Networks(NamedTuple):
         shift = self.shifts.get(peer.version)
         return None if shift is None else (peer.version, peer.value >> shift)
 
+    def shown(self, peer: connection.Endpoint) -> str:
+        """The network of an address whose family is limited, as people write it."""
+        bits, shift = access.BITS[peer.version], self.shifts[peer.version]
+        first = ipaddress.ip_address((peer.value >> shift << shift).to_bytes(bits // 8))
+        return f"{first}/{bits - shift}" if shift else str(first)
+
+
+class Use(NamedTuple):
+    """A limit that applies to somebody: the network that it counts, how many it holds, and the most.
+
+    Of a rate `held` is None and `seconds` its period.
+    """
+
+    limit: str
+    network: str
+    held: int | None
+    most: int
+    seconds: float | None = None
+
 
 class Count:
     """Connections held at once by each network of one size."""
@@ -41,6 +61,14 @@ class Count:
         if most is None or key is None or (held := self.held.get(key, 0)) < most:
             return None
         return connection.Refused(self.reason, (("limit", self.name), ("value", most), ("held", held)))
+
+    def use(self, peer: connection.Endpoint, most: int | None) -> Use | None:
+        """How far the limit is used up for this peer; None when it does not apply."""
+        most = most or self.most
+        key = self.networks.of(peer)
+        if most is None or key is None:
+            return None
+        return Use(self.name, self.networks.shown(peer), self.held.get(key, 0), most)
 
     def add(self, peer: connection.Endpoint, change: int) -> None:
         """Count one more or one less; a network that holds nothing is forgotten."""
@@ -128,6 +156,16 @@ class Slots:
             for rate in self._rates:
                 rate.spend(peer, now)
         return refused
+
+    def uses(self, peer: connection.Endpoint, max_per_ip: int | None) -> list[Use]:
+        """The limits that apply to a peer, in the order in which they are looked at, without the total."""
+        counts = [self._addresses.use(peer, max_per_ip), *(count.use(peer, None) for count in self._networks)]
+        rates = [
+            Use(rate.name, rate.networks.shown(peer), None, rate.rate.connections, rate.rate.seconds)
+            for rate in self._rates
+            if rate.networks.of(peer) is not None
+        ]
+        return [use for use in counts if use is not None] + rates
 
     def hold(self, peer: connection.Endpoint) -> None:
         """Count a connection that is there already, whatever the limits say."""
