@@ -91,18 +91,19 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
 
 def _paths(directory: Path, replace: Mapping[str, str]) -> list[str]:
     """The files to read, in byte order of the names that they have or stand in for."""
-    paths = {name: str(directory / name) for name in os.listdir(directory) if _counts(name)}
+    paths = {name: str(directory / name) for name in os.listdir(directory) if counts(name)}
     for target, candidate in replace.items():
         if Path(target).parent.resolve() != directory.resolve():
             raise ValueError(f"cannot replace {target}: it is not in this directory")
         name = Path(target).name
-        if not _counts(name):
+        if not counts(name):
             raise ValueError(f"cannot replace {target}: files of this name are ignored")
         paths[name] = candidate
     return [paths[name] for name in sorted(paths, key=os.fsencode)]
 
 
-def _counts(name: str) -> bool:
+def counts(name: str) -> bool:
+    """Whether a file of this name in a directory is a configuration file."""
     return name.endswith(".toml") and not name.startswith((".", "#"))
 
 

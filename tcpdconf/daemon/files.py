@@ -23,8 +23,13 @@ def access(source: tables.AccessSource) -> Iterator[tuple[str, int]]:
         return
     for name in sorted(os.listdir(source.file), key=os.fsencode):
         path = os.path.join(source.file, name)
-        if not name.startswith((".", "#")) and not name.endswith("~") and not os.path.isdir(path):
+        if counts(name) and not os.path.isdir(path):
             yield path, regular(path)
+
+
+def counts(name: str) -> bool:
+    """Whether a file of this name in a directory of access files is one: not what editors leave behind."""
+    return not name.startswith((".", "#")) and not name.endswith("~")
 
 
 def regular(path: str) -> int:

@@ -1,0 +1,197 @@
+"""The watcher: a process that tells the supervisor when files that it has read have changed.
+
+It watches directories, not files, and every directory that a path leads through, so that it does not matter
+how a file is changed: written in place, renamed over, deleted, or moved with its directory or by a symbolic
+link. It must see what root sees, so it keeps the supervisor's rights; but of a file it wants to know only
+its hash.
+
+The messages, each with JSON in a memfd where it can be long:
+
+    watch    to the watcher: a `Wanted` in the memfd; `settle` seconds, `poll`, and `since`, when the
+             supervisor began to read what it serves now
+    watching to the supervisor: it does, from now on; `polling` or not
+    changed  to the supervisor: a list of paths in the memfd
+    polling  to the supervisor, once: `why` there is no inotify to be had
+"""
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+from tcpdconf.config import model
+from tcpdconf.daemon import channel, loop, settling, trail
+from tcpdconf.policy import dnschain
+
+if TYPE_CHECKING:
+    from tcpdconf.daemon import observing
+
+_POLL: Final = 2.0  # seconds between two looks at the file system's signatures, without inotify
+_BACKSTOP: Final = (
+    10.0  # with it: events get lost where a directory is mounted over, or changed by another host
+)
+_COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
+
+
+def paths(config: model.Config, directory: str) -> trail.Wanted:
+    """What a daemon with this configuration depends on: its directory, and every file that services name."""
+    found: dict[str, None] = {}
+    for service in config.enabled().values():
+        found |= dict.fromkeys(source.file for source in service.access if source.file is not None)
+        found |= dict.fromkeys(file.path for file in service.environment_files)
+        found |= dict.fromkeys(dnschain.zone_files(service, config.dns_chains))
+    return trail.Wanted((os.path.join(os.getcwd(), directory),), tuple(found))
+
+
+def tell(
+    post: channel.Channel, wanted: trail.Wanted, *, since: float, settle: float = 0.3, poll: bool = False
+) -> None:
+    """Tell the watcher what to watch from now on; `since` is a time (time.time) before any of it was read.
+
+    Raises:
+        ChannelError: the watcher is gone or does not read.
+    """
+    _send(post, "watch", wanted, since=since, settle=settle, poll=poll)
+
+
+def changed(fds: list[int]) -> list[str]:
+    """The paths in a `changed` message: files, and directories in which some came or went. Closes it."""
+    found: list[str] = _read(fds)
+    return found
+
+
+def main(post: channel.Channel) -> int:
+    """Watch until the supervisor is gone; returns the exit status."""
+    # only the supervisor ends a watcher; SIGIO is what breaking a lease sends (fcntl(2))
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGIO):
+        signal.signal(number, signal.SIG_IGN)
+    return _Watcher(post).run()
+
+
+class _Watcher:
+    """The process: messages and events in, changes out."""
+
+    def __init__(self, post: channel.Channel) -> None:
+        self._post = post
+        self._loop = loop.Loop()
+        self._settling = settling.Settling()
+        self._wanted = trail.Wanted()
+        self._entries = trail.Entries(self._wanted)
+        self._signature: dict[str, object] = {}
+        self._observation: observing.Observation | None = None
+        self._polling = False
+        self._announced = False
+        self._timer: int | None = None  # of the next look
+        self._tick: int | None = None  # of the next check
+
+    def run(self) -> int:
+        """Watch; returns the exit status."""
+        self._loop.watch(self._post, self._messages)
+        self._loop.run()
+        return 0
+
+    def _messages(self) -> None:
+        try:
+            while (received := self._post.receive()) is not None:
+                message, fds = received
+                if message["kind"] == "watch":
+                    self._watch(trail.Wanted(*map(tuple, _read(fds))), message)
+        except channel.ChannelError:
+            self._loop.stop()
+
+    def _watch(self, wanted: trail.Wanted, message: dict[str, Any]) -> None:
+        """Watch these paths from now on. What was changed after `since` may not have been read."""
+        self._wanted = wanted
+        self._settling.settle = message["settle"]
+        self._polling = message["poll"]
+        self._observe()
+        contents = trail.look(wanted).contents
+        since = message["since"] - _COARSE
+        self._settling.cover(contents, {path for path in contents if trail.touched(path) >= since})
+        self._stirred()
+        self._check()
+        self._post.send("watching", polling=self._polling)
+
+    def _observe(self) -> bool:
+        """Observe every directory that counts now; returns whether all of them were observed before."""
+        self._entries = trail.Entries(self._wanted)
+        if self._polling:
+            self._end_observation()
+            return True
+        try:
+            return self._begin_observation().cover(self._entries.directories())
+        except OSError as error:
+            self._polling = True
+            self._end_observation()
+            self._announce(f"cannot use inotify: {error.strerror or error}")
+            return True
+
+    def _begin_observation(self) -> "observing.Observation":
+        from tcpdconf.daemon import observing  # noqa: PLC0415 (only this process may have its threads)
+
+        if self._observation is None:
+            self._observation = observing.Observation()
+            self._loop.watch(self._observation, self._events)
+        return self._observation
+
+    def _end_observation(self) -> None:
+        if self._observation is not None:
+            self._loop.forget(self._observation)
+            self._observation.close()
+            self._observation = None
+
+    def _announce(self, why: str) -> None:
+        if not self._announced:
+            self._announced = True
+            self._post.send("polling", why=why)
+
+    def _events(self) -> None:
+        happened = [] if self._observation is None else self._observation.take()
+        if any(self._entries.matter(path) for path in happened):
+            self._stirred()
+
+    def _check(self) -> None:
+        """Compare what the file system says of the files with what it said before."""
+        before, self._signature = self._signature, trail.signature(self._wanted)
+        if self._signature != before:
+            self._stirred()
+        if self._tick is not None:
+            self._loop.cancel(self._tick)
+        self._tick = self._loop.after(_POLL if self._polling else _BACKSTOP, self._check)
+
+    def _stirred(self) -> None:
+        self._settling.stirred(loop.now())
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
+            self._timer = None
+        if self._settling.due is not None:
+            self._timer = self._loop.after(self._settling.due - loop.now(), self._look)
+
+    def _look(self) -> None:
+        try:
+            missed_nothing = self._observe()
+            found = trail.look(self._wanted)
+            at_rest = missed_nothing and not found.being_written
+            told = self._settling.seen(loop.now(), found.contents, at_rest=at_rest)
+            if told:
+                _send(self._post, "changed", told)
+        except channel.ChannelError:
+            self._loop.stop()
+        self._wait()
+
+
+def _send(post: channel.Channel, kind: str, value: object, **content: object) -> None:
+    memory = os.memfd_create("tcpdconf-paths", os.MFD_CLOEXEC)
+    with open(memory, "wb") as file:
+        file.write(json.dumps(value).encode())
+        file.flush()
+        post.send(kind, [memory], **content)
+
+
+def _read(fds: list[int]) -> Any:  # noqa: ANN401 (JSON)
+    with open(fds[0], "rb") as file:
+        file.seek(0)
+        return json.loads(file.read())
