@@ -1,17 +1,24 @@
-"""TOML and JSON from a configuration: stable order, defaults included, None left out.
+"""TOML and JSON from a configuration: stable order, None left out.
 
-tomli-w writes the values; the layout is ours, because each value stands on one line with its comment.
+A whole configuration shows its defaults; one service is written as somebody would write it by hand. tomli-w
+writes the values; the layout is ours, because each value stands on one line with its comment.
 """
 
 import json
-from collections.abc import Callable
-from typing import Any
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 import tomli_w
 
-from tcpdconf.config import model, positions
+from tcpdconf.config import argvoptions, model, positions
 
 Comment = Callable[[positions.Key], str | None]
+
+_WIDTH: Final = 100
+_HEADED: Final = frozenset({"listeners", "limits", "access", "dns_lists", "dns"})  # tables on their own
+_BYTES: Final = ("as", "core", "data", "fsize", "memlock", "stack")
+_UNITS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def literal(value: Any) -> str:  # noqa: ANN401 (TOML holds any type)
@@ -76,6 +83,107 @@ def _has_header(value: object) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(item, dict) for item in value)
     return isinstance(value, dict) and bool(value)
+
+
+def service(name: str, written: model.Service, notes: Iterable[argvoptions.Note] = ()) -> str:
+    """TOML of one service, defaults left out; reading it gives the same service.
+
+    A note that has a key is a comment at the nearest line to it; the same reason is given once.
+    """
+    blocks = list(_blocks(f"services.{key_part(name)}", _brief(written)))
+    said = _remarks(notes, {key for key, _ in blocks})
+    lines = []
+    for key, text in blocks:
+        if text.startswith("["):
+            lines.append("")
+        lines += [*said.get(key, ()), text]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _brief(written: model.Service) -> dict[str, Any]:
+    """A service as somebody writes it: what is default is left out, but the first number to look for is not."""
+    brief: dict[str, Any] = _whole(
+        written.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    )
+    brief["limits"] = {"max_connections": written.limits.max_connections} | brief.pop("limits", {})
+    files = brief.get("environment_files", [])
+    files[:] = [file if "shell" in file else file["path"] for file in files]
+    for place, listener in enumerate(brief["listeners"]):
+        if "address" in listener:
+            brief["listeners"][place] = {"address": listener["address"]} | listener
+    for key in brief.get("rlimits", {}).keys() & set(_BYTES):
+        brief["rlimits"][key] = _size(brief["rlimits"][key])
+    order = [key for key in model.Service.model_fields if key in brief]
+    return {key: brief[key] for key in order}
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 (TOML holds any type)
+    """Numbers of seconds without a fraction as people write them."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _size(value: int | str) -> int | str:
+    for size, unit in _UNITS:
+        if isinstance(value, int) and value and value % size == 0:
+            return f"{value // size}{unit}"
+    return value
+
+
+def _blocks(header: str, table: dict[str, Any]) -> Iterator[tuple[positions.Key, str]]:
+    """Headers and values in order, each with its key below the service."""
+    below = {key: value for key, value in table.items() if _stands_alone(key, value)}
+    yield (), f"[{header}]"
+    yield from _values((), {key: value for key, value in table.items() if key not in below})
+    for key, value in below.items():
+        if isinstance(value, dict):
+            yield (key,), f"[{header}.{key}]"
+            yield from _values((key,), value)
+        else:
+            for place, item in enumerate(value):
+                yield (key, place), f"[[{header}.{key}]]"
+                yield from _values((key, place), item)
+
+
+def _stands_alone(key: str, value: object) -> bool:
+    return _has_header(value) and (
+        key in _HEADED or (isinstance(value, dict) and len(f"{key} = {literal(value)}") > _WIDTH)
+    )
+
+
+def _values(key: positions.Key, table: dict[str, Any]) -> Iterator[tuple[positions.Key, str]]:
+    for part, value in table.items():
+        yield (*key, part), f"{key_part(part)} = {_spread(value, len(key_part(part)) + 3)}"
+
+
+def _spread(value: Any, used: int) -> str:  # noqa: ANN401 (TOML holds any type)
+    """A value; an array that is too long for the line, or of several tables, with a line for each item."""
+    line = literal(value)
+    is_array = isinstance(value, list) and value
+    if not is_array or (used + len(line) <= _WIDTH and sum(isinstance(item, dict) for item in value) < 2):
+        return line
+    return "[\n" + "".join(f"  {literal(item)},\n" for item in value) + "]"
+
+
+def _remarks(notes: Iterable[argvoptions.Note], keys: set[positions.Key]) -> dict[positions.Key, list[str]]:
+    """Comment lines by the key that they stand above."""
+    found: dict[positions.Key, list[str]] = {}
+    reasons: set[str] = set()
+    for note in notes:
+        if not note.key or note.why in reasons:
+            continue
+        reasons.add(note.why)
+        place = next(note.key[:size] for size in range(len(note.key), -1, -1) if note.key[:size] in keys)
+        what = "".join(character if character.isprintable() else " " for character in note.what)
+        if len(what) > _WIDTH // 2:
+            what = what[: _WIDTH // 2] + "..."
+        text = ("Risk: " if note.kind == "risk" else "") + f"{what}: {note.why}"
+        wrapped = textwrap.wrap(text, _WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+        found.setdefault(place, []).extend(f"# {line}" for line in wrapped)
+    return found
 
 
 def leaves(value: Any, key: positions.Key = ()) -> list[positions.Key]:  # noqa: ANN401 (TOML holds any type)
