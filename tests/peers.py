@@ -1,13 +1,18 @@
-"""What tests marked `peer` need beside tcpdconf: real programs, and the rights of root.
+"""What tests marked `peer` need beside tcpdconf: real programs, the rights of root, and what was observed.
 
 Where it is missing the test is skipped; in CI (variable CI is set), where all is to be there, it fails.
 """
 
+import json
 import os
+import pathlib
 import shutil
+from typing import Any, Final
 
 import pytest
 
+# golden cases and command lines, which lie beside the project and belong to no version of it
+_SHARED: Final = pathlib.Path(__file__).parents[2] / "shared"
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the PATH of every user
 
 
@@ -23,6 +28,13 @@ def need_root() -> None:
     """Go on only as root."""
     if os.geteuid() != 0:
         _without("root")
+
+
+def shared(path: str) -> Any:  # noqa: ANN401 (JSON)
+    """A JSON file of the material that lies beside the project."""
+    if not (_SHARED / path).exists():
+        _without(f"../shared/{path}")
+    return json.loads((_SHARED / path).read_text(encoding="utf-8"))
 
 
 def _without(what: str) -> None:

@@ -101,7 +101,7 @@ def service(name: str, written: model.Service, notes: Iterable[argvoptions.Note]
 
 
 def _brief(written: model.Service) -> dict[str, Any]:
-    """A service as somebody writes it: what is default is left out, but the first number to look for is not."""
+    """A service as somebody writes it: without what is default, but for the first number to look for."""
     brief: dict[str, Any] = _whole(
         written.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     )
