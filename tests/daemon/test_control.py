@@ -1,0 +1,270 @@
+"""control.sock from both of its sides, over the real socket."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import controls
+import daemons
+import peers
+import pytest
+
+from tcpdconf.daemon import channel, control, controlclient, loop, runtimedir
+
+
+def echo(request: dict[str, Any], reply: control.Reply) -> None:
+    reply({"ok": True, "said": request.get("say")})
+
+
+def descriptors(request: dict[str, Any], reply: control.Reply) -> None:
+    read, write = os.pipe()
+    os.write(write, b"through")
+    reply({"ok": True}, [read] * request["count"])
+    channel.close_all([read, write])
+
+
+def fail(_request: dict[str, Any], _reply: control.Reply) -> None:
+    raise ZeroDivisionError
+
+
+def large(request: dict[str, Any], reply: control.Reply) -> None:
+    reply({"ok": True, "data": "x" * request["size"]})
+
+
+def twice(_request: dict[str, Any], reply: control.Reply) -> None:
+    reply({"ok": True})
+    reply({"ok": False})
+
+
+late: list[control.Reply] = []
+COMMANDS: dict[str, control.Command] = {
+    "echo": echo,
+    "descriptors": descriptors,
+    "fail": fail,
+    "large": large,
+    "later": lambda _, reply: late.append(reply),
+    "twice": twice,
+}
+
+
+@pytest.fixture
+def server(tmp_path: pathlib.Path) -> Iterator[controls.Server]:
+    with controls.Server(tmp_path / "run", COMMANDS) as made:
+        yield made
+
+
+def lines(end: socket.socket) -> Iterator[dict[str, Any]]:
+    with end.makefile("rb") as file:
+        yield from (json.loads(line) for line in file)
+
+
+def test_a_question_and_its_answer(server: controls.Server) -> None:
+    directory = str(server.directory)
+
+    assert controlclient.ask(directory, {"command": "echo", "say": "x"}) == {"ok": True, "said": "x"}
+
+
+def test_many_questions_of_one_client_come_in_order(server: controls.Server) -> None:
+    with server.connect() as end:
+        requests = b"".join(b'{"command": "echo", "say": %d}\n' % number for number in range(1500))
+        end.sendall(requests)
+        end.shutdown(socket.SHUT_WR)
+
+        assert [answer["said"] for answer in lines(end)] == list(range(1500))
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (b"echo\n", "a request is JSON in one line"),
+        (b"\xff\n", "a request is JSON in one line"),
+        (b"[" * 60_000 + b"\n", "a request is JSON in one line"),
+        (b"[]\n", 'a request is an object with a "command": echo, descriptors'),
+        (b"{}\n", 'a request is an object with a "command": echo, descriptors'),
+        (b'{"command": []}\n', 'a request is an object with a "command": echo, descriptors'),
+        (b'{"command": "x"}\n', 'a request is an object with a "command": echo, descriptors'),
+        (b"x" * (control.REQUEST + 1), "a request has at most 65536 bytes"),
+        (b'{"command": "fail"}\n', "a defect of tcpdconf; see the log"),
+        (b'{"command": "large", "size": 4194304}\n', "an answer of 4194329 bytes"),
+    ],
+)
+def test_what_is_no_request(request_: bytes, error: str, server: controls.Server) -> None:
+    with server.connect() as end:
+        end.sendall(request_)
+        answer = next(lines(end))
+
+    assert answer["ok"] is False
+    assert answer["error"].startswith(error)
+
+
+def test_an_error_is_an_exception_for_commands(server: controls.Server) -> None:
+    with pytest.raises(
+        controlclient.ControlError, match=rf"^the daemon \(pid {os.getpid()}\) says: a defect"
+    ):
+        controlclient.ask(str(server.directory), {"command": "fail"})
+
+
+def test_large_answers(server: controls.Server) -> None:
+    answer = controlclient.ask(str(server.directory), {"command": "large", "size": 4_000_000})
+
+    assert len(answer["data"]) == 4_000_000
+
+
+@pytest.mark.parametrize("count", [1, 250, 600])
+def test_answers_carry_descriptors(count: int, server: controls.Server) -> None:
+    with controlclient.Connection(str(server.directory)) as end:
+        assert end.ask({"command": "descriptors", "count": count}) == {"ok": True}
+        assert len(end.fds) == count
+        assert os.read(end.fds[-1], 100) == b"through"
+        assert not any(os.get_inheritable(fd) for fd in end.fds)
+        channel.close_all(end.fds)
+
+
+def test_a_command_answers_when_it_is_ready_and_only_once(server: controls.Server) -> None:
+    late.clear()
+    with server.connect() as end, server.connect() as other:
+        end.sendall(b'{"command": "later"}\n{"command": "twice"}\n')
+        other.sendall(b'{"command": "echo", "say": 1}\n')
+        assert next(lines(other)) == {"ok": True, "said": 1}
+        (reply,) = late
+        server.do(lambda: reply({"ok": True, "said": 2}))
+        end.shutdown(socket.SHUT_WR)
+
+        assert list(lines(end)) == [{"ok": True, "said": 2}, {"ok": True}]
+
+
+def test_a_client_that_does_not_read_delays_nobody(server: controls.Server) -> None:
+    with server.connect() as end:
+        end.sendall(b'{"command": "large", "size": 4000000}\n')
+        for number in range(20):
+            answer = controlclient.ask(str(server.directory), {"command": "echo", "say": number})
+            assert answer["said"] == number
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"command": ', b'{"command": "large", "size": 4000000}\n'])
+def test_a_client_that_stalls_is_closed(
+    sent: bytes, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "SECONDS", 0.2)
+    with controls.Server(tmp_path / "run", COMMANDS) as made, made.connect() as end:
+        end.sendall(sent)
+        daemons.until(lambda: made.control._clients, "the connection")
+        daemons.until(lambda: not made.control._clients, "its end")
+
+
+def test_clients_at_once_are_bounded(server: controls.Server) -> None:
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(server.connect()) for _ in range(control.CLIENTS)]
+        ends[-1].sendall(b'{"command": "echo"}\n')
+        assert next(lines(ends[-1]))["ok"]
+        with pytest.raises(controlclient.ControlError, match="too many clients"):
+            controlclient.ask(str(server.directory), {"command": "echo"})
+    assert controlclient.ask(str(server.directory), {"command": "echo"})["ok"]
+
+
+def test_no_answer_in_time(server: controls.Server) -> None:
+    with pytest.raises(
+        controlclient.ControlError, match=r"^the daemon \(pid \d+\) does not answer within 0.1 s$"
+    ):
+        controlclient.ask(str(server.directory), {"command": "later"}, 0.1)
+
+
+def test_nobody_else_may_connect(server: controls.Server) -> None:
+    mode = (server.directory / "control.sock").stat().st_mode
+
+    assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+
+
+@pytest.mark.peer
+def test_who_got_in_all_the_same_is_not_answered(
+    server: controls.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers.need_root()
+    monkeypatch.setattr(control, "credentials", lambda _: control.Credentials(1, 65534, 65534))
+    with pytest.raises(controlclient.ControlError, match="only root and the user of the daemon are answered"):
+        controlclient.ask(str(server.directory), {"command": "echo"})
+
+
+def test_the_socket_goes_with_the_daemon(tmp_path: pathlib.Path) -> None:
+    with controls.Server(tmp_path / "run", COMMANDS):
+        pass
+
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_second_daemon_is_told_about_the_first(server: controls.Server) -> None:
+    with pytest.raises(
+        control.RunningError, match=rf"^pid {os.getpid()} runs with {server.directory}/control"
+    ):
+        control.Control(loop.Loop(), str(server.directory), {})
+    assert controlclient.ask(str(server.directory), {"command": "echo"})["ok"]
+
+
+def test_the_socket_of_a_daemon_that_died_is_replaced(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(directory / "control.sock"))
+        stale.listen()
+    with controls.Server(directory, COMMANDS):
+        assert controlclient.ask(str(directory), {"command": "echo"})["ok"]
+
+
+def test_a_successor_takes_the_place_and_keeps_it(server: controls.Server) -> None:
+    heir = control.Control(loop.Loop(), str(server.directory), {}, replace=True)
+    server.do(server.control.close)
+    with server.connect():
+        assert sorted(path.name for path in server.directory.iterdir()) == ["control.sock"]
+    server.control = heir
+
+
+def test_a_long_path(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / ("x" * 200)
+    with controls.Server(directory, COMMANDS):
+        assert controlclient.ask(str(directory), {"command": "echo"})["ok"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda _: None, r"no daemon runs: .*/control.sock: No such file or directory"),
+        (lambda path: path.mkdir(), r"no daemon runs: .*/control.sock: No such file or directory"),
+        (lambda path: path.touch(), r"no daemon runs: .*/control.sock: Not a directory"),
+    ],
+)
+def test_without_a_daemon(make: Callable[[pathlib.Path], object], error: str, tmp_path: pathlib.Path) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(controlclient.ControlError, match=f"^{error}$"):
+        controlclient.ask(str(tmp_path / "run"), {"command": "echo"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "uid", "argument", "found"),
+    [
+        ({}, 0, None, "/run/tcpdconf"),
+        ({"XDG_RUNTIME_DIR": "/run/user/0"}, 0, None, "/run/tcpdconf"),
+        ({"XDG_RUNTIME_DIR": "/run/user/5"}, 5, None, "/run/user/5/tcpdconf"),
+        ({}, 5, None, None),
+        ({"RUNTIME_DIRECTORY": "/run/a:/run/b"}, 0, None, "/run/a"),
+        ({"RUNTIME_DIRECTORY": "/run/a"}, 5, "/here", "/here"),
+    ],
+)
+def test_where_the_runtime_directory_is(
+    environment: dict[str, str],
+    uid: int,
+    argument: str | None,
+    found: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    assert runtimedir.find(argument) == found
