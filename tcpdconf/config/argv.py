@@ -44,6 +44,9 @@ def parse(words: Sequence[str], *, exact: bool, directory: str = "/", group: int
     pid_file = given.values.get("pid")
     if given.action != "run":
         return CommandLine(given.action, pid_file)
+    for word in words:
+        if any("\udc80" <= character <= "\udcff" for character in word):
+            raise CommandLineError(f"cannot read {word!a}: it is not UTF-8")
 
     from tcpdconf.config import argvservice  # noqa: PLC0415 (models are slow to import)
 

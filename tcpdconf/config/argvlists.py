@@ -42,7 +42,7 @@ def tables(
     """The `dns_lists` of the options in order, without those that can never answer; adds to `notes`."""
     found: list[dict[str, Any]] = []
     for action, value in given:
-        option, parts = f"-{action}={value}", _parts(value)
+        option, parts = argvoptions.written(action, value), _parts(value)
         if why := _useless(parts):
             notes.append(argvoptions.Note("ignored", option, why))
             continue

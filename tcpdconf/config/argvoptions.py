@@ -34,41 +34,45 @@ class Note(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option: its name, what it takes ("" for a switch), the keys that it becomes, and how."""
+    """An option: its name, what it takes ("" for a switch), the keys that it becomes, and what is to say."""
 
     name: str
     value: str
     keys: tuple[str, ...]
-    says: str
+    says: str = ""
 
 
 OPTIONS: Final = (
-    Option("access", "FILE", ("access",), "`file`"),
-    Option("accesslocal", "", ("access",), "`local = true` beside the file"),
-    Option("address", "ADDRESS", ("listeners",), "`address` of every item of the list that has none"),
-    Option("allow", "ZONE[=SHOWN][,VAR[/A.B.C.D[,]]]", ("dns_lists",), '`action = "allow"`'),
-    Option("block", "ZONE[=SHOWN][,VAR[/A.B.C.D][,TEXT]]", ("dns_lists",), "in the order of the options"),
-    Option("denymsg", "TEXT", ("deny_message",), ""),
-    Option("drop", "VAR,...", ("drop",), "`BLOCK` without a value"),
-    Option("group", "GROUP", ("group",), ""),
-    Option("haproxy", "SECONDS/port=PORT,...", ("listeners",), "`haproxy` of the listeners that it names"),
-    Option("listen", "N", ("listeners",), "`backlog`"),
-    Option("maxperc", "N", ("limits",), "`max_per_network`; IPv4 /24, IPv6 /120"),
-    Option("maxperip", "N", ("limits",), "`max_per_ip`; 4 without the option"),
-    Option("maxprocs", "N", ("limits",), "`max_connections`; 40 without the option"),
+    Option("access", "FILE", ("access.file",), "has to be there and readable"),
+    Option("accesslocal", "", ("access.local",)),
+    Option("address", "ADDRESS", ("listeners.address", "listeners.freebind"), "`0` and `::` are `*`"),
+    Option(
+        "allow", "ZONE[=SHOWN][,VAR[/A.B.C.D][,]]", ("dns_lists",), '`action = "allow"`; last comma: `txt`'
+    ),
+    Option("block", "ZONE[=SHOWN][,VAR[/A.B.C.D][,TEXT]]", ("dns_lists",), "TEXT `*`: `txt = true`"),
+    Option("denymsg", "TEXT", ("deny_message",), "an empty TEXT is an empty line"),
+    Option("drop", "VAR,...", ("drop",), "`BLOCK` without a value; each of several is looked at"),
+    Option("forcebind", "", (), "of some builds: does nothing"),
+    Option("group", "GROUP", ("group",), "0 without a value"),
+    Option(
+        "haproxy", "SECONDS/port=ADDRESS.PORT,...", ("listeners.haproxy",), "every listener without a value"
+    ),
+    Option("listen", "N", ("listeners.backlog",)),
+    Option("lock", "FILE", (), "of some builds: does nothing"),
+    Option("maxperc", "N", ("limits.max_per_network",), "IPv4 /24; IPv6 /120, or /64 after migration"),
+    Option("maxperip", "N", ("limits.max_per_ip",), "4 without the option"),
+    Option("maxprocs", "N", ("limits.max_connections",), "40 without the option"),
     Option("nodnslookup", "", ("lookup_names",), "true without the option"),
-    Option("pid", "FILE", (), "the service manager's: `tcpdconf run` stays in the foreground"),
+    Option("noidentlookup", "", (), "of old versions: does nothing"),
+    Option("pid", "FILE", (), "goes into the background; `tcpdconf run` does not"),
+    Option("proxy", "", (), "does nothing, as there"),
     Option("restart", "", (), "`tcpdconf reload`"),
-    Option("stderr", "FILE or socket", ("stderr",), ""),
-    Option("stderrlogger", "PROGRAM", ("stderr",), "`logger`"),
-    Option("stderrloggername", "NAME", ("stderr",), "`name`"),
+    Option("stderr", "FILE or socket", ("stderr",)),
+    Option("stderrlogger", "PROGRAM", ("stderr.logger",), "goes before a FILE of -stderr"),
+    Option("stderrloggername", "NAME", ("stderr.name",)),
     Option("stop", "", (), "`tcpdconf stop`"),
-    Option("user", "USER", ("user",), "and `group`, where the user is a number"),
-    Option("warn", "N", ("limits",), "`warn_at`"),
-    Option("forcebind", "", (), "nothing: of builds that had it"),
-    Option("lock", "FILE", (), "nothing: of builds that had it"),
-    Option("noidentlookup", "", (), "nothing: couriertcpd dropped it with its ident lookups"),
-    Option("proxy", "", (), "nothing: couriertcpd takes it and does nothing"),
+    Option("user", "USER", ("user",), "a number keeps the group: `group`; 0 without a value"),
+    Option("warn", "N", ("limits.warn_at",), "ignored when above -maxprocs"),
 )
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 _LISTS: Final = frozenset({"allow", "block"})
@@ -88,9 +92,13 @@ class Given(NamedTuple):
     program: tuple[str, ...]
 
     def written(self, name: str) -> str:
-        """An option as somebody writes it."""
-        value = self.values.get(name, "")
-        return f"-{name}={value}" if value else f"-{name}"
+        """An option that counts, as somebody writes it."""
+        return written(name, self.values.get(name, ""))
+
+
+def written(name: str, value: str) -> str:
+    """An option as somebody writes it."""
+    return f"-{name}={value}" if value else f"-{name}"
 
 
 def read(words: Sequence[str]) -> Given:

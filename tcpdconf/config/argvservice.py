@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import pydantic
 
-from tcpdconf.config import argvlisteners, argvlists, argvoptions, fields, model, problems, tables, wording
+from tcpdconf.config import argvlisteners, argvlists, argvoptions, fields, model, problems, tables
 
 Log = tables.StderrFile | tables.StderrLogger
 
@@ -68,6 +68,10 @@ def translate(given: argvoptions.Given, starter: Starter, *, exact: bool) -> Tra
         "dns_lists": argvlists.tables(given.lists, notes, exact=exact),
     }
     if not exact:
+        if log is not None:
+            option = given.written("stderrlogger" if given.values.get("stderrlogger") else "stderr")
+            why = "is for what programs say; tcpdconf's own messages go to its standard error"
+            notes.append(argvoptions.Note("changed", option, why))
         why = "programs see what tcpdconf was started with, which is not what a start script has set"
         notes.append(argvoptions.Note("changed", "environment", why, ("inherit_environment",)))
     return Translation(_service(table), log, tuple(notes))
@@ -77,6 +81,8 @@ def _service(table: dict[str, Any]) -> model.Service:
     try:
         return model.Service.model_validate(table, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
+        from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+
         found = next(wording.findings(error, table, model.Settings, ("services", "couriertcpd")))
         raise argvoptions.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
 
@@ -187,6 +193,8 @@ def _limits(
     if (warn := _warn(given, found["max_connections"])) is not None or exact:
         usual = found["max_connections"] - (found["max_connections"] // 10 + 1)
         found["warn_at"] = max(1, usual if warn is None else warn)
+    if "warn" in given.values and warn is None:
+        notes.append(argvoptions.Note("ignored", given.written("warn"), "is more than there are connections"))
     notes += _about_limits(given, found, listeners)
     return found
 
