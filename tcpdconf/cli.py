@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 import tcpdconf
 
 if TYPE_CHECKING:
+    from tcpdconf import inquiry, rehearsal
     from tcpdconf.config import load, problems
+    from tcpdconf.policy import connection
 
 EX_CONFIG: Final = 78
 DIRECTORY: Final = "/etc/tcpdconf/conf.d"
@@ -85,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--origin", action="store_true", help="add file and line of each value")
     command.set_defaults(command=show)
 
+    command = commands.add_parser("explain", help="tell what would happen to a connection, and why")
+    _add_explain(command)
+    command.set_defaults(command=explain)
+
     command = commands.add_parser("schema", help="print the JSON Schema of a configuration file")
     command.set_defaults(command=schema)
     return parser
@@ -98,6 +104,67 @@ def _add_directory(command: argparse.ArgumentParser) -> None:
         default=DIRECTORY,
         help="directory of *.toml files (default: %(default)s)",
     )
+
+
+def _add_explain(command: argparse.ArgumentParser) -> None:
+    command.add_argument("service", metavar="SERVICE", help="name of the service")
+    command.add_argument(
+        "address", metavar="ADDRESS", type=_end, help="of the client; ADDRESS:PORT where the port matters"
+    )
+    command.add_argument(
+        "--conf", metavar="DIR", default=DIRECTORY, help="directory of *.toml files (default: %(default)s)"
+    )
+    command.add_argument(
+        "--local",
+        metavar="ADDR:PORT",
+        type=_whole_end,
+        help="this host's end of the connection (default: that of the first listener that would accept it)",
+    )
+    command.add_argument(
+        "--proxied-by", metavar="ADDR", type=_end, help="the proxy whose PROXY header names the client"
+    )
+    command.add_argument(
+        "--proxied-local",
+        metavar="ADDR:PORT",
+        type=_whole_end,
+        help="the local end that the header names (default: this host's own)",
+    )
+    command.add_argument(
+        "--listed",
+        metavar="ZONE=ADDR[=TEXT]",
+        type=_listing,
+        action="append",
+        default=[],
+        help="let the DNS list ZONE answer this, instead of asking it; repeatable",
+    )
+    command.add_argument("--no-dns", action="store_true", help="ask no name server")
+    command.add_argument("--format", choices=("text", "json"), default="text", help="how it is told")
+
+
+def _end(text: str) -> "connection.Endpoint":
+    return _parsed(text, 0)
+
+
+def _whole_end(text: str) -> "connection.Endpoint":
+    return _parsed(text, None)
+
+
+def _parsed(text: str, port: int | None) -> "connection.Endpoint":
+    from tcpdconf import rehearsal  # noqa: PLC0415 (each command imports what it needs)
+
+    try:
+        return rehearsal.end(text, port)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _listing(text: str) -> "tuple[str, inquiry.Listing]":
+    from tcpdconf import inquiry  # noqa: PLC0415 (each command imports what it needs)
+
+    try:
+        return inquiry.listing(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _replacement(text: str) -> tuple[str, str]:
@@ -174,6 +241,40 @@ def show(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(render.as_json(data))
     return 0
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Tell what would happen to a connection; 0 when it would be admitted, 1 when refused."""
+    from tcpdconf import explain, explanation  # noqa: PLC0415 (each command imports what it needs)
+    from tcpdconf.config import load, problems  # noqa: PLC0415
+    from tcpdconf.daemon import running  # noqa: PLC0415
+
+    try:
+        loaded = running.chosen(load.load(arguments.conf), [arguments.service])
+        found = explain.explain(loaded, _request(arguments), running.environment())
+    except problems.ConfigError as error:
+        sys.stderr.write(problems.render(error.problems))
+        return EX_CONFIG
+    except explain.ExplainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    as_told = explanation.as_json if arguments.format == "json" else explanation.as_text
+    sys.stdout.write(as_told(found))
+    return 0 if found["verdict"] == "admitted" else 1
+
+
+def _request(arguments: argparse.Namespace) -> "rehearsal.Request":
+    from tcpdconf import rehearsal  # noqa: PLC0415 (each command imports what it needs)
+
+    return rehearsal.Request(
+        service=arguments.service,
+        client=arguments.address,
+        local=arguments.local,
+        proxied_by=arguments.proxied_by,
+        proxied_local=arguments.proxied_local,
+        listed=tuple(arguments.listed),
+        ask=not arguments.no_dns,
+    )
 
 
 def schema(_: argparse.Namespace) -> int:

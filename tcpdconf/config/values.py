@@ -230,17 +230,27 @@ def zone(value: object) -> str:
 
 def server(value: object) -> Server:
     """`ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT` of a name server; port 53 when left out."""
+    try:
+        return end(value, 53)
+    except ValueError:
+        text = f'must be a name server such as "127.0.0.1:5353" or "[::1]:53", not {shown(value)}'
+        raise ValueError(text) from None
+
+
+def end(value: object, default: int | None) -> Server:
+    """One end of a connection, written like a name server; without a default the port must be there."""
     text = value if isinstance(value, str) else ""
-    host, digits = text, "53"
+    host, digits = text, "" if default is None else str(default)
     if text.startswith("["):
         host, _, digits = text[1:].partition("]:")
     elif text.count(":") == 1:
         host, _, digits = text.partition(":")
     try:
         found = str(ipaddress.ip_address(host))
-        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else 0
+        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else -1
     except ValueError:
-        number = 0
-    if not 1 <= number <= MAX_PORT:
-        raise ValueError(f'must be a name server such as "127.0.0.1:5353" or "[::1]:53", not {shown(value)}')
+        number = -1
+    if not (1 <= number <= MAX_PORT or number == default):
+        kind = "ADDRESS:PORT" if default is None else "an address, perhaps with a port"
+        raise ValueError(f'must be {kind}, such as "192.0.2.7:25" or "[2001:db8::7]:25", not {shown(value)}')
     return Server(found, number)

@@ -19,7 +19,7 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
     """
     _open_standard()
     try:
-        loaded = _chosen(load.load(directory), only)
+        loaded = chosen(load.load(directory), only)
         log.excerpt("warning", problems.render(loaded.warnings))
         supervisor.Supervisor(loaded, arrived, environment()).run()
     except problems.ConfigError as error:
@@ -32,7 +32,7 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
     return 0
 
 
-def _chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
+def chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
     """The configuration with only these services; without names as it is.
 
     Raises:

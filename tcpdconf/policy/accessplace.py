@@ -4,11 +4,12 @@ So a table need not remember where its rules came from: a million networks share
 long as reading the files did.
 """
 
+import ipaddress
 import tomllib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from tcpdconf.config import sources, tables
+from tcpdconf.config import sources, tables, values
 from tcpdconf.policy import access, accessfile, cidr, connection, courierfile, gdbm
 
 Item = TypeVar("Item")
@@ -30,10 +31,28 @@ class Sought(NamedTuple):
     prefix: Prefix
     ends: access.Ends
 
+    def __str__(self) -> str:
+        """`192.168.0.0/16`, `local end * at port 25`."""
+        version, length, bits = self.prefix
+        size = access.BITS[version]
+        network = ipaddress.ip_network(((bits << size - length).to_bytes(size // 8), length))
+        text = str(network.network_address if length == size else network)
+        if self.stage != "peer":
+            text = f"{self.stage.replace('_', ' ')} end {text if length else '*'}"
+        own, proxied = self.ends
+        text += "" if own is None else f" at {_shown(own)}"
+        text += "" if proxied is None else f" behind a proxy's {_shown(proxied)}"
+        return text
+
     def is_in(self, table: access.AccessTable) -> bool:
         """Whether the table has such a rule."""
         networks = {"local": table.locals, "proxied_local": table.proxied, "peer": table.peers}
         return networks[self.stage].get(self.prefix, self.ends) is not None
+
+
+def _shown(local: values.Local) -> str:
+    where = "" if local.network is None else str(local.network)
+    return where if local.port is None else f"{where} port {local.port}".lstrip()
 
 
 def sought(table: access.AccessTable, stage: access.Stage, link: connection.Connection) -> Sought | None:
