@@ -40,7 +40,7 @@ def daemon(text: str) -> Iterator[None]:
         folder = pathlib.Path(name)
         (folder / "bench.toml").write_text(text)
         manager.bind(f"{name}/notify")
-        command = [sys.executable, "-m", "tcpdconf", "run", name]
+        command = [sys.executable, "-m", "tcpdconf", "run", name, "--runtime-dir", f"{name}/run"]
         environment = {**os.environ, "NOTIFY_SOCKET": f"{name}/notify"}
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
         try:

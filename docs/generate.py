@@ -43,7 +43,7 @@ def pages() -> dict[str, str]:
 def commands() -> str:
     """The page on commands."""
     whole = _help()
-    names = re.findall(r"^    (\w+) ", whole, re.MULTILINE)
+    names = re.findall(r"^    (\w+)(?: |$)", whole, re.MULTILINE)
     parts = [
         f"{_MADE}# Commands\n",
         "Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else.\n",

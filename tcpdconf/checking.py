@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from tcpdconf import columns
 from tcpdconf.config import load, problems
 from tcpdconf.policy import access
 
@@ -28,13 +29,4 @@ def probe(loaded: load.Loaded, known: Sequence[problems.Problem]) -> tuple[list[
     before = {(problem.key, problem.text) for problem in known}
     found = [problem for problem in tried.problems if (problem.key, problem.text) not in before]
     rows = [[row.get(name, "") for name in COLUMNS] for row in tried.lists.values()]
-    return found, _table([COLUMNS, *rows])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns with a header; nothing where that is all."""
-    if len(rows) == 1:
-        return ""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(line.rstrip() + "\n" for line in lines)
+    return found, columns.table(COLUMNS, rows)

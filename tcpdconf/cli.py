@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EX_CONFIG: Final = 78
 DIRECTORY: Final = "/etc/tcpdconf/conf.d"
+LONGEST: Final = 86400  # seconds that connections may be waited for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # the reader has what it wanted; the interpreter must not try to flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
         return 1
     return status
 
@@ -53,12 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="run this service and no other; repeatable",
     )
-    command.add_argument(
-        "--runtime-dir",
-        metavar="DIR",
-        help="directory of the control socket (default: $RUNTIME_DIRECTORY, else /run/tcpdconf for root and"
-        " $XDG_RUNTIME_DIR/tcpdconf for others)",
-    )
+    _add_runtime_directory(command)
     command.set_defaults(command=run)
 
     command = commands.add_parser("check", help="validate a configuration without serving it")
@@ -91,9 +89,54 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(command)
     command.set_defaults(command=explain)
 
+    _add_control(commands)
+
     command = commands.add_parser("schema", help="print the JSON Schema of a configuration file")
     command.set_defaults(command=schema)
     return parser
+
+
+def _add_control(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that talk to a running daemon."""
+    command = commands.add_parser("status", help="show what the running daemon does")
+    command.add_argument("--watch", action="store_true", help="show it every second until Ctrl-C")
+    _add_output(command)
+    _add_runtime_directory(command)
+    command.set_defaults(command=status)
+
+    command = commands.add_parser("connections", help="list the connections of the running daemon")
+    _add_output(command)
+    _add_runtime_directory(command)
+    command.set_defaults(command=connections)
+
+    command = commands.add_parser(
+        "reload", help="let the running daemon load its configuration again, and say what changed"
+    )
+    _add_runtime_directory(command)
+    command.set_defaults(command=reload)
+
+    command = commands.add_parser("stop", help="stop the running daemon, and wait for its end")
+    command.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=_seconds,
+        help="let connections go on for so long before their programs are ended",
+    )
+    _add_runtime_directory(command)
+    command.set_defaults(command=stop)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", choices=("text", "json"), default="text", help="how it is printed")
+
+
+def _add_runtime_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--runtime-dir",
+        metavar="DIR",
+        help="directory of the control socket (default: $RUNTIME_DIRECTORY, else /run/tcpdconf for root and"
+        " $XDG_RUNTIME_DIR/tcpdconf for others)",
+    )
 
 
 def _add_directory(command: argparse.ArgumentParser) -> None:
@@ -172,6 +215,16 @@ def _replacement(text: str) -> tuple[str, str]:
     if not (target and equals and candidate):
         raise argparse.ArgumentTypeError(f"must be FILE=CANDIDATE, not {text!r}")
     return target, candidate
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to {LONGEST}, not {text!r}")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -275,6 +328,34 @@ def _request(arguments: argparse.Namespace) -> "rehearsal.Request":
         listed=tuple(arguments.listed),
         ask=not arguments.no_dns,
     )
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show the state of the running daemon."""
+    from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
+
+    return controlling.status(arguments.runtime_dir, arguments.format, again=arguments.watch)
+
+
+def connections(arguments: argparse.Namespace) -> int:
+    """List the connections of the running daemon."""
+    from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
+
+    return controlling.connections(arguments.runtime_dir, arguments.format)
+
+
+def reload(arguments: argparse.Namespace) -> int:
+    """Let the running daemon load its configuration again."""
+    from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
+
+    return controlling.reload(arguments.runtime_dir)
+
+
+def stop(arguments: argparse.Namespace) -> int:
+    """Stop the running daemon."""
+    from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
+
+    return controlling.stop(arguments.runtime_dir, arguments.drain)
 
 
 def schema(_: argparse.Namespace) -> int:

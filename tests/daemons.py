@@ -73,6 +73,7 @@ class Daemon:
         self.conf = configure(folder, text)
         self._environment = {"PATH": os.defpath, **(environment or {})}
         self._command = [*before, sys.executable, "-m", "tcpdconf", "run", str(self.conf), *arguments]
+        self._command += ["--runtime-dir", str(folder / "run")]
         self._stderr = stderr
         self._pass_fds = pass_fds
         self._lines: list[str] = []

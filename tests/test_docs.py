@@ -75,6 +75,7 @@ class Session:
         self._environment = {
             "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
+            "RUNTIME_DIRECTORY": str(folder / "run"),
         }
         self._daemon: subprocess.Popen[bytes] | None = None
 

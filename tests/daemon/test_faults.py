@@ -42,7 +42,7 @@ def free_descriptor(pid: int) -> int:
 
 def run(conf: pathlib.Path, *before: str) -> subprocess.CompletedProcess[str]:
     """A daemon that is not expected to start."""
-    command = [*before, sys.executable, "-m", "tcpdconf", "run", str(conf)]
+    command = [*before, sys.executable, "-m", "tcpdconf", "run", str(conf), "--runtime-dir", f"{conf}.run"]
     return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
 
@@ -398,7 +398,9 @@ def test_a_signal_during_the_start_is_not_lost(tmp_path: pathlib.Path) -> None:
     text = f'{ECHO}\nenvironment_files = [{{ path = "{slow}", shell = true }}]'
     conf = daemons.configure(tmp_path, service(text, daemons.free_port()))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tcpdconf", "run", str(conf)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tcpdconf", "run", str(conf), "--runtime-dir", f"{conf}.run"],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     daemons.until(lambda: _catches(process.pid, signal.SIGCHLD), "the last of the handlers")
     process.send_signal(signal.SIGHUP)

@@ -1,0 +1,120 @@
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tcpdconf import statuspage
+
+NOW = 1_700_000_000.0  # 2023-11-14, 22:13:20 UTC
+
+
+@pytest.fixture(autouse=True)
+def utc() -> Iterator[None]:
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    yield
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+def service(**other: object) -> dict[str, Any]:
+    refused = dict.fromkeys(("access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn"), 0)
+    return {
+        "pid": 2, "connections": 0, "max_connections": 40, "accepted": 0, "refused": refused,
+        "listeners": ["*:25"], "dns_lists": {}, **other,
+    }  # fmt: skip
+
+
+def answer(**other: object) -> dict[str, Any]:
+    return {
+        "pid": 1,
+        "version": "1.2",
+        "config": {"dir": "/etc/tcpdconf/conf.d", "hash": "0", "loaded_at": NOW - 200},
+        "last_reload": None,
+        "services": {"smtp": service()},
+        **other,
+    }
+
+
+def test_the_page() -> None:
+    problem = {
+        "file": "c/a.toml",
+        "line": 3,
+        "key": "services.a.user",
+        "message": "there is no user \x1b[31m",
+    }
+    lists = {"dnsbl.example": {"state": "up", "asked": 12, "listed": 3}}
+    refused = {**service()["refused"], "access": 3, "per_ip": 20}
+    page = statuspage.status(
+        answer(
+            last_reload={"ok": False, "at": NOW - 90_000, "changed": [], "problems": [problem]},
+            services={
+                "smtp": service(connections=13, accepted=10_000, refused=refused, dns_lists=lists),
+                "imap": service(pid=None, max_connections=300, listeners=["*:143", "*:220"]),
+            },
+            connections_by_address=[{"address": "192.0.2.1", "connections": 12}],
+        ),
+        NOW,
+    )
+
+    assert page == (
+        "tcpdconf       1.2, pid 1\n"
+        "configuration  /etc/tcpdconf/conf.d, loaded 22:10:00 (3 min 20 s ago)\n"
+        "last reload    2023-11-13 21:13:20 (1 d 1 h ago): REJECTED, what was loaded before goes on\n"
+        "               c/a.toml:3: services.a.user: there is no user \ufffd[31m\n"
+        "\n"
+        "SERVICE  SLOTS                                   ACCEPTED  REFUSED              LISTENERS\n"
+        "smtp     [######..............] 13/40            10000     access 3, per_ip 20  *:25\n"
+        "imap     [....................] 0/300 no worker  0         -                    *:143, *:220\n"
+        "\n"
+        "LIST           SERVICE  STATE  ASKED  LISTED\n"
+        "dnsbl.example  smtp     up     12     3\n"
+        "\n"
+        "BUSIEST ADDRESSES  CONNECTIONS\n"
+        "192.0.2.1          12\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reload", "line"),
+    [
+        ({"ok": True, "at": NOW, "changed": ["a", "b"], "problems": []}, "22:13:20 (0 s ago): a, b changed"),
+        ({"ok": True, "at": NOW, "changed": [], "problems": []}, "22:13:20 (0 s ago): nothing changed"),
+    ],
+)
+def test_reloads(reload: dict[str, Any], line: str) -> None:
+    assert f"\nlast reload    {line}\n" in statuspage.status(answer(last_reload=reload), NOW)
+
+
+@pytest.mark.parametrize(
+    ("used", "of", "shown"),
+    [(0, 40, 0), (1, 1000, 1), (39, 40, 19), (999, 1000, 19), (40, 40, 20), (50, 40, 20), (1, 1, 20)],
+)  # fmt: skip
+def test_bars(used: int, of: int, shown: int) -> None:
+    assert statuspage.bar(used, of) == "[" + "#" * shown + "." * (20 - shown) + "]"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-1, "0 s"), (0, "0 s"), (7.9, "7 s"), (60, "1 min"), (200, "3 min 20 s"), (3600, "1 h"),
+        (7260, "2 h 1 min"), (3605, "1 h"), (86400 * 3, "3 d"), (86400 * 400 + 3600, "400 d 1 h"),
+    ],
+)  # fmt: skip
+def test_durations(seconds: float, shown: str) -> None:
+    assert statuspage.duration(seconds) == shown
+
+
+def test_connections() -> None:
+    each = {"pid": 77, "peer": "192.0.2.1:4000", "service": "smtp", "started": NOW - 5, "age": 5.0}
+
+    assert statuspage.connections({"connections": [each]}) == (
+        "PID  PEER            SERVICE  AGE\n77   192.0.2.1:4000  smtp     5 s\n"
+    )
+    assert statuspage.connections({"connections": []}) == "no connections\n"
