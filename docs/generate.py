@@ -4,7 +4,8 @@
     python docs/generate.py --check    writes nothing; fails when one is not what it would write
 
 `commands.md` is the `--help` of every command, `configuration.md` the JSON Schema as tables: one for each
-TOML table, with type, default and an example of every key.
+TOML table, with type, default and an example of every key. `couriertcpd-options.md` is the table of options
+by which couriertcpd's command lines are read.
 """
 
 import json
@@ -16,13 +17,29 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import model, schema
+from tcpdconf.config import argvoptions, model, schema
 
 REFERENCE: Final = pathlib.Path(__file__).parent / "reference"
 _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
 _INTRODUCTION: Final = """\
 Every key of a file in conf.d, with its type and default as TOML has them. `[defaults]` has the keys of a
 service and fills in what services leave out; an array of a service replaces the array of the defaults.
+"""
+_OPTIONS: Final = """\
+What each option of couriertcpd is in a service: the keys are those of `[services.NAME]`. The drop-in
+`couriertcpd` and `tcpdconf-migrate` read command lines by this table; [Differences](differences.md) says what
+is not as it was.
+
+A command line is `couriertcpd [options] LIST PROGRAM [ARGUMENTS]`. Of an option that is given twice the last
+counts, but `-block` and `-allow` add up in their order. A `-` alone ends the options. Numbers are read as C's
+atoi reads them: ` +12abc` is 12, and what is no number is 0. `-NAME=` is the same as `-NAME`.
+
+| | key | |
+|---|---|---|
+| LIST | `listeners.port`, `listeners.address` | `PORT` and `ADDRESS.PORT`, with commas between them |
+| PROGRAM, ARGUMENTS | `program` | a path that is not absolute is taken from the working directory |
+| the environment | `inherit_environment` | `true`: programs inherit it |
+| the working directory | `directory` | |
 """
 # what argparse looks at before it wraps and colours
 _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
@@ -37,7 +54,11 @@ class Table(NamedTuple):
 
 def pages() -> dict[str, str]:
     """Name and content of each page."""
-    return {"commands.md": commands(), "configuration.md": configuration()}
+    return {
+        "commands.md": commands(),
+        "configuration.md": configuration(),
+        "couriertcpd-options.md": options(),
+    }
 
 
 def commands() -> str:
@@ -62,6 +83,24 @@ def _help(*command: str) -> str:
         check=True,
     )
     return said.stdout
+
+
+def options() -> str:
+    """The page on couriertcpd's options."""
+    rows = [_row(_option(option), _keys_of(option), option.says) for option in argvoptions.OPTIONS]
+    return "\n".join([f"{_MADE}# Options of couriertcpd\n", _OPTIONS + "\n".join(rows), ""])
+
+
+def _option(option: argvoptions.Option) -> str:
+    return f"`-{option.name}={option.value}`" if option.value else f"`-{option.name}`"
+
+
+def _keys_of(option: argvoptions.Option) -> str:
+    return ", ".join(f"`{key}`" for key in option.keys)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def configuration() -> str:
@@ -111,8 +150,7 @@ def _keys(node: dict[str, Any], required: set[str]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for key, value in node["properties"].items():
         default = "required" if key in required else _default(value)
-        cells = (f"`{key}`", _type(value), default, _words(value))
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        yield _row(f"`{key}`", _type(value), default, _words(value))
     yield ""
 
 

@@ -43,6 +43,9 @@ def tables(given: argvoptions.Given, notes: list[argvoptions.Note], *, exact: bo
         raise argvoptions.CommandLineError(f"Invalid port: {given.ports}")
     _refuse_collisions(found)
     backlog = argvoptions.count(given, "listen", "listen")
+    if backlog is not None:
+        why = "couriertcpd checks the number and does not use it; here it is the length of the queue"
+        notes.append(argvoptions.Note("changed", given.written("listen"), why, ("listeners", 0, "backlog")))
     items = _items(given)
     for place, table in enumerate(found):
         if backlog is not None:
