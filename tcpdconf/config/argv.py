@@ -50,5 +50,6 @@ def parse(words: Sequence[str], *, exact: bool, directory: str = "/", group: int
 
     from tcpdconf.config import argvservice  # noqa: PLC0415 (models are slow to import)
 
-    found = argvservice.translate(given, argvservice.Starter(directory, group), exact=exact)
-    return CommandLine(given.action, pid_file, found.service, found.notes, found.log)
+    draft = argvoptions.Draft(given, directory, group, exact, [])
+    service, log = argvservice.translate(draft)
+    return CommandLine("run", pid_file, service, tuple(draft.notes), log)

@@ -3,7 +3,7 @@
 Source: couriertcpd(8), MULTIPLE PORT LIST and Enabling HAProxy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import argvaddress, argvoptions, collisions, host
@@ -32,32 +32,28 @@ class _Item(NamedTuple):
         return self.port in {0, port} and inside
 
 
-def tables(given: argvoptions.Given, notes: list[argvoptions.Note], *, exact: bool) -> list[dict[str, Any]]:
-    """The `listeners` of a command line; adds to `notes`.
+def tables(draft: argvoptions.Draft) -> list[dict[str, Any]]:
+    """The `listeners` of a command line.
 
     Raises:
         CommandLineError: a port or an address is none, or two items cannot be bound beside each other.
     """
-    found = list(_listed(given, notes))
+    found = list(_listed(draft))
     if not found:
-        raise argvoptions.CommandLineError(f"Invalid port: {given.ports}")
+        raise argvoptions.CommandLineError(f"Invalid port: {draft.given.ports}")
     _refuse_collisions(found)
-    backlog = argvoptions.count(given, "listen", "listen")
-    if backlog is not None:
+    if (backlog := draft.positive("listen", "listen")) is not None:
         why = "couriertcpd checks the number and does not use it; here it is the length of the queue"
-        notes.append(argvoptions.Note("changed", given.written("listen"), why, ("listeners", 0, "backlog")))
-    items = _items(given)
-    for place, table in enumerate(found):
-        if backlog is not None:
-            table["backlog"] = min(backlog, 10_000_000)
-        if haproxy := _haproxy(items, table, ("listeners", place), notes):
-            table["haproxy"] = haproxy | ({"versions": ["v1"]} if exact else {})
-    if items:
-        notes += _about_haproxy(given, items, found, exact=exact)
+        draft.note_option("changed", "listen", why, "listeners", 0, "backlog")
+        for table in found:
+            table["backlog"] = backlog
+    if "haproxy" in draft.given.values:
+        _add_haproxy(draft, found)
     return found
 
 
-def _listed(given: argvoptions.Given, notes: list[argvoptions.Note]) -> Iterator[dict[str, Any]]:
+def _listed(draft: argvoptions.Draft) -> Iterator[dict[str, Any]]:
+    given = draft.given
     for place, item in enumerate(filter(None, given.ports.split(","))):
         written, dot, text = item.rpartition(".")
         port = argvaddress.port(text)
@@ -67,7 +63,7 @@ def _listed(given: argvoptions.Given, notes: list[argvoptions.Note]) -> Iterator
         if _is_foreign(address):
             table["freebind"] = True
         if isinstance(port, int) and str(port) != text:
-            notes.append(argvoptions.Note("changed", item, f"is read as port {port}", ("listeners", place)))
+            draft.note("changed", item, f"is read as port {port}", "listeners", place)
         yield table
 
 
@@ -93,10 +89,21 @@ def _refuse_collisions(listeners: Sequence[dict[str, Any]]) -> None:
         raise argvoptions.CommandLineError("bind: Address already in use")
 
 
-def _items(given: argvoptions.Given) -> list[_Item]:
-    if "haproxy" not in given.values:
-        return []
-    return [_item(text) for text in given.values["haproxy"].split(",") if text] or [_item("")]
+def _add_haproxy(draft: argvoptions.Draft, listeners: Sequence[dict[str, Any]]) -> None:
+    written = draft.given.values["haproxy"]
+    items = [_item(text) for text in written.split(",") if text] or [_item("")]
+    if not written:
+        why = "means every port, as the manual says; couriertcpd does nothing then"
+        draft.note_option("changed", "haproxy", why)
+    if not draft.exact:
+        why = "version 2 of the protocol is read as well as version 1"
+        draft.note_option("changed", "haproxy", why)
+    for place, table in enumerate(listeners):
+        if timeouts := _timeouts(items, table):
+            table["haproxy"] = _haproxy(draft, timeouts, place)
+    for item in items:
+        if not any(_timeouts([item], table) for table in listeners):
+            draft.note_option("ignored", "haproxy", f"no listener is meant by {item.text}")
 
 
 def _item(text: str) -> _Item:
@@ -114,56 +121,31 @@ def _item(text: str) -> _Item:
     )
 
 
-def _haproxy(
-    items: Sequence[_Item],
-    table: dict[str, Any],
-    key: tuple[str, int],
-    notes: list[argvoptions.Note],
-) -> dict[str, Any] | None:
-    """What the items say of one listener, a later one before an earlier one."""
+def _timeouts(items: Iterable[_Item], table: dict[str, Any]) -> dict[str, int]:
+    """The seconds for a listener by local address, "*" for the others; later items go before earlier."""
     address, port = table.get("address", _ALL), _number(table)
-    timeouts: dict[str, int] = {}  # by local address; "*" is the others
+    found: dict[str, int] = {}
     for item in items:
         if item.covers(address, port):
-            timeouts = {_ALL: item.timeout}
+            found = {_ALL: item.timeout}
         elif item.touches(address, port):
-            timeouts[item.address] = item.timeout
-    if not timeouts:
-        return None
+            found[item.address] = item.timeout
+    return found
+
+
+def _haproxy(draft: argvoptions.Draft, timeouts: dict[str, int], place: int) -> dict[str, Any]:
+    key = ("listeners", place, "haproxy")
+    why = 'everybody who reaches this port can claim any address: name your proxies instead of "any"'
+    draft.note_option("risk", "haproxy", why, *key)
     timeout = max(timeouts.values())
     if timeout != min(timeouts.values()):
         why = "a listener has one timeout for all its addresses, here the longest"
-        notes.append(argvoptions.Note("changed", "-haproxy", why, (*key, "haproxy")))
-    haproxy: dict[str, Any] = {"trusted": "any"}
+        draft.note_option("changed", "haproxy", why, *key)
+    table: dict[str, Any] = {"trusted": "any"}
     if timeout != _TIMEOUT:
-        haproxy["timeout"] = timeout
+        table["timeout"] = timeout
+    if draft.exact:
+        table["versions"] = ["v1"]
     if _ALL not in timeouts:
-        haproxy["local_addresses"] = list(timeouts)
-    return haproxy
-
-
-def _about_haproxy(
-    given: argvoptions.Given, items: Sequence[_Item], listeners: Sequence[dict[str, Any]], *, exact: bool
-) -> Iterator[argvoptions.Note]:
-    option = given.written("haproxy")
-    for place, table in enumerate(listeners):
-        if "haproxy" in table:
-            yield argvoptions.Note(
-                "risk",
-                option,
-                'everybody who reaches this port can claim any address: name your proxies instead of "any"',
-                ("listeners", place, "haproxy"),
-            )
-    if not given.values["haproxy"]:
-        yield argvoptions.Note(
-            "changed", option, "means every port, as the manual says; couriertcpd does nothing then"
-        )
-    if not exact:
-        yield argvoptions.Note("changed", option, "version 2 of the protocol is read as well as version 1")
-    for item in items:
-        if not any(
-            item.covers(table.get("address", _ALL), _number(table))
-            or item.touches(table.get("address", _ALL), _number(table))
-            for table in listeners
-        ):
-            yield argvoptions.Note("ignored", option, f"no listener is meant by {item.text}")
+        table["local_addresses"] = list(timeouts)
+    return table

@@ -9,13 +9,13 @@ to X.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import answerfilter, argvaddress, argvoptions, fields, values
 
 _FORM: Final = re.compile(
-    r"(?P<zone>[^=,/]*)(?:=(?P<shown>[^,/]*))?(?:,(?P<variable>[^,/]*))?(?:/(?P<answer>[^,]*))?(?:,(?P<text>.*))?",
+    r"([^=,/]*)(?:=([^,/]*))?(?:,([^,/]*))?(?:/([^,]*))?(?:,(.*))?",  # every text has this form
     re.DOTALL,
 )
 _STAR: Final = "*"  # instead of a text: the list's own
@@ -36,26 +36,23 @@ class _Parts(NamedTuple):
     text: str | None
 
 
-def tables(
-    given: Sequence[tuple[str, str]], notes: list[argvoptions.Note], *, exact: bool
-) -> list[dict[str, Any]]:
-    """The `dns_lists` of the options in order, without those that can never answer; adds to `notes`."""
+def tables(draft: argvoptions.Draft) -> list[dict[str, Any]]:
+    """The `dns_lists` of the options in order, without those that can never answer."""
     found: list[dict[str, Any]] = []
-    for action, value in given:
+    for action, value in draft.given.lists:
         option, parts = argvoptions.written(action, value), _parts(value)
         if why := _useless(parts):
-            notes.append(argvoptions.Note("ignored", option, why))
+            draft.note("ignored", option, why)
             continue
-        key = ("dns_lists", len(found))
-        for kind, why in _doubts(action, parts, exact=exact):
-            notes.append(argvoptions.Note(kind, option, why, key))
-        found.append(_table(action, parts, exact=exact))
+        for why in _changes(action, parts, exact=draft.exact):
+            draft.note("changed", option, why, "dns_lists", len(found))
+        found.append(_table(action, parts, exact=draft.exact))
     return found
 
 
 def _parts(value: str) -> _Parts:
     found = _FORM.fullmatch(value)
-    assert found is not None, value  # noqa: S101 (every text has this form: all parts may be empty)
+    assert found is not None  # noqa: S101
     zone, shown, variable, answer, text = found.groups()
     if answer is not None:
         answer = argvaddress.ipv4(answer) or ""
@@ -75,20 +72,17 @@ def _useless(parts: _Parts) -> str | None:
     return None
 
 
-def _doubts(action: str, parts: _Parts, *, exact: bool) -> Iterator[tuple[str, str]]:
-    """What is not as it was, as kinds and reasons."""
+def _changes(action: str, parts: _Parts, *, exact: bool) -> Iterator[str]:
+    """What is not as it was."""
     text = parts.text or ""
     if action == "block" and _line(text) != text:
-        yield "changed", f"the text is one line of at most {fields.LONGEST_LINE} characters"
+        yield f"the text is one line of at most {fields.LONGEST_LINE} characters"
     if exact:
         return
     if _reading(parts, exact=exact) == "safe":
-        yield "changed", _SAFE
+        yield _SAFE
     if action == "block" and text == _STAR and parts.answer is not None:
-        yield (
-            "changed",
-            "couriertcpd sets the variable to * where an answer is named; here it is the list's text",
-        )
+        yield "couriertcpd sets the variable to * where an answer is named; here it is the list's text"
 
 
 def _table(action: str, parts: _Parts, *, exact: bool) -> dict[str, Any]:

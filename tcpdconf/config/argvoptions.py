@@ -4,6 +4,7 @@ Source: couriertcpd(8), OPTIONS; beyond it, what the program was seen to do. Imp
 -restart have to answer at once.
 """
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
@@ -13,6 +14,7 @@ Action = Literal["run", "stop", "restart"]
 _USAGE: Final = "Usage: couriertcpd [options] port prog arg1 arg2..."
 _ATOI: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 _LONG: Final = 2**63 - 1
+_MOST: Final = 10_000_000  # what a service counts to
 
 
 class CommandLineError(ValueError):
@@ -82,7 +84,7 @@ class Given(NamedTuple):
     """A command line taken apart: the last value of each option, lists in order, and what follows them.
 
     `ports` is the list as written and `program` what stands behind it; both may be empty unless action is
-    "run".
+    "run". `overruled` are options, as written, of which a later one says something else.
     """
 
     action: Action
@@ -90,6 +92,7 @@ class Given(NamedTuple):
     lists: tuple[tuple[str, str], ...]
     ports: str
     program: tuple[str, ...]
+    overruled: tuple[str, ...]
 
     def written(self, name: str) -> str:
         """An option that counts, as somebody writes it."""
@@ -109,6 +112,7 @@ def read(words: Sequence[str]) -> Given:
     """
     values: dict[str, str] = {}
     lists: list[tuple[str, str]] = []
+    overruled: list[str] = []
     rest = list(words)
     while rest and rest[0].startswith("-"):
         word = rest.pop(0)
@@ -119,14 +123,16 @@ def read(words: Sequence[str]) -> Given:
             raise CommandLineError(f"couriertcpd: Invalid option: {word}")
         if name in _LISTS:
             lists.append((name, value))
-        else:
-            values[name] = value
+            continue
+        if values.get(name, value) != value:
+            overruled.append(written(name, values[name]))
+        values[name] = value
     action: Action = "restart" if "restart" in values else "stop" if "stop" in values else "run"
     if action != "run" and "pid" not in values:
         raise CommandLineError("couriertcpd: -pid argument is required.")
     if action == "run" and len(rest) < 2:
         raise CommandLineError(_USAGE)
-    return Given(action, values, tuple(lists), rest[0] if rest else "", tuple(rest[1:]))
+    return Given(action, values, tuple(lists), rest[0] if rest else "", tuple(rest[1:]), tuple(overruled))
 
 
 def atoi(text: str) -> int:
@@ -140,15 +146,36 @@ def atoi(text: str) -> int:
     return (number + 2**31) % 2**32 - 2**31
 
 
-def count(given: Given, name: str, called: str) -> int | None:
-    """The number of an option that has to be above 0; None without the option.
+class Draft(NamedTuple):
+    """A command line while it becomes a service: what it says, who starts it, how exactly, and the notes."""
 
-    Raises:
-        CommandLineError: it is not; `called` is the name that couriertcpd has for it then.
-    """
-    if name not in given.values:
-        return None
-    number = atoi(given.values[name])
-    if number <= 0:
-        raise CommandLineError(f"Invalid -{called} option.")
-    return number
+    given: Given
+    directory: str
+    group: int
+    exact: bool
+    notes: list[Note]
+
+    def note(self, kind: str, what: str, why: str, *key: str | int) -> None:
+        """Add a note."""
+        self.notes.append(Note(kind, what, why, key))
+
+    def note_option(self, kind: str, name: str, why: str, *key: str | int) -> None:
+        """Add a note on an option."""
+        self.note(kind, self.given.written(name), why, *key)
+
+    def below(self, path: str) -> str:
+        """A path, from the working directory where it is relative."""
+        return posixpath.join(self.directory, path)
+
+    def positive(self, name: str, called: str) -> int | None:
+        """The number of an option that has to be above 0; None without the option.
+
+        Raises:
+            CommandLineError: it is not; `called` is the name that couriertcpd has for it then.
+        """
+        if name not in self.given.values:
+            return None
+        number = atoi(self.given.values[name])
+        if number <= 0:
+            raise CommandLineError(f"Invalid -{called} option.")
+        return min(number, _MOST)

@@ -200,7 +200,7 @@ def test_words_that_no_configuration_can_hold_are_refused() -> None:
     assert argv.parse(["-pid=/\udcff", "-stop"], exact=True).pid_file == "/\udcff"
 
 
-TWO_TIMEOUTS = [("changed", "-haproxy"), ("risk", "-haproxy=1/port=::1.25,2/port=127.1.25")]
+TWO = "-haproxy=1/port=::1.25,2/port=127.1.25"
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,11 @@ TWO_TIMEOUTS = [("changed", "-haproxy"), ("risk", "-haproxy=1/port=::1.25,2/port
         (["-stderr=syslog"], [("risk", "-stderr=syslog")]),
         (["-maxprocs=4"], [("limit", "-maxperip=4 by default")]),
         (["-maxprocs=30", "-maxperip=40"], [("limit", "-maxperip=40")]),
-        (["-haproxy"], [("risk", "-haproxy"), ("changed", "-haproxy")]),
+        (["-haproxy"], [("changed", "-haproxy"), ("risk", "-haproxy")]),
         (["-haproxy=/port=9"], [("ignored", "-haproxy=/port=9")]),
         (["-haproxy=1/port=127.1.25,2"], [("risk", "-haproxy=1/port=127.1.25,2")]),
-        (["-haproxy=1/port=::1.25,2/port=127.1.25"], TWO_TIMEOUTS),
+        ([TWO], [("risk", TWO), ("changed", TWO)]),
+        (["-drop", "-drop=", "-warn=3", "-warn=4", "-warn=4"], [("ignored", "-warn=3")]),
     ],
 )  # fmt: skip
 def test_what_a_person_should_know(options: list[str], found: list[tuple[str, str]]) -> None:
