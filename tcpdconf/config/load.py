@@ -69,8 +69,13 @@ class Loaded:
         return "default" if origin is None else f"{origin[0]}:{origin[1]}"
 
 
-def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING) -> Loaded:
+def load(
+    directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True
+) -> Loaded:
     """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
+
+    Unless it is `to_serve`, what matters to a host that serves it is left out: its users, ports and files,
+    and whether any service is enabled.
 
     Raises:
         ConfigError: with all problems of all files.
@@ -85,10 +90,11 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING) -> Loaded
     unread = "\n".join(found.broken)
     services, rest = _services(loaded, seen, unread)
     seen.add(_chains(loaded, {**services, **rest}, unread))
-    seen.add(host.check(loaded, {**services, **rest}))
+    if to_serve:
+        seen.add(host.check(loaded, {**services, **rest}))
     if not seen.errors():
         loaded = replaced(loaded, config=_config(written, services))
-        if not loaded.config.enabled():
+        if to_serve and not loaded.config.enabled():
             seen.add([problems.Problem(str(directory), 0, 0, "", "has no enabled service", "no-service")])
     ordered = sorted(seen.problems, key=lambda p: (found.order.get(p.file, -1), p.line, p.column))
     if seen.errors():
