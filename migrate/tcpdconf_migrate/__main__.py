@@ -1,0 +1,139 @@
+"""The command `tcpdconf-migrate`: finds command lines of couriertcpd and writes them as TOML.
+
+TOML goes to standard output or into a directory, notes and the next steps to standard error. Exit status:
+0 done, notes or not; 2 wrong usage, or a command line that couriertcpd would not take; 1 anything else.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tcpdconf.config import fields
+from tcpdconf_migrate import discover, plan, report, write
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one form; its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = _parser().parse_args(argv)
+    try:
+        found: discover.Found = arguments.find(arguments)
+        return _migrate(arguments, found)
+    except (discover.DiscoverError, write.WriteError) as error:
+        sys.stderr.write(f"tcpdconf-migrate: {error}\n".replace("\n\n", "\n"))
+        return 2 if arguments.form == "argv" and isinstance(error, discover.DiscoverError) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tcpdconf-migrate", description="Turn command lines of couriertcpd into tcpdconf's TOML."
+    )
+    forms = parser.add_subparsers(title="forms", metavar="FORM", required=True, dest="form")
+    form = _form(forms, "argv", "a command line: tcpdconf-migrate argv -- couriertcpd ...")
+    form.add_argument("words", metavar="WORD", nargs="+", help="couriertcpd and its arguments, after --")
+    form.set_defaults(find=lambda arguments: discover.in_argv(arguments.words))
+
+    form = _form(forms, "courier", "Courier's own configuration: esmtpd, imapd, pop3d, ...")
+    form.add_argument(
+        "directory", metavar="DIR", nargs="?", default="/etc/courier", help="(default: %(default)s)"
+    )
+    form.set_defaults(find=lambda arguments: discover.in_courier(arguments.directory))
+
+    form = _form(forms, "script", "a shell script, a run file, or a systemd unit")
+    form.add_argument("file", metavar="FILE", help="it is read, not run")
+    form.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        type=_variable,
+        action="append",
+        default=[],
+        help="the value of a variable that the script does not tell; repeatable",
+    )
+    form.set_defaults(find=lambda arguments: discover.in_script(arguments.file, dict(arguments.set)))
+
+    form = _form(forms, "running", "every couriertcpd that runs now")
+    form.set_defaults(find=lambda _: discover.in_processes())
+    return parser
+
+
+def _form(
+    forms: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    form = forms.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    form.add_argument("-o", "--output", metavar="DIR", help="write DIR/NAME.toml instead of printing")
+    form.add_argument(
+        "--name", metavar="NAME", type=_name, help="name of the service (default: by port and program)"
+    )
+    form.add_argument(
+        "--exact",
+        action="store_true",
+        help="keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not",
+    )
+    form.add_argument(
+        "--force", action="store_true", help="replace files that were written or changed by somebody else"
+    )
+    form.add_argument(
+        "--add-to-ports",
+        metavar="N",
+        type=int,
+        default=0,
+        help="listen N ports higher, to try the services beside couriertcpd",
+    )
+    return form
+
+
+def _name(text: str) -> str:
+    if not fields.NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be a name of letters, digits, '.', '_' and '-', not {text!r}")
+    return text
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
+    planned = plan.plan(
+        found.commands, exact=arguments.exact, name=arguments.name, more_ports=arguments.add_to_ports
+    )
+    if arguments.name and len(planned.services) > 1:
+        sys.stderr.write("tcpdconf-migrate: --name is for one service, and these are several\n")
+        return 2
+    sys.stderr.write(report.notes(planned, found.unread))
+    if not planned.services:
+        return 2 if arguments.form == "argv" else 1
+    services = {each.name: each.service for each in planned.services}
+    texts = {f"{each.name}.toml": report.toml(each) for each in planned.services}
+    if arguments.output is None:
+        write.check(texts, services)
+        sys.stdout.write("\n".join(texts.values()))
+    else:
+        directory = os.path.abspath(arguments.output)
+        write.write(directory, texts, services, force=arguments.force, private=found.private)
+        sys.stderr.write("".join(f"written: {directory}/{name}\n" for name in texts))
+    sys.stderr.write(report.next_steps(planned, arguments.output, _again(arguments)))
+    return 0
+
+
+def _again(arguments: argparse.Namespace) -> report.Again:
+    """The words that do the same once more."""
+    words = ["tcpdconf-migrate", arguments.form, *["--exact"] * arguments.exact]
+    match arguments.form:
+        case "argv":
+            return report.Again(words, ["--", *arguments.words])
+        case "courier":
+            return report.Again(words, [arguments.directory])
+        case "script":
+            given = [word for name, value in arguments.set for word in ("--set", f"{name}={value}")]
+            return report.Again([*words, *given], [arguments.file])
+    return report.Again(words, [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

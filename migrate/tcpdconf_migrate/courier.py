@@ -1,0 +1,165 @@
+"""Courier's own configuration: the command line of each start script, and what the script adds to it.
+
+A service keeps Courier's files as its environment_files: they stay the place where mail is configured.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from tcpdconf_migrate import commandline, courierscripts, installation, rcshell
+
+# What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
+_BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
+_ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts put no quotes around their paths
+_MOVED: Final = (
+    "ADDRESS", "PORT", "SSLADDRESS", "SSLPORT", "MAXDAEMONS", "MAXPERIP", "MAXPERC", "MAILUSER", "MAILGROUP",
+    "BLACKLISTS", "DROP", "ACCESSFILE", "IMAPACCESSFILE", "LOGGEROPTS", "SSLLOGGEROPTS", "TCPDOPTS", "ULIMIT",
+    "IMAP_ULIMITD", "IMAP_UMASK",
+)  # fmt: skip
+
+
+def read(directory: str) -> tuple[list[commandline.Command], list[commandline.Unread]]:
+    """What is configured in Courier's directory: the command line of each start script whose file is there.
+
+    Raises:
+        OSError: there is no such directory, or none of Courier's.
+    """
+    directory = os.path.abspath(directory)
+    if not _ORDINARY.fullmatch(directory):
+        raise OSError(0, "Courier's scripts cannot use a directory with such a name")
+    names = set(os.listdir(directory))
+    there = installation.find(directory)
+    found, unread = [], []
+    for script in courierscripts.SCRIPTS:
+        if script.name not in names:
+            continue
+        try:
+            found.append(_command(script, there, directory))
+        except rcshell.ShellError as error:
+            unread.append(commandline.Unread(f"{directory}/{script.name}", str(error)))
+    if not found and not unread:
+        raise OSError(
+            0, "has none of the files " + ", ".join(script.name for script in courierscripts.SCRIPTS)
+        )
+    return found, unread
+
+
+def _command(
+    script: courierscripts.Script, there: installation.Installation, directory: str
+) -> commandline.Command:
+    wanted = [f"{directory}/{name}" for name in script.files]
+    files = [file for file in wanted if os.path.exists(file)]
+    started = rcshell.start(script, there, directory, files)
+    unwrapped = commandline.unwrap(started.words)
+    if not unwrapped.words:
+        raise rcshell.ShellError(
+            "its start script runs no couriertcpd" + (f": {started.said}" if started.said else "")
+        )
+    settings = unwrapped.settings | _settings(script, there, started.environment, files)
+    access, access_notes = _access(unwrapped.words, started.environment)
+    notes = [
+        *unwrapped.notes,
+        *_missing(wanted, files),
+        *_complaints(started.said),
+        *_notes(script, started.environment, files),
+        *access_notes,
+    ]
+    stop = f"{there.scripts}/{script.name} stop"
+    start = f"{there.scripts}/{script.name} start"
+    if there.units:
+        stop, start = f"systemctl disable --now {script.unit}", f"systemctl enable --now {script.unit}"
+    return commandline.Command(
+        unwrapped.words, f"{directory}/{script.name}", settings | access, tuple(notes), stop, start
+    )
+
+
+def _settings(
+    script: courierscripts.Script,
+    there: installation.Installation,
+    environment: Mapping[str, str],
+    files: Sequence[str],
+) -> commandline.Settings:
+    """What the start script does beside running couriertcpd."""
+    found: commandline.Settings = {}
+    if not _is_yes(environment.get(script.switch, "yes")):
+        found["enabled"] = False
+    if script.in_prefix:
+        found["directory"] = there.prefix
+    if script.umask and environment.get(script.umask):
+        found["umask"] = environment[script.umask]
+    if script.limit and environment.get(script.limit[1], "").isdigit():
+        found["rlimits"] = {script.limit[0]: int(environment[script.limit[1]]) * 1024}
+    found["environment_files"] = [{"path": file, "shell": True} for file in files]
+    given = rcshell.sourced(files)
+    changed = {name: value for name, value in environment.items() if given.get(name, "") != value}
+    own = dict(change.split("=") for change in script.changes.split(" ; ") if "=$" not in change and change)
+    more = {name: value for name, value in (changed | own).items() if name not in _BY_THE_WAY}
+    found["environment"] = dict(sorted(more.items()))
+    found["inherit_environment"] = False
+    return found
+
+
+def _is_yes(value: str) -> bool:
+    """How Courier's scripts for the host's start read a switch."""
+    return value[:1] in {"y", "Y"}
+
+
+def _notes(
+    script: courierscripts.Script, environment: Mapping[str, str], files: Sequence[str]
+) -> Iterator[commandline.Note]:
+    if not _is_yes(environment.get(script.switch, "yes")):
+        what = f"{script.switch}={environment[script.switch]}"
+        yield commandline.Note("ignored", what, "so this service is not enabled", ("enabled",))
+    other = (
+        ("ADDRESS", "PORT", "LOGGEROPTS") if script.over_tls else ("SSLADDRESS", "SSLPORT", "SSLLOGGEROPTS")
+    )
+    moved = ", ".join(name for name in _MOVED if environment.get(name) and name not in other)
+    why = f"stay in these files, but tcpdconf does not look at {moved} there"
+    yield commandline.Note("changed", "settings of the mail server", why, ("environment_files",))
+    for change in script.changes.split(" ; "):
+        name, _, value = change.partition("=$")
+        if value:
+            why = f"is a copy of {value} in {files[-1]}: change both"
+            yield commandline.Note("changed", name, why, ("environment", name))
+    if cache := environment.get("TLS_CACHEFILE"):
+        yield commandline.Note(
+            "ignored", f"TLS_CACHEFILE={cache}", "Courier's script empties it at each start"
+        )
+
+
+def _missing(wanted: Sequence[str], files: Sequence[str]) -> Iterator[commandline.Note]:
+    for file in wanted:
+        if file not in files:
+            yield commandline.Note("risk", file, "is missing; Courier's own start script stops without it")
+
+
+def _complaints(said: str) -> Iterator[commandline.Note]:
+    """What the shells did not understand; both of them read the files."""
+    for line in dict.fromkeys(line.removeprefix("/bin/sh: ") for line in said.splitlines()):
+        why = "a line there is no assignment, so what it was meant to set is not set"
+        yield commandline.Note("risk", f"/bin/sh says {line}", why)
+
+
+def _access(
+    words: Sequence[str], environment: Mapping[str, str]
+) -> tuple[commandline.Settings, list[commandline.Note]]:
+    """Access rules where the database is missing: couriertcpd goes on without, tcpdconf does not start.
+
+    imapd's script would make the database from its text files; those can be read as they are.
+    """
+    given = [word for word in words if word.startswith("-access=")]
+    if not given:
+        why = "Courier starts without access rules until makesmtpaccess has made its database"
+        missing = environment.get("ACCESSFILE")
+        return {}, [commandline.Note("risk", "ACCESSFILE", why, ("access",))] if missing else []
+    database = given[-1].removeprefix("-access=")
+    if os.path.exists(database):
+        return {}, []
+    texts = database.removesuffix(".dat")
+    if os.path.isdir(texts) and os.listdir(texts):
+        why = f"does not exist; the text files in {texts} are read instead"
+        return {"access": [{"file": texts}]}, [commandline.Note("changed", database, why, ("access",))]
+    why = "does not exist, so there are no access rules"
+    return {"access": []}, [commandline.Note("risk", database, why, ("access",))]

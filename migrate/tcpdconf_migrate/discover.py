@@ -1,0 +1,102 @@
+"""Where command lines of couriertcpd are found: given, in a script or unit, in Courier's files, in /proc."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tcpdconf_migrate import commandline, courier, running, script, unit
+
+
+class Found(NamedTuple):
+    """What a source holds. `private` says that other users may not read it."""
+
+    commands: list[commandline.Command]
+    unread: list[commandline.Unread]
+    private: bool = False
+
+
+class DiscoverError(Exception):
+    """A source that cannot be read at all, or holds no couriertcpd."""
+
+
+def in_argv(words: Sequence[str]) -> Found:
+    """A command line as somebody has typed it."""
+    unwrapped = commandline.unwrap(words)
+    if not unwrapped.words:
+        raise DiscoverError("there is no couriertcpd that is understood in: " + shlex.join(words))
+    command = commandline.Command(
+        unwrapped.words,
+        "the command line",
+        unwrapped.settings,
+        unwrapped.notes,
+        "stop couriertcpd",
+        "start it again",
+    )
+    return Found([command], [])
+
+
+def in_courier(directory: str) -> Found:
+    """Courier's own configuration."""
+    try:
+        return Found(*courier.read(directory))
+    except OSError as error:
+        raise DiscoverError(f"{directory}: {error.strerror}") from None
+
+
+def in_script(path: str, known: Mapping[str, str]) -> Found:
+    """A shell script, a run file or a systemd unit; `known` are variables that the caller vouches for."""
+    try:
+        text = _text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DiscoverError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
+    if unit.is_unit(text):
+        found = Found(*unit.read(path, text, _text, known))
+    else:
+        found = _in_shell(path, text, known)
+    if not found.commands and not found.unread:
+        raise DiscoverError(f"{path}: there is no couriertcpd in it")
+    return found
+
+
+def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
+    found = Found([], [])
+    for line in script.read(text, _text, known):
+        if isinstance(line, script.Unread):
+            found.unread.append(commandline.Unread(f"{path}:{line.line}", line.text))
+        else:
+            found.commands.append(_from_shell(path, line))
+    return found
+
+
+def _from_shell(path: str, line: script.Line) -> commandline.Command:
+    unwrapped = commandline.unwrap(line.words)
+    before, own = line.settings, unwrapped.settings
+    settings: commandline.Settings = {
+        **before,
+        **own,
+        "rlimits": before.get("rlimits", {}) | own.get("rlimits", {}),
+        "environment_files": [{"path": os.path.abspath(file), "shell": True} for file in line.sourced],
+        "environment": {**line.environment, **own.get("environment", {})},
+    }
+    unclear = [commandline.Note("ignored", f"line {line.line}", why) for why in line.unclear]
+    stop = start = f"whatever runs {path}"
+    if os.path.basename(path) == "run":  # runit's and daemontools' name for it
+        folder = os.path.dirname(os.path.abspath(path))
+        stop, start = f"sv down {folder}", f"sv up {folder}"
+    return commandline.Command(
+        unwrapped.words, f"{path}:{line.line}", settings, (*unwrapped.notes, *unclear), stop, start
+    )
+
+
+def in_processes() -> Found:
+    """The running couriertcpds."""
+    found = Found(*running.read(running.PROC), private=True)
+    if not found.commands and not found.unread:
+        raise DiscoverError("there is no process of couriertcpd")
+    return found
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")

@@ -1,0 +1,120 @@
+"""Command lines -> named services. Pure, but for the host's names of ports."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import pydantic
+
+from tcpdconf.config import argv, host, model, problems, wording
+from tcpdconf_migrate import commandline
+
+# a port's number and its names in the services database
+_PORTS: Final = {
+    25: "smtp", 110: "pop3", 143: "imap", 465: "smtps", 587: "submission", 993: "imaps", 995: "pop3s",
+    "imap2": "imap", "submissions": "smtps", "ssmtp": "smtps", "urd": "smtps",
+}  # fmt: skip
+_PROGRAMS: Final = {
+    "courieresmtpd": "smtp", "imaplogin": "imap", "imapd": "imap", "courierpop3login": "pop3",
+    "pop3login": "pop3", "courierpop3d": "pop3", "pop3d": "pop3",
+}  # fmt: skip
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class Planned(NamedTuple):
+    """A service as it will be written, and the command line that it comes from."""
+
+    name: str
+    service: model.Service
+    notes: tuple[argv.Note, ...]
+    command: commandline.Command
+
+
+class Plan(NamedTuple):
+    """All services, and the command lines that cannot become one, each with the reason."""
+
+    services: tuple[Planned, ...]
+    refused: tuple[commandline.Unread, ...]
+
+
+def plan(
+    commands: Iterable[commandline.Command], *, exact: bool, name: str | None = None, more_ports: int = 0
+) -> Plan:
+    """What the command lines become.
+
+    Args:
+        commands: in the order in which they are written.
+        exact: whether to keep what couriertcpd does wherever that can be said (see `argv.parse`).
+        name: the name of the service, where there is only one.
+        more_ports: added to every port number, to try the services beside couriertcpd.
+    """
+    services: list[Planned] = []
+    refused: list[commandline.Unread] = []
+    for command in commands:
+        try:
+            service, notes = _service(command, exact=exact)
+        except argv.CommandLineError as error:
+            refused.append(commandline.Unread(command.origin, str(error)))
+            continue
+        called = _unused(name or name_of(service), services)
+        services.append(Planned(called, _elsewhere(service, more_ports), notes, command))
+    return Plan(tuple(services), tuple(refused))
+
+
+def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Service, tuple[argv.Note, ...]]:
+    """The service of a command line and of what is around it.
+
+    Raises:
+        CommandLineError: couriertcpd refuses it, no service can be like it, or it starts nothing.
+    """
+    around = dict(command.settings)
+    line = argv.parse(command.words[1:], exact=exact, directory=around.get("directory", "/"))
+    if line.service is None:
+        raise argv.CommandLineError(f"starts nothing, for it has -{line.action}")
+    said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    own = {key: said[key] for key in ("user", "group", "stderr") if key in said}
+    table = {key: value for key, value in (said | around | own).items() if value not in ({}, [])}
+    notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]
+    try:
+        service = model.Service.model_validate(table, by_alias=True, by_name=False)
+    except pydantic.ValidationError as error:
+        found = next(wording.findings(error, table, model.Settings, ("services", "couriertcpd")))
+        raise argv.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
+    return service, (*notes, *command.notes)
+
+
+def _settled(around: dict[str, Any]) -> bool:
+    """Whether it is known what the programs' environment is."""
+    return "inherit_environment" in around
+
+
+def name_of(service: model.Service) -> str:
+    """What a careful person would call a service: by its port, or else by its program."""
+    for listener in service.listeners:
+        found = _PORTS.get(listener.port, listener.port)
+        if found in _PORTS.values():
+            return str(found)
+    words = [word.rpartition("/")[2] for word in service.program]
+    over_tls = words[0] == "couriertls"
+    for word in words:
+        if word in _PROGRAMS:
+            return _PROGRAMS[word] + "s" * over_tls
+    return _NO_NAME.sub("-", words[0]).strip("-._") or "service"
+
+
+def _unused(name: str, services: Sequence[Planned]) -> str:
+    """The name, with a number where another service has it already."""
+    taken = {planned.name for planned in services}
+    candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _elsewhere(service: model.Service, more: int) -> model.Service:
+    """The same service on other ports."""
+    if not more:
+        return service
+    listeners = tuple(
+        listener.model_copy(update={"port": host.port_number(listener.port) + more})
+        for listener in service.listeners
+    )
+    return service.model_copy(update={"listeners": listeners})

@@ -1,0 +1,100 @@
+"""What the tool says: a comment at the top of each file, the notes, and what to do next. Pure."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from tcpdconf.config import render
+from tcpdconf_migrate import commandline, plan
+
+_KINDS: Final = ("risk", "limit", "changed", "ignored", "obsolete")
+TRY_PORTS: Final = 10000
+_TRY: Final = "tcpdconf-try"
+_CONF: Final = "/etc/tcpdconf/conf.d"
+
+
+class Again(NamedTuple):
+    """The words of this tool without -o, --force and --name: `source` is what stands behind the options."""
+
+    options: Sequence[str]
+    source: Sequence[str]
+
+    def into(self, directory: str, *more: str) -> str:
+        """The command that writes into a directory."""
+        return shlex.join([*self.options, *more, "-o", directory, *self.source])
+
+
+def toml(planned: plan.Planned) -> str:
+    """The file of one service."""
+    said = f"# From {planned.command.origin}:\n#   {shlex.join(planned.command.words)}\n"
+    return said.replace("\r", " ") + "\n" + render.service(planned.name, planned.service, planned.notes)
+
+
+def notes(found: plan.Plan, unread: Sequence[commandline.Unread]) -> str:
+    """Where each service comes from, its notes, what hurts most first, and what did not become a service."""
+    lines = []
+    for planned in found.services:
+        state = "" if planned.service.enabled else " (not enabled)"
+        lines.append(f"{planned.name}: from {planned.command.origin}{state}")
+    for kind in _KINDS:
+        for (what, why), names in _gathered(found, kind).items():
+            lines.append(f"{kind}: {', '.join(names)}: {what}: {why}")
+    lines += [f"not read: {origin}: {why}" for origin, why in unread]
+    lines += [f"not valid: {origin}: {why}" for origin, why in found.refused]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _gathered(found: plan.Plan, kind: str) -> dict[tuple[str, str], list[str]]:
+    """What and why of all notes of a kind, with the services that they are about; each reason once."""
+    whats: dict[str, str] = {}
+    names: dict[str, list[str]] = {}
+    for planned in found.services:
+        for note in planned.notes:
+            if note.kind == kind:
+                whats.setdefault(note.why, note.what)
+                names.setdefault(note.why, []).append(planned.name)
+    return {(whats[why], why): list(dict.fromkeys(each)) for why, each in names.items()}
+
+
+def next_steps(found: plan.Plan, directory: str | None, again: Again) -> str:
+    """The commands that come next: check, try on other ports, switch, go back.
+
+    Args:
+        found: what was printed or written.
+        directory: where it was written to; None where it was printed.
+        again: this tool's own words.
+    """
+    steps = [
+        ("check it", [f"tcpdconf check {directory or _CONF}"]),
+        (
+            f"try it beside couriertcpd, with {TRY_PORTS} added to each port",
+            [again.into(_TRY, "--add-to-ports", str(TRY_PORTS)), f"tcpdconf run {_TRY}"],
+        ),
+        ("switch", [*_stops(found), f"tcpdconf run {directory or _CONF}"]),
+        ("go back", ["stop tcpdconf (Ctrl-C, SIGTERM)", *_starts(found)]),
+    ]
+    if directory is None:
+        steps.insert(0, ("write it", [again.into(_CONF)]))
+    lines = [line for title, commands in steps for line in (f"  {title}:", *_indented(commands))]
+    return "\n".join(["Next:", *lines]) + "\n"
+
+
+def _indented(commands: Sequence[str]) -> list[str]:
+    return [f"    {command}" for command in commands]
+
+
+def _stops(found: plan.Plan) -> list[str]:
+    return _each([each.command.stop for each in found.services if each.service.enabled])
+
+
+def _starts(found: plan.Plan) -> list[str]:
+    return _each([each.command.start for each in found.services if each.service.enabled])
+
+
+def _each(commands: Sequence[str]) -> list[str]:
+    """Commands, each once; those of systemctl for several units become one."""
+    units: dict[str, list[str]] = {}
+    for command in dict.fromkeys(filter(None, commands)):
+        words = command.rpartition(" ") if command.startswith("systemctl ") else (command, "", "")
+        units.setdefault(words[0], []).append(words[2])
+    return [" ".join([words, *filter(None, names)]) for words, names in units.items()]

@@ -1,0 +1,122 @@
+"""couriertcpd among the running processes, and what surrounds it there (proc(5)).
+
+The command line, the variables, the folder, umask and limits are those of the process itself, so nothing
+has to be guessed. Whoever asks sees of other users' processes only the command line.
+"""
+
+import os
+import pwd
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tcpdconf_migrate import commandline
+
+PROC: Final = "/proc"
+_LIMITS: Final = {
+    "Max address space": "as", "Max data size": "data", "Max file size": "fsize", "Max cpu time": "cpu",
+}  # fmt: skip
+# what a login, a shell or a service manager leaves in the environment of whatever it starts
+_OF_THE_STARTER: Final = frozenset({
+    "_", "PWD", "OLDPWD", "SHLVL", "TERM", "COLORTERM", "LS_COLORS", "LESSOPEN", "LESSCLOSE", "MAIL",
+    "DISPLAY", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "MAINPID",
+    "MANAGERPID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID",
+})  # fmt: skip
+_PREFIXES: Final = ("SSH_", "SUDO_", "XDG_", "DBUS_")
+
+
+class _Process(NamedTuple):
+    pid: int
+    words: tuple[str, ...]
+    parent: int
+
+
+def read(proc: str) -> tuple[list[commandline.Command], list[commandline.Unread]]:
+    """The command line of every couriertcpd, its children left out; in the order of their pids."""
+    processes = {process.pid: process for process in _processes(proc)}
+    found: list[commandline.Command] = []
+    unread: list[commandline.Unread] = []
+    for process in processes.values():
+        parent = processes.get(process.parent)
+        if parent is not None and parent.words == process.words:
+            continue  # between fork and exec
+        try:
+            found.append(_command(proc, process))
+        except OSError as error:
+            why = f"cannot read {error.filename}: {error.strerror}"
+            unread.append(commandline.Unread(f"process {process.pid}", why))
+    return found, unread
+
+
+def _processes(proc: str) -> Iterator[_Process]:
+    for name in sorted(filter(str.isdigit, os.listdir(proc)), key=int):
+        try:
+            words = tuple(_items(f"{proc}/{name}/cmdline"))
+            if words and commandline.is_couriertcpd(words[0]):
+                yield _Process(int(name), words, int(_status(proc, name)["PPid"]))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+
+
+def _items(path: str) -> list[str]:
+    return [os.fsdecode(item) for item in Path(path).read_bytes().split(b"\0")[:-1]]
+
+
+def _status(proc: str, pid: int | str) -> dict[str, str]:
+    lines = Path(f"{proc}/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _command(proc: str, process: _Process) -> commandline.Command:
+    status = _status(proc, process.pid)
+    environment = dict(item.partition("=")[::2] for item in _items(f"{proc}/{process.pid}/environ"))
+    own = {name: value for name, value in environment.items() if not _is_of_the_starter(name)}
+    settings: commandline.Settings = {
+        "directory": os.readlink(f"{proc}/{process.pid}/cwd"),
+        "umask": f"{int(status['Umask'], 8):03o}",
+        "rlimits": _rlimits(f"{proc}/{process.pid}/limits", f"{proc}/1/limits"),
+        "inherit_environment": False,
+        "environment": own,
+        **_identity(status),
+    }
+    left = sorted(environment.keys() - own.keys())
+    notes = []
+    if left:
+        why = "is left out: it belongs to whoever started this process"
+        notes.append(commandline.Note("ignored", ", ".join(left), why, ("environment",)))
+    pid_file = next((word for word in reversed(process.words) if word.startswith("-pid=")), None)
+    stop = f"{process.words[0]} {pid_file} -stop" if pid_file else f"kill {process.pid}"
+    return commandline.Command(
+        process.words, f"process {process.pid}", settings, tuple(notes), stop, "start it as before"
+    )
+
+
+def _is_of_the_starter(name: str) -> bool:
+    return name in _OF_THE_STARTER or name.startswith(_PREFIXES) or not name.isidentifier()
+
+
+def _identity(status: Mapping[str, str]) -> dict[str, int | str]:
+    """User and group, unless they are root's: what -user has become, or who started it."""
+    uid, gid = (int(status[key].split()[1]) for key in ("Uid", "Gid"))
+    if uid == 0:
+        return {}
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return {"user": uid, "group": gid}
+    return {"user": account.pw_name} | ({} if account.pw_gid == gid else {"group": gid})
+
+
+def _rlimits(path: str, of_init: str) -> dict[str, int]:
+    """The limits that somebody has set: those that init does not have."""
+    mine, usual = _soft(path), _soft(of_init)
+    return {key: int(value) for key, value in mine.items() if value.isdigit() and value != usual.get(key)}
+
+
+def _soft(path: str) -> dict[str, str]:
+    found = {}
+    for line in Path(path).read_text(encoding="ascii").splitlines():
+        name, rest = line[:25].strip(), line[25:].split()
+        if name in _LIMITS:
+            found[_LIMITS[name]] = rest[0]
+    return found

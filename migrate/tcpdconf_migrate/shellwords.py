@@ -1,0 +1,206 @@
+"""Shell text -> words and operators, each with its line (POSIX XCU 2.2, 2.3). Pure.
+
+Nothing is expanded or run.
+
+Redirections, comments and here-documents are left out. What cannot be known without running the script
+(command substitution, arithmetic, positional parameters) is an `unknown` part of its word.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BRACED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(:?[-=])?")
+_OPERATOR: Final = re.compile(r";;|;|&&|\|\||&|\||\(|\)|\n")
+_REDIRECTION: Final = re.compile(r"<<-?|[<>]&|>>|<>|>\||<|>")
+
+
+class Part(NamedTuple):
+    """A piece of a word. `text` is the text, the variable's name, or what is unknown as it was written.
+
+    `otherwise` is the word of `${NAME:-word}`, and `operator` what stands before it.
+    """
+
+    kind: Literal["text", "variable", "unknown"]
+    text: str
+    quoted: bool
+    operator: str = ""
+    otherwise: tuple["Part", ...] = ()
+
+
+class Word(NamedTuple):
+    """A word, on the line where it begins."""
+
+    line: int
+    parts: tuple[Part, ...]
+
+
+class Operator(NamedTuple):
+    """`;`, `&&`, `(`, a line end, ..."""
+
+    line: int
+    text: str
+
+
+Token = Word | Operator
+
+
+class ShellError(ValueError):
+    """A quote or bracket that is never closed; `line` is where it was opened."""
+
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+def tokens(text: str, line: int = 1) -> list[Token]:
+    """The words and operators of a script whose first line has this number.
+
+    Raises:
+        ShellError: something is not closed.
+    """
+    return list(_Reader(text, line).read())
+
+
+class _Reader:
+    def __init__(self, text: str, line: int) -> None:
+        self._text = text
+        self._first = line
+        self._at = 0
+        self._documents: list[str] = []  # delimiters of the here-documents that follow this line
+
+    def read(self) -> Iterator[Token]:
+        while self._at < len(self._text):
+            if found := self._match(r"[ \t\r]+|\\\n"):
+                continue
+            if self._peek() == "#":
+                self._match(r"[^\n]*")
+            elif found := self._match(_REDIRECTION):
+                self._redirect(found)
+            elif found := self._match(_OPERATOR):
+                yield Operator(self._line(self._at - len(found)), found)
+                if found == "\n":
+                    self._skip_documents()
+            else:
+                word = self._word()
+                if not (self._peek() in "<>" and _is_number(word)):
+                    yield word
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1] or "\0"
+
+    def _match(self, pattern: str | re.Pattern[str]) -> str:
+        found = re.compile(pattern).match(self._text, self._at)
+        if found is None:
+            return ""
+        self._at = found.end()
+        return found[0]
+
+    def _line(self, at: int) -> int:
+        return self._first + self._text.count("\n", 0, at)
+
+    def _redirect(self, operator: str) -> None:
+        self._match(r"[ \t]+")
+        target = self._word()
+        if operator.startswith("<<"):
+            self._documents.append("".join(part.text for part in target.parts))
+
+    def _skip_documents(self) -> None:
+        for delimiter in self._documents:
+            self._match(re.compile(rf"(?:.*\n)*?\t*{re.escape(delimiter)}\n|(?:.|\n)*"))
+        self._documents.clear()
+
+    def _word(self) -> Word:
+        line = self._line(self._at)
+        parts: list[Part] = []
+        while (character := self._peek()) not in "\0 \t\r\n;&|()<>":
+            if character == "'":
+                parts.append(Part("text", self._single(), quoted=True))
+            elif character == '"':
+                parts += self._double()
+            elif character in "$`":
+                parts.append(self._dollar(quoted=False))
+            elif character == "\\":
+                escaped = self._match(re.compile(r"\\(?:.|\n)?"))[1:]
+                if escaped != "\n":
+                    parts.append(Part("text", escaped, quoted=True))
+            else:
+                parts.append(Part("text", self._match(r"[^\s;&|()<>'\"$`\\]+"), quoted=False))
+        return Word(line, tuple(parts))
+
+    def _single(self) -> str:
+        line = self._line(self._at)
+        found = self._match(r"'[^']*'")
+        if not found:
+            raise ShellError(line, "the ' is not closed")
+        return found[1:-1]
+
+    def _double(self) -> list[Part]:
+        line = self._line(self._at)
+        self._at += 1
+        parts = [Part("text", "", quoted=True)]  # "" is a word as well
+        while (character := self._peek()) != '"':
+            if character == "\0":
+                raise ShellError(line, 'the " is not closed')
+            if character in "$`":
+                parts.append(self._dollar(quoted=True))
+            elif character == "\\":
+                escaped = self._match(re.compile(r"\\(?:.|\n)?"))
+                if escaped != "\\\n":
+                    kept = escaped[1:] if escaped[1:] in '$`"\\' else escaped
+                    parts.append(Part("text", kept, quoted=True))
+            else:
+                parts.append(Part("text", self._match(r'[^"$`\\]+'), quoted=True))
+        self._at += 1
+        return parts
+
+    def _dollar(self, *, quoted: bool) -> Part:
+        """What stands at a `$` or a backquote."""
+        start = self._at
+        if found := self._match(rf"\$(?:{_NAME.pattern})"):
+            return Part("variable", found[1:], quoted)
+        if self._match(r"\$\{"):
+            return self._braced(start, quoted=quoted)
+        if self._match(r"\$\("):
+            self._to_closing(start, "(", ")")
+        elif self._match("`"):
+            if not self._match(r"(?:[^`\\]|\\.|\\\n)*`"):
+                raise ShellError(self._line(start), "the ` is not closed")
+        elif not self._match(r"\$[0-9@*#?$!-]"):
+            self._at += 1
+            return Part("text", "$", quoted)
+        return Part("unknown", self._text[start : self._at], quoted)
+
+    def _braced(self, start: int, *, quoted: bool) -> Part:
+        found = _BRACED.match(self._text, self._at)
+        self._to_closing(start, "{", "}")
+        inside = self._text[start + 2 : self._at - 1]
+        if found is not None and found[0] == inside:
+            return Part("variable", inside, quoted)
+        if found is not None and found[2]:
+            rest = _Reader(inside[len(found[0]) :].replace('"', ""), self._line(start)).read_whole()
+            return Part("variable", found[1], quoted, found[2], rest)
+        return Part("unknown", self._text[start : self._at], quoted)
+
+    def read_whole(self) -> tuple[Part, ...]:
+        """All of the text as one word, blanks too."""
+        parts: list[Part] = []
+        while self._at < len(self._text):
+            parts += self._word().parts
+            if rest := self._match(r"[\s;&|()<>]+"):
+                parts.append(Part("text", rest, quoted=False))
+        return tuple(parts)
+
+    def _to_closing(self, start: int, opening: str, closing: str) -> None:
+        depth = 1
+        while depth:
+            found = self._match(rf"[^\\{opening}{closing}]*(?:\\.|[{opening}{closing}])")
+            if not found:
+                raise ShellError(self._line(start), f"the {opening} is not closed")
+            depth += (found[-1] == opening) - (found[-1] == closing) if found[-2:-1] != "\\" else 0
+
+
+def _is_number(word: Word) -> bool:
+    """Whether a word is the descriptor of the redirection behind it."""
+    return len(word.parts) == 1 and not word.parts[0].quoted and word.parts[0].text.isdigit()
