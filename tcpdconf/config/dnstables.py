@@ -120,6 +120,11 @@ class Judging(tables.Model):
     deadline: fields.Seconds = Field(
         default=10, description="Seconds after which a list that has not answered does not count."
     )
+    pause: fields.Seconds = Field(
+        default=10,
+        description="Seconds for which a list that fails three times in a row is not asked; twice as many "
+        "each time that it then fails again, up to ten minutes.",
+    )
     exempt: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
         default=(), description="Clients that the lists are not asked about."
     )

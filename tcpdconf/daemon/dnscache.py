@@ -50,17 +50,18 @@ class Cache:
 
     def put(self, key: bytes, answer: query.Answer, now: float) -> None:
         """Keep an answer for as long as it may be."""
-        seconds = self._seconds(answer)
-        weight = _weight(answer)
+        bare = _is_bare(answer)
+        seconds = self._seconds(answer, bare)
+        weight = 1 if bare else _weight(answer)
         if seconds >= 1 and weight <= self._half:
-            made = _shared if _is_bare(answer) else _Entry
+            made = _shared if bare else _Entry
             self._old.pop(key, None)
             self._add(key, made(int(now + seconds), answer), weight)
 
-    def _seconds(self, answer: query.Answer) -> float:
-        if answer.status not in {"answer", "nxdomain"}:
+    def _seconds(self, answer: query.Answer, bare: bool) -> float:
+        if bare and answer.status not in {"answer", "nxdomain"}:
             return min(self._longest, FAILED)
-        seconds = min(answer.ttl, LONGEST_NO) if _is_bare(answer) else answer.ttl
+        seconds = min(answer.ttl, LONGEST_NO) if bare else answer.ttl
         return min(self._longest, max(self._shortest, seconds))
 
     def _add(self, key: bytes, entry: _Entry, weight: int) -> None:

@@ -14,6 +14,8 @@ from tcpdconf.policy import query
 # Seconds after which a question that was not answered is sent once more: it may have been lost, and with a
 # server on another host that happens all the time.
 _AGAIN: Final = 1.0
+_TIMEOUT: Final = query.Answer("timeout")
+_UNREACHABLE: Final = query.Answer("unreachable")
 
 Done = Callable[[query.Answer], None]
 Ended = Callable[["Lookup", query.Answer | None], None]
@@ -48,7 +50,8 @@ class Lookup:
         self._timer: int | None = None
         self._sent: list[dnsserver.Drop] = []
         self._streams: list[dnsserver.Server] = []
-        self._status: query.Status = "timeout"
+        self._told: query.Answer | None = None  # a failure that a server has told
+        self._silent = False  # whether a server that was asked has said nothing
 
     def join(self, done: Done, until: float) -> None:
         """Tell one more; at `until` at the latest, by the clock."""
@@ -86,7 +89,7 @@ class Lookup:
         self._judge(server, found if isinstance(found, query.Answer) else query.Answer("malformed"))
 
     def unreachable(self, server: dnsserver.Server) -> None:
-        """Go on without a server."""
+        """Go on without a server that is not there."""
         server.missed(self._clock())
         self._leave_out(server)
 
@@ -95,7 +98,7 @@ class Lookup:
         if answer.status in {"answer", "nxdomain"}:
             self._end(answer)
         else:
-            self._status = answer.status
+            self._told = answer
             self._leave_out(server)
 
     def _stream(self, server: dnsserver.Server) -> None:
@@ -132,7 +135,7 @@ class Lookup:
             self._again_at = min(now + _AGAIN, self._turn_ends)
             self._wait()
             return
-        self._end(query.Answer(self._status))
+        self._end(self._told or (_TIMEOUT if self._silent else _UNREACHABLE))
 
     def _send(self, server: dnsserver.Server) -> None:
         drop = server.ask(self)
@@ -159,6 +162,7 @@ class Lookup:
         self._waiting = [(until, done) for until, done in self._waiting if until > now]
         turn_over = self._turn_ends <= now
         if turn_over:
+            self._silent = True
             self._server.missed(now)
         if not self._waiting:
             self._end(None)
@@ -169,7 +173,7 @@ class Lookup:
                 self._send_again()
             self._wait()
         for done in late:
-            done(query.Answer(self._status))
+            done(self._told or _TIMEOUT)
 
     def _end(self, answer: query.Answer | None) -> None:
         self.close()

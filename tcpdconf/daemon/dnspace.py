@@ -24,11 +24,13 @@ class Pace:
         self._earlier = 0  # and in the one before
         self._ends = 0.0
 
-    def send(self, question: Callable[[], None]) -> None:
-        """Call this now or later."""
-        if not self._held and self._has_room():
-            question()
-            return
+    @property
+    def ready(self) -> bool:
+        """Whether a question may go at once, which is then counted; else it is to be held."""
+        return not self._held and self._has_room()
+
+    def hold(self, question: Callable[[], None]) -> None:
+        """Call this later."""
         if not self._held:
             self._loop.after(_WHILE, self._go_on)
         self._held.append(question)

@@ -99,7 +99,10 @@ class Server:
             raise
         port = self._port
         number = port.add(asker, self._token)
-        self._pace.send(functools.partial(port.send, number))
+        if self._pace.ready:
+            port.send(number)
+        else:
+            self._pace.hold(functools.partial(port.send, number))
         return functools.partial(port.drop, number)
 
     def ask_stream(self, asker: Asker) -> Drop | None:

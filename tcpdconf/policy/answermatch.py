@@ -16,15 +16,15 @@ Reading = Literal["safe", "any"]
 # `error`: an error code, or an address that no list gives; `outside`: an address outside of 127.0.0.0/8, as
 # of a parked domain or of a resolver that rewrites; `missing`: no answer yet.
 Outcome = Literal[
-    "listed", "unlisted", "error", "outside", "servfail", "refused", "timeout", "malformed", "suspended",
-    "missing",
+    "listed", "unlisted", "error", "outside", "servfail", "refused", "timeout", "unreachable", "malformed",
+    "suspended", "missing",
 ]  # fmt: skip
 TROUBLE: Final[frozenset[Outcome]] = frozenset(
-    {"error", "outside", "servfail", "refused", "timeout", "malformed"}
+    {"error", "outside", "servfail", "refused", "timeout", "unreachable", "malformed"}
 )
 _WITHOUT_RECORDS: Final[dict[query.Status, Outcome]] = {
     "answer": "unlisted", "nxdomain": "unlisted", "servfail": "servfail", "refused": "refused",
-    "timeout": "timeout", "malformed": "malformed", "suspended": "suspended",
+    "timeout": "timeout", "unreachable": "unreachable", "malformed": "malformed", "suspended": "suspended",
 }  # fmt: skip
 
 

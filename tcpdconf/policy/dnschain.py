@@ -16,7 +16,6 @@ Zones = Mapping[str, str]  # path of a zone_file -> the zone in it
 class Scope(NamedTuple):
     """What the lists of one chain share; `exempt` are (version, bits to shift right, first bits)."""
 
-    deadline: float
     exempt: tuple[tuple[int, int, int], ...]
 
 
@@ -42,6 +41,7 @@ class Entry(NamedTuple):
     probe: bool | dnstables.Probe
     scope: int  # its place in Chain.scopes
     deadline: float  # seconds that its questions may take
+    pause: float  # seconds for which it is left alone when it fails, at first
     weight: int = 0  # in the tally, if it has one
     tally: int | None = None  # its place in Chain.tallies
 
@@ -90,14 +90,14 @@ def build(settings: model.ServiceSettings, chains: Chains, zones: Zones) -> Chai
     for judging, items in _groups(settings, chains):
         scope = places.setdefault(id(judging), len(scopes))
         if scope == len(scopes):
-            scopes.append(Scope(judging.deadline, tuple(_exempt(judging))))
+            scopes.append(Scope(tuple(_exempt(judging))))
         for item in items:
             tally = None
             if item.variable in judging.threshold and (item.action == "block" or item.weight is not None):
                 threshold = judging.threshold[item.variable]
                 tallies[scope, item.variable] = Tally(item.variable, threshold, len(entries))
                 tally = list(tallies).index((scope, item.variable))
-            entries.append(_entry(item, scope, judging.deadline, tally, zones))
+            entries.append(_entry(item, scope, judging, tally, zones))
     return Chain(tuple(entries), tuple(scopes), tuple(tallies.values()), settings.address_format == "mapped")
 
 
@@ -112,7 +112,9 @@ def _groups(
             yield settings.dns, (item,)
 
 
-def _entry(item: dnstables.DnsList, scope: int, deadline: float, tally: int | None, zones: Zones) -> Entry:
+def _entry(
+    item: dnstables.DnsList, scope: int, judging: dnstables.Judging, tally: int | None, zones: Zones
+) -> Entry:
     written = item.zone if item.zone_file is None else zones[item.zone_file]
     return Entry(
         zone=(written or "").lower().removesuffix("."),
@@ -125,7 +127,8 @@ def _entry(item: dnstables.DnsList, scope: int, deadline: float, tally: int | No
         reading=item.answers,
         probe=item.probe,
         scope=scope,
-        deadline=deadline,
+        deadline=judging.deadline,
+        pause=judging.pause,
         weight=1 if item.weight is None else item.weight,
         tally=tally,
     )

@@ -37,12 +37,14 @@ class Judgement(NamedTuple):
     """What the answers so far mean.
 
     `variables` are to be added to the environment. `open` are the questions that are not answered and could
-    still change them: when it is empty, waiting for others is of no use.
+    still change them: when it is empty, waiting for others is of no use. `sure` are those of the variables
+    that no answer can change.
     """
 
     variables: dict[str, str]
     steps: tuple[Step, ...]
     open: frozenset[query.Question]
+    sure: dict[str, str]
 
 
 class _Finding(NamedTuple):
@@ -68,6 +70,7 @@ _WORDS: Final[dict[answermatch.Outcome, str]] = {
     "servfail": "the name server failed",
     "refused": "the name server refused",
     "timeout": "no answer in time",
+    "unreachable": "no name server is there",
     "malformed": "an answer that cannot be read",
     "suspended": "suspended",
     "missing": "no answer yet",
@@ -103,14 +106,14 @@ def judge(
     labels = query.labels(peer) + "."
     exempt = _exempting(chain, peer)
     address = "::ffff:" + peer.text if chain.mapped and peer.version == 4 else peer.text
-    judging = _Judging(address)
+    judging = _Judging(address, len(chain.entries))
     scored: dict[int, list[tuple[dnschain.Entry, _Finding]]] = {}
     for place, entry in enumerate(chain.entries):
         if entry.scope in exempt:
             judging.pass_over(entry, "exempt", "the client is exempt")
             continue
         if entry.variable in judging.variables or entry.variable in environment:
-            judging.pass_over(entry, "skipped", f"{entry.variable} is set already")
+            judging.skip(entry)
             continue
         finding = _finding(entry, labels + entry.zone, answers)
         if entry.tally is None:
@@ -121,26 +124,40 @@ def judge(
         tally = chain.tallies[entry.tally]
         if place == tally.last:
             judging.weigh(tally, scored[entry.tally])
-    return Judgement(judging.variables, tuple(judging.steps), frozenset(judging.open))
+    return Judgement(judging.variables, tuple(judging.steps), frozenset(judging.open), judging.sure())
 
 
 class _Judging:
     """The state of one judgement."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, most_allows: int) -> None:
         self.address = address
         self.variables: dict[str, str] = {}
         self.steps: list[Step] = []
         self.open: set[query.Question] = set()
         self._allows = 0
+        self._most_allows = most_allows
+        self._loose: set[str] = set()  # variables that answers could still change
+
+    def sure(self) -> dict[str, str]:
+        """The variables that nothing can change."""
+        if not self._loose:
+            return self.variables
+        return {name: value for name, value in self.variables.items() if name not in self._loose}
 
     def pass_over(self, entry: dnschain.Entry, effect: Effect, why: str) -> None:
         """An entry that is not looked at."""
         self.steps.append(Step(entry, None, (), effect, why))
 
+    def skip(self, entry: dnschain.Entry) -> None:
+        """An entry whose variable is set already; if that is not sure, the entry may count yet."""
+        self.pass_over(entry, "skipped", f"{entry.variable} is set already")
+        self._loosen(entry)
+
     def take(self, entry: dnschain.Entry, finding: _Finding) -> None:
         """An entry that decides alone."""
         self.open.update(finding.missing)
+        self._loosen(entry, finding.missing)
         if finding.listed:
             sets = self._set(entry, finding)
             self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", _said(finding), sets))
@@ -149,6 +166,7 @@ class _Judging:
 
     def score(self, entry: dnschain.Entry, finding: _Finding) -> None:
         """An entry that adds to a score."""
+        self._loosen(entry)
         if finding.listed:
             why = f"{_said(finding)}, weight {entry.weight}"
             self.steps.append(Step(entry, finding.outcome, finding.addresses, "scored", why))
@@ -168,6 +186,7 @@ class _Judging:
         # the first block list gives the text: once the score is sure, only those up to it matter
         for _, finding in blocks[: listed + 1] if least >= tally.threshold else scored:
             self.open.update(finding.missing)
+            self._loosen(blocks[0][0], finding.missing)
         if total >= tally.threshold:
             entry, finding = blocks[listed]
             sets = self._set(entry, finding)
@@ -189,6 +208,14 @@ class _Judging:
             self._allows += 1
         self.variables.update(found)
         return tuple(found)
+
+    def _loosen(self, entry: dnschain.Entry, missing: Sequence[query.Question] = ()) -> None:
+        """Note what an entry may still set, because its answer is missing or another one's that it needs."""
+        name = entry.variable
+        if missing or name in self._loose:
+            self._loose.update((name, name + "_IP", name + "_TXT", name + "_ZONE"))
+            if entry.action == "allow":
+                self._loose.update(f"ALLOW_{place}" for place in range(self._allows, self._most_allows))
 
     def _text(self, entry: dnschain.Entry, finding: _Finding) -> str:
         if finding.text:

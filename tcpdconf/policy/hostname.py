@@ -12,7 +12,9 @@ from typing import Final, NamedTuple
 from tcpdconf.policy import connection, query
 
 SOFT: Final = "softdnserr"
-_FAILED: Final[frozenset[query.Status]] = frozenset({"servfail", "refused", "timeout", "malformed"})
+_FAILED: Final[frozenset[query.Status]] = frozenset(
+    {"servfail", "refused", "timeout", "unreachable", "malformed"}
+)
 _REVERSE: Final = {4: ".in-addr.arpa", 6: ".ip6.arpa"}
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _LONGEST: Final = 253  # characters of a name without its last dot (RFC 1035, 3.1)

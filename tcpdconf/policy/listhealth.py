@@ -21,7 +21,6 @@ Answers = Mapping[query.Question, query.Answer]
 State = Literal["up", "untested", "suspended", "paused"]
 
 FAILURES: Final = 3  # in a row, until a list is paused
-FIRST_PAUSE: Final = 10.0
 LONGEST_PAUSE: Final = 600.0
 EVERY: Final = 1800.0  # between tests that the list passes
 
@@ -61,9 +60,18 @@ class Points(NamedTuple):
 
 
 class Health:
-    """One list. `counts` are the answers by class since the start, `asked` how many there were."""
+    """One list, asked while its `state` is "up". `counts` are the answers by class since the start.
 
-    def __init__(self, zone: str, probe: bool | dnstables.Probe, reading: answermatch.Reading) -> None:
+    `pause` is in seconds: how long it is left alone when it begins to fail.
+    """
+
+    def __init__(
+        self,
+        zone: str,
+        probe: bool | dnstables.Probe,
+        reading: answermatch.Reading,
+        pause: float = 10.0,
+    ) -> None:
         self.zone = zone
         self.state: State = "up" if probe is False else "untested"
         self.why = ""
@@ -72,22 +80,15 @@ class Health:
         self._expected = probe if isinstance(probe, dnstables.Probe) else dnstables.Probe()
         self._reading = reading
         self._failures = 0  # in a row
-        self._pause = FIRST_PAUSE
+        self._first_pause = self._pause = pause
         self._until = 0.0  # when a paused list may be tried
         self._trying = False
         self._test_at = 0.0
-        self._test_pause = FIRST_PAUSE
+        self._test_pause = pause
         self._told: set[answermatch.Outcome] = set()
 
-    @property
-    def asked(self) -> int:
-        """How many answers, or failures to answer, were counted."""
-        return self.counts.total()
-
-    def asks(self, now: float) -> bool:
-        """Whether to ask the list about a client. Of a paused list, True is the one question let through."""
-        if self.state == "up":
-            return True
+    def tries(self, now: float) -> bool:
+        """Whether to ask a list that is not up all the same: the one question let through to a paused one."""
         if self.state != "paused" or now < self._until:
             return False
         self._until, self._trying = now + self._pause, True
@@ -101,7 +102,7 @@ class Health:
             return self._recovered() if self.state == "paused" else None
         self._failures += 1
         if self.state == "paused" and self._trying:
-            self._trying, self._pause = False, min(self._pause * 2, LONGEST_PAUSE)
+            self._trying, self._pause = False, self._longer(self._pause)
             self._until = now + self._pause
         elif self.state == "up" and self._failures >= FAILURES:
             self._until = now + self._pause
@@ -133,11 +134,11 @@ class Health:
         wrong = self._wrong(points, answers)
         silent = self._silent(points, answers)
         if wrong is None and silent is None:
-            self._test_at, self._test_pause = now + EVERY, FIRST_PAUSE
+            self._test_at, self._test_pause = now + EVERY, self._first_pause
             self._told.clear()
             return None if self.state == "up" else self._recovered()
         self._test_at = now + self._test_pause
-        self._test_pause = min(self._test_pause * 2, LONGEST_PAUSE)
+        self._test_pause = self._longer(self._test_pause)
         if wrong is not None and (self.state, self.why) != ("suspended", wrong):
             return self._become("suspended", wrong)
         if wrong is None and self.state == "untested" and not self.why:
@@ -178,8 +179,11 @@ class Health:
     def _question(self, label: str) -> query.Question:
         return query.Question(f"{label}.{self.zone}", "A")
 
+    def _longer(self, pause: float) -> float:
+        return min(pause * 2, max(LONGEST_PAUSE, self._first_pause))
+
     def _recovered(self) -> Change:
-        self._failures, self._pause, self._trying = 0, FIRST_PAUSE, False
+        self._failures, self._pause, self._trying = 0, self._first_pause, False
         return self._become("up", "answers as it should")
 
     def _become(self, state: State, why: str) -> Change:

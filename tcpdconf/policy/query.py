@@ -7,9 +7,11 @@ from tcpdconf.policy import connection
 Type = Literal["A", "AAAA", "PTR", "TXT"]
 
 # answer: the name exists; `addresses`, `names` or `texts` hold its records of the type asked for, or none.
-# The others hold nothing: no such name; the server failed or refused; nobody answered in time; what came was
-# no answer to the question; the list is suspended, so nobody was asked.
-Status = Literal["answer", "nxdomain", "servfail", "refused", "timeout", "malformed", "suspended"]
+# The others hold nothing: no such name; the server failed or refused; nobody answered in time; no server was
+# there to be asked; what came was no answer to the question; the list is suspended, so nobody was asked.
+Status = Literal[
+    "answer", "nxdomain", "servfail", "refused", "timeout", "unreachable", "malformed", "suspended"
+]
 
 
 class Question(NamedTuple):

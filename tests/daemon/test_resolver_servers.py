@@ -46,8 +46,18 @@ def test_without_any_server_the_answer_comes_at_once() -> None:
     questions = [query.Question(f"{n}.example", "A") for n in range(10)]
     start = time.monotonic()
 
-    assert client.ask(*questions) == [query.Answer("timeout")] * 10
+    assert client.ask(*questions) == [query.Answer("unreachable")] * 10
+    assert client.resolver.counts["unreachable"] == 10
     assert time.monotonic() - start < 1
+
+
+def test_a_server_that_says_nothing_weighs_more_than_one_that_is_not_there(
+    server: dnsservers.Server,
+) -> None:
+    server.says(NAME, "A")
+    client = resolvers.Client(dnsservers.nowhere(), server.address, dnsservers.nowhere(), timeout=0.1)
+
+    assert client.ask(A) == [query.Answer("timeout")]
 
 
 def test_one_of_many_who_are_told_may_close_it() -> None:
@@ -67,7 +77,7 @@ def test_one_of_many_who_are_told_may_close_it() -> None:
 
     client.run(0.1)
 
-    assert answers == [query.Answer("timeout")]
+    assert answers == [query.Answer("unreachable")]
 
 
 @pytest.mark.parametrize(
