@@ -140,11 +140,8 @@ def rate(load: str, port: int, *, fresh: bool) -> float:
 
 
 def _busy() -> float:
-    """Seconds that all processors were busy, for anybody."""
-    user, nice, system, _, _, *interrupts = (
-        int(ticks) for ticks in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:8]
-    )
-    return (user + nice + system + sum(interrupts)) / TICKS
+    """Seconds that all processors were busy for anybody's processes (proc(5): user, nice, system)."""
+    return sum(map(int, pathlib.Path("/proc/stat").read_text().split()[1:4])) / TICKS
 
 
 def _own() -> float:

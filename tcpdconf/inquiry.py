@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from tcpdconf import explanation
 from tcpdconf.config import model
-from tcpdconf.daemon import lookups, loop, resolvconf, resolver
+from tcpdconf.daemon import lists, lookups, loop, resolvconf, resolver
 from tcpdconf.policy import accessplace, connection, dnschain, dnslist, hostname, query
 
 _NOT_ASKED: Final = "not asked (--no-dns)"
@@ -121,32 +121,33 @@ class _Lookups(lookups.Lookups):
             chain=inquiry.chain._replace(entries=entries),
             asked=resolver.Resolver(events, inquiry.servers),
         )
+        self.drop = ()  # what the other lists say is to be shown as well
 
     def asks(self, entry: dnschain.Entry) -> bool:
         """Whether name servers are asked about a list."""
         return self._inquiry.ask and entry.zone not in self._inquiry.listed
 
-    def ask(self, question: query.Question, done: lookups.Answered, until: float) -> None:
+    def ask(self, question: query.Question, done: lists.Answered, until: float) -> None:
         """Ask about a name."""
-        heard = functools.partial(self._heard, question, done)
+        heard = functools.partial(self._heard, done)
         if self._inquiry.ask:
             super().ask(question, heard, until)
         else:
-            heard(query.SUSPENDED)
+            heard(question, query.SUSPENDED)
 
     def ask_list(
-        self, question: query.Question, entry: dnschain.Entry, done: lookups.Answered, now: float
+        self, question: query.Question, entry: dnschain.Entry, done: lists.Answered, now: float
     ) -> None:
         """Ask a list."""
-        heard = functools.partial(self._heard, question, done)
+        heard = functools.partial(self._heard, done)
         if self.asks(entry):
             super().ask_list(question, entry, heard, now)
         else:
-            heard(_told(self._inquiry.listed.get(entry.zone), question.type))
+            heard(question, _told(self._inquiry.listed.get(entry.zone), question.type))
 
-    def _heard(self, question: query.Question, done: lookups.Answered, answer: query.Answer) -> None:
+    def _heard(self, done: lists.Answered, question: query.Question, answer: query.Answer) -> None:
         self.answers[question] = answer
-        done(answer)
+        done(question, answer)
 
 
 def _told(listings: tuple[Listing, ...] | None, kind: query.Type) -> query.Answer:

@@ -32,7 +32,7 @@ class Lookups:
         self.seconds = settings.dns.deadline
         self.drop = settings.drop
         self.chain = chain
-        self.lists = lists.Lists(events, name, chain, asked)
+        self._lists = lists.Lists(events, name, chain, asked)
         self._resolver = asked
 
     def begin(self, link: connection.Connection, environment: Mapping[str, str], done: Done) -> None:
@@ -45,19 +45,25 @@ class Lookups:
 
     def when_tested(self, done: Callable[[], None]) -> None:
         """Call back when every list has had its first test."""
-        self.lists.when_tested(done)
+        self._lists.when_tested(done)
 
     def report(self) -> list[dict[str, str]]:
         """Each list's state, and what its last test has shown: for people."""
-        return self.lists.report()
+        return self._lists.report()
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Each list's state and counts (`lists.Lists.status`)."""
-        return self.lists.status()
+        return self._lists.status()
 
     def ask(self, question: query.Question, done: lists.Answered, until: float) -> None:
         """Ask about a name."""
         self._resolver.ask(question, functools.partial(done, question), until)
+
+    def ask_list(
+        self, question: query.Question, entry: dnschain.Entry, done: lists.Answered, now: float
+    ) -> None:
+        """Ask a list about a client."""
+        self._lists.ask(question, entry, done, now)
 
 
 class _Lookup:
@@ -84,7 +90,7 @@ class _Lookup:
         asked = dnslist.questions(lookups.chain, self._link.peer, self._environment)
         self._missing.update(asked)
         for question, entry in asked.items():
-            lookups.lists.ask(question, entry, self._answered, now)
+            lookups.ask_list(question, entry, self._answered, now)
         self._busy = False
         self._look()
 
