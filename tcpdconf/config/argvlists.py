@@ -56,7 +56,8 @@ def _parts(value: str) -> _Parts:
     zone, shown, variable, answer, text = found.groups()
     if answer is not None:
         answer = argvaddress.ipv4(answer) or ""
-    return _Parts(zone, shown or "", variable or "BLOCK", answer, text)
+    variable = "BLOCK" if variable is None else variable
+    return _Parts(zone, (shown or "").rpartition("=")[2], variable, answer, text)
 
 
 def _useless(parts: _Parts) -> str | None:

@@ -53,7 +53,7 @@ ZONE = {"zone": "bl.test"}
         ("-block=bl.test.", {"zone": "bl.test."}),
         ("-block=bl.test=shown,MYVAR", {**ZONE, "display_zone": "shown", "variable": "MYVAR"}),
         ("-block=bl.test,MYVAR,", {**ZONE, "variable": "MYVAR"}),
-        ("-block=bl.test,,text", {**ZONE, "message": "text"}),
+        ("-block=bl.test=a=b/127.0.0.2,", {**ZONE, "display_zone": "b", "match": ["127.0.0.2"]}),
         ("-block=bl.test/127.2", {**ZONE, "match": ["127.0.0.2"]}),
         ("-block=bl.test,MYVAR/127.0.0.2", {**ZONE, "variable": "MYVAR", "match": ["127.0.0.2"]}),
         ("-block=bl.test/127.0.0.2,MYVAR", {**ZONE, "match": ["127.0.0.2"], "message": "MYVAR"}),
@@ -73,8 +73,8 @@ def test_dns_lists(option: str, found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["-block", "-block=,X", "-block=a..b", f"-block={'a' * 64}.test", "-block=bl.test,a-b", "-block=bl.test/",
-     "-allow=bl.test/127.0.0.256", "-block=bl.test/0x7f.1"],
+    ["-block", "-block=,X", "-block=a..b", f"-block={'a' * 64}.test", "-block=bl.test,a-b", "-block=b.test,,x",
+     "-block=bl.test/", "-allow=bl.test/127.0.0.256", "-block=bl.test/0x7f.1"],
 )  # fmt: skip
 def test_a_list_that_never_answers_is_left_out(option: str) -> None:
     assert "dns_lists" not in commandlines.service(option)
