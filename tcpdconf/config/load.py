@@ -69,9 +69,7 @@ class Loaded:
         return "default" if origin is None else f"{origin[0]}:{origin[1]}"
 
 
-def load(
-    directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True
-) -> Loaded:
+def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True) -> Loaded:
     """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
 
     Unless it is `to_serve`, what matters to a host that serves it is left out: its users, ports and files,
