@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -91,6 +90,8 @@ class Daemon:
             stderr=subprocess.PIPE if self._stderr is None else self._stderr,
             pass_fds=self._pass_fds,
         )
+        self._ear = threading.Thread(target=self._hear, daemon=True)
+        self._ear.start()
         if self._stderr is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
@@ -105,7 +106,17 @@ class Daemon:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self._manager.getsockname())
+        self._ear.join(SECONDS)
         self._manager.close()
+
+    def _hear(self) -> None:
+        """What a service manager hears until the daemon has ended."""
+        while said := self._manager.recv(4096):
+            with self._grown:
+                self.notified += said.decode().split("\n")
+                self._grown.notify_all()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -137,23 +148,19 @@ class Daemon:
             assert self._grown.wait_for(enough, SECONDS), "\n".join(self._lines)
         return found
 
-    def await_notice(self, text: str) -> None:
-        """Wait until the service manager was told this."""
+    def await_notice(self, text: str, count: int = 1) -> None:
+        """Wait until the service manager was told this, so many times."""
         end = time.monotonic() + SECONDS
-        while text not in self.notified:
-            ready, _, _ = select.select([self._manager], [], [], 0.1)
-            if ready:
-                self.notified += self._manager.recv(4096).decode().split("\n")
-                continue
-            assert self.process.poll() is None, "\n".join(self.log)
-            assert time.monotonic() < end, f"no {text}: " + "\n".join(self.log)
+        with self._grown:
+            while self.notified.count(text) < count:
+                self._grown.wait(0.1)
+                assert self.process.poll() is None, "\n".join(self._lines)
+                assert time.monotonic() < end, f"no {text}: " + "\n".join(self._lines)
 
     def quiet(self, seconds: float) -> None:
-        """Listen for so long to what the service manager is told."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if select.select([self._manager], [], [], left)[0]:
-                self.notified += self._manager.recv(4096).decode().split("\n")
+        """Hear for so long only what the service manager is told from now on."""
+        self.notified.clear()
+        time.sleep(seconds)
 
     def worker(self, service: str) -> int:
         """The pid of a service's worker, the newest."""

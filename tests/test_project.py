@@ -105,7 +105,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
 
 def tracked() -> Iterator[pathlib.Path]:
     """The files of the project, without what tools leave in the tree."""
-    yield from (path for path in TOP.iterdir() if path.is_file())
+    yield from (path for path in TOP.iterdir() if path.is_file() and path.name != ".git")
     yield TOP / ".ci/run"
     for folder in ("conf.d", "docs", "migrate", "schemas", "tcpdconf", "tests"):
         for path in (TOP / folder).rglob("*"):

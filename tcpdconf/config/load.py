@@ -92,8 +92,9 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
         seen.add(host.check(loaded, {**services, **rest}))
     if not seen.errors():
         loaded = replaced(loaded, config=_config(written, services))
-        if to_serve and not loaded.config.enabled():
-            seen.add([problems.Problem(str(directory), 0, 0, "", "has no enabled service", "no-service")])
+        if to_serve and not loaded.config.enabled() and not loaded.config.daemon.allow_empty:
+            text, hint = "has no enabled service", "daemon.allow_empty = true allows that"
+            seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
     ordered = sorted(seen.problems, key=lambda p: (found.order.get(p.file, -1), p.line, p.column))
     if seen.errors():
         raise problems.ConfigError(ordered)

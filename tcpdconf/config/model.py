@@ -22,6 +22,20 @@ class Daemon(tables.Model):
         default=10,
         description="Seconds that programs have to end after SIGTERM before tcpdconf ends without them.",
     )
+    drain_timeout: Annotated[float, Field(ge=0, le=604800)] = Field(
+        default=300,
+        description="Seconds that programs of a service that was removed may go on before they get SIGTERM.",
+    )
+    watch: bool | Literal["poll"] = Field(
+        default=True,
+        description='Whether changed files are taken on by themselves; "poll" looks for them every 2 s.',
+    )
+    settle: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=0.3, description="Seconds without a further change before changed files are taken on."
+    )
+    allow_empty: bool = Field(
+        default=False, description="Whether a configuration without any enabled service is right."
+    )
 
 
 class ServiceSettings(tables.Model):

@@ -13,11 +13,15 @@ Kind = Literal["ledger", "listener", "access", "environment", "zone", "stderr", 
 
 
 class Role(NamedTuple):
-    """What a descriptor is, its place among the service's listeners or files, the path of a file."""
+    """What a descriptor is, its place among the service's listeners or files, the path of a file.
+
+    Files with the same `signature` have the same content.
+    """
 
     kind: Kind
     place: int = 0
     path: str = ""
+    signature: tuple[int, ...] = ()
 
 
 class Assignment(NamedTuple):

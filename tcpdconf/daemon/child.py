@@ -29,8 +29,8 @@ class Child:
         self.pid: int | None = None
 
     def start(self) -> None:
-        """Start it now, unless it is not wanted any more."""
-        if not self._wanted:
+        """Start it now, unless it is not wanted any more, or runs."""
+        if not self._wanted or self.pid is not None:
             return
         self._started = time.monotonic()
         try:
@@ -39,6 +39,12 @@ class Child:
             reason = error.strerror if isinstance(error, OSError) else error
             log.error(f"cannot start {self.name}: {reason}", retry=f"{self._pause:g}s")
             self._again()
+
+    def replace(self, pid: int) -> None:
+        """Go on with a process that was started elsewhere; what ran before is no longer this one."""
+        self.pid = pid
+        self._started = time.monotonic()
+        self._pause = 0.0
 
     def finish(self) -> None:
         """Let it end without starting it again."""

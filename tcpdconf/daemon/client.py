@@ -12,7 +12,10 @@ def fixed_end(listener: socket.socket) -> connection.Endpoint | None:
     return end if end.value else None
 
 
-def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> connection.Endpoint:
+Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+def endpoint(address: Address) -> connection.Endpoint:
     """An end as the kernel names it; an IPv4-mapped address is the IPv4 address, a zone index is left out."""
     text, port = address[0], address[1]
     if ":" not in text:

@@ -1,63 +1,114 @@
 """Makes what a worker serves with, from its assignment and its descriptors.
 
-It runs in the worker, with the service's rights; what it reads was opened by the supervisor.
+It runs in the worker, with the service's rights; what it reads was opened by the supervisor. Reading touches
+nothing of the process but its directory and umask, so that a worker can do it while it serves.
 """
 
 import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from tcpdconf.daemon import (
     assignment,
-    ledger,
-    log,
+    channel,
+    files,
     lookups,
     loop,
     material,
     overflow,
     program,
+    reception,
     resolver,
     server,
 )
 
+if TYPE_CHECKING:
+    from tcpdconf.policy import decision, dnschain
+
 
 class Equipment:
-    """What a service needs to be served, from an assignment and its descriptors; notes all failures."""
+    """What a service needs to be served, from an assignment and its descriptors; notes all failures.
 
-    def __init__(self, task: assignment.Assignment, fds: list[int]) -> None:
-        log.set_level(task.config.daemon.log_level)
-        self.lookups: lookups.Lookups | None = None  # made with the server
-        self._task = task
+    What has not changed since `before` is taken over from there.
+    """
+
+    def __init__(
+        self, task: assignment.Assignment, fds: Sequence[int], before: "Equipment | None" = None
+    ) -> None:
+        self.task = task
+        self.complete = False  # read to the end, without failures
+        self._before = before
         self._service = task.service
         self._fds: dict[str, list[tuple[assignment.Role, int]]] = {}
         for role, fd in zip(task.roles, fds, strict=True):
             self._fds.setdefault(role.kind, []).append((role, fd))
-        self._material = material.Material(task, zip(task.roles, fds, strict=True))
+        read = [given for kind in material.READ for given in self._fds.pop(kind, ())]
+        self._material = material.Material(task, read)
         self.failures = self._material.failures
+        self._sources: list[decision.Source] = []
+        self._chain: dnschain.Chain | None = None
+        self._base: dict[str, str] = {}
+        self.lookups: lookups.Lookups | None = None
+        self._overflow: overflow.Overflow | None = None
 
-    def server(self, events: loop.Loop) -> server.Server | None:
-        """The server, or None when there are failures. Descriptors that only had to be read are closed."""
-        service, files = self._service, self._material
-        files.enter_directory()
-        sources, chain, base = files.sources(), files.chain(), files.base()
-        files.close()
-        if self.failures or chain is None:
+    def read(self) -> None:
+        """Read all files, and let go of them."""
+        found = self._material
+        found.enter_directory()
+        before = {} if self._before is None else self._before.compiled()
+        self._sources = found.sources(before)
+        self._chain, self._base = found.chain(), found.base()
+        found.close()
+        self.complete = not self.failures
+
+    def serving(self, events: loop.Loop) -> server.Serving:
+        """What connections are served with; everything must have been read without failures."""
+        service = self._service
+        self.lookups = self.asking(events)
+        self._before = None
+        runner = program.Program(service.program, self._base, self._stderr(), service.rlimits)
+        for _, fd in self._fds.pop("overflow", ()):
+            self._overflow = overflow.Overflow(events, self.task.name, fd)
+        messages = server.messages(service)
+        return server.Serving(service, self._sources, self._base, runner, self.lookups, messages)
+
+    def asking(self, events: loop.Loop) -> lookups.Lookups | None:
+        """What asks about the connections, when anything is wanted: the one there is, if it asks the same."""
+        service, chain, before = self._service, self._chain, self._before
+        if chain is None or not (service.lookup_names or service.dns_lists):
             return None
-        if service.lookup_names or service.dns_lists:
-            asked = resolver.Resolver(events, files.name_servers())
-            self.lookups = lookups.Lookups(events, self._task.name, service, chain=chain, asked=asked)
-        return server.Server(
-            name=self._task.name,
-            service=service,
-            listeners=[
-                (socket.socket(fileno=fd), service.listeners[role.place].haproxy)
-                for role, fd in self._fds.get("listener", ())
-            ],
-            sources=sources,
-            base=base,
-            runner=program.Program(service.program, base, self._stderr(), service.rlimits),
-            lookups=self.lookups,
-            events=events,
-            held=ledger.Ledger(self._fds["ledger"][0][1], service.limits.max_connections),
-        )
+        if before is not None and before.lookups is not None and before.asked == self.asked:
+            return before.lookups
+        questions = resolver.Resolver(events, self._material.name_servers())
+        return lookups.Lookups(events, self.task.name, service, chain=chain, asked=questions)
+
+    def listeners(self) -> list[reception.Listener]:
+        """The sockets, each with what is expected of its peers."""
+        found = self._fds.pop("listener", ())
+        return [(socket.socket(fileno=fd), self._service.listeners[role.place].haproxy) for role, fd in found]
+
+    def ledger(self) -> int:
+        """The descriptor of the service's ledger."""
+        ((_, fd),) = self._fds.pop("ledger")
+        return fd
+
+    def compiled(self) -> material.Compiled:
+        """The access sources, by what they were made from."""
+        return dict(zip(self._material.origins(), self._sources, strict=True))
+
+    def close(self) -> None:
+        """Let go of all that was not used."""
+        self._material.close()
+        for found in self._fds.values():
+            channel.close_all([fd for _, fd in found])
+        self._fds.clear()
+
+    def retire(self, successor: "Equipment") -> None:
+        """Stop what the successor does not use; connections that are being looked up still use it."""
+        if self.lookups is not None and self.lookups is not successor.lookups:
+            self.lookups.close()
+        if self._overflow is not None:
+            self._overflow.close()
 
     def try_program(self) -> None:
         """Note a failure when this process could not execute the program."""
@@ -68,13 +119,13 @@ class Equipment:
             text = f"cannot run {path}: {error.strerror}"
             self.failures.append(assignment.Failure(("program", 0), text))
 
-    def overflow(self, events: loop.Loop) -> overflow.Overflow | None:
-        """What keeps the logger's pipe from filling up, when there is a logger."""
-        found = self._fds.get("overflow")
-        return overflow.Overflow(events, self._task.name, found[0][1]) if found else None
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """All that lookups are made from."""
+        service = self._service
+        return self._chain, service.lookup_names, service.drop, service.dns, self.task.config.dns
 
-    def _stderr(self) -> int | None:
-        """The descriptor that is the program's standard error; None when that is the connection."""
-        if self._service.stderr == "socket":
-            return None
-        return self._fds["stderr"][0][1] if "stderr" in self._fds else 2
+    def _stderr(self) -> files.Owned | Literal["socket", "inherit"]:
+        for _, fd in self._fds.pop("stderr", ()):
+            return files.Owned(fd)
+        return "socket" if self._service.stderr == "socket" else "inherit"

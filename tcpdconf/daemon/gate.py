@@ -70,6 +70,11 @@ class Gate:
         else:
             self._await(client, link)
 
+    @property
+    def pending(self) -> int:
+        """Headers that are awaited."""
+        return len(self._pending)
+
     def close(self) -> None:
         """Refuse those whose header is still awaited."""
         for pending in list(self._pending.values()):

@@ -26,25 +26,26 @@ class Handover:
         for index, source in enumerate(service.access):
             try:
                 for path, fd in files.access(source):
-                    self._give(assignment.Role("access", index, path), fd)
+                    self._give("access", index, path, fd)
             except OSError as error:
                 self._fail(("access", index, "file"), error)
         for index, file in enumerate(service.environment_files):
             try:
-                self._give(assignment.Role("environment", index, file.path), files.regular(file.path))
+                self._give("environment", index, file.path, files.regular(file.path))
             except OSError as error:
                 self._fail(("environment_files", index), error)
         for path in dnschain.zone_files(service, chains):
             try:
-                self._give(assignment.Role("zone", path=path), files.regular(path))
+                self._give("zone", 0, path, files.regular(path))
             except OSError as error:
                 self._fail(("dns_lists",), error)
 
     def open_log(self, service: model.Service) -> None:
         """Add the file that the service's programs write to, when there is one."""
         if isinstance(service.stderr, tables.StderrFile):
+            path = service.stderr.file
             try:
-                self._give(assignment.Role("stderr"), files.log(service.stderr.file))
+                self._give("stderr", 0, path, files.log(path))
             except OSError as error:
                 self._fail(("stderr", "file"), error)
 
@@ -53,8 +54,10 @@ class Handover:
         while self._given:
             os.close(self._given.pop())
 
-    def _give(self, role: assignment.Role, fd: int) -> None:
-        self.roles.append(role)
+    def _give(self, kind: assignment.Kind, place: int, path: str, fd: int) -> None:
+        found = files.signature(fd)
+        # a log file grows by being used: another one is another file
+        self.roles.append(assignment.Role(kind, place, path, found[:2] if kind == "stderr" else found))
         self.fds.append(fd)
         self._given.append(fd)
 

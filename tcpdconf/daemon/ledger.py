@@ -36,6 +36,11 @@ class Held(NamedTuple):
     started: float
 
 
+def boot_time() -> float:
+    """Seconds since boot, as programs' starts are noted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def create() -> int:
     """A new, empty ledger: its descriptor."""
     return os.memfd_create("tcpdconf-ledger", os.MFD_CLOEXEC)
@@ -45,13 +50,18 @@ class Ledger:
     """A ledger, mapped. Record numbers are dense: a freed one is used again first."""
 
     def __init__(self, fd: int, capacity: int) -> None:
-        size = _HEADER + capacity * _RECORD.size
-        if os.fstat(fd).st_size < size:
-            os.ftruncate(fd, size)
-        self._map = mmap.mmap(fd, 0)
-        self._end = (len(self._map) - _HEADER) // _RECORD.size
+        self._fd = fd
         self._free: list[int] = []
         self._next = 0
+        self.grow(capacity)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for so many records; it never gets smaller."""
+        size = _HEADER + capacity * _RECORD.size
+        if os.fstat(self._fd).st_size < size:
+            os.ftruncate(self._fd, size)
+        self._map = mmap.mmap(self._fd, 0)
+        self._end = (len(self._map) - _HEADER) // _RECORD.size
 
     def set(self, name: str, value: int) -> None:
         """Set a counter."""
@@ -66,14 +76,16 @@ class Ledger:
         """All counters."""
         return {name: _COUNTER.unpack_from(self._map, at)[0] for name, at in _OFFSETS.items()}
 
-    def hold(self, pid: int, peer: connection.Endpoint) -> Held:
-        """Record a program that was started just now."""
+    def hold(self, pid: int, peer: connection.Endpoint, started: float | None = None) -> Held:
+        """Record a program that was started just now, or when it is said to have been."""
         if self._free:
             index = self._free.pop()
         else:
             index = self._next
             self._next += 1
-        held = Held(index, pid, peer, time.clock_gettime(time.CLOCK_BOOTTIME))
+            if index >= self._end:  # a program of an earlier worker, beyond this one's slots
+                self.grow(2 * self._end + 1)
+        held = Held(index, pid, peer, boot_time() if started is None else started)
         address = peer.value.to_bytes(16)
         _RECORD.pack_into(self._map, self._at(index), pid, peer.port, peer.version, held.started, address)
         return held

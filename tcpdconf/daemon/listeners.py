@@ -5,9 +5,9 @@ import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-from tcpdconf.config import tables
+from tcpdconf.config import host, tables
 
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _IP_FREEBIND: Final = 15  # linux/in.h
@@ -19,40 +19,148 @@ def name(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def bind(listener: tables.Listener, port: int) -> socket.socket:
-    """Listen as configured. "*" is one socket for both families where the host has IPv6.
+class Key(NamedTuple):
+    """What listener a socket is for: an address as configured, a port number."""
 
-    Raises:
-        OSError: the kernel refuses.
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """As in `name`."""
+        return name(self.address, self.port)
+
+
+def key(listener: tables.Listener) -> Key:
+    """What a listener binds."""
+    return Key(listener.address, host.port_number(listener.port))
+
+
+class CannotBindError(Exception):
+    """A socket cannot be had; the text says which and why."""
+
+
+class Opening:
+    """The listening sockets of a configuration: those that are open already, and those opened for it.
+
+    Nothing that is open is touched before `commit`; `undo` closes what was opened here.
     """
+
+    def __init__(self, have: Mapping[Key, list[socket.socket]]) -> None:
+        self._have = have
+        self._opened: list[socket.socket] = []
+        self._silent: list[tuple[socket.socket, tables.Listener]] = []  # bound, and to listen at `commit`
+        self.wanted: dict[Key, list[socket.socket]] = {}
+
+    def sockets(self, listener: tables.Listener, activated: "Activated") -> list[socket.socket]:
+        """The sockets of one more listener.
+
+        Raises:
+            CannotBindError: the kernel refuses.
+        """
+        which = key(listener)
+        if which in self._have:
+            self.wanted[which] = self._have[which]
+            self._silent += [(each, listener) for each in self._have[which]]  # its backlog may be another
+        else:
+            self.wanted[which] = activated.claim(listener, which.port) or [self._open(listener, which)]
+        return self.wanted[which]
+
+    def commit(self) -> list[socket.socket]:
+        """Listen on all that is wanted; the sockets that nobody wants any more, for the caller to close."""
+        unwanted = [each for which, open_ in self._have.items() if which not in self.wanted for each in open_]
+        for each, listener in self._silent:
+            # the kernel looks once more whether the port is free; it was at the bind, under the same terms
+            with _shared([each, *unwanted]), contextlib.suppress(OSError):
+                _listen(each, listener)
+        return unwanted
+
+    def undo(self) -> None:
+        """Close what was opened."""
+        for each in self._opened:
+            each.close()
+
+    def _open(self, listener: tables.Listener, which: Key) -> socket.socket:
+        try:
+            found = _bound(listener, which)
+            self._opened.append(found)
+            _listen(found, listener)
+        except OSError as error:
+            in_the_way = [
+                each for key, open_ in self._have.items() if key.port == which.port for each in open_
+            ]
+            if error.errno != errno.EADDRINUSE or not in_the_way:
+                raise CannotBindError(f"cannot bind {which}: {error.strerror}") from None
+            found = self._open_beside(listener, which, in_the_way)
+        return found
+
+    def _open_beside(
+        self, listener: tables.Listener, which: Key, others: list[socket.socket]
+    ) -> socket.socket:
+        """Bind beside sockets of ours that this configuration does not want any more ("*" for an address).
+
+        SO_REUSEPORT is set for this moment only: else another process of the same user could bind as well.
+        It listens at `commit`: until then the clients are the other socket's.
+        """
+        try:
+            with _shared(others):
+                found = _bound(listener, which, beside=True)
+        except OSError as error:
+            raise CannotBindError(f"cannot bind {which}: {error.strerror}") from None
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        self._opened.append(found)
+        self._silent.append((found, listener))
+        return found
+
+
+@contextlib.contextmanager
+def _shared(sockets: list[socket.socket]) -> Iterator[None]:
+    """Let others bind the ports of these sockets meanwhile."""
+    for each in sockets:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for each in sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+
+def _bound(listener: tables.Listener, which: Key, *, beside: bool = False) -> socket.socket:
+    """Bound as configured. "*" is one socket for both families where the host has IPv6."""
     if listener.address != "*":
         family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-        return _listen(listener, family, (listener.address, port), v6only=True)
+        return _bind(listener, family, which, v6only=True, beside=beside)
     try:
-        return _listen(listener, socket.AF_INET6, ("::", port), v6only=False)
+        return _bind(listener, socket.AF_INET6, ("::", which.port), v6only=False, beside=beside)
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise
-        return _listen(listener, socket.AF_INET, ("0.0.0.0", port), v6only=True)  # noqa: S104 (configured)
+        any_ipv4 = ("0.0.0.0", which.port)  # noqa: S104 (configured)
+        return _bind(listener, socket.AF_INET, any_ipv4, v6only=True, beside=beside)
 
 
-def _listen(
-    listener: tables.Listener, family: socket.AddressFamily, address: tuple[str, int], *, v6only: bool
+def _bind(
+    listener: tables.Listener,
+    family: socket.AddressFamily,
+    address: tuple[str, int],
+    *,
+    v6only: bool,
+    beside: bool,
 ) -> socket.socket:
     with contextlib.ExitStack() as undo:
         found = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if beside:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         if listener.freebind:
             found.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
         found.bind(address)
-        _prepare(found, listener)
         undo.pop_all()
     return found
 
 
-def _prepare(found: socket.socket, listener: tables.Listener) -> None:
+def _listen(found: socket.socket, listener: tables.Listener) -> None:
     """Accepted connections inherit SO_KEEPALIVE on Linux, which saves a call for each."""
     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     found.setblocking(False)
@@ -70,7 +178,7 @@ class Activated:
         found = [s for s in self._sockets if _is_for(s, listener.address, port)]
         for each in found:
             self._sockets.remove(each)
-            _prepare(each, listener)
+            _listen(each, listener)
         return found
 
     def unclaimed(self) -> list[str]:

@@ -56,8 +56,13 @@ class Lists:
         self._untested = {zone for zone, each in self._lists.items() if each.health.state == "untested"}
         self._held: list[Callable[[], None]] = []
         self._shown: dict[str, dict[str, str]] = {}  # by zone: what the last test has shown
+        self._timer = 0
         if self._lists:
             self._look()
+
+    def close(self) -> None:
+        """Test no more. What is being asked already is still answered."""
+        self._loop.cancel(self._timer)
 
     @property
     def tested(self) -> bool:
@@ -123,7 +128,7 @@ class Lists:
         for zone, each in self._lists.items():
             if each.health.is_due(now):
                 _Test(self._resolver, each.health, functools.partial(self._tested, zone)).start(now)
-        self._loop.after(_LOOK, self._look)
+        self._timer = self._loop.after(_LOOK, self._look)
 
     def _tested(self, zone: str, shown: dict[str, str], change: listhealth.Change | None) -> None:
         self._shown[zone] = shown

@@ -43,6 +43,10 @@ class Lookups:
         """
         self.when_tested(_Lookup(self, link, environment, done).start)
 
+    def close(self) -> None:
+        """Test no more lists. What is being asked already is still answered."""
+        self._lists.close()
+
     def when_tested(self, done: Callable[[], None]) -> None:
         """Call back when every list has had its first test."""
         self._lists.when_tested(done)

@@ -5,14 +5,22 @@ were opened by a process that may have more.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from tcpdconf.config import model, tables
 from tcpdconf.daemon import assignment, channel, environment, log, resolvconf
 from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
-_READ: Final = ("access", "environment", "zone")
+READ: Final = ("access", "environment", "zone")
+
+
+Origin = tuple[int, str, tuple[assignment.Role, ...]]
+"""What an access source was made from: its place, what is written, and its files with their signatures."""
+
+Compiled = Mapping[Origin, decision.Source]
+_NOTHING: Final[Compiled] = MappingProxyType({})
 
 
 class Material:
@@ -22,7 +30,7 @@ class Material:
         self.failures: list[assignment.Failure] = []
         self._task = task
         self._service: model.Service = task.service
-        self._files = [(role, fd) for role, fd in given if role.kind in _READ]
+        self._files = [(role, fd) for role, fd in given if role.kind in READ]
 
     def enter_directory(self) -> None:
         """Make the service's directory and umask those of this process; shell files may look at them."""
@@ -33,9 +41,20 @@ class Material:
         except OSError as error:
             self._fail(("directory",), f"cannot enter {self._service.directory}: {error.strerror}")
 
-    def sources(self) -> list[decision.Source]:
-        """The access sources, compiled; an empty one, and a failure, for what cannot be read."""
-        return [self._source(index, source) for index, source in enumerate(self._service.access)]
+    def sources(self, known: Compiled = _NOTHING) -> list[decision.Source]:
+        """The access sources, compiled unless known; an empty one, and a failure, for what cannot be read."""
+        return [
+            known.get(origin) or self._source(index, self._service.access[index])
+            for index, origin in enumerate(self.origins())
+        ]
+
+    def origins(self) -> list[Origin]:
+        """What each access source is made from."""
+        roles = [role for role in self._task.roles if role.kind == "access"]
+        return [
+            (index, source.model_dump_json(), tuple(role for role in roles if role.place == index))
+            for index, source in enumerate(self._service.access)
+        ]
 
     def access(self, index: int) -> list[tuple[str, bytes]]:
         """Path and content of each file of one access source.

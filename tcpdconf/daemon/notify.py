@@ -1,8 +1,12 @@
 """Word to the service manager (sd_notify(3)), when there is one."""
 
 import os
+import time
+from typing import Final
 
 import sdnotify
+
+_PATIENCE: Final = 1.0  # seconds for a service manager that does not read; then it is not told
 
 
 class Notifier:
@@ -10,10 +14,16 @@ class Notifier:
 
     def __init__(self) -> None:
         self._socket = sdnotify.SystemdNotifier()
+        if self._socket.socket is not None:
+            self._socket.socket.settimeout(_PATIENCE)
 
     def ready(self, status: str) -> None:
         """Every worker accepts."""
         self._socket.notify(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """The daemon has begun to take on its configuration again; `ready` says that it is done."""
+        self._socket.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> None:
         """One line on what the daemon is doing."""

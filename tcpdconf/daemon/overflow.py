@@ -27,7 +27,13 @@ class Overflow:
         self._size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
         self._before = 0
         self._lost = 0
+        self._timer = 0
         self._look()
+
+    def close(self) -> None:
+        """Look no more, and close the descriptor."""
+        self._loop.cancel(self._timer)
+        os.close(self._fd)
 
     def _look(self) -> None:
         waiting = self._waiting()
@@ -38,7 +44,7 @@ class Overflow:
             log.warning("the logger did not read", service=self._service, lost=f"{self._lost}B")
             self._lost = 0
         self._before = waiting
-        self._loop.after(_OFTEN if stuck else _EVERY, self._look)
+        self._timer = self._loop.after(_OFTEN if stuck else _EVERY, self._look)
 
     def _discard(self) -> int:
         try:

@@ -10,9 +10,10 @@ import os
 import signal
 import stat
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from tcpdconf.config import tables
+from tcpdconf.daemon import files
 from tcpdconf.policy import environ
 
 # setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
@@ -25,11 +26,15 @@ _DEFAULTED: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGST
 class Program:
     """One service's program, ready to be started any number of times.
 
-    `stderr` is the descriptor for standard error: None for the connection, 2 for the daemon's own.
+    `stderr` is what standard error is: "socket" for the connection, "inherit" for the daemon's own.
     """
 
     def __init__(
-        self, argv: Sequence[str], environment: Mapping[str, str], stderr: int | None, rlimits: tables.Rlimits
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        stderr: files.Owned | Literal["socket", "inherit"],
+        rlimits: tables.Rlimits,
     ) -> None:
         self._argv = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
         self._environment = environ.block(environment)
@@ -46,9 +51,9 @@ class Program:
         if self._behind_prlimit is not None:
             check(self._behind_prlimit)  # prlimit(1) could only tell standard error
         environment = self._environment | environ.block(variables)
-        stderr = connection if self._stderr is None else self._stderr
         actions = [(os.POSIX_SPAWN_DUP2, connection, 0), (os.POSIX_SPAWN_DUP2, connection, 1)]
-        if stderr != 2:
+        if self._stderr != "inherit":
+            stderr = connection if self._stderr == "socket" else self._stderr.fileno()
             actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
         return os.posix_spawn(
             self._argv[0],

@@ -3,9 +3,12 @@
 The listeners are polled only while a connection could be served; otherwise clients wait in the kernel.
 """
 
+import contextlib
 import errno
 import functools
+import os
 import socket
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from tcpdconf.config import tables
@@ -13,6 +16,7 @@ from tcpdconf.daemon import client, gate, log, loop, throttle
 from tcpdconf.policy import connection
 
 _AT_ONCE: Final = 32  # connections accepted before other events get their turn
+_QUEUED: Final = 4096  # connections taken over from the queue of a listener that is given up
 # The client was gone before it was accepted, or the network was (accept(2), ERRORS).
 _GONE: Final = frozenset(
     {
@@ -30,6 +34,9 @@ _GONE: Final = frozenset(
     }
 )
 _REST: Final = 0.1  # seconds before another try when descriptors or memory have run out
+
+
+Listener = tuple[socket.socket, tables.HAProxy | None]
 
 
 class _Door(NamedTuple):
@@ -51,7 +58,7 @@ class Reception:
         self,
         events: loop.Loop,
         name: str,
-        listeners: list[tuple[socket.socket, tables.HAProxy | None]],
+        listeners: list[Listener],
         *,
         arrived: gate.Passed,
         refused: gate.Refused,
@@ -73,12 +80,13 @@ class Reception:
         self._wanted = False
         self._resting = False
         self._polling = False
+        self._retired = False
         self._seldom = throttle.Seldom()
 
     def poll(self, wanted: bool) -> None:
         """Accept connections, or leave them in the kernel's queue."""
         self._wanted = wanted
-        polling = wanted and not self._resting
+        polling = wanted and not self._resting and not self._retired
         if polling == self._polling:
             return
         self._polling = polling
@@ -88,14 +96,31 @@ class Reception:
             else:
                 self._loop.forget(door.listener)
 
+    def retire(self, kept: Collection[int] | None) -> None:
+        """Leave the listeners to a successor that has those in `kept` (inodes), or all; still await headers.
+
+        Who waits at a listener that nobody has any more is accepted: its end would be a reset for them.
+        """
+        self.poll(wanted=False)
+        self._retired = True
+        for door in self._doors:
+            if kept is not None and os.fstat(door.listener.fileno()).st_ino not in kept:
+                self._empty(door)
+            door.listener.close()
+
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more, and refuse those whose header is still awaited."""
         self.poll(wanted=False)
         for door in self._doors:
             door.listener.close()
             if door.gate is not None:
                 door.gate.close()
         self._doors.clear()
+
+    @property
+    def pending(self) -> int:
+        """Headers that are awaited."""
+        return sum(door.gate.pending for door in self._doors if door.gate is not None)
 
     def _accept(self, door: _Door) -> None:
         for _ in range(_AT_ONCE):
@@ -109,12 +134,21 @@ class Reception:
                 if error.errno not in _GONE:
                     self._rest(error)
                 continue
-            local = door.end or client.endpoint(accepted.getsockname())
-            link = connection.Connection(client.endpoint(address), local)
-            if door.gate is None:
-                self._arrived(accepted, link, {})
-            else:
-                door.gate.enter(accepted, link)
+            self._enter(door, accepted, address)
+
+    def _enter(self, door: _Door, accepted: socket.socket, address: client.Address) -> None:
+        local = door.end or client.endpoint(accepted.getsockname())
+        link = connection.Connection(client.endpoint(address), local)
+        if door.gate is None:
+            self._arrived(accepted, link, {})
+        else:
+            door.gate.enter(accepted, link)
+
+    def _empty(self, door: _Door) -> None:
+        """Accept whom the kernel has queued, as far as that goes."""
+        with contextlib.suppress(OSError):
+            for _ in range(_QUEUED):
+                self._enter(door, *door.listener.accept())
 
     def _rest(self, error: OSError) -> None:
         """Leave the listeners alone for a moment: descriptors or memory have run out."""

@@ -19,15 +19,12 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
     """
     _open_standard()
     try:
-        loaded = chosen(load.load(directory), only)
-        log.excerpt("warning", problems.render(loaded.warnings))
-        supervisor.Supervisor(loaded, arrived, environment()).run()
+        supervisor.Supervisor(lambda: chosen(load.load(directory), only), arrived, environment()).run()
     except problems.ConfigError as error:
         log.excerpt("error", problems.render(error.problems))
         return EX_CONFIG
     except supervisor.StartError as error:
-        for line in str(error).splitlines():
-            log.error(line)
+        log.excerpt("error", problems.render(error.problems))
         return 1
     return 0
 

@@ -10,9 +10,8 @@ import functools
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from tcpdconf.config import model, tables
 from tcpdconf.daemon import client, ledger, log, lookups, loop, program, reception, throttle
@@ -26,9 +25,40 @@ _PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
 _STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
 
 
+class Serving(NamedTuple):
+    """What a connection is served with: each keeps what it was accepted under.
+
+    `base` is the environment of every program, `messages` what a refused client is told, by reason.
+    """
+
+    service: model.Service
+    sources: Sequence[decision.Source]
+    base: Mapping[str, str]
+    runner: program.Program
+    lookups: lookups.Lookups | None
+    messages: Mapping[str, bytes]
+
+
+class Books(Protocol):
+    """Where it is written down who holds a slot and what has been counted: a `ledger.Ledger`, as a rule."""
+
+    def set(self, name: str, value: int) -> None:
+        """Set a counter."""
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+
+    def hold(self, pid: int, peer: connection.Endpoint) -> ledger.Held:
+        """Record a program that was started just now."""
+
+    def release(self, held: ledger.Held) -> None:
+        """Forget a program that has ended."""
+
+
 class _Arrived(NamedTuple):
     """A connection that may go on to be decided, with the variables of its PROXY header."""
 
+    serving: Serving
     socket: socket.socket
     link: connection.Connection
     variables: Mapping[str, str]
@@ -37,6 +67,7 @@ class _Arrived(NamedTuple):
 class _Admitted(NamedTuple):
     """A connection that holds a slot and has no program yet."""
 
+    serving: Serving
     socket: socket.socket
     link: connection.Connection
     variables: Mapping[str, str]
@@ -46,31 +77,13 @@ class _Admitted(NamedTuple):
 class Server:
     """One service at work. Its owner calls `reap` on SIGCHLD and `gone` for programs that were adopted."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        service: model.Service,
-        listeners: list[tuple[socket.socket, tables.HAProxy | None]],
-        sources: Sequence[decision.Source],
-        base: Mapping[str, str],
-        runner: program.Program,
-        lookups: lookups.Lookups | None,
-        events: loop.Loop,
-        held: ledger.Ledger,
-    ) -> None:
+    def __init__(self, name: str, events: loop.Loop, held: ledger.Ledger) -> None:
         self._name = name
-        self._service = service
-        self._reception = reception.Reception(
-            events, name, listeners, arrived=self._arrive, refused=self._refuse, left=self._leave
-        )
-        self._sources = sources
-        self._base = base
-        self._program = runner
-        self._lookups = lookups
-        self._ledger = held
         self._loop = events
-        self._slots = limits.Slots(service.limits)
+        self._books: Books = held
+        self._ledger = held
+        self._receptions: list[reception.Reception] = []  # the last one accepts, the others await headers
+        self._slots = limits.Slots(tables.Limits())
         self._running: dict[int, ledger.Held] = {}
         self._adopted: set[int] = set()
         self._waiting: collections.deque[_Admitted] = collections.deque()
@@ -80,7 +93,6 @@ class Server:
         self._throttle = throttle.Throttle()
         self._seldom = throttle.Seldom()
         self._broken = ""
-        self._messages = messages(service)
 
     @property
     def running(self) -> int:
@@ -94,21 +106,60 @@ class Server:
                 os.kill(pid, signal.SIGTERM)
         os.killpg(0, signal.SIGTERM)
 
-    def start(self) -> None:
-        """Count the programs that an earlier worker left, and begin to accept."""
-        for held in self._ledger.take_over():
-            self._running[held.pid] = held
-            self._adopted.add(held.pid)
-            self._slots.hold(held.peer)
+    def serve(self, serving: Serving, listeners: list[reception.Listener]) -> None:
+        """Serve connections with this from now on, and accept them here.
+
+        Those that were accepted before go on with what they have. At first the programs that an earlier
+        worker left are counted.
+        """
+        self._slots = self._slots.resized(serving.service.limits)
+        self._ledger.grow(self._slots.most)
+        if not self._receptions:
+            for held in self._ledger.take_over():
+                self._take_in(held)
+        made = reception.Reception(
+            self._loop,
+            self._name,
+            listeners,
+            arrived=functools.partial(self._arrive, serving),
+            refused=functools.partial(self._refuse, serving),
+            left=self._leave,
+        )
+        if self._receptions:
+            self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
+        self._receptions = [each for each in self._receptions if each.pending] + [made]
+        self._books.set("connections", self._slots.total)
+        self._broken = ""
+        self._poll()
+
+    def retire(self, books: Books) -> None:
+        """Accept no more, and write down in other books what becomes of the connections that are there."""
+        self._receptions[-1].retire(None)
+        self._books = books
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are connections whose program has not been started yet."""
+        waiting = self._slots.total > len(self._running) or self._parked
+        return bool(waiting) or any(each.pending for each in self._receptions)
+
+    def adopt(self, pid: int, peer: connection.Endpoint, started: float) -> None:
+        """Count a program that the worker before this one has started: `started` in seconds since boot."""
+        self._take_in(self._ledger.hold(pid, peer, started))
         self._ledger.set("connections", self._slots.total)
         self._poll()
+
+    def count(self, name: str) -> None:
+        """Count what the worker before this one has met with."""
+        self._books.count(name)
 
     def close(self) -> None:
         """Accept no more, and let go of those that wait for a process."""
         self._closed = True
-        self._reception.close()
-        for parked in self._parked:
-            self._refuse(parked.socket, parked.link, _STOPPING)
+        for each in self._receptions:
+            each.close()
+        for serving, peer, link, _ in self._parked:
+            self._refuse(serving, peer, link, _STOPPING)
         for waiting in self._waiting:
             self._give_up(waiting, _STOPPING)
         self._parked.clear()
@@ -120,17 +171,25 @@ class Server:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 self.gone(*ended)
 
-    def gone(self, pid: int, status: int) -> None:
-        """Take note that a program has ended; of any other process's end nothing happens."""
+    def gone(self, pid: int, status: int | None) -> None:
+        """Take note that a program has ended; of any other process's end nothing happens.
+
+        Without a status it has been logged by another worker.
+        """
         held = self._running.pop(pid, None)
         if held is None:
             return
         self._adopted.discard(pid)
-        self._ledger.release(held)
+        self._books.release(held)
         self._release(held.peer)
-        if log.enabled("info"):
-            seconds = f"{time.clock_gettime(time.CLOCK_BOOTTIME) - held.started:.1f}"
+        if status is not None and log.enabled("info"):
+            seconds = f"{ledger.boot_time() - held.started:.1f}"
             log.info("end", service=self._name, peer=held.peer, pid=pid, **_ending(status), seconds=seconds)
+
+    def _take_in(self, held: ledger.Held) -> None:
+        self._running[held.pid] = held
+        self._adopted.add(held.pid)
+        self._slots.hold(held.peer)
 
     def _poll(self) -> None:
         """Accept exactly while a connection could be served; first those whose header came meanwhile."""
@@ -140,40 +199,52 @@ class Server:
         while self._parked and self._serves:
             self._decide(*self._parked.popleft())
         self._admitting = False
-        self._reception.poll(self._serves)
+        self._receptions[-1].poll(self._serves)
 
     @property
     def _serves(self) -> bool:
         return not (self._slots.full or self._waiting or self._closed)
 
-    def _arrive(self, peer: socket.socket, link: connection.Connection, said: Mapping[str, str]) -> None:
+    def _arrive(
+        self,
+        serving: Serving,
+        peer: socket.socket,
+        link: connection.Connection,
+        said: Mapping[str, str],
+    ) -> None:
         """Decide on a connection, or let it wait for a slot: headers are read while there is none."""
         if self._serves:
-            self._decide(peer, link, said)
+            self._decide(serving, peer, link, said)
         else:
-            self._parked.append(_Arrived(peer, link, said))
+            self._parked.append(_Arrived(serving, peer, link, said))
 
     def _leave(self, peer: socket.socket, link: connection.Connection) -> None:
         """A proxy's health check looked whether somebody is there."""
         peer.close()
-        self._ledger.count("left")
+        self._books.count("left")
         log.debug("left", service=self._name, peer=link.peer)
 
-    def _decide(self, peer: socket.socket, link: connection.Connection, said: Mapping[str, str]) -> None:
-        verdict = decision.admit(self._sources, self._slots, link, loop.now())
+    def _decide(
+        self,
+        serving: Serving,
+        peer: socket.socket,
+        link: connection.Connection,
+        said: Mapping[str, str],
+    ) -> None:
+        verdict = decision.admit(serving.sources, self._slots, link, loop.now())
         if isinstance(verdict, connection.Refused):
-            self._refuse(peer, link, verdict)
+            self._refuse(serving, peer, link, verdict)
             return
         self._taken()
-        admitted = _Admitted(peer, link, {}, loop.now() + _PATIENCE)
+        admitted = _Admitted(serving, peer, link, {}, loop.now() + _PATIENCE)
         with self._guarded(admitted):
-            variables = environ.of(link, said, verdict.variables, self._service.address_format)
+            variables = environ.of(link, said, verdict.variables, serving.service.address_format)
             admitted = admitted._replace(variables=variables)
-            if self._lookups is None:
+            if serving.lookups is None:
                 self._screen(admitted)
             else:
-                known = {**self._base, **variables}
-                self._lookups.begin(link, known, functools.partial(self._looked_up, admitted))
+                known = {**serving.base, **variables}
+                serving.lookups.begin(link, known, functools.partial(self._looked_up, admitted))
 
     def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
         with self._guarded(admitted):
@@ -195,16 +266,16 @@ class Server:
             self._release(admitted.link.peer)
 
     def _screen(self, admitted: _Admitted) -> None:
-        dropped = decision.screen(self._service.drop, admitted.variables, self._base)
+        dropped = decision.screen(admitted.serving.service.drop, admitted.variables, admitted.serving.base)
         if dropped is None:
             self._spawn(admitted)
         else:
             self._give_up(admitted, dropped)
 
     def _spawn(self, admitted: _Admitted) -> None:
-        peer, link, variables, until = admitted
+        serving, peer, link, variables, until = admitted
         try:
-            pid = self._program.start(peer.fileno(), variables)
+            pid = serving.runner.start(peer.fileno(), variables)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno in _NO_PROCESS and loop.now() < until:
                 self._wait(admitted, error)
@@ -212,8 +283,8 @@ class Server:
                 self._cannot_run(admitted, error)
             return
         self._broken = ""
-        self._running[pid] = self._ledger.hold(pid, link.peer)
-        self._ledger.count("accepted")
+        self._running[pid] = self._books.hold(pid, link.peer)
+        self._books.count("accepted")
         peer.close()
         if log.enabled("info"):
             slots = f"{self._slots.total}/{self._slots.most}"
@@ -221,7 +292,7 @@ class Server:
 
     def _cannot_run(self, admitted: _Admitted, error: OSError | ValueError) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        text = f"cannot run {self._service.program[0]}: {reason}"
+        text = f"cannot run {admitted.serving.service.program[0]}: {reason}"
         if text != self._broken:
             self._broken = text
             log.error(text, service=self._name, errno=getattr(error, "errno", None))
@@ -229,13 +300,19 @@ class Server:
 
     def _give_up(self, admitted: _Admitted, refused: connection.Refused) -> None:
         """Refuse a connection that holds a slot."""
-        self._refuse(admitted.socket, admitted.link, refused)
+        self._refuse(admitted.serving, admitted.socket, admitted.link, refused)
         self._release(admitted.link.peer)
 
-    def _refuse(self, peer: socket.socket, link: connection.Connection, refused: connection.Refused) -> None:
+    def _refuse(
+        self,
+        serving: Serving,
+        peer: socket.socket,
+        link: connection.Connection,
+        refused: connection.Refused,
+    ) -> None:
         reason = refused.reason
-        self._ledger.count(reason)
-        message = self._messages.get(reason)
+        self._books.count(reason)
+        message = serving.messages.get(reason)
         if message is not None:
             client.tell(peer, message)
         peer.close()
@@ -247,7 +324,7 @@ class Server:
     def _taken(self) -> None:
         """Look at the level after a slot was taken."""
         slots = self._slots
-        self._ledger.set("connections", slots.total)
+        self._books.set("connections", slots.total)
         if slots.full:
             self._poll()
             if self._seldom.due("full", loop.now()):
@@ -257,7 +334,7 @@ class Server:
 
     def _release(self, peer: connection.Endpoint) -> None:
         self._slots.release(peer)
-        self._ledger.set("connections", self._slots.total)
+        self._books.set("connections", self._slots.total)
         self._poll()
 
     def _wait(self, admitted: _Admitted, error: OSError) -> None:

@@ -1,205 +1,312 @@
-"""What the supervisor holds for one service: its sockets, its worker, its logger, its ledger."""
+"""What the supervisor holds for one service: its worker, its logger, its ledger, and what it is served with.
 
-import contextlib
-import fcntl
+A setup changes in two steps: `prepare` does all that can fail, then `commit` lets it count or `discard` drops
+it. A worker is kept where that is possible; another identity needs another process.
+"""
+
 import os
-import signal
 import socket
-from collections.abc import Callable
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from tcpdconf.config import host, model, tables
-from tcpdconf.daemon import assignment, channel, child, handover, ledger, log, loop, privileges, worker
-from tcpdconf.policy import environ
+from tcpdconf.config import host, model
+from tcpdconf.daemon import assignment, child, handover, ledger, logger, loop, relay, remote
 
-_PIPE: Final = 1 << 20  # bytes that may wait for a logger, where the host allows so many (pipe(7))
-_AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn
+Sockets = Sequence[tuple[int, socket.socket]]
+"""Listening sockets, each with the place of its listener in the configuration."""
 
 
 class Surroundings(NamedTuple):
     """What all services share; `environment` is the one that the daemon was started with."""
 
     loop: loop.Loop
-    config: model.Config
     environment: dict[str, str]
 
 
-class Pipe(NamedTuple):
-    """A logger's pipe: its ends, and the reading one once more for the worker, not blocking."""
+class Process(NamedTuple):
+    """What a worker is once and for all."""
 
-    read: int
-    write: int
-    peek: int
+    identity: host.Identity
+    directory: str
+    umask: int | None
+
+
+class Setup(NamedTuple):
+    """What a service is served with: `roles` are those of its files, as they were when they were opened."""
+
+    config: model.Config
+    process: Process
+    sockets: Sockets
+    logger: logger.Logger | None
+    roles: tuple[assignment.Role, ...] = ()
+
+
+class CannotPrepareError(Exception):
+    """The service cannot be served like this; `failures` say why."""
+
+    def __init__(self, failures: list[assignment.Failure]) -> None:
+        super().__init__(*(failure.text for failure in failures))
+        self.failures = failures
 
 
 class Service:
-    """One service from the supervisor's side. Sockets, ledger and the logger's pipe outlive every worker.
+    """One service. Sockets, ledger and the logger's pipe outlive every worker.
 
-    `heard` is called with what a worker says. With the task `try` a worker only says whether it could serve.
+    `heard` is called with what its worker says: prepared, failed, serving (`first`: or still), tried.
     """
 
     def __init__(
-        self,
-        name: str,
-        sockets: list[tuple[int, socket.socket]],
-        around: Surroundings,
-        *,
-        heard: Callable[["Service", dict[str, Any]], None],
-        task: Literal["assign", "try"] = "assign",
+        self, name: str, around: Surroundings, heard: Callable[["Service", dict[str, Any]], None]
     ) -> None:
         self.name = name
-        self._task = task
-        self.answered = 0  # number of the last ping that the worker has answered
-        self._settings = around.config.services[name]
-        self._sockets = sockets
+        self.process = child.Child(around.loop, f"worker of {name}", self._restart)
+        self.ledger = ledger.create()
+        self.setup: Setup | None = None
         self._around = around
         self._heard = heard
-        self._identity = host.identity(self._settings)
-        self._ledger = ledger.create()
-        self._post: channel.Channel | None = None
-        self.worker = child.Child(around.loop, f"worker of {name}", self._start_worker)
-        self.logger: child.Child | None = None
-        self._pipe: Pipe | None = None
-        if isinstance(self._settings.stderr, tables.StderrLogger):
-            self._pipe = _pipe()
-            self.logger = child.Child(around.loop, f"logger of {name}", self._start_logger)
+        self._number = 0  # of the latest preparation
+        self._next: Setup | None = None
+        self._worker: remote.Worker | None = None
+        self._coming: remote.Worker | None = None  # takes over from the worker at `commit`
+        self._succeeds = False  # it waits for its predecessor to retire
+        self._serving = False
+        self._elders: list[remote.Worker] = []
 
-    def start(self) -> None:
-        """Start the logger and the worker."""
-        if self.logger is not None:
-            self.logger.start()
-        self.worker.start()
+    @property
+    def pids(self) -> list[int]:
+        """The workers that have not ended; the first one is the one that accepts."""
+        return [each.pid for each in (self._worker, self._coming, *self._elders) if each is not None]
+
+    @property
+    def answered(self) -> int:
+        """Number of the last ping that the worker has answered."""
+        return 0 if self._worker is None else self._worker.answered
+
+    def prepare(self, config: model.Config, sockets: Sockets, *, again: bool) -> bool:
+        """Prepare to serve with `config` (a `changes.part`); False when that is what is done already.
+
+        `again` reads shell files again though they are the same. The worker will say prepared or failed.
+
+        Raises:
+            CannotPrepareError: what it needs cannot be had.
+        """
+        setup = self._setup(config, sockets)
+        given = self._open(setup)
+        try:
+            if given.failures:
+                raise CannotPrepareError(given.failures)
+            setup = setup._replace(roles=tuple(role for role in given.roles if role.path))
+            if setup == self.setup and self._worker is not None and not (again and self._reads_shell_files):
+                return False
+            worker = self._worker
+            if worker is None or self.setup is None or self.setup.process != setup.process:
+                worker = self._coming = self._fork(setup)
+            self._assign(worker, setup, given)
+            self._next = setup
+        except OSError as error:
+            text = f"cannot start its worker: {error.strerror}"
+            raise CannotPrepareError([assignment.Failure((), text)]) from None
+        finally:
+            given.close()
+            if self._next is None and setup.logger is not self._own_logger:
+                _close(setup.logger)
+        return True
+
+    def commit(self) -> None:
+        """Serve with what was prepared; the worker will say `serving`."""
+        before, self.setup, self._next = self._own_logger, self._next, None
+        if before is not self._own_logger:
+            _close(before)
+            if self._own_logger is not None:
+                self._own_logger.process.start()
+        if self._coming is None:
+            self.tell("commit")  # a worker that has died meanwhile is started again with this setup
+            return
+        elder, self._worker, self._coming = self._worker, self._coming, None
+        self.process.replace(self._worker.pid)
+        self._serving = False
+        if elder is None:
+            self.tell("commit")
+        else:
+            self._elders.append(elder)
+            self._succeeds = True
+            elder.tell("retire")
+
+    def discard(self) -> None:
+        """Forget what was prepared."""
+        if self._next is not None and self._next.logger is not self._own_logger:
+            _close(self._next.logger)
+        self._next = None
+        if self._coming is not None:
+            self._coming.kill()
+        elif self._worker is not None and self._serving:
+            self._worker.tell("discard")
+        elif self._worker is not None:  # it was being started again, and this was all that it knew
+            self._worker.kill()
+
+    def try_out(self, config: model.Config) -> None:
+        """Let a worker say only whether the service could be served, as `tried`.
+
+        Raises:
+            CannotPrepareError: what it needs cannot be had.
+        """
+        setup = self._setup(config, ())
+        given = handover.Handover()
+        given.open(config.services[self.name], config.dns_chains)
+        try:
+            if given.failures:
+                raise CannotPrepareError(given.failures)
+            self._worker = self._fork(setup)
+            self._assign(self._worker, setup, given, "try")
+        finally:
+            given.close()
+            _close(setup.logger)
 
     def tell(self, kind: str, **content: object) -> None:
         """Send the worker a message; without a worker nobody needs it."""
-        if self._post is not None:
-            self._send(kind, (), **content)
+        if self._worker is not None:
+            self._worker.tell(kind, (), **content)
 
-    def stop(self, seconds: float) -> None:
-        """Accept no more, and let the worker end its programs within this time."""
-        self.worker.finish()
-        for _, each in self._sockets:
-            each.close()
-        self._sockets = []
-        self.tell("stop", seconds=seconds)
+    def stop(self, drain: float, seconds: float) -> None:
+        """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
+        self.process.finish()
+        if self._coming is not None:
+            self._coming.kill()
+        for each in (self._worker, *self._elders):
+            if each is not None:
+                each.tell("stop", drain=drain, seconds=seconds)
 
     def kill(self) -> None:
-        """End the worker at once; its programs live on."""
-        if self.worker.pid is not None:
-            os.kill(self.worker.pid, signal.SIGKILL)
+        """End the workers at once; their programs live on."""
+        for each in (self._worker, self._coming, *self._elders):
+            if each is not None:
+                each.kill()
 
     def close(self) -> None:
         """Let go of the rest. The logger ends when the last program has."""
-        if self.logger is not None:
-            self.logger.finish()
-        channel.close_all(self._pipe or ())
-        self._pipe = None
+        _close(self._own_logger)
+        os.close(self.ledger)
 
-    def _start_worker(self) -> int:
-        given = handover.Handover()
+    def ended(self, pid: int, status: int) -> bool:
+        """Take note of the end of a process, if it is one of this service's."""
+        for elder in [each for each in self._elders if each.pid == pid]:
+            elder.ended()
+            self._elders.remove(elder)
+            self._succeed()
+            return True
+        if self._coming is not None and self._coming.pid == pid:
+            self._coming.ended()
+            self._coming = None
+            self._fail()
+        elif self._worker is not None and self._worker.pid == pid:
+            self._worker.ended()
+            self._worker, self._serving = None, False
+            self.process.ended(status)
+            if self._coming is None:
+                self._fail()
+        elif self._own_logger is not None and self._own_logger.process.pid == pid:
+            self._own_logger.process.ended(status)
+        else:
+            return False
+        return True
+
+    @property
+    def _own_logger(self) -> logger.Logger | None:
+        return None if self.setup is None else self.setup.logger
+
+    @property
+    def _reads_shell_files(self) -> bool:
+        """Whether it has files that may read other ones, of which nobody knows whether they have changed."""
+        assert self.setup is not None  # noqa: S101 (asked of what has served)
+        return any(file.shell for file in self.setup.config.services[self.name].environment_files)
+
+    def _setup(self, config: model.Config, sockets: Sockets) -> Setup:
+        """A setup for a configuration, with the logger there is when it is the same."""
+        service = config.services[self.name]
         try:
-            given.lend("ledger", self._ledger)
-            for place, each in self._sockets:
-                given.lend("listener", each.fileno(), place)
-            if self._pipe is not None:
-                given.lend("stderr", self._pipe.write)
-                given.lend("overflow", self._pipe.peek)
-            given.open(self._settings, self._around.config.dns_chains)
-            if self._task == "assign":
-                given.open_log(self._settings)
+            process = Process(host.identity(service), service.directory, service.umask)
+        except host.UnknownNameError as error:
+            raise CannotPrepareError([assignment.Failure((error.key,), str(error))]) from None
+        order = logger.order(service, self._around.environment)
+        if order is None or (self._own_logger is not None and self._own_logger.order == order):
+            return Setup(config, process, sockets, None if order is None else self._own_logger)
+        return Setup(config, process, sockets, logger.Logger(self._around.loop, self.name, order))
+
+    def _open(self, setup: Setup) -> handover.Handover:
+        service = setup.config.services[self.name]
+        given = handover.Handover()
+        given.lend("ledger", self.ledger)
+        for place, each in setup.sockets:
+            given.lend("listener", each.fileno(), place)
+        if setup.logger is not None:
+            given.lend("stderr", setup.logger.write)
+            given.lend("overflow", setup.logger.peek)
+        given.open(service, setup.config.dns_chains)
+        given.open_log(service)
+        return given
+
+    def _fork(self, setup: Setup) -> remote.Worker:
+        return remote.Worker(self._around.loop, self.process.name, setup.process.identity, self._hear)
+
+    def _assign(
+        self, worker: remote.Worker, setup: Setup, given: handover.Handover, kind: str = "prepare"
+    ) -> None:
+        self._number += 1
+        task = assignment.Assignment(self.name, setup.config, self._around.environment, tuple(given.roles))
+        memory = assignment.write(task)
+        worker.tell(kind, [memory, *given.fds], number=self._number)
+        os.close(memory)
+
+    def _restart(self) -> int:
+        """Start a worker in place of one that has ended."""
+        assert self.setup is not None  # noqa: S101 (only what has served is started again)
+        given = self._open(self.setup)
+        try:
             if given.failures:
                 self._heard(self, {"kind": "failed", "failures": given.failures})
                 raise child.CannotStartError("what it needs cannot be opened")
-            return self._fork_worker(given)
+            self._worker = self._fork(self.setup)
+            self._assign(self._worker, self.setup, given)
         finally:
             given.close()
+        return self._worker.pid
 
-    def _fork_worker(self, given: handover.Handover) -> int:
-        ours, theirs = channel.Channel.pair()
-        try:
-            pid = child.fork(lambda: self._work(theirs), {theirs.fileno()})
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._drop_post()
-        self._post = ours
-        self._around.loop.watch(ours, self._listen)
-        config = self._around.config.model_copy(update={"services": {self.name: self._settings}})
-        task = assignment.Assignment(self.name, config, self._around.environment, tuple(given.roles))
-        memory = assignment.write(task)
-        self._send(self._task, [memory, *given.fds])
-        os.close(memory)
-        return pid
-
-    def _work(self, post: channel.Channel) -> int:
-        os.setpgid(0, 0)  # the programs stay in this group, so that all of them can be signalled
-        privileges.become(self._identity)
-        return worker.main(post)
-
-    def _start_logger(self) -> int:
-        assert self._pipe is not None  # noqa: S101 (made with the logger)
-        return child.fork(self._log, {self._pipe.read})
-
-    def _log(self) -> int:
-        stderr = self._settings.stderr
-        assert isinstance(stderr, tables.StderrLogger)  # noqa: S101 (only then there is a logger)
-        assert self._pipe is not None  # noqa: S101
-        os.setsid()  # what is sent to programs or typed at a terminal is not meant for the logger
-        os.dup2(self._pipe.read, 0)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        privileges.become(self._identity)
-        os.chdir("/")
-        environment = environ.block(environ.base(self._settings, self._around.environment, {}))
-        name = stderr.name or os.path.basename(self._settings.program[0])
-        try:
-            os.execve(stderr.logger[0], [*stderr.logger, name], environment)  # noqa: S606 (as configured)
-        except OSError as error:
-            log.error(
-                f"cannot run {stderr.logger[0]}: {error.strerror}", service=self.name, errno=error.errno
-            )
-        return 127
-
-    def _send(self, kind: str, fds: list[int] | tuple[()], **content: object) -> None:
-        assert self._post is not None  # noqa: S101
-        try:
-            self._post.send(kind, fds, **content)
-        except channel.ChannelError as error:
-            self._give_up(error)
-
-    def _listen(self) -> None:
-        try:
-            for _ in range(_AT_ONCE):
-                received = self._post.receive() if self._post is not None else None
-                if received is None:
-                    return
-                message, fds = received
-                channel.close_all(fds)
-                if message["kind"] == "pong" and isinstance(message.get("number"), int):
-                    self.answered = message["number"]
+    def _hear(self, worker: remote.Worker, message: dict[str, Any]) -> None:
+        if worker in self._elders:
+            self._hear_elder(message)
+            return
+        match message["kind"]:
+            case "prepared" if message.get("number") == self._number:
+                if self._next is None:
+                    worker.tell("commit")
                 else:
                     self._heard(self, message)
-        except channel.ChannelError as error:
-            self._give_up(error)
+            case "failed" | "serving" | "tried" if message.get("number") == self._number:
+                first = not self._serving
+                self._serving = self._serving or message["kind"] == "serving"
+                self._heard(self, {**message, "first": first})
 
-    def _give_up(self, error: channel.ChannelError) -> None:
-        """The worker has ended, or it is not to be trusted; either way it must not go on."""
-        log.debug(f"channel to {self.worker.name}: {error}")
-        self._drop_post()
-        with contextlib.suppress(ProcessLookupError):
-            self.kill()
+    def _hear_elder(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "retired":
+            self._succeed()
+        elif (entry := relay.checked(message)) is not None:
+            self.tell(entry.pop("kind"), **entry)
 
-    def _drop_post(self) -> None:
-        if self._post is not None:
-            self._around.loop.forget(self._post)
-            self._post.close()
-            self._post = None
+    def _succeed(self) -> None:
+        """Let the worker begin, now that its predecessor does not accept any more."""
+        if self._succeeds:
+            self._succeeds = False
+            self.tell("commit")
+
+    def _fail(self) -> None:
+        """The worker has ended before it could say whether it can serve."""
+        if self._next is not None:
+            text = "the worker ended before it was ready; see the log"
+            self._heard(
+                self, {"kind": "failed", "failures": [assignment.Failure((), text)], "number": self._number}
+            )
 
 
-def _pipe() -> Pipe:
-    read, write = os.pipe2(os.O_CLOEXEC)
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE)
-    # O_NONBLOCK belongs to an open file, not to a descriptor: the logger's own end must go on blocking.
-    return Pipe(read, write, os.open(f"/proc/self/fd/{read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+def _close(one: logger.Logger | None) -> None:
+    if one is not None:
+        one.close()

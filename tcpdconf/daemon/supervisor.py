@@ -1,4 +1,4 @@
-"""The supervisor: binds, forks a worker per service, keeps them running, stops them.
+"""The supervisor: keeps a configuration's services running, takes on the next one, stops them.
 
 It may be root and therefore reads no byte that came from the network.
 """
@@ -7,35 +7,44 @@ import ctypes
 import gc
 import os
 import signal
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from tcpdconf.config import host, load, model, problems
-from tcpdconf.daemon import assignment, listeners, log, loop, notify, privileges, service, signals
+from tcpdconf.config import load, model, problems
+from tcpdconf.daemon import assignment, listeners, log, loop, notify, reloading, service, signals
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _GRACE: Final = 5.0  # seconds that a worker has to end after its programs had their time
 _HURRY: Final = 1.0
 
+Load = Callable[[], load.Loaded]
+"""Reads the configuration; raises ConfigError."""
+
 
 class StartError(Exception):
-    """The host does not let the daemon start; the text has a line for each reason."""
+    """The host does not let the daemon start; `problems` say why."""
+
+    def __init__(self, found: list[problems.Problem]) -> None:
+        super().__init__(*(problem.text for problem in found))
+        self.problems = found
 
 
 class Supervisor:
     """Runs the enabled services of a configuration until a signal says stop."""
 
-    def __init__(self, loaded: load.Loaded, arrived: signals.Signals, environment: dict[str, str]) -> None:
-        self._loaded = loaded
-        self._config = loaded.config
+    def __init__(self, load_: Load, arrived: signals.Signals, environment: dict[str, str]) -> None:
+        self._load = load_
         self._arrived = arrived
         self._loop = loop.Loop()
         self._notifier = notify.Notifier()
-        self._around = service.Surroundings(self._loop, self._config, environment)
-        self._services: list[service.Service] = []
-        self._starting: set[str] = set()  # services whose worker has not answered yet
-        self._failures: list[problems.Problem] = []
+        self._around = service.Surroundings(self._loop, environment)
+        self._state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
+        self._activated = listeners.Activated(environment)
+        self._all: list[service.Service] = []  # with those that are coming, or drain
+        self._reload: reloading.Reload | None = None
+        self._again = False  # whether another reload is wanted after this one
+        self._started = False
+        self._failure: list[problems.Problem] = []
         self._stopping = False
         self._pings = 0
 
@@ -43,73 +52,130 @@ class Supervisor:
         """Serve until told to stop.
 
         Raises:
-            ConfigError: what a service is configured to use cannot be used.
-            StartError: the host refuses a socket.
+            ConfigError: the first configuration cannot be used.
+            StartError: the host refuses what it needs.
         """
-        _check_privileges(self._loaded)
+        loaded = self._read()
         _adopt_orphans()
-        log.set_level(self._config.daemon.log_level)
-        sockets = _bind(self._config, listeners.Activated(self._around.environment))
         # From here on processes are forked: what is alive now they share for good.
         gc.collect()
         gc.freeze()
         self._loop.watch(self._arrived, self._signalled)
-        for name in self._config.enabled():
-            self._services.append(service.Service(name, sockets[name], self._around, heard=self._heard))
-        self._starting = {each.name for each in self._services}
-        for each in self._services:
-            each.start()
+        self._loop.after(0, lambda: self._take_on(loaded, again=False))
         self._loop.run()
-        for each in self._services:
+        for each in self._all:
             each.close()
-        if self._failures:
-            raise problems.ConfigError(self._failures)
+        if any(problem.code in {"cannot-bind", "unclaimed-socket"} for problem in self._failure):
+            raise StartError(self._failure)
+        if self._failure:
+            raise problems.ConfigError(self._failure)
 
-    def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
-        """Take note of what a worker says, or what is said in its place when it could not be started."""
-        match message["kind"]:
-            case "ready":
-                log.info("ready", service=each.name, pid=each.worker.pid)
-                self._answered(each)
-            case "failed":
-                self._failed(each, assignment.failures(message))
+    def reload(self, *, again: bool) -> None:
+        """Take on the configuration as it is now; while one is being taken on, afterwards.
 
-    def _failed(self, each: service.Service, failures: list[assignment.Failure]) -> None:
-        if each.name in self._starting:
-            each.worker.finish()
-            for key, text in failures:
-                where = ("services", each.name, *key)
-                self._failures.append(self._loaded.problem(where, text, "cannot-use"))
-            self._answered(each)
+        `again` reads files again that may read others (see `Service.prepare`).
+        """
+        if self._stopping or not self._started or self._reload is not None:
+            self._again = True
+            return
+        self._notifier.reloading()
+        try:
+            loaded = self._read()
+        except problems.ConfigError as error:
+            self._reloaded(reloading.Outcome([], [], list(error.problems)), self._state)
+            return
+        self._take_on(loaded, again=again)
+
+    def _read(self) -> load.Loaded:
+        loaded = self._load()
+        log.excerpt("warning", problems.render(loaded.warnings))
+        return loaded
+
+    def _take_on(self, loaded: load.Loaded, *, again: bool) -> None:
+        self._reload = reloading.Reload(
+            self._state,
+            loaded,
+            around=self._around,
+            activated=self._activated,
+            again=again,
+            make=self._make,
+            done=self._reloaded,
+        )
+        self._reload.begin()
+
+    def _make(self, name: str) -> service.Service:
+        made = service.Service(name, self._around, self._heard)
+        self._all.append(made)
+        return made
+
+    def _reloaded(self, outcome: reloading.Outcome, state: reloading.State) -> None:
+        """Go on with what a reload has come to."""
+        self._reload = None
+        before, self._state = self._state, state
+        daemon = state.loaded.config.daemon
+        for name, each in before.services.items():
+            if name not in state.services:
+                each.stop(daemon.drain_timeout, daemon.stop_timeout)
+        self._forget()
+        if self._stopping:
+            self._end_when_idle()
+        elif not self._started:
+            self._begin(outcome)
         else:
-            for key, text in failures:
-                log.error(text, service=each.name, key=problems.dotted(key))
+            self._report(outcome)
+        if self._again:
+            self._again = False
+            self.reload(again=True)
 
-    def _answered(self, each: service.Service) -> None:
-        """One more worker is ready or has failed; after the last one the daemon is ready, or stops."""
-        if each.name not in self._starting:
+    def _begin(self, outcome: reloading.Outcome) -> None:
+        """The first configuration runs, or cannot."""
+        if outcome.problems:
+            self._failure = outcome.problems
+            self._stop(0)
             return
-        self._starting.discard(each.name)
-        if self._starting or self._stopping:
-            return
-        if self._failures:
-            self._stop()
-            return
-        count = len(self._services)
-        self._notifier.ready(f"{count} service{'s' if count > 1 else ''}")
-        log.info("running", services=count, pid=os.getpid())
+        self._started = True
+        log.set_level(self._state.loaded.config.daemon.log_level)
+        log.info("running", services=len(self._state.services), pid=os.getpid())
+        self._notifier.ready(self._status())
         seconds = notify.watchdog_seconds()
         if seconds is not None:
             self._watch(seconds / 3)
+
+    def _report(self, outcome: reloading.Outcome) -> None:
+        log.set_level(self._state.loaded.config.daemon.log_level)
+        if outcome.problems:
+            log.excerpt("error", problems.render(outcome.problems))
+            log.error("the configuration is not taken on; the one before goes on")
+            count = len(outcome.problems)
+            status = f"reload refused: {count} problem{'s' if count > 1 else ''}; {self._status()}"
+        else:
+            log.info("reloaded", changed=",".join(outcome.changed) or "nothing")
+            status = self._status()
+        self._notifier.ready(status)
+
+    def _status(self) -> str:
+        count = len(self._state.services)
+        return f"{count} service{'' if count == 1 else 's'}"
+
+    def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
+        """Take note of what a worker says, or what is said in its place when it could not be started."""
+        if message["kind"] == "serving" and message["first"]:
+            log.info("ready", service=each.name, pid=each.pids[0])
+        if self._reload is not None and self._reload.concerns(each.name):
+            self._reload.heard(each.name, message)
+        elif message["kind"] == "failed":
+            for key, text in assignment.failures(message):
+                log.error(text, service=each.name, key=problems.dotted(key))
 
     def _watch(self, every: float) -> None:
         """Tell the service manager that all is well while all workers answer."""
         if self._stopping:
             return
-        if all(each.answered == self._pings for each in self._services):
+        services = self._state.services.values()
+        if all(each.answered == self._pings for each in services):
             self._notifier.watchdog()
         self._pings += 1
-        for each in self._services:
+        for each in services:
             each.tell("ping", number=self._pings)
         self._loop.after(every, lambda: self._watch(every))
 
@@ -122,96 +188,51 @@ class Supervisor:
                     self._hurry()
                 case signal.SIGTERM | signal.SIGINT:
                     log.info("stopping", signal=signal.Signals(number).name)
-                    self._stop()
+                    self._stop(0)
                 case signal.SIGHUP:
-                    log.warning("this version does not reload: restart it for a changed configuration")
+                    self.reload(again=True)
 
     def _reap(self) -> None:
-        """Take note of processes that ended: workers, loggers, programs whose worker had died before."""
-        children = {one.pid: one for each in self._services for one in (each.worker, each.logger) if one}
+        """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
         for pid, status in _ended():
-            known = children.get(pid)
-            if known is None:
-                for each in self._services:
+            if not any(each.ended(pid, status) for each in self._all):
+                for each in self._all:
                     each.tell("gone", pid=pid, status=status)
-            else:
-                known.ended(status)
-        for each in self._services:
-            if each.name in self._starting and each.worker.pid is None:
-                self._failed(
-                    each, [assignment.Failure((), "the worker ended before it was ready; see the log")]
-                )
+        self._forget()
         self._end_when_idle()
 
-    def _stop(self) -> None:
+    def _forget(self) -> None:
+        """Let go of services that were removed, or never came to be, when their last worker has ended."""
+        if self._reload is not None:
+            return
+        for each in [one for one in self._all if one is not self._state.services.get(one.name)]:
+            if not each.pids:
+                each.close()
+                self._all.remove(each)
+
+    def _stop(self, drain: float) -> None:
         self._stopping = True
         self._notifier.stopping()
-        seconds = self._config.daemon.stop_timeout
-        for each in self._services:
-            each.stop(seconds)
-        self._loop.after(seconds + _GRACE, self._kill)
+        seconds = self._state.loaded.config.daemon.stop_timeout
+        for each in self._all:
+            each.stop(drain, seconds)
+        self._loop.after(drain + seconds + _GRACE, self._kill)
         self._end_when_idle()
 
     def _hurry(self) -> None:
-        for each in self._services:
-            each.stop(0)
+        for each in self._all:
+            each.stop(0, 0)
         self._loop.after(_HURRY, self._kill)
 
     def _kill(self) -> None:
-        for each in self._services:
-            if each.worker.pid is not None:
-                log.error(f"{each.worker.name} does not stop", pid=each.worker.pid)
-                each.kill()
+        for each in self._all:
+            for pid in each.pids:
+                log.error(f"worker of {each.name} does not stop", pid=pid)
+            each.kill()
 
     def _end_when_idle(self) -> None:
-        if self._stopping and all(each.worker.pid is None for each in self._services):
+        if self._stopping and not any(each.pids for each in self._all):
             self._loop.stop()
-
-
-def _check_privileges(loaded: load.Loaded) -> None:
-    """Refuse what this process may not do, before anything is bound.
-
-    Raises:
-        ConfigError: a port or a user needs root.
-    """
-    found = []
-    for name, settings in loaded.config.enabled().items():
-        for index, listener in enumerate(settings.listeners):
-            port = host.port_number(listener.port)
-            if not privileges.may_bind(port):
-                key = ("services", name, "listeners", index, "port")
-                found.append(loaded.problem(key, f"listening on port {port} needs root", "needs-root"))
-        if not privileges.may_become(host.identity(settings)):
-            which = "user" if settings.user is not None else "group"
-            text = f"running as another {which} needs root"
-            found.append(loaded.problem(("services", name, which), text, "needs-root"))
-    if found:
-        raise problems.ConfigError(found)
-
-
-def _bind(config: model.Config, activated: listeners.Activated) -> dict[str, list[tuple[int, socket.socket]]]:
-    """The sockets of each service, with the place of their listener: passed on to us, or bound here.
-
-    Raises:
-        StartError: with every socket that cannot be had, and every one that nobody wants.
-    """
-    found: dict[str, list[tuple[int, socket.socket]]] = {}
-    errors = []
-    for name, settings in config.enabled().items():
-        found[name] = []
-        for place, listener in enumerate(settings.listeners):
-            port = host.port_number(listener.port)
-            try:
-                sockets = activated.claim(listener, port) or [listeners.bind(listener, port)]
-                found[name] += [(place, each) for each in sockets]
-            except OSError as error:
-                errors.append(
-                    f"cannot bind {listeners.name(listener.address, port)}: {error.strerror} (service {name})"
-                )
-    errors += [f"no listener is configured for the passed-on {which}" for which in activated.unclaimed()]
-    if errors:
-        raise StartError("\n".join(errors))
-    return found
 
 
 def _adopt_orphans() -> None:

@@ -8,7 +8,7 @@ import os
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import assignment, loop, service
+from tcpdconf.daemon import assignment, changes, loop, service
 
 _SECONDS: Final = 60.0  # for everything
 
@@ -35,12 +35,16 @@ class _Trial:
         self._lists: dict[str, dict[str, str]] = {}
 
     def run(self, environment: dict[str, str]) -> Tried:
-        around = service.Surroundings(self._loop, self._loaded.config, environment)
-        for name in self._loaded.config.enabled():
-            self._services[name] = service.Service(name, [], around, heard=self._heard, task="try")
-        self._waiting = set(self._services)
-        for each in self._services.values():
-            each.worker.start()
+        around = service.Surroundings(self._loop, environment)
+        config = self._loaded.config
+        for name in config.enabled():
+            each = self._services[name] = service.Service(name, around, self._heard)
+            try:
+                each.try_out(changes.part(config, name))
+                self._waiting.add(name)
+            except service.CannotPrepareError as error:
+                for failure in error.failures:
+                    self._note(name, failure)
         self._loop.after(_SECONDS, self._loop.stop)
         if self._waiting:
             self._loop.run()
@@ -51,8 +55,7 @@ class _Trial:
         return Tried(self._problems, self._lists)
 
     def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
-        each.worker.finish()
-        if message["kind"] == "failed":
+        if message.get("failures"):
             for failure in assignment.failures(message):
                 self._note(each.name, failure)
         for row in message.get("lists", ()):
@@ -66,7 +69,7 @@ class _Trial:
         self._problems.append(self._loaded.problem(where, failure.text, "cannot-use"))
 
     def _end(self, each: service.Service) -> None:
-        if each.worker.pid is not None:
-            each.kill()
-            os.waitpid(each.worker.pid, 0)
+        each.kill()
+        for pid in each.pids:
+            os.waitpid(pid, 0)
         each.close()

@@ -2,13 +2,31 @@
 
 It is forked from the supervisor and has the service's identity before it reads anything. When the supervisor
 is gone it ends at once; its programs live on.
+
+An assignment comes in two steps: `prepare` does everything that can fail, beside the connections that are
+being served; `commit` lets it count.
 """
 
+import functools
 import os
 import signal
-from typing import Any
+from typing import Any, Final
 
-from tcpdconf.daemon import assignment, channel, equipment, log, loop, overflow, server, signals
+from tcpdconf.daemon import (
+    aside,
+    assignment,
+    channel,
+    equipment,
+    ledger,
+    log,
+    loop,
+    relay,
+    server,
+    signals,
+)
+from tcpdconf.policy import connection
+
+_LOOK: Final = 0.2  # seconds between two looks whether a replaced worker has nothing left to do
 
 
 def main(post: channel.Channel) -> int:
@@ -26,7 +44,9 @@ class _Worker:
         self._loop = loop.Loop()
         self._arrived = signals.Signals((signal.SIGCHLD,))
         self._server: server.Server | None = None
-        self._overflow: overflow.Overflow | None = None
+        self._equipment: equipment.Equipment | None = None  # what is served with
+        self._prepared: equipment.Equipment | None = None
+        self._wanted = 0  # number of the preparation that is still wanted
         self._stopping = False
         self._status = 0
 
@@ -46,54 +66,123 @@ class _Worker:
 
     def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
         match message:
-            case {"kind": "assign"}:
-                self._assign(fds)
-            case {"kind": "try"}:
-                self._try(fds)
+            case {"kind": "prepare", "number": number}:
+                self._prepare(number, fds)
+            case {"kind": "commit"} if self._prepared is not None:
+                self._commit(self._prepared)
+            case {"kind": "discard"}:
+                self._discard()
+            case {"kind": "try", "number": number}:
+                self._try(number, fds)
             case {"kind": "ping", "number": number}:
                 self._post.send("pong", number=number)
-            case {"kind": "gone", "pid": pid, "status": status} if self._server is not None:
-                self._server.gone(pid, status)
-                self._end_when_idle()
-            case {"kind": "stop", "seconds": seconds}:
-                self._stop(seconds)
+            case {"kind": "stop", "drain": drain, "seconds": seconds}:
+                self._stop(drain, seconds)
+            case _ if self._server is not None:
+                self._hear(self._server, message)
+            case {"kind": "retire"}:
+                self._end()
 
-    def _assign(self, fds: list[int]) -> None:
-        found = equipment.Equipment(assignment.read(fds[0]), fds[1:])
+    def _hear(self, serving: server.Server, message: dict[str, Any]) -> None:
+        """What only a worker that serves is told."""
+        match message:
+            case {"kind": "gone", "pid": pid, "status": status}:
+                serving.gone(pid, status)
+            case {"kind": "release", "pid": pid}:
+                serving.gone(pid, None)
+            case {"kind": "adopt", "pid": pid, "peer": peer, "started": started}:
+                serving.adopt(pid, connection.endpoint(*peer), started)
+            case {"kind": "count", "name": name}:
+                serving.count(name)
+            case {"kind": "retire"}:
+                self._retire(serving)
+        self._end_when_idle()
+
+    def _prepare(self, number: int, fds: list[int]) -> None:
+        self._discard()
+        self._wanted = number
+        found = equipment.Equipment(assignment.read(fds[0]), fds[1:], self._equipment)
         os.close(fds[0])
-        made = found.server(self._loop)
-        if made is None:
-            self._post.send("failed", failures=found.failures)
-            self._end(1)
-            return
-        self._server = made
-        self._overflow = found.overflow(self._loop)
-        made.start()
-        self._post.send("ready")
+        done = functools.partial(self._read, number, found)
+        if self._server is None:  # nobody is kept waiting
+            found.read()
+            done()
+        else:
+            aside.run(self._loop, found.read, done)
 
-    def _try(self, fds: list[int]) -> None:
+    def _read(self, number: int, found: equipment.Equipment) -> None:
+        """Say whether what was prepared can be served with, if that is still wanted."""
+        if found.complete and number == self._wanted:
+            self._prepared = found
+            self._post.send("prepared", number=number)
+            return
+        found.close()
+        if number == self._wanted:
+            self._post.send("failed", number=number, failures=found.failures)
+            if self._server is None:
+                self._end(1)
+
+    def _commit(self, found: equipment.Equipment) -> None:
+        log.set_level(found.task.config.daemon.log_level)
+        held = found.ledger()
+        if self._server is None:
+            most = found.task.service.limits.max_connections
+            self._server = server.Server(found.task.name, self._loop, ledger.Ledger(held, most))
+        else:
+            os.close(held)
+        before, self._equipment, self._prepared = self._equipment, found, None
+        self._server.serve(found.serving(self._loop), found.listeners())
+        if before is not None:
+            before.retire(found)
+        self._post.send("serving", number=self._wanted)
+
+    def _discard(self) -> None:
+        self._wanted = 0
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
+
+    def _try(self, number: int, fds: list[int]) -> None:
         """Say whether the service could be served, and what its lists answer; serve nothing."""
         found = equipment.Equipment(assignment.read(fds[0]), fds[1:])
         log.set_level("error")  # what a test of a list shows is reported, not logged
-        found.server(self._loop)
+        found.read()
         found.try_program()
-        if found.lookups is None:
-            self._tried(found.failures, [])
+        asked = None if found.failures else found.asking(self._loop)
+        if asked is None:
+            self._tried(number, found.failures, [])
         else:
-            asked = found.lookups
-            asked.when_tested(lambda: self._tried(found.failures, asked.report()))
+            asked.when_tested(lambda: self._tried(number, found.failures, asked.report()))
 
-    def _tried(self, failures: list[assignment.Failure], lists: list[dict[str, str]]) -> None:
-        self._post.send("failed" if failures else "ready", failures=failures, lists=lists)
+    def _tried(self, number: int, failures: list[assignment.Failure], lists: list[dict[str, str]]) -> None:
+        self._post.send("tried", number=number, failures=failures, lists=lists)
         self._end()
 
-    def _stop(self, seconds: float) -> None:
+    def _retire(self, serving: server.Server) -> None:
+        """Leave new connections to another worker; end when the programs of the old ones have."""
+        serving.retire(relay.Relay(self._post))
+        self._post.send("retired")
+        self._look()
+
+    def _look(self) -> None:
+        assert self._server is not None  # noqa: S101 (only who serves retires)
+        if self._server.pending or self._server.running:
+            self._loop.after(_LOOK, self._look)
+        else:
+            self._end()
+
+    def _stop(self, drain: float, seconds: float) -> None:
+        """Accept no more; let programs end by themselves for a while, then tell them to, then go."""
         self._stopping = True
         if self._server is not None:
             self._server.close()
+        self._loop.after(drain, functools.partial(self._terminate, seconds))
+        self._end_when_idle()
+
+    def _terminate(self, seconds: float) -> None:
+        if self._server is not None:
             self._server.terminate()
         self._loop.after(seconds, self._end)
-        self._end_when_idle()
 
     def _children(self) -> None:
         self._arrived.take()

@@ -97,6 +97,10 @@ class Rate:
         self._old: dict[tuple[int, int], float] = {}
         self._turn = 0.0  # when the young generation becomes the old one
 
+    def is_like(self, other: "Rate") -> bool:
+        """Whether the other one limits the same."""
+        return (self.name, self.networks, self.rate) == (other.name, other.networks, other.rate)
+
     def refusal(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
         """Why a further connection comes too soon; takes no token."""
         key = self.networks.of(peer)
@@ -166,6 +170,18 @@ class Slots:
             if rate.networks.of(peer) is not None
         ]
         return [use for use in counts if use is not None] + rates
+
+    def resized(self, limits: tables.Limits) -> "Slots":
+        """The same connections under other limits; a rate that stays keeps its buckets."""
+        found = Slots(limits)
+        found.total = self.total
+        for count in found._counts:
+            for (version, value), held in self._addresses.held.items():
+                count.add(connection.endpoint(version, value, 0), held)
+        for index, rate in enumerate(found._rates):
+            same = (old for old in self._rates if old.is_like(rate))
+            found._rates[index] = next(same, rate)
+        return found
 
     def hold(self, peer: connection.Endpoint) -> None:
         """Count a connection that is there already, whatever the limits say."""

@@ -177,7 +177,14 @@ def test_rates_are_shown_in_the_largest_unit(written: str, shown: str) -> None:
 
 
 def test_an_empty_configuration_has_its_defaults() -> None:
-    assert render.data(model.Config())["daemon"] == {"log_level": "info", "stop_timeout": 10.0}
+    assert render.data(model.Config())["daemon"] == {
+        "log_level": "info",
+        "stop_timeout": 10.0,
+        "drain_timeout": 300.0,
+        "watch": True,
+        "settle": 0.3,
+        "allow_empty": False,
+    }
 
 
 def test_a_zone_that_is_shown_as_another_one_is_never_shown(tmp_path: Path) -> None:

@@ -330,7 +330,8 @@ def test_a_port_in_use_is_said_with_its_service(tmp_path: pathlib.Path) -> None:
         found = run(daemons.configure(tmp_path, service(ECHO, port)))
 
     assert found.returncode == 1
-    assert f"error: cannot bind 127.0.0.1:{port}: Address already in use (service test)\n" in found.stderr
+    text = f": services.test.listeners[0].port: cannot bind 127.0.0.1:{port}: Address already in use\n"
+    assert text in found.stderr
 
 
 @pytest.mark.peer

@@ -26,18 +26,16 @@ def test_a_defect_costs_one_connection_and_not_its_slot(capfd: pytest.CaptureFix
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     port = listener.getsockname()[1]
-    made = server.Server(
-        name="test",
+    serving = server.Serving(
         service=service,
-        listeners=[(listener, None)],
         sources=[],
         base={},
-        runner=program.Program(["/bin/true"], {}, 2, tables.Rlimits()),
+        runner=program.Program(["/bin/true"], {}, "inherit", tables.Rlimits()),
         lookups=Broken(),  # type: ignore[arg-type] # its only use is to fail
-        events=events,
-        held=held,
+        messages={},
     )
-    made.start()
+    made = server.Server("test", events, held)
+    made.serve(serving, [(listener, None)])
     for _ in range(3):
         with daemons.connect(port) as client:
             events.after(0.05, events.stop)

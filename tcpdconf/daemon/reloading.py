@@ -1,0 +1,201 @@
+"""One way from a configuration to the next: prepare everything, then let all of it count, or nothing.
+
+Starting is the reload from nothing. While it is prepared nothing that serves is touched: files are opened,
+sockets bound, workers read and compile beside their work, new ones are forked. What fails ends the reload,
+and only what it has opened is closed again.
+"""
+
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.config import host, load, problems
+from tcpdconf.daemon import assignment, changes, listeners, log, privileges, service
+
+_PREPARE: Final = 60.0  # seconds that all workers together have to prepare
+_COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
+
+Open = Mapping[listeners.Key, list[socket.socket]]
+
+
+class Outcome(NamedTuple):
+    """What a reload has come to: `changed` are services, `details` lines for people."""
+
+    changed: list[str]
+    details: list[str]
+    problems: list[problems.Problem]
+
+
+class State(NamedTuple):
+    """What runs: a configuration, its services, its sockets."""
+
+    loaded: load.Loaded
+    services: dict[str, service.Service]
+    sockets: Open
+
+
+class Reload:
+    """A reload on its way. `done` is called once with what it has come to, and what runs from then on."""
+
+    def __init__(
+        self,
+        before: State,
+        loaded: load.Loaded,
+        *,
+        around: service.Surroundings,
+        activated: listeners.Activated,
+        again: bool,
+        make: Callable[[str], service.Service],
+        done: Callable[[Outcome, State], None],
+    ) -> None:
+        self._before = before
+        self._loaded = loaded
+        self._around = around
+        self._activated = activated
+        self._again = again
+        self._make = make
+        self._done = done
+        self._changes = changes.between(before.loaded.config, loaded.config)
+        self._opening = listeners.Opening(before.sockets)
+        self._services: dict[str, service.Service] = {}
+        self._touched: list[service.Service] = []
+        self._waiting: set[str] = set()
+        self._problems: list[problems.Problem] = []
+        self._committed = False
+        self._timer = 0
+
+    def begin(self) -> None:
+        """Prepare; `done` is called now or later."""
+        self._problems += _forbidden(self._loaded)
+        sockets = {} if self._problems else self._bind()
+        if not self._problems:
+            for name, found in sockets.items():
+                self._prepare(name, found)
+        self._timer = self._around.loop.after(_PREPARE, self._late)
+        self._go_on()
+
+    def heard(self, name: str, message: dict[str, Any]) -> None:
+        """Take note of what a worker says about its part, or what is said in its place."""
+        match message["kind"], self._committed:
+            case "failed", False:
+                for failure in assignment.failures(message):
+                    self._fail(name, failure)
+                self._waiting.clear()  # one is enough
+            case ("prepared", False) | ("serving", True):
+                self._waiting.discard(name)
+            case _:
+                return
+        self._go_on()
+
+    def concerns(self, name: str) -> bool:
+        """Whether the worker of a service still has to say something."""
+        return name in self._waiting
+
+    def _bind(self) -> dict[str, service.Sockets]:
+        """The sockets of each service."""
+        found: dict[str, service.Sockets] = {}
+        for name, settings in self._loaded.config.enabled().items():
+            mine: list[tuple[int, socket.socket]] = []
+            for place, listener in enumerate(settings.listeners):
+                try:
+                    mine += [(place, each) for each in self._opening.sockets(listener, self._activated)]
+                except listeners.CannotBindError as error:
+                    key = ("services", name, "listeners", place, "port")
+                    self._problems.append(self._loaded.problem(key, str(error), "cannot-bind"))
+            found[name] = mine
+        for which in self._activated.unclaimed():
+            text = f"no listener is configured for the passed-on {which}"
+            self._problems.append(self._loaded.problem(("services",), text, "unclaimed-socket"))
+        return found
+
+    def _prepare(self, name: str, sockets: service.Sockets) -> None:
+        known = self._before.services.get(name)
+        each = self._services[name] = known or self._make(name)
+        try:
+            part = changes.part(self._loaded.config, name)
+            if each.prepare(part, sockets, again=self._again):
+                self._touched.append(each)
+                self._waiting.add(name)
+        except service.CannotPrepareError as error:
+            for failure in error.failures:
+                self._fail(name, failure)
+
+    def _fail(self, name: str, failure: assignment.Failure) -> None:
+        where = ("services", name, *failure.key)
+        self._problems.append(self._loaded.problem(where, failure.text, "cannot-use"))
+
+    def _late(self) -> None:
+        for name in sorted(self._waiting):
+            if self._committed:
+                log.error("a worker does not begin to serve", service=name)
+                self._services[name].kill()
+            else:
+                self._fail(name, assignment.Failure((), f"is not prepared within {_PREPARE:g} s"))
+        self._waiting.clear()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the next step when nobody has to be waited for."""
+        if self._waiting:
+            return
+        self._around.loop.cancel(self._timer)
+        if self._problems:
+            self._undo()
+        elif not self._committed:
+            self._commit()
+        else:
+            self._finish()
+
+    def _undo(self) -> None:
+        for each in self._touched:
+            each.discard()
+        for name, each in self._services.items():
+            if name not in self._before.services:
+                each.stop(0, 0)
+        self._opening.undo()
+        self._done(Outcome([], [], self._problems), self._before)
+
+    def _commit(self) -> None:
+        self._committed = True
+        unused = self._opening.commit()
+        for each in self._touched:
+            each.commit()
+        for unwanted in unused:
+            unwanted.close()
+        self._waiting = {each.name for each in self._touched}
+        self._timer = self._around.loop.after(_COMMIT, self._late)
+        self._go_on()
+
+    def _finish(self) -> None:
+        touched = {each.name for each in self._touched}
+        changed = sorted({*touched, *self._changes.names()})
+        outcome = Outcome(changed, list(self._details(touched)), [])
+        self._done(outcome, State(self._loaded, self._services, self._opening.wanted))
+
+    def _details(self, touched: Collection[str]) -> Iterator[str]:
+        """A line for each difference, by service."""
+        found = self._changes
+        for name in self._services:
+            if name in found.added:
+                yield f"{name}: added"
+            for detail in found.changed.get(name, ()):
+                yield f"{name}: {detail}"
+            if name in touched and name not in found.added and name not in found.changed:
+                yield f"{name}: its files were read again"
+        for name in found.removed:
+            yield f"{name}: removed"
+
+
+def _forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
+    """What this process may not do: to bind a port, to become a user."""
+    for name, settings in loaded.config.enabled().items():
+        for index, listener in enumerate(settings.listeners):
+            port = host.port_number(listener.port)
+            if not privileges.may_bind(port):
+                key = ("services", name, "listeners", index, "port")
+                yield loaded.problem(key, f"listening on port {port} needs root", "needs-root")
+        if not privileges.may_become(host.identity(settings)):
+            which = "user" if settings.user is not None else "group"
+            yield loaded.problem(
+                ("services", name, which), f"running as another {which} needs root", "needs-root"
+            )

@@ -1,0 +1,93 @@
+"""A worker process as the supervisor sees it: its pid, and the channel to it."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+from tcpdconf.config import host
+from tcpdconf.daemon import channel, child, log, loop, privileges, worker
+
+_AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn
+
+Heard = Callable[["Worker", dict[str, Any]], None]
+
+
+class Worker:
+    """One worker, from its fork to its end. `heard` is called with each message that it sends.
+
+    What it sends is not believed: a message that is none ends it.
+
+    Raises:
+        OSError: no process is to be had.
+    """
+
+    def __init__(self, events: loop.Loop, name: str, identity: host.Identity, heard: Heard) -> None:
+        self.name = name
+        self._over = False
+        self.answered = 0  # number of the last ping that it has answered
+        self._loop = events
+        self._identity = identity
+        self._heard = heard
+        ours, theirs = channel.Channel.pair()
+        try:
+            self.pid = child.fork(lambda: self._work(theirs), {theirs.fileno()})
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._post: channel.Channel | None = ours
+        events.watch(ours, self._listen)
+
+    def tell(self, kind: str, fds: list[int] | tuple[()] = (), **content: object) -> None:
+        """Send it a message; one that has ended, or does not read, is told nothing any more."""
+        if self._post is None:
+            return
+        try:
+            self._post.send(kind, fds, **content)
+        except channel.ChannelError as error:
+            self._give_up(error)
+
+    def kill(self) -> None:
+        """End it at once; its programs live on."""
+        if not self._over:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self) -> None:
+        """Take note of its end, which has been waited for: what it has said before still counts."""
+        self._over = True
+        while self._post is not None:
+            self._listen()
+
+    def _work(self, post: channel.Channel) -> int:
+        os.setpgid(0, 0)  # the programs stay in this group, so that all of them can be signalled
+        privileges.become(self._identity)
+        return worker.main(post)
+
+    def _listen(self) -> None:
+        try:
+            for _ in range(_AT_ONCE):
+                received = self._post.receive() if self._post is not None else None
+                if received is None:
+                    return
+                message, fds = received
+                channel.close_all(fds)  # no worker has any to give
+                if message["kind"] == "pong" and isinstance(message.get("number"), int):
+                    self.answered = message["number"]
+                else:
+                    self._heard(self, message)
+        except channel.ChannelError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: channel.ChannelError) -> None:
+        """The worker has ended, or it is not to be trusted; either way it must not go on."""
+        log.debug(f"channel to {self.name}: {error}")
+        self._drop_post()
+        self.kill()
+
+    def _drop_post(self) -> None:
+        if self._post is not None:
+            self._loop.forget(self._post)
+            self._post.close()
+            self._post = None
