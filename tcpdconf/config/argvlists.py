@@ -82,6 +82,8 @@ def _changes(action: str, parts: _Parts, *, exact: bool) -> Iterator[str]:
         return
     if _reading(parts, exact=exact) == "safe":
         yield _SAFE
+    if action == "block" and parts.shown and not text:
+        yield "couriertcpd names the zone in its text; here it is what is shown for the zone"
     if action == "block" and text == _STAR and parts.answer is not None:
         yield "couriertcpd sets the variable to * where an answer is named; here it is the list's text"
 
@@ -97,18 +99,28 @@ def _table(action: str, parts: _Parts, *, exact: bool) -> dict[str, Any]:
         table["variable"] = parts.variable
     if parts.answer not in {None, _ANY}:
         table["match"] = [parts.answer]
-    if action == "allow":
-        table |= {"txt": True} if parts.text is not None else {}
-    elif parts.text == _STAR:
-        # behind /A.B.C.D couriertcpd asks for the list's text and does not use it
-        table |= {"txt": parts.answer is None, "message": _STAR} if exact else {"txt": True}
-    elif parts.text:
-        table["message"] = _line(parts.text)
+    table |= _allowed(parts) if action == "allow" else _blocked(parts, exact=exact)
     if _reading(parts, exact=exact) == "any":
         table["answers"] = "any"
     if exact:
         table["probe"] = False
     return table
+
+
+def _allowed(parts: _Parts) -> dict[str, Any]:
+    return {} if parts.text is None else {"txt": True}
+
+
+def _blocked(parts: _Parts, *, exact: bool) -> dict[str, Any]:
+    """Where the text of a listing comes from."""
+    if parts.text == _STAR and exact:
+        # behind /A.B.C.D couriertcpd asks for the list's text and does not use it
+        return {"txt": parts.answer is None, "message": _STAR}
+    if parts.text == _STAR:
+        return {"txt": True}
+    if parts.text:
+        return {"message": _line(parts.text)}
+    return {"message": f"Blacklisted by {parts.zone}"} if parts.shown and exact else {}
 
 
 def _reading(parts: _Parts, *, exact: bool) -> str:

@@ -44,6 +44,7 @@ def test_the_listeners_of_haproxy(option: str, ports: str, found: list[Any]) -> 
 
 
 ZONE = {"zone": "bl.test"}
+SHOWN = {**ZONE, "display_zone": "shown", "message": "Blacklisted by bl.test"}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,9 @@ ZONE = {"zone": "bl.test"}
     [
         ("-block=bl.test", ZONE),
         ("-block=bl.test.", {"zone": "bl.test."}),
-        ("-block=bl.test=shown,MYVAR", {**ZONE, "display_zone": "shown", "variable": "MYVAR"}),
+        ("-block=bl.test=shown,MYVAR", {**SHOWN, "variable": "MYVAR"}),
         ("-block=bl.test,MYVAR,", {**ZONE, "variable": "MYVAR"}),
-        ("-block=bl.test=a=b/127.0.0.2,", {**ZONE, "display_zone": "b", "match": ["127.0.0.2"]}),
+        ("-block=bl.test=a=b/127.0.0.2,", {**SHOWN, "display_zone": "b", "match": ["127.0.0.2"]}),
         ("-block=bl.test/127.2", {**ZONE, "match": ["127.0.0.2"]}),
         ("-block=bl.test,MYVAR/127.0.0.2", {**ZONE, "variable": "MYVAR", "match": ["127.0.0.2"]}),
         ("-block=bl.test/127.0.0.2,MYVAR", {**ZONE, "match": ["127.0.0.2"], "message": "MYVAR"}),
@@ -82,21 +83,20 @@ def test_a_list_that_never_answers_is_left_out(option: str) -> None:
 
 
 def test_without_exact_the_service_is_the_safe_one_and_says_so() -> None:
-    words = ["-block=bl.test,BLOCK,*", "-block=b2.test/192.0.2.1", "-block=b3.test/127.0.0.2,*", "-maxperc=5",
-             "-access=/a", "-denymsg=no", "-haproxy=/port=25", "-stderr=/log"]  # fmt: skip
-    found = argv.parse([*words, *commandlines.PROGRAM], exact=False)
+    lists = ["-block=bl.test,BLOCK,*", "-block=b4.test=shown", "-block=b3.test/127.0.0.2,*"]
+    unchanged = ["-block=b2.test/192.0.2.1", "-access=/a"]
+    changed = [*lists, "-maxperc=5", "-denymsg=no", "-haproxy=/port=25", "-stderr=/log"]
+    found = argv.parse([*changed, *unchanged, *commandlines.PROGRAM], exact=False)
     assert found.service is not None
     table = found.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     assert table["dns_lists"] == [
         {"zone": "bl.test", "txt": True},
-        {"zone": "b2.test", "match": ["192.0.2.1"], "answers": "any"},
+        {"zone": "b4.test", "display_zone": "shown"},
         {"zone": "b3.test", "match": ["127.0.0.2"], "txt": True},
+        {"zone": "b2.test", "match": ["192.0.2.1"], "answers": "any"},
     ]
     assert table["limits"] == {"max_per_ip": 4, "max_per_network": 5}
     assert (table["access"], table["deny_message"]) == ([{"file": "/a"}], "no")
     assert table["listeners"] == [{"port": 25, "haproxy": {"trusted": "any"}}]
-    assert {note.what for note in found.notes if note.kind == "changed"} == {*words, "environment"} - {
-        "-block=b2.test/192.0.2.1",
-        "-access=/a",
-    }
+    assert {note.what for note in found.notes if note.kind == "changed"} == {*changed, "environment"}
