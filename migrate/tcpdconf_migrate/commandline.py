@@ -42,6 +42,7 @@ class Command:
         notes: what a person should know of them.
         stop: the command that ends this couriertcpd, and keeps it from being started again.
         start: the command that goes back to it.
+        name: what to call the service, where its port does not say.
     """
 
     words: tuple[str, ...]
@@ -50,6 +51,7 @@ class Command:
     notes: tuple[Note, ...] = ()
     stop: str = ""
     start: str = ""
+    name: str | None = None
 
 
 class Unwrapped(NamedTuple):

@@ -71,7 +71,13 @@ def _command(
     if there.units:
         stop, start = f"systemctl disable --now {script.unit}", f"systemctl enable --now {script.unit}"
     return commandline.Command(
-        unwrapped.words, f"{directory}/{script.name}", settings | access, tuple(notes), stop, start
+        unwrapped.words,
+        f"{directory}/{script.name}",
+        settings | access,
+        tuple(notes),
+        stop,
+        start,
+        script.service,
     )
 
 

@@ -53,6 +53,7 @@ class Script(NamedTuple):
 
     Attributes:
         name: of the script, and of the file that is its own.
+        service: what to call the service.
         files: what it reads, in the order of the program's environment.
         switch: the variable that says whether it is started with the host.
         unit: Debian's systemd unit.
@@ -63,6 +64,7 @@ class Script(NamedTuple):
     """
 
     name: str
+    service: str
     files: tuple[str, ...]
     switch: str
     unit: str
@@ -79,20 +81,27 @@ class Script(NamedTuple):
 
 _ESMTPD_LIMIT: Final = ("data", "ULIMIT")
 _IMAP: Final = Script(
-    "imapd", ("imapd", "imapd-ssl"), "IMAPDSTART", "courier-imap", changes="IMAP_STARTTLS=$IMAPDSTARTTLS",
-    limit=("as", "IMAP_ULIMITD"), umask="IMAP_UMASK", in_prefix=False,
+    "imapd", "imap", ("imapd", "imapd-ssl"), "IMAPDSTART", "courier-imap",
+    changes="IMAP_STARTTLS=$IMAPDSTARTTLS", limit=("as", "IMAP_ULIMITD"), umask="IMAP_UMASK", in_prefix=False,
 )  # fmt: skip
 SCRIPTS: Final = (
-    Script("esmtpd", ("esmtpd",), "ESMTPDSTART", "courier-mta", limit=_ESMTPD_LIMIT),
-    Script("esmtpd-msa", ("esmtpd", "esmtpd-msa"), "ESMTPDSTART", "courier-msa", limit=_ESMTPD_LIMIT),
-    Script("esmtpd-ssl", ("esmtpd", "esmtpd-ssl"), "ESMTPDSSLSTART", "courier-mta-ssl", limit=_ESMTPD_LIMIT),
+    Script("esmtpd", "smtp", ("esmtpd",), "ESMTPDSTART", "courier-mta", limit=_ESMTPD_LIMIT),
+    Script(
+        "esmtpd-msa", "submission", ("esmtpd", "esmtpd-msa"), "ESMTPDSTART", "courier-msa",
+        limit=_ESMTPD_LIMIT,
+    ),
+    Script(
+        "esmtpd-ssl", "smtps", ("esmtpd", "esmtpd-ssl"), "ESMTPDSSLSTART", "courier-mta-ssl",
+        limit=_ESMTPD_LIMIT,
+    ),
     _IMAP,
     _IMAP._replace(
-        name="imapd-ssl", switch="IMAPDSSLSTART", unit="courier-imap-ssl", changes="IMAP_TLS=1"
+        name="imapd-ssl", service="imaps", switch="IMAPDSSLSTART", unit="courier-imap-ssl",
+        changes="IMAP_TLS=1",
     ),
-    Script("pop3d", ("pop3d", "pop3d-ssl"), "POP3DSTART", "courier-pop"),
+    Script("pop3d", "pop3", ("pop3d", "pop3d-ssl"), "POP3DSTART", "courier-pop"),
     Script(
-        "pop3d-ssl", ("pop3d", "pop3d-ssl"), "POP3DSSLSTART", "courier-pop-ssl",
+        "pop3d-ssl", "pop3s", ("pop3d", "pop3d-ssl"), "POP3DSSLSTART", "courier-pop-ssl",
         changes="POP3_TLS=1 ; POP3_STARTTLS=NO ; POP3_TLS_REQUIRED=0", in_prefix=False,
     ),
 )  # fmt: skip
