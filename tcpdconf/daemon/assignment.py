@@ -8,6 +8,7 @@ import pickle
 from typing import Any, Literal, NamedTuple
 
 from tcpdconf.config import model
+from tcpdconf.policy import dialect
 
 Kind = Literal["ledger", "listener", "access", "environment", "zone", "stderr", "overflow"]
 
@@ -31,6 +32,7 @@ class Assignment(NamedTuple):
     config: model.Config
     environment: dict[str, str]
     roles: tuple[Role, ...]
+    ways: dialect.Dialect = dialect.TOML
 
     @property
     def service(self) -> model.Service:

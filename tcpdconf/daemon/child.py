@@ -95,10 +95,13 @@ def _run(run: Callable[[], int], keep: set[int]) -> NoReturn:
 
 
 def _close_others(keep: set[int]) -> None:
-    """Close the supervisor's descriptors; objects that own them are never finalised here."""
+    """Close the supervisor's descriptors; objects that own them are never finalised here.
+
+    What is inheritable is not the supervisor's: it is passed on to programs.
+    """
     for name in os.listdir("/proc/self/fd"):
-        if int(name) not in keep:
-            try:
+        try:
+            if int(name) not in keep and not os.get_inheritable(int(name)):
                 os.close(int(name))
-            except OSError:
-                continue  # the listing's own
+        except OSError:
+            continue  # the listing's own

@@ -66,11 +66,13 @@ class Equipment:
         service = self._service
         self.lookups = self.asking(events)
         self._before = None
-        runner = program.Program(service.program, self._base, self._stderr(), service.rlimits)
+        runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
         for _, fd in self._fds.pop("overflow", ()):
             self._overflow = overflow.Overflow(events, self.task.name, fd)
         messages = server.messages(service)
-        return server.Serving(service, self._sources, self._base, runner, self.lookups, messages)
+        return server.Serving(
+            service, self._sources, self._base, runner, self.lookups, messages, self.task.ways
+        )
 
     def asking(self, events: loop.Loop) -> lookups.Lookups | None:
         """What asks about the connections, when anything is wanted: the one there is, if it asks the same."""

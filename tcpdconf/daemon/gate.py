@@ -42,14 +42,21 @@ class Gate:
     """
 
     def __init__(
-        self, events: loop.Loop, settings: tables.HAProxy, *, passed: Passed, refused: Refused, left: Left
+        self,
+        events: loop.Loop,
+        settings: tables.HAProxy,
+        *,
+        passed: Passed,
+        refused: Refused,
+        left: Left,
+        lenient: bool = False,
     ) -> None:
         self._loop = events
         self._settings = settings
         self._passed = passed
         self._refused = refused
         self._left = left
-        self._options = proxyheader.Options(versions=frozenset(settings.versions))
+        self._options = proxyheader.Options(frozenset(settings.versions), lenient)
         self._terms = proxied.Terms(settings)
         self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
         self._peers: Counter[str] = Counter()

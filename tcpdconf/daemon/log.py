@@ -55,6 +55,14 @@ def _is_journal() -> bool:
 _stream = _Stream()
 
 
+def redirect(fd: int) -> None:
+    """Make another file standard error, here and in all processes forked from now on."""
+    global _stream  # noqa: PLW0603 (there is one standard error)
+    os.dup2(fd, _STDERR)
+    threshold, _stream = _stream.threshold, _Stream()
+    _stream.threshold = threshold
+
+
 def set_level(level: str) -> None:
     """Log lines of this level and more important ones."""
     _stream.threshold = PRIORITIES[level]

@@ -49,6 +49,8 @@ class Logger:
     def _run(self) -> int:
         os.setsid()  # what is sent to programs or typed at a terminal is not meant for the logger
         os.dup2(self._read, 0)
+        if os.path.samestat(os.fstat(0), os.fstat(2)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it reads must end when nobody else writes
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         privileges.become(self.order.identity)
         os.chdir("/")

@@ -34,6 +34,8 @@ class Material:
 
     def enter_directory(self) -> None:
         """Make the service's directory and umask those of this process; shell files may look at them."""
+        if not self._task.ways.enters_directory:
+            return
         if self._service.umask is not None:
             os.umask(self._service.umask)
         try:
@@ -74,7 +76,7 @@ class Material:
         for role, fd in self._files:
             if role.kind == "environment":
                 found = self._variables(role, fd, found)
-        return environ.base(self._service, self._task.environment, found)
+        return environ.base(self._service, self._task.environment, found, self._task.ways)
 
     def chain(self) -> dnschain.Chain | None:
         """The DNS lists; None, and a failure, when the zone of one cannot be read."""

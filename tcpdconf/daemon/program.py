@@ -9,18 +9,34 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, TypedDict
 
 from tcpdconf.config import tables
 from tcpdconf.daemon import files
-from tcpdconf.policy import environ
+from tcpdconf.policy import dialect, environ
 
 # setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
 # of a small program, and setting a limit from outside after the start would be a race.
 PRLIMIT: Final = "/usr/bin/prlimit"
 
 _DEFAULTED: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+# what couriertcpd sets itself, and what the interpreter ignores
+_OWN: Final = (
+    signal.SIGCHLD,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGXFSZ,
+)
+
+
+class _Signals(TypedDict, total=False):
+    """What posix_spawn is told about them."""
+
+    setsigdef: Iterable[int]
+    setsigmask: Iterable[int]
 
 
 class Program:
@@ -35,10 +51,14 @@ class Program:
         environment: Mapping[str, str],
         stderr: files.Owned | Literal["socket", "inherit"],
         rlimits: tables.Rlimits,
+        ways: dialect.Dialect = dialect.TOML,
     ) -> None:
         self._argv = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
         self._environment = environ.block(environment)
         self._stderr = stderr
+        self._signals: _Signals = {"setsigdef": _DEFAULTED, "setsigmask": ()}
+        if ways.keeps_signals:
+            self._signals = {"setsigdef": _OWN}
         self._behind_prlimit = argv[0] if _limited(rlimits) else None
 
     def start(self, connection: int, variables: Mapping[str, str]) -> int:
@@ -60,8 +80,7 @@ class Program:
             self._argv,
             environment,
             file_actions=actions,
-            setsigmask=(),
-            setsigdef=_DEFAULTED,
+            **self._signals,
         )
 
 

@@ -51,7 +51,7 @@ class Reception:
     """The listeners of one service.
 
     `arrived` is called with each connection that is to be decided and the variables of its PROXY header;
-    `refused` and `left` are a gate's.
+    `refused`, `left` and `lenient` are a gate's.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Reception:
         arrived: gate.Passed,
         refused: gate.Refused,
         left: gate.Left,
+        lenient: bool = False,
     ) -> None:
         self._loop = events
         self._name = name
@@ -73,7 +74,7 @@ class Reception:
                 client.fixed_end(listener),
                 None
                 if haproxy is None
-                else gate.Gate(events, haproxy, passed=arrived, refused=refused, left=left),
+                else gate.Gate(events, haproxy, passed=arrived, refused=refused, left=left, lenient=lenient),
             )
             for listener, haproxy in listeners
         ]

@@ -17,7 +17,7 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
 
     0 after a stop, 78 when the configuration cannot be used, 1 when the host refuses something else.
     """
-    _open_standard()
+    open_standard()
     try:
         supervisor.Supervisor(lambda: chosen(load.load(directory), only), arrived, environment()).run()
     except problems.ConfigError as error:
@@ -52,7 +52,7 @@ def chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
     return dataclasses.replace(loaded, config=loaded.config.model_copy(update={"services": services}))
 
 
-def _open_standard() -> None:
+def open_standard() -> None:
     """Make sure that descriptors 0, 1 and 2 are open, so that no socket gets their numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

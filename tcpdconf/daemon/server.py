@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from tcpdconf.config import model, tables
 from tcpdconf.daemon import client, ledger, log, lookups, loop, program, reception, throttle
-from tcpdconf.policy import connection, decision, environ, limits
+from tcpdconf.policy import connection, decision, dialect, environ, limits
 
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REST: Final = 0.1  # seconds before another try when there is no process to be had
@@ -37,6 +37,7 @@ class Serving(NamedTuple):
     runner: program.Program
     lookups: lookups.Lookups | None
     messages: Mapping[str, bytes]
+    ways: dialect.Dialect = dialect.TOML
 
 
 class Books(Protocol):
@@ -124,6 +125,7 @@ class Server:
             arrived=functools.partial(self._arrive, serving),
             refused=functools.partial(self._refuse, serving),
             left=self._leave,
+            lenient=serving.ways.lenient_proxy,
         )
         if self._receptions:
             self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
@@ -238,7 +240,8 @@ class Server:
         self._taken()
         admitted = _Admitted(serving, peer, link, {}, loop.now() + _PATIENCE)
         with self._guarded(admitted):
-            variables = environ.of(link, said, verdict.variables, serving.service.address_format)
+            form, ways = serving.service.address_format, serving.ways
+            variables = environ.of(link, said, verdict.variables, form, ways)
             admitted = admitted._replace(variables=variables)
             if serving.lookups is None:
                 self._screen(admitted)
@@ -296,6 +299,8 @@ class Server:
         if text != self._broken:
             self._broken = text
             log.error(text, service=self._name, errno=getattr(error, "errno", None))
+        if admitted.serving.ways.tells_exec_error and admitted.serving.service.stderr == "socket":
+            client.tell(admitted.socket, f"{admitted.serving.service.program[0]}: {reason}\n".encode())
         self._give_up(admitted, connection.Refused("spawn", (("error", reason),)))
 
     def _give_up(self, admitted: _Admitted, refused: connection.Refused) -> None:
@@ -313,13 +318,13 @@ class Server:
         reason = refused.reason
         self._books.count(reason)
         message = serving.messages.get(reason)
-        if message is not None:
+        if message is not None and (serving.ways.tells_local_denial or not refused.local):
             client.tell(peer, message)
         peer.close()
         held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
             fields = {**_ends(link), **dict(refused.detail)} | ({"unlogged": held_back} if held_back else {})
-            log.info("refuse", service=self._name, reason=reason.replace("_", "-"), **fields)
+            log.write("notice", "refuse", service=self._name, reason=reason.replace("_", "-"), **fields)
 
     def _taken(self) -> None:
         """Look at the level after a slot was taken."""

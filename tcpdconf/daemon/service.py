@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tcpdconf.config import host, model
-from tcpdconf.daemon import assignment, child, handover, ledger, logger, loop, relay, remote
+from tcpdconf.daemon import assignment, child, handover, ledger, log, logger, loop, relay, remote
+from tcpdconf.policy import dialect
 
 Sockets = Sequence[tuple[int, socket.socket]]
 """Listening sockets, each with the place of its listener in the configuration."""
@@ -21,6 +22,7 @@ class Surroundings(NamedTuple):
 
     loop: loop.Loop
     environment: dict[str, str]
+    ways: dialect.Dialect = dialect.TOML
 
 
 class Process(NamedTuple):
@@ -230,7 +232,10 @@ class Service:
         order = logger.order(service, self._around.environment)
         if order is None or (self._own_logger is not None and self._own_logger.order == order):
             return Setup(config, process, sockets, None if order is None else self._own_logger)
-        return Setup(config, process, sockets, logger.Logger(self._around.loop, self.name, order))
+        made = logger.Logger(self._around.loop, self.name, order)
+        if self._around.ways.shares_logger:
+            log.redirect(made.write)
+        return Setup(config, process, sockets, made)
 
     def _open(self, setup: Setup) -> handover.Handover:
         service = setup.config.services[self.name]
@@ -252,7 +257,9 @@ class Service:
         self, worker: remote.Worker, setup: Setup, given: handover.Handover, kind: str = "prepare"
     ) -> None:
         self._number += 1
-        task = assignment.Assignment(self.name, setup.config, self._around.environment, tuple(given.roles))
+        task = assignment.Assignment(
+            self.name, setup.config, self._around.environment, tuple(given.roles), self._around.ways
+        )
         memory = assignment.write(task)
         worker.tell(kind, [memory, *given.fds], number=self._number)
         os.close(memory)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tcpdconf.config import load, model, problems
 from tcpdconf.daemon import assignment, listeners, log, loop, notify, reloading, service, signals
+from tcpdconf.policy import dialect
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _GRACE: Final = 5.0  # seconds that a worker has to end after its programs had their time
@@ -32,12 +33,21 @@ class StartError(Exception):
 class Supervisor:
     """Runs the enabled services of a configuration until a signal says stop."""
 
-    def __init__(self, load_: Load, arrived: signals.Signals, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        load_: Load,
+        arrived: signals.Signals,
+        environment: dict[str, str],
+        *,
+        ways: dialect.Dialect = dialect.TOML,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
         self._load = load_
+        self._tell_started = started
         self._arrived = arrived
         self._loop = loop.Loop()
         self._notifier = notify.Notifier()
-        self._around = service.Surroundings(self._loop, environment)
+        self._around = service.Surroundings(self._loop, environment, ways)
         self._state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
         self._activated = listeners.Activated(environment)
         self._all: list[service.Service] = []  # with those that are coming, or drain
@@ -137,6 +147,7 @@ class Supervisor:
         log.set_level(self._state.loaded.config.daemon.log_level)
         log.info("running", services=len(self._state.services), pid=os.getpid())
         self._notifier.ready(self._status())
+        self._tell_started()
         seconds = notify.watchdog_seconds()
         if seconds is not None:
             self._watch(seconds / 3)

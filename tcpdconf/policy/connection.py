@@ -57,3 +57,4 @@ class Refused(NamedTuple):
 
     reason: Reason
     detail: tuple[tuple[str, object], ...] = ()  # what a log line adds: the limit, its value, the rule
+    local: bool = False  # by a rule for a local end, not for the client

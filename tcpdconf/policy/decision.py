@@ -66,9 +66,9 @@ def admit(
     """
     variables: tuple[tuple[str, str], ...] = ()
     max_per_ip = None
-    for _, source, rule in consult(sources, link):
+    for stage, source, rule in consult(sources, link):
         if rule.action == "deny":
-            return connection.Refused("access", (("source", source.name),))
+            return connection.Refused("access", (("source", source.name),), stage != "peer")
         variables += rule.environment
         max_per_ip = rule.max_per_ip or max_per_ip
     return slots.take(link.peer, max_per_ip, now) or Admitted(variables)

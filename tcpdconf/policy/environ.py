@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from tcpdconf.config import model
-from tcpdconf.policy import connection
+from tcpdconf.policy import connection, dialect
 
 CONNECTION: Final = frozenset(
     f"TCP{end}{what}" for end in ("REMOTE", "LOCAL") for what in ("IP", "PORT", "HOST", "INFO")
@@ -56,13 +56,18 @@ def decoded(data: bytes) -> str:
 
 
 def base(
-    service: model.ServiceSettings, daemon: Mapping[str, str], files: Mapping[str, str]
+    service: model.ServiceSettings,
+    daemon: Mapping[str, str],
+    files: Mapping[str, str],
+    ways: dialect.Dialect = dialect.TOML,
 ) -> dict[str, str]:
     """What every program of a service gets.
 
     `daemon` is the environment that the daemon was started with; `files` are the variables of the service's
     environment files.
     """
+    if ways.whole_environment:
+        return {**daemon, **files, **service.environment}
     wanted = service.inherit_environment
     names: Iterable[str] = () if wanted is False else daemon.keys() if wanted is True else wanted
     found = {n: daemon[n] for n in names if n in daemon and n not in DAEMON and n not in CONNECTION}
@@ -74,13 +79,15 @@ def of(
     said: Mapping[str, str],
     rules: Iterable[tuple[str, str]],
     address_format: Literal["mapped", "plain"],
+    ways: dialect.Dialect = dialect.TOML,
 ) -> dict[str, str]:
     """What a program gets on top of `base`; `said` is what a PROXY header says besides addresses."""
     peer, local = link.peer, link.local
     plain = address_format == "plain"
     found = dict(rules)
     found.update(said)
-    found["PROTO"] = "TCP6" if plain and peer.version == 6 else "TCP"
+    if ways.sets_proto:
+        found["PROTO"] = "TCP6" if plain and peer.version == 6 else "TCP"
     found["TCPREMOTEIP"] = peer.text if plain or peer.version == 6 else "::ffff:" + peer.text
     found["TCPREMOTEPORT"] = str(peer.port)
     found["TCPLOCALIP"] = local.text if plain or local.version == 6 else "::ffff:" + local.text

@@ -1,0 +1,80 @@
+"""The drop-in `couriertcpd`: couriertcpd's own command line, one running service.
+
+-stop and -restart import nothing slow, and neither does the process that waits for a daemon to start. Its
+exit status is couriertcpd's: 0, or 1 for whatever goes wrong.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from tcpdconf.config import argvoptions
+from tcpdconf.daemon import background, pidfile, signals
+
+NAME: Final = "couriertcpd"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; its exit status."""
+    words = [_decoded(word) for word in (sys.argv[1:] if argv is None else argv)]
+    try:
+        given = argvoptions.read(words)
+        if given.action == "run":
+            return _run(words, given.values.get("pid"))
+        return _signal(given.action, given.values["pid"])
+    except (argvoptions.CommandLineError, OSError) as error:
+        return _complain(2, str(error))
+
+
+def _signal(action: argvoptions.Action, path: str) -> int:
+    """-stop or -restart. With a folder that is missing there is nothing to signal either: 0, as elsewhere."""
+    try:
+        if action == "stop":
+            pidfile.PidFile(path).stop()
+        else:
+            pidfile.PidFile(path).send(signal.SIGHUP)
+    except OSError as error:
+        _complain(2, f"{error.filename or path}: {error.strerror}")
+    return 0
+
+
+def _run(words: list[str], pid_file: str | None) -> int:
+    if pid_file is None:
+        return _serve(words, None, lambda _status: None)
+    return background.start(lambda report: _serve(words, pidfile.PidFile(pid_file), report))
+
+
+def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: background.Report) -> int:
+    """Serve until a signal says stop. Standard error is the terminal's until it is known where it goes."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    arrived = signals.Signals(signals.SUPERVISOR)  # before anything slow is imported
+    terminal = os.dup(2)
+    if pid_file is not None and not pid_file.take():
+        return 0  # one is running already, which is what was wanted
+
+    from tcpdconf.daemon import dropin  # noqa: PLC0415 (slow)
+
+    def started() -> None:
+        if pid_file is not None:
+            pid_file.write()
+            os.close(terminal)
+        report(0)
+
+    try:
+        dropin.run(words, arrived, started, in_background=pid_file is not None)
+    except dropin.StartError as error:
+        return _complain(terminal, str(error))
+    return 0
+
+
+def _complain(fd: int, text: str) -> int:
+    for line in text.splitlines():
+        os.write(fd, line.encode("utf-8", "surrogateescape") + b"\n")
+    return 1
+
+
+def _decoded(word: str) -> str:
+    """A word in UTF-8, whatever the locale; bytes that are none come back as they were."""
+    return os.fsencode(word).decode("utf-8", "surrogateescape")
