@@ -112,8 +112,11 @@ def _records(data: bytes, end: int) -> query.Answer:
             return _found(chain.answer, chain.minimum_ttl)
     except Exception:  # noqa: BLE001 (dnspython's readers of records raise whatever foreign octets cause)
         return _MALFORMED
-    ttls = [_negative_ttl(data, end, answers, authorities), *(cname.ttl for cname in chain.cnames)]
-    return _nothing("nxdomain" if flags & 0xF else "answer", min(ttls))
+    negative = _negative_ttl(data, end, answers, authorities)
+    ttl = min([negative, *(cname.ttl for cname in chain.cnames)])
+    if flags & 0xF or not chain.cnames or negative != NO_SOA:
+        return _nothing("nxdomain" if flags & 0xF else "answer", ttl)
+    return query.Answer("answer", ttl=ttl, alias=chain.canonical_name.to_text(omit_final_dot=True).lower())
 
 
 def _found(records: Iterable[Any], ttl: int) -> query.Answer:

@@ -1,14 +1,16 @@
 """What the resolver is told: the table `dns` of the configuration, and resolv.conf(5) for what it leaves out.
 
 Pure: who reads /etc/resolv.conf passes its text. Of that file nameserver, timeout, attempts and rotate are
-used, as glibc reads them; not domain and search, since every name that is asked for is absolute.
+used, as glibc reads them, but in capitals as well; not domain and search, since every name that is asked for
+is absolute.
 """
 
 from typing import Final, NamedTuple
 
 from tcpdconf.config import dnstables, values
 
-LOCAL: Final = values.Server("127.0.0.1", 53)  # asked when no server is named (resolv.conf(5))
+# asked when no server is named: resolv.conf(5) says the first, couriertcpd asks the second
+LOCAL: Final = (values.Server("127.0.0.1", 53), values.Server("::1", 53))
 _SERVERS: Final = 3  # MAXNS: further ones are ignored
 _LONGEST: Final = 30  # seconds, RES_MAXRETRANS
 _MOST: Final = 5  # rounds, RES_MAXRETRY
@@ -17,7 +19,7 @@ _MOST: Final = 5  # rounds, RES_MAXRETRY
 class Settings(NamedTuple):
     """How to ask. `timeout` is in seconds, until the next server is asked; `attempts` are rounds over all."""
 
-    servers: tuple[values.Server, ...] = (LOCAL,)
+    servers: tuple[values.Server, ...] = LOCAL
     timeout: float = 5.0
     attempts: int = 2
     rotate: bool = False
@@ -48,12 +50,13 @@ def parse(text: str) -> Settings:
         keyword, *rest = line.split() or [""]
         if line[:1].isspace() or not rest:  # a keyword begins its line
             continue
+        keyword = keyword.lower()  # as couriertcpd has it
         if keyword == "nameserver":
             servers += _server(rest[0])
         elif keyword == "options":
             options |= {name: value for name, _, value in (option.partition(":") for option in rest)}
     return Settings(
-        servers=tuple(servers[:_SERVERS]) or (LOCAL,),
+        servers=tuple(servers[:_SERVERS]) or LOCAL,
         timeout=_number(options.get("timeout"), 5, _LONGEST),
         attempts=_number(options.get("attempts"), 2, _MOST),
         rotate="rotate" in options,

@@ -17,8 +17,13 @@ _FAILED: Final[frozenset[query.Status]] = frozenset(
 )
 _REVERSE: Final = {4: ".in-addr.arpa", 6: ".ip6.arpa"}
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_ALIASES: Final = 8  # followed one after the other
+_ASKABLE: Final = re.compile(r"[!-\[\]-~]+")  # not empty, and nothing that is written with a backslash
 _LONGEST: Final = 253  # characters of a name without its last dot (RFC 1035, 3.1)
 _ENCODED: Final = "xn--"  # RFC 5890, 2.3.2.1
+
+
+Answers = Mapping[query.Question, query.Answer]
 
 
 class Verdict(NamedTuple):
@@ -32,13 +37,13 @@ class Verdict(NamedTuple):
     open: query.Question | None = None
 
 
-def judge(end: connection.Endpoint, answers: Mapping[query.Question, query.Answer]) -> Verdict:
+def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
     """What the answers so far say of an address, or the next question.
 
     Every question depends on the answer before, so there is never more than one.
     """
-    question = query.Question(query.labels(end) + _REVERSE[end.version], "PTR")
-    answer = answers.get(question)
+    asked = query.Question(query.labels(end) + _REVERSE[end.version], "PTR")
+    question, answer = _followed(asked, answers)
     if answer is None:
         return Verdict(None, "not asked yet", question)
     if answer.status in _FAILED:
@@ -83,13 +88,13 @@ def _decoded(label: str) -> str | None:
     return text if harmless else None
 
 
-def _forward(end: connection.Endpoint, name: str, answers: Mapping[query.Question, query.Answer]) -> Verdict:
+def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
     """Whether a name leads back: its addresses of the same family, and of the other where those do not say.
 
     A failure of AAAA counts only where there is no A, as for couriertcpd.
     """
-    own, other = _questions(end, name)
-    answer = answers.get(own)
+    first, other = _questions(end, name)
+    own, answer = _followed(first, answers)
     if answer is None:
         return Verdict(None, "not asked yet", own)
     if end.text in answer.addresses:
@@ -98,13 +103,27 @@ def _forward(end: connection.Endpoint, name: str, answers: Mapping[query.Questio
         return Verdict(SOFT, f"A: {answer.status}")
     if answer.status == "nxdomain" or (end.version == 4 and answer.addresses):
         return Verdict(None, "the name does not lead back")
-    second = answers.get(other)
+    other, second = _followed(other, answers)
     if second is None:
         return Verdict(None, "not asked yet", other)
     failed = second.status in _FAILED
     if end.version == 6 and answer.status in _FAILED and not second.addresses:
         failed = True
     return Verdict(SOFT, "A or AAAA failed") if failed else Verdict(None, "the name does not lead back")
+
+
+def _followed(question: query.Question, answers: Answers) -> tuple[query.Question, query.Answer | None]:
+    """A question with its answer, or that about the name which it is an alias of (RFC 2317 makes them).
+
+    Most servers follow aliases themselves.
+    """
+    answer = answers.get(question)
+    for _ in range(_ALIASES):
+        if answer is None or not _ASKABLE.fullmatch(answer.alias):
+            break
+        question = query.Question(answer.alias, question.type)
+        answer = answers.get(question)
+    return question, answer
 
 
 def _questions(end: connection.Endpoint, name: str) -> tuple[query.Question, query.Question]:

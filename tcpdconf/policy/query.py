@@ -29,6 +29,7 @@ class Answer(NamedTuple):
     names: tuple[str, ...] = ()  # of PTR records, as received, without the last dot
     texts: tuple[tuple[bytes, ...], ...] = ()  # of TXT records: the strings of each, as received
     ttl: float = 0.0
+    alias: str = ""  # the name that this one is another name for, where its records were not given with it
 
 
 SUSPENDED: Final = Answer("suspended")

@@ -7,23 +7,23 @@ from hypothesis import strategies as st
 from tcpdconf.config import dnstables, values
 from tcpdconf.daemon import resolvconf
 
-LOCAL = (values.Server("127.0.0.1", 53),)
+LOCAL = ["127.0.0.1", "::1"]
 
 
 @pytest.mark.parametrize(
     ("text", "servers"),
     [
-        ("", ["127.0.0.1"]),
+        ("", LOCAL),
         ("nameserver 192.0.2.1\nnameserver 2001:DB8::1\n", ["192.0.2.1", "2001:db8::1"]),
         ("nameserver\t192.0.2.1 # mine\nnameserver 192.0.2.2;2\r\n", ["192.0.2.1", "192.0.2.2"]),
         ("nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\nnameserver 192.0.2.4",
          ["192.0.2.1", "192.0.2.2", "192.0.2.3"]),
         ("nameserver fe80::1%eth0", ["fe80::1%eth0"]),
         ("nameserver\nnameserver ns.example\nnameserver 192.0.2\nnameserver 192.0.2.1:53\nnameserver [::1]",
-         ["127.0.0.1"]),
-        ("#nameserver 192.0.2.1\n;nameserver 192.0.2.2\n nameserver 192.0.2.3", ["127.0.0.1"]),
-        ("nameservers 192.0.2.4\nNAMESERVER 192.0.2.5", ["127.0.0.1"]),
-        ("search example.org\ndomain example.org\nsortlist 192.0.2.0\nlookup file bind", ["127.0.0.1"]),
+         LOCAL),
+        ("#nameserver 192.0.2.1\n;nameserver 192.0.2.2\n nameserver 192.0.2.3", LOCAL),
+        ("nameservers 192.0.2.4\nNAMESERVER 192.0.2.5", ["192.0.2.5"]),
+        ("search example.org\ndomain example.org\nsortlist 192.0.2.0\nlookup file bind", LOCAL),
     ],
 )  # fmt: skip
 def test_name_servers(text: str, servers: list[str]) -> None:

@@ -72,7 +72,7 @@ def test_questions_are_those_that_dnspython_reads(labels: list[str], kind: query
             query.Answer("nxdomain", ttl=20),
         ),
         (response(ALIAS, authority=(f"example. {SOA} 900",)), query.Answer("answer", ttl=300)),
-        (response(ALIAS, "y.example. A 127.0.0.2"), NOTHING),
+        (response(ALIAS, "y.example. A 127.0.0.2"), NOTHING._replace(alias="x.example")),
         (response("other.example. A 127.0.0.2"), NOTHING),
         (response(f"{NAME} AAAA ::1"), NOTHING),
         (response("2.0.0.127.LIST.example. A 127.0.0.2"), query.Answer("answer", ("127.0.0.2",), ttl=300)),

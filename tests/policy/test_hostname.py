@@ -154,3 +154,23 @@ def test_whatever_is_answered_it_ends_with_a_verdict(peer: str, data: st.DataObj
 
     assert verdict.value in {None, "n.test", "softdnserr"}
     assert len(asked) <= 3
+
+
+def test_an_alias_that_the_server_has_not_followed_is_asked_about() -> None:
+    own, delegated = query.Question(PTR, "PTR"), query.Question("5.0-7.0.0.127.in-addr.arpa", "PTR")
+    name = query.Question("client.test", "A")
+    answers = {own: query.Answer("answer", alias=delegated.name)}
+
+    assert hostname.judge(links.end("127.0.0.5"), answers).open == delegated
+    answers[delegated] = query.Answer("answer", names=("client.test",))
+    assert hostname.judge(links.end("127.0.0.5"), answers).open == name
+    answers[name] = query.Answer("answer", alias="host.test")
+    answers[query.Question("host.test", "A")] = query.Answer("answer", ("127.0.0.5",))
+    assert hostname.judge(links.end("127.0.0.5"), answers).value == "client.test"
+
+
+def test_aliases_of_each_other_end() -> None:
+    own, other = query.Question(PTR, "PTR"), query.Question("x.test", "PTR")
+    answers = {own: query.Answer("answer", alias="x.test"), other: query.Answer("answer", alias=PTR)}
+
+    assert hostname.judge(links.end("127.0.0.5"), answers).value is None
