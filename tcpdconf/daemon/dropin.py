@@ -9,6 +9,7 @@ from tcpdconf.daemon import background, files, log, running, signals, supervisor
 from tcpdconf.policy import access, dialect
 
 _NAME: Final = "couriertcpd"
+_DEADLINE: Final = 8.0  # seconds that names and lists may take
 
 
 class StartError(Exception):
@@ -30,6 +31,7 @@ def run(
         assert line.service is not None  # noqa: S101 (only -stop and -restart have none)
         _redirect(line.log, in_background=in_background)
         loaded = load.Loaded(_NAME, _config(line.service, environment), ())
+        log.set_level(loaded.config.daemon.log_level)
         supervisor.Supervisor(
             lambda: loaded, arrived, environment, ways=dialect.COURIERTCPD, started=started
         ).run()
@@ -53,7 +55,8 @@ def _redirect(own: "tables.StderrFile | tables.StderrLogger | None", *, in_backg
 
 def _config(service: model.Service, environment: dict[str, str]) -> model.Config:
     """The configuration around a service; a MAXCPERIP in the environment limits every address."""
-    changes: dict[str, object] = {}
+    # a client gives up after about that long, and a lost packet has been made up for
+    changes: dict[str, object] = {"dns": service.dns.model_copy(update={"deadline": _DEADLINE})}
     most = access.per_ip_override(environment.items())
     if most is not None:
         changes["limits"] = service.limits.model_copy(update={"max_per_ip": most})

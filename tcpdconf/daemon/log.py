@@ -57,7 +57,7 @@ _stream = _Stream()
 
 def redirect(fd: int) -> None:
     """Make another file standard error, here and in all processes forked from now on."""
-    global _stream  # noqa: PLW0603 (there is one standard error)
+    global _stream
     os.dup2(fd, _STDERR)
     threshold, _stream = _stream.threshold, _Stream()
     _stream.threshold = threshold

@@ -1,5 +1,6 @@
 """What `tcpdconf run` does: load, serve, and say what went wrong."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Collection
@@ -18,6 +19,7 @@ def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
     0 after a stop, 78 when the configuration cannot be used, 1 when the host refuses something else.
     """
     open_standard()
+    _keep_to_itself()
     try:
         supervisor.Supervisor(lambda: chosen(load.load(directory), only), arrived, environment()).run()
     except problems.ConfigError as error:
@@ -57,6 +59,13 @@ def open_standard() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
+
+
+def _keep_to_itself() -> None:
+    """Let no descriptor that this process was started with reach a program."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            os.set_inheritable(int(name), int(name) <= 2)
 
 
 def environment() -> dict[str, str]:
