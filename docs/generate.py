@@ -5,7 +5,7 @@
 
 `commands.md` is the `--help` of every command, `configuration.md` the JSON Schema as tables: one for each
 TOML table, with type, default and an example of every key. `couriertcpd-options.md` is the table of options
-by which couriertcpd's command lines are read.
+by which couriertcpd's command lines are read, `problems.md` that of the codes of problems.
 """
 
 import json
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import argvoptions, model, schema
+from tcpdconf.config import argvoptions, codes, model, schema
 
 REFERENCE: Final = pathlib.Path(__file__).parent / "reference"
 _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
@@ -41,6 +41,13 @@ atoi reads them: ` +12abc` is 12, and what is no number is 0. `-NAME=` is the sa
 | the environment | `inherit_environment` | `true`: programs inherit it |
 | the working directory | `directory` | |
 """
+_PROBLEMS: Final = """\
+What `tcpdconf check`, `run`, `reload`, `show` and `explain` find wrong, by its code. `check --format json`,
+and the `problems` of [status and reload](control.md), name the code of each; `--format github` has it as
+the title. Codes stay what they are; messages may be said better in a later version. A problem says in which
+file, line and column it is, which key it is about, what is wrong and, as a hint, what to do. Warnings have
+`warning:` before the key and let everything go on.
+"""
 # what argparse looks at before it wraps and colours
 _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
 
@@ -58,6 +65,7 @@ def pages() -> dict[str, str]:
         "commands.md": commands(),
         "configuration.md": configuration(),
         "couriertcpd-options.md": options(),
+        "problems.md": problems(),
     }
 
 
@@ -115,6 +123,15 @@ def configuration() -> str:
             required = {name for name, field in model.Service.model_fields.items() if field.is_required()}
         parts += [f"## {table.header}\n", definition["description"] + "\n"]
         parts.append("\n".join(_keys(definition, required)))
+    return "\n".join(parts)
+
+
+def problems() -> str:
+    """The page on problems."""
+    parts = [f"{_MADE}# Problems\n", _PROBLEMS]
+    for code, entry in codes.CODES.items():
+        parts += [f"## `{code}`\n", f"{entry.cause}\n", f"Cure: {entry.cure}\n"]
+        parts.append(f"```text\n{entry.example}\n```\n")
     return "\n".join(parts)
 
 

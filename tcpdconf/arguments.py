@@ -97,6 +97,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--no-dns", action="store_true", help="ask no name server")
     command.add_argument("--format", choices=("text", "json"), default="text", help="how it is told")
+    _runtime_directory(command)
 
 
 def _status(command: argparse.ArgumentParser) -> None:

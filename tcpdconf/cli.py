@@ -114,7 +114,8 @@ def explain(given: argparse.Namespace) -> int:
 
     try:
         loaded = running.chosen(load.load(given.conf), [given.service])
-        found = explain.explain(loaded, _request(given), running.environment())
+        live = explain.clients(given.runtime_dir, given.conf)
+        found = explain.explain(loaded, _request(given), running.environment(), live)
     except problems.ConfigError as error:
         sys.stderr.write(problems.render(error.problems))
         return EX_CONFIG

@@ -11,11 +11,14 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tcpdconf import explanation, rehearsal
 from tcpdconf.config import host, load, problems
-from tcpdconf.daemon import assignment, child, handover, log, material, privileges
+from tcpdconf.daemon import assignment, child, controlclient, handover, log, material, privileges, runtimedir
+
+if TYPE_CHECKING:
+    from tcpdconf.policy import connection
 
 _SECONDS: Final = 60.0  # for everything
 _LARGEST: Final = 1 << 24  # bytes that an explanation may have
@@ -56,6 +59,22 @@ def explain(
     if "failures" in said:
         raise _problems(loaded, request, assignment.failures(said))
     return said
+
+
+def clients(runtime_directory: str | None, conf: str) -> rehearsal.Live | None:
+    """Whom the running daemon serves at present; None where none runs this configuration and can be asked."""
+    try:
+        with controlclient.Connection(runtimedir.find(runtime_directory)) as daemon:
+            theirs = daemon.ask({"command": "status"})["config"]["dir"]
+            if os.path.realpath(theirs) != os.path.realpath(conf):
+                return None
+            answer = daemon.ask({"command": "connections"})
+    except controlclient.ControlError:
+        return None
+    found: dict[str, list[connection.Endpoint]] = {}
+    for each in answer["connections"]:
+        found.setdefault(each["service"], []).append(rehearsal.end(each["peer"], 0))
+    return found
 
 
 def _problems(

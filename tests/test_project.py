@@ -87,7 +87,7 @@ def test_the_schema_is_current() -> None:
     assert (TOP / "schemas/tcpdconf.schema.json").read_text() == render.as_json(schema.schema())
 
 
-@pytest.mark.parametrize("page", ["commands.md", "configuration.md", "couriertcpd-options.md"])
+@pytest.mark.parametrize("page", ["commands.md", "configuration.md", "couriertcpd-options.md", "problems.md"])
 def test_the_reference_is_what_the_program_says(page: str) -> None:
     """`python docs/generate.py` writes these pages."""
     pages = runpy.run_path(str(TOP / "docs/generate.py"))["pages"]()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from tcpdconf.config import answerfilter, values
+from tcpdconf.config import answerfilter, codes, values
 
 # The shape of a union's member, as pydantic puts it into an error's location; never a key.
 TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>"})
@@ -21,7 +21,7 @@ _RATE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 LogLevel = Literal["debug", "info", "notice", "warning"]
 
 
-def wrong(text: str, at: tuple[str | int, ...] = (), code: str = "wrong-value") -> PydanticCustomError:
+def wrong(text: str, at: tuple[str | int, ...] = (), code: codes.Code = "wrong-value") -> PydanticCustomError:
     """What a validator raises: the whole message, the key below the value that it is about, its code."""
     return PydanticCustomError(code, "{text}", {"text": text, "at": at})
 

@@ -10,9 +10,9 @@ import socket
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tcpdconf.config import collisions, envfile, model, positions, problems, tables
+from tcpdconf.config import codes, collisions, envfile, model, positions, problems, tables
 
 if TYPE_CHECKING:
     from tcpdconf.config import load
@@ -27,6 +27,13 @@ _MAIL_PORTS: Final = {
 _HASTY: Final = 3  # seconds; a lost first packet of a PROXY header is sent again after one
 
 
+_UNKNOWN: Final[dict[str, codes.Code]] = {
+    "user": "unknown-user",
+    "group": "unknown-group",
+    "port": "unknown-port",
+}
+
+
 class Identity(NamedTuple):
     """Who a service runs as; None leaves what the daemon is. `groups` are the supplementary groups."""
 
@@ -39,9 +46,10 @@ class Identity(NamedTuple):
 class UnknownNameError(LookupError):
     """The host does not know a name; `key` of the service has it, `hint` says what was meant."""
 
-    def __init__(self, text: str, key: str, hint: str | None = None) -> None:
+    def __init__(self, text: str, key: Literal["user", "group", "port"], hint: str | None = None) -> None:
         super().__init__(text)
         self.key = key
+        self.code = _UNKNOWN[key]
         self.hint = hint
 
 
@@ -137,7 +145,7 @@ def _identity(
     loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
 ) -> Iterator[problems.Problem]:
     for error in _unknown_names(service):
-        yield loaded.problem((*key, error.key), str(error), f"unknown-{error.key}", hint=error.hint)
+        yield loaded.problem((*key, error.key), str(error), error.code, hint=error.hint)
     if service.user is None and os.geteuid() == 0:
         yield loaded.problem(key, "runs as root", "runs-as-root", "warning", hint='set user = "..."')
 
@@ -215,7 +223,7 @@ def _listeners(
         try:
             port_number(listener.port)
         except UnknownNameError as error:
-            yield loaded.problem((*where, "port"), str(error), "unknown-port", hint=error.hint)
+            yield loaded.problem((*where, "port"), str(error), error.code, hint=error.hint)
         if listener.haproxy is not None:
             yield from _haproxy(loaded, (*where, "haproxy"), listener.haproxy)
     exposed = any(not collisions.is_loopback(listener.address) for listener in service.listeners)
@@ -251,7 +259,9 @@ def _bound(services: Services) -> Iterator[collisions.Bound]:
 
 
 def _collision(loaded: "load.Loaded", bound: collisions.Bound, other: collisions.Bound) -> problems.Problem:
-    first = loaded.problem(("services", other.service, "listeners", other.listener, "port"), "", "")
+    first = loaded.problem(
+        ("services", other.service, "listeners", other.listener, "port"), "", "duplicate-listener"
+    )
     text = (
         f"{bound} is taken by services.{other.service}, which listens on {other} "
         f"at {first.file}:{first.line}:{first.column}"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pydantic
 
-from tcpdconf.config import fields, host, merge, model, positions, problems, sources
+from tcpdconf.config import codes, fields, host, merge, model, positions, problems, sources
 
 Services = dict[str, model.ServiceSettings]
 
@@ -37,7 +37,7 @@ class Loaded:
         self,
         key: positions.Key,
         text: str,
-        code: str,
+        code: codes.Code,
         severity: problems.Severity = "error",
         *,
         hint: str | None = None,
@@ -137,17 +137,19 @@ def _as_written(file: sources.Source) -> Iterator[problems.Problem]:
 
 def _twice(files: list[sources.Source]) -> Iterator[problems.Problem]:
     """What two files define, though only one may: services, chains, keys of [dns] and [daemon]."""
-    codes = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
+    twice: dict[str, codes.Code] = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
     first: dict[positions.Key, sources.Source] = {}
     for file in files:
         for table in ("services", "dns_chains", "dns", "daemon"):
             for name in merge.table(file.data, table):
                 known = first.setdefault((table, name), file)
                 if known is not file:
-                    yield _second((table, name), file, known, codes.get(table, "duplicate-key"))
+                    yield _second((table, name), file, known, twice.get(table, "duplicate-key"))
 
 
-def _second(key: positions.Key, file: sources.Source, known: sources.Source, code: str) -> problems.Problem:
+def _second(
+    key: positions.Key, file: sources.Source, known: sources.Source, code: codes.Code
+) -> problems.Problem:
     span, text = known.span(key, "key"), "is defined twice"
     if span is not None:
         text += f"; first at {known.path}:{span.line}:{span.column}"

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from tcpdconf.config import codes
+
 Severity = Literal["error", "warning"]
 Format = Literal["text", "json", "github"]
 
@@ -41,7 +43,7 @@ class Problem:
     column: int
     key: str
     text: str
-    code: str
+    code: codes.Code
     severity: Severity = "error"
     hint: str | None = None
     source: str = ""

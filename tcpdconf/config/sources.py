@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tcpdconf.config import positions, problems
+from tcpdconf.config import codes, positions, problems
 
 Spot = Literal["key", "value"]
 
@@ -43,7 +43,7 @@ class Source:
         span: problems.Span | None,
         key: str,
         text: str,
-        code: str,
+        code: codes.Code,
         *,
         severity: problems.Severity = "error",
         hint: str | None = None,
@@ -137,7 +137,7 @@ def _content(path: str, *, piped: bool) -> bytes:
     return Path(path).read_bytes()
 
 
-def _whole(path: str, text: str, code: str) -> problems.Problem:
+def _whole(path: str, text: str, code: codes.Code) -> problems.Problem:
     return problems.Problem(path, 0, 0, "", text, code)
 
 

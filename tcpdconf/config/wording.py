@@ -6,12 +6,12 @@ No text of pydantic's gets through; a test walks the models for every error that
 import difflib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import pydantic
 from pydantic_core import ErrorDetails
 
-from tcpdconf.config import fields, positions, shape, sources, values
+from tcpdconf.config import codes, fields, positions, shape, sources, values
 
 Context = dict[str, Any]
 
@@ -21,7 +21,7 @@ class Finding(NamedTuple):
 
     key: positions.Key
     text: str
-    code: str
+    code: codes.Code
     hint: str | None = None
     spot: sources.Spot = "value"
 
@@ -107,7 +107,7 @@ def _wrong(key: positions.Key, found: ErrorDetails) -> Finding:
         text, _, meant = context["text"].partition("; did you mean ")
         spot: sources.Spot = "key" if found["loc"][-1:] == ("[key]",) else "value"
         hint = f"did you mean {meant}" if meant else None
-        return Finding((*key, *context.get("at", ())), text, kind, hint, spot)
+        return Finding((*key, *context.get("at", ())), text, cast("codes.Code", kind), hint, spot)
     otherwise = next((_OTHERWISE[str(part)] for part in found["loc"][-1:] if part in _OTHERWISE), "")
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", context["expected"])
@@ -120,14 +120,14 @@ def _wrong(key: positions.Key, found: ErrorDetails) -> Finding:
     return Finding(key, "must not be empty" if kind in _EMPTY else "is not valid", "wrong-value")
 
 
-def _no_word(words: list[str], value: object, otherwise: str) -> tuple[str, str, str | None]:
+def _no_word(words: list[str], value: object, otherwise: str) -> tuple[str, codes.Code, str | None]:
     quoted = [f'"{word}"' for word in words]
     allowed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
     meant = near(value, words) if isinstance(value, str) else None
     hint = f'did you mean "{meant}"?' if meant else None
     if words == ["any"] and isinstance(value, str):  # one proxy, without its brackets
         hint = f"write [{values.shown(value)}]"
-    code = "wrong-value" if isinstance(value, str) else "wrong-type"
+    code: codes.Code = "wrong-value" if isinstance(value, str) else "wrong-type"
     return f"must be {allowed}{otherwise}, not {values.shown(value)}", code, hint
 
 

@@ -100,10 +100,10 @@ def test_problems_are_shown_to_github(conf: Path, capsys: pytest.CaptureFixture[
 
 
 def test_github_gets_nothing_that_it_would_misread() -> None:
-    problem = problems.Problem("a,b:c%.toml", 0, 0, "", "100 %\r\n::error::x", "code", "warning")
+    problem = problems.Problem("a,b:c%.toml", 0, 0, "", "100 %\r\n::error::x", "syntax", "warning")
 
     assert problems.render([problem], "github") == (
-        "::warning file=a%2Cb%3Ac%25.toml,title=code::100 %25%0D%0A::error::x\n"
+        "::warning file=a%2Cb%3Ac%25.toml,title=syntax::100 %25%0D%0A::error::x\n"
     )
 
 

@@ -295,7 +295,7 @@ def test_a_problem_is_placed_in_the_effective_configuration(tmp_path: Path) -> N
     loaded = load.load(tmp_path)
 
     def place(*key: str | int) -> tuple[str, int, int]:
-        problem = loaded.problem(key, "is wrong", "wrong")
+        problem = loaded.problem(key, "is wrong", "wrong-value")
         return Path(problem.file).name, problem.line, problem.column
 
     assert place("services", "a", "limits", "max_per_ip") == ("a.toml", 2, 14)
