@@ -1,40 +1,20 @@
 import pickle
 from collections.abc import Mapping
-from typing import Any
 
 import dnsanswers
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from policy import links
+from policy import chains, links
 
-from tcpdconf.config import dnstables, model
+from tcpdconf.config import dnstables
 from tcpdconf.policy import answermatch, dnschain, dnslist, query
 
-CLIENT = links.end("127.0.0.5")
-FRONT = "5.0.0.127."
+Table = chains.Table
+CLIENT, FRONT, A2, TWO, ONLY = chains.CLIENT, chains.FRONT, chains.A2, chains.TWO, chains.ONLY
+service, chain, weighed, block, allow = (
+    chains.service, chains.chain, chains.weighed, chains.block, chains.allow,
+)  # fmt: skip
 NIBBLES = "1" + ".0" * 31 + "."  # ::1
-A2 = {"A": ["127.0.0.2"]}
 BOTH = {"A": ["127.0.0.2"], "TXT": ["Listed, see http://bl.test/"]}
-TWO = {"A": ["127.0.0.2", "127.0.0.3"], "TXT": ["t1"]}
-ONLY = {"TXT": ["only text"]}
-Table = dict[str, Any]
-
-
-def service(*lists: Table | str, **keys: Any) -> model.ServiceSettings:  # noqa: ANN401 (as TOML gives them)
-    return model.ServiceSettings.model_validate({"dns_lists": list(lists), **keys})
-
-
-def chain(*lists: Table | str, **keys: Any) -> dnschain.Chain:  # noqa: ANN401 (as TOML gives them)
-    return dnschain.build(service(*lists, **keys), {}, {})
-
-
-def block(zone: str = "bl.test", **keys: Any) -> Table:  # noqa: ANN401 (as TOML gives them)
-    return {"zone": zone, **keys}
-
-
-def allow(zone: str = "bl.test", **keys: Any) -> Table:  # noqa: ANN401 (as TOML gives them)
-    return {"zone": zone, "action": "allow", **keys}
 
 
 def judged(
@@ -302,10 +282,6 @@ def test_a_question_of_two_lists_is_asked_once_and_may_take_the_longer_deadline(
     assert [entry.deadline for entry in asked.values()] == [30, 30]
 
 
-def weighed(*lists: Table, threshold: int = 3) -> dnschain.Chain:
-    return chain(*lists, dns={"threshold": {"BLOCK": threshold}})
-
-
 @pytest.mark.parametrize(
     ("listing_zones", "expected"),
     [
@@ -339,7 +315,11 @@ def test_an_allow_list_without_weight_decides_at_once() -> None:
 def test_only_the_variable_with_a_threshold_is_scored() -> None:
     made = weighed(block("a"), block("b", variable="OTHER"))
 
-    assert set(judged(made, {"a": A2, "b": A2}).variables) == {"OTHER", "OTHER_IP", "OTHER_ZONE"}
+    assert set(judged(made, {"a": A2, "b": A2}).variables) == {
+        "OTHER",
+        "OTHER_IP",
+        "OTHER_ZONE",
+    }
 
 
 def test_steps_say_what_happened_to_each_list() -> None:
@@ -357,141 +337,7 @@ def test_steps_say_what_happened_to_each_list() -> None:
     ]
 
 
-def test_judging_stops_when_nothing_that_is_missing_can_matter() -> None:
-    made = chain(allow("w"), block("a"), block("b"), block("c", variable="X"))
-    w, a, b, c = dnslist.questions(made, CLIENT, {})
-    no, yes = dnsanswers.NOBODY, dnsanswers.answer(A2, "A")
-
-    def still_open(found: dict[query.Question, query.Answer]) -> set[query.Question]:
-        return set(dnslist.judge(made, CLIENT, found, {}).open)
-
-    assert still_open({}) == {w, a, b, c}
-    assert still_open({a: yes}) == {w, c}
-    assert still_open({w: no, a: yes}) == {c}
-    assert still_open({w: yes, c: no}) == set()
-
-
-def test_a_score_is_sure_before_all_have_answered() -> None:
-    made = weighed(block("a", weight=2), block("b", weight=2), block("c"), allow("w", weight=-1))
-    a, b, c, w = dnslist.questions(made, CLIENT, {})
-    no, yes = dnsanswers.NOBODY, dnsanswers.answer(A2, "A")
-
-    assert dnslist.judge(made, CLIENT, {a: no, b: no}, {}).open == frozenset()
-    assert dnslist.judge(made, CLIENT, {a: yes, b: yes}, {}).open == frozenset()
-    assert dnslist.judge(made, CLIENT, {b: yes, c: yes, w: no}, {}).open == {a}
-    assert dnslist.judge(made, CLIENT, {b: yes, c: yes}, {}).open == {a, w}
-
-
 def test_a_chain_travels() -> None:
     made = weighed(block(match=["127.0.0.[2..11]"]), allow("w", probe={"listed": ["127.0.0.9"]}))
 
     assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 (made here)
-
-
-ZONES = ["z0", "z1", "z2", "z3"]
-LISTS = st.builds(
-    lambda zone, act, variable, match, txt, reading, message: {
-        "zone": zone,
-        "action": act,
-        "variable": variable,
-        "match": match,
-        "txt": txt,
-        "answers": reading,
-        **({"message": message} if act == "block" else {}),
-    },
-    st.sampled_from(ZONES),
-    st.sampled_from(["block", "block", "allow"]),
-    st.sampled_from(["BLOCK", "BLOCK", "X", "BLOCK_IP", "BLOCK_TXT"]),
-    st.sampled_from([[], [], ["127.0.0.[2..3]"]]),
-    st.booleans(),
-    st.sampled_from(["safe", "any"]),
-    st.sampled_from(["", "no @"]),
-)
-SCORED = st.builds(
-    lambda made, weight: (
-        made if weight is None else {**made, "weight": -weight if made["action"] == "allow" else weight}
-    ),
-    LISTS.map(lambda made: {**made, "variable": "BLOCK"}),
-    st.none() | st.integers(1, 3),
-)
-RECORDS: st.SearchStrategy[Any] = st.sampled_from(
-    [None, None, A2, TWO, ONLY, {"MX": []}, {"A": ["127.0.0.9"]}, {"A": ["127.255.255.254"], "TXT": ["e"]},
-     {"A": ["203.0.113.1"]}, "SERVFAIL", {"A": "REFUSED", "TXT": ["t"]}, {**A2, "TXT": "DROP"}]
-)  # fmt: skip
-WORLDS = st.fixed_dictionaries({FRONT + zone: RECORDS for zone in ZONES})
-CHAINS = st.one_of(
-    st.lists(LISTS, max_size=5).map(lambda lists: chain(*lists)),
-    st.tuples(st.lists(SCORED, max_size=6), st.integers(1, 4)).map(
-        lambda pair: weighed(*pair[0], threshold=pair[1])
-    ),
-)
-ENVIRONMENTS = st.sampled_from([{}, {}, {"BLOCK": ""}, {"X": "1"}, {"BLOCK_IP": "stale"}])
-
-
-def naive_addresses(made: Table, answer: query.Answer) -> list[str] | None:
-    """The addresses that count; None when not even a text does."""
-    if made["answers"] == "safe":
-        if any(not x.startswith("127.") or x.startswith("127.255.255.") for x in answer.addresses):
-            return None
-        if answer.status != "answer":
-            return None
-    addresses = [x for x in answer.addresses if not made["match"] or x in {"127.0.0.2", "127.0.0.3"}]
-    return addresses or (None if answer.addresses or made["match"] else [])
-
-
-def naive(lists: list[Table], world: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
-    """One list after the other, as the manual tells it, without a word about what may be missing."""
-    found: dict[str, str] = {}
-    allows = 0
-    for made in lists:
-        name = made["variable"]
-        a, txt = (dnsanswers.answer(world[FRONT + made["zone"]], kind) for kind in ("A", "TXT"))
-        addresses = naive_addresses(made, a)
-        text = txt.texts[0][0].decode() if made["txt"] and txt.texts else ""
-        if name in {**environment, **found} or addresses is None or not (addresses or text):
-            continue
-        own = made.get("message", "").replace("@", "::ffff:127.0.0.5", 1)
-        blocked = text or own or f"Blacklisted by {made['zone']}"
-        found[name] = blocked if made["action"] == "block" else ""
-        if addresses:
-            found[name + "_IP"] = addresses[-1 if made.get("message") else 0]
-        if text:
-            found[name + "_TXT"] = text
-        found[name + "_ZONE"] = made["zone"]
-        if addresses and made["action"] == "allow":
-            found[f"ALLOW_{allows}"] = name
-            allows += 1
-    return found
-
-
-@given(st.lists(LISTS, max_size=6), WORLDS, ENVIRONMENTS)
-def test_judging_is_asking_one_after_the_other(
-    lists: list[Table], world: Mapping[str, Any], environment: dict[str, str]
-) -> None:
-    made = chain(*lists)
-    found = dnsanswers.answers(world, dnslist.questions(made, CLIENT, environment))
-
-    assert naive(lists, world, environment) == dnslist.judge(made, CLIENT, found, environment).variables
-
-
-@settings(max_examples=500)
-@given(CHAINS, WORLDS, WORLDS, ENVIRONMENTS, st.sets(st.integers(0, 7)))
-def test_stopping_early_changes_nothing(
-    made: dnschain.Chain,
-    world: Mapping[str, Any],
-    other: Mapping[str, Any],
-    environment: dict[str, str],
-    silent: set[int],
-) -> None:
-    """With any answers missing: when no question is open, whatever they will be gives the same variables."""
-    asked = list(dnslist.questions(made, CLIENT, environment))
-    everything = dnsanswers.answers(world, asked)
-    arrived = {q: everything[q] for place, q in enumerate(asked) if place not in silent}
-    judgement = dnslist.judge(made, CLIENT, arrived, environment)
-
-    assert judgement.open <= everything.keys() - arrived.keys()
-    while judgement.open:
-        arrived |= {q: everything[q] for q in judgement.open}
-        judgement = dnslist.judge(made, CLIENT, arrived, environment)
-    completed = dnsanswers.answers(other, asked) | arrived
-    assert judgement.variables == dnslist.judge(made, CLIENT, completed, environment).variables
