@@ -23,10 +23,11 @@ class Client:
         random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = loop.now,
         min_ttl: float = 0,
+        renewed: Callable[[], resolvconf.Settings | None] = lambda: None,
     ) -> None:
         self.loop = loop.Loop()
         told = resolvconf.Settings(servers, timeout, attempts, rotate, min_ttl=min_ttl)
-        self.resolver = resolver.Resolver(self.loop, told, random=random, clock=clock)
+        self.resolver = resolver.Resolver(self.loop, told, random=random, clock=clock, renewed=renewed)
         self.clock = clock
 
     def ask(self, *questions: query.Question, patience: float = PATIENCE) -> list[query.Answer]:

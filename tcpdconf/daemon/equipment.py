@@ -81,7 +81,9 @@ class Equipment:
             return None
         if before is not None and before.lookups is not None and before.asked == self.asked:
             return before.lookups
-        questions = resolver.Resolver(events, self._material.name_servers())
+        questions = resolver.Resolver(
+            events, self._material.name_servers(), renewed=self._material.new_name_servers
+        )
         return lookups.Lookups(events, self.task.name, service, chain=chain, asked=questions)
 
     def listeners(self) -> list[reception.Listener]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tcpdconf.config import model, tables
-from tcpdconf.daemon import assignment, channel, environment, log, resolvconf
+from tcpdconf.daemon import assignment, channel, environment, log, resolvconf, resolvfile
 from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
 READ: Final = ("access", "environment", "zone")
@@ -31,6 +31,7 @@ class Material:
         self._task = task
         self._service: model.Service = task.service
         self._files = [(role, fd) for role, fd in given if role.kind in READ]
+        self._resolv_conf = resolvfile.File()
 
     def enter_directory(self) -> None:
         """Make the service's directory and umask those of this process; shell files may look at them."""
@@ -88,7 +89,11 @@ class Material:
 
     def name_servers(self) -> resolvconf.Settings:
         """Whom to ask, and how."""
-        return resolvconf.settings(self._task.config.dns, _resolv_conf())
+        return resolvconf.settings(self._task.config.dns, self._resolv_conf.read())
+
+    def new_name_servers(self) -> resolvconf.Settings | None:
+        """The same when resolv.conf has changed since; else None."""
+        return self.name_servers() if self._resolv_conf.changed else None
 
     def close(self) -> None:
         """Close the files."""
@@ -133,11 +138,3 @@ def _content(fd: int) -> bytes:
     with os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)
         return file.read()
-
-
-def _resolv_conf() -> str:
-    try:
-        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-            return file.read(65536)
-    except OSError:
-        return ""

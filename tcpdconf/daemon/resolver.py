@@ -12,6 +12,7 @@ from tcpdconf.daemon import dnscache, dnslookup, dnsserver, dnswire, loop, resol
 from tcpdconf.policy import query
 
 _STATUSES: Final = tuple(status for status in get_args(query.Status) if status != "suspended")
+_RENEW: Final = 5.0  # seconds between two looks for other settings
 _RANDOM: Final = 512  # octets of randomness fetched at a time
 _IMPOSSIBLE: Final = query.Answer("nxdomain")
 _TOO_LATE: Final = query.Answer("timeout")
@@ -19,6 +20,9 @@ _TOO_LATE: Final = query.Answer("timeout")
 
 class Resolver:
     """Asks the servers of its settings. `random` returns so many octets that nobody can guess.
+
+    `renewed` is called every few seconds while there are questions; it returns other settings to be used
+    from then on, but for those of the cache, or None.
 
     `counts` are totals: questions asked, answered from the cache, and joined to an equal one on its way; the
     lookups that ended, by status; and strays, messages that answered none of them.
@@ -31,12 +35,15 @@ class Resolver:
         *,
         random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = loop.now,
+        renewed: Callable[[], resolvconf.Settings | None] = lambda: None,
     ) -> None:
         self._loop = events
-        self._settings = settings
         self._clock = clock
-        tokens = _tokens(random)
-        self._servers = [dnsserver.Server(events, address, tokens.__next__) for address in settings.servers]
+        self._renewed = renewed
+        self._renew_at = clock() + _RENEW
+        self._tokens = _tokens(random)
+        self._known: dict[tuple[str, int], dnsserver.Server] = {}  # all that were ever asked
+        self._use(settings)
         self._cache = dnscache.Cache(settings.cache_entries, settings.min_ttl, settings.max_ttl)
         self._lookups: dict[bytes, dnslookup.Lookup] = {}
         self._counts = dict.fromkeys(("asked", "cached", "joined", *_STATUSES), 0)
@@ -44,7 +51,7 @@ class Resolver:
     @property
     def counts(self) -> dict[str, int]:
         """The totals so far."""
-        return {**self._counts, "strays": sum(server.strays for server in self._servers)}
+        return {**self._counts, "strays": sum(server.strays for server in self._known.values())}
 
     def ask(
         self, question: query.Question, done: dnslookup.Done, until: float, *, fresh: bool = False
@@ -79,7 +86,24 @@ class Resolver:
             lookup.close()
         self._lookups.clear()
 
+    def _use(self, settings: resolvconf.Settings) -> None:
+        """Ask these servers; what is known of a server that was asked before is kept."""
+        self._settings = settings
+        for address in settings.servers:
+            if address not in self._known:
+                self._known[address] = dnsserver.Server(self._loop, address, self._tokens.__next__)
+        self._servers = [self._known[address] for address in settings.servers]
+
+    def _renew(self) -> None:
+        now = self._clock()
+        if now >= self._renew_at:
+            self._renew_at = now + _RENEW
+            settings = self._renewed()
+            if settings is not None:
+                self._use(settings)
+
     def _look_up(self, section: bytes, done: dnslookup.Done, until: float) -> None:
+        self._renew()
         servers, beside = self._order()
         lookup = dnslookup.Lookup(
             section,

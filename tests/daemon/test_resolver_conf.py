@@ -1,11 +1,17 @@
 """What the resolver is told, by resolv.conf and by the configuration."""
 
+import itertools
+import pathlib
+
+import dnsservers
 import pytest
+import resolvers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpdconf.config import dnstables, values
-from tcpdconf.daemon import resolvconf
+from tcpdconf.daemon import loop, resolvconf, resolvfile
+from tcpdconf.policy import query
 
 LOCAL = ["127.0.0.1", "::1"]
 
@@ -72,3 +78,44 @@ def test_the_configuration_goes_before_resolv_conf() -> None:
         min_ttl=60,
     )
     assert resolvconf.settings(dnstables.Dns(), "") == resolvconf.Settings()
+
+
+def test_a_file_that_was_written_or_replaced_has_changed(tmp_path: pathlib.Path) -> None:
+    path, other = tmp_path / "resolv.conf", tmp_path / "other"
+    file = resolvfile.File(str(path))
+    assert (file.read(), file.changed) == ("", False)
+
+    path.write_text("nameserver 192.0.2.1\n")
+    assert [file.changed, file.read(), file.changed] == [True, "nameserver 192.0.2.1\n", False]
+    other.write_text("nameserver 192.0.2.2\n")
+    other.rename(path)
+    assert [file.changed, file.read(), file.changed] == [True, "nameserver 192.0.2.2\n", False]
+    path.unlink()
+    assert not file.changed
+
+
+def test_other_servers_are_asked_when_the_settings_change(
+    server: dnsservers.Server, second: dnsservers.Server
+) -> None:
+    shift, looks = 0.0, 0
+    changes: list[resolvconf.Settings] = []
+
+    def renewed() -> resolvconf.Settings | None:
+        nonlocal looks
+        looks += 1
+        return changes.pop() if changes else None
+
+    client = resolvers.Client(server.address, renewed=renewed, clock=lambda: loop.now() + shift)
+    names = (f"{number}.example" for number in itertools.count())
+
+    def ask() -> list[int]:
+        client.ask(query.Question(next(names), "A"))
+        return [len(server.asked), len(second.asked)]
+
+    changes.append(resolvconf.Settings((second.address,)))
+    assert [ask(), ask(), looks] == [[1, 0], [2, 0], 0]
+    shift = 5
+    assert [ask(), ask(), looks] == [[2, 1], [2, 2], 1]
+    shift = 10
+    changes.append(resolvconf.Settings((server.address,)))
+    assert [ask(), ask(), looks] == [[3, 2], [4, 2], 2]
