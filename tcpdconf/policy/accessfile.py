@@ -24,8 +24,18 @@ import pydantic
 import tree_sitter  # noqa: F401 (positions loads these when a problem needs them; a worker that has dropped its
 import tree_sitter_toml  # noqa: F401  rights may then be unable to read them, so they are loaded before)
 
-from tcpdconf.config import positions, problems, sources, syntax, tables, wording
-from tcpdconf.policy import access, cidr, courierfile, gdbm
+from tcpdconf.config import (
+    courierrecords,
+    gdbm,
+    positions,
+    prefixes,
+    problems,
+    sources,
+    syntax,
+    tables,
+    wording,
+)
+from tcpdconf.policy import access, cidr, courierfile
 
 Format = Literal["gdbm", "courier", "toml", "cidr"]
 
@@ -157,14 +167,14 @@ def _gdbm(path: str, data: bytes, records: courierfile.Records) -> None:
     except gdbm.GdbmError as error:
         raise AccessFileError(path, f"offset {error.offset:#x}", str(error)) from None
     for written, value in found:
-        key = courierfile.key(written)
+        key = courierrecords.key(written)
         if key is None:
-            records.table.dead.append(cidr.shown(written))
+            records.table.dead.append(prefixes.shown(written))
             continue
         try:
             records.add(key, value)
         except ValueError as error:
-            raise AccessFileError(path, "", f"record {cidr.shown(written)}: {error}") from None
+            raise AccessFileError(path, "", f"record {prefixes.shown(written)}: {error}") from None
 
 
 def _courier(path: str, data: bytes, records: courierfile.Records) -> None:

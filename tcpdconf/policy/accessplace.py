@@ -9,8 +9,8 @@ import tomllib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from tcpdconf.config import sources, tables, values
-from tcpdconf.policy import access, accessfile, cidr, connection, courierfile, gdbm
+from tcpdconf.config import courierrecords, gdbm, sources, tables, values
+from tcpdconf.policy import access, accessfile, cidr, connection, courierfile
 
 Item = TypeVar("Item")
 Prefix = tuple[int, int, int]
@@ -122,7 +122,7 @@ def _line(path: str, data: bytes, has: Callable[[Sequence[bytes]], bool]) -> Pla
 
 def _gdbm(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> Place | None:
     for written, value in gdbm.records(data):
-        key = courierfile.key(written)
+        key = courierrecords.key(written)
         if key is not None:
             records = courierfile.Records(local=source.local)
             records.add(key, value)

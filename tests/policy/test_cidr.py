@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy import links
 
+from tcpdconf.config import prefixes
 from tcpdconf.policy import access, cidr
 
 
 @pytest.mark.parametrize(
-    ("written", "prefixes"),
+    ("written", "expected"),
     [
         (b"192.168.0.0/22", [(4, 22, 0xC0A800 >> 2)]),
         (b"23.83.208.1/20", [(4, 20, 0x1753D0 >> 4)]),
@@ -31,8 +32,8 @@ from tcpdconf.policy import access, cidr
         (b"2001:db8::-2001:db8::5", [(6, 126, 0x20010DB8 << 94), (6, 127, 0x20010DB8 << 95 | 2)]),
     ],
 )
-def test_cidr_notation_and_ranges(written: bytes, prefixes: list[cidr.Prefix]) -> None:
-    assert prefixes == list(cidr.networks(written))
+def test_cidr_notation_and_ranges(written: bytes, expected: list[prefixes.Prefix]) -> None:
+    assert expected == list(prefixes.networks(written))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_cidr_notation_and_ranges(written: bytes, prefixes: list[cidr.Prefix]) -
 )  # fmt: skip
 def test_what_is_neither_network_nor_range(written: bytes) -> None:
     with pytest.raises(ValueError, match="is neither a network nor a range of addresses"):
-        cidr.networks(written)
+        prefixes.networks(written)
 
 
 numbers = st.one_of(
@@ -62,7 +63,7 @@ def test_a_range_holds_its_addresses_and_no_others(
     bits = first.max_prefixlen
     last = type(first)(data.draw(st.integers(int(first), min(int(first) + 2**70, 2**bits - 1))))
     position = int(first)
-    for version, length, prefix in cidr.networks(f"{first}-{last}".encode()):
+    for version, length, prefix in prefixes.networks(f"{first}-{last}".encode()):
         assert (first.version, position) == (version, prefix << bits - length)
         position += 1 << bits - length
 

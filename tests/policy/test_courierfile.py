@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy import links
 
+from tcpdconf.config import courierrecords, prefixes
 from tcpdconf.policy import access, cidr, courierfile
 
 Variables = dict[str, str]
@@ -110,8 +111,8 @@ def test_a_program_gets_the_bytes_of_the_file(text: bytes) -> None:
         (b":0000:0000:0000:0000:0000:ffff:7f00:0005", (6, 128, 0xFFFF7F000005)),
     ],
 )
-def test_keys(written: bytes, prefix: cidr.Prefix) -> None:
-    assert courierfile.key(written) == courierfile.Key((prefix,))
+def test_keys(written: bytes, prefix: prefixes.Prefix) -> None:
+    assert courierrecords.key(written) == courierrecords.Key((prefix,))
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,9 @@ def test_keys(written: bytes, prefix: cidr.Prefix) -> None:
     ],
 )
 def test_keys_of_all_and_of_local_ends(
-    written: bytes, prefixes: tuple[cidr.Prefix, ...], port: int | None
+    written: bytes, prefixes: tuple[prefixes.Prefix, ...], port: int | None
 ) -> None:
-    assert courierfile.key(written) == courierfile.Key(prefixes, port)
+    assert courierrecords.key(written) == courierrecords.Key(prefixes, port)
 
 
 DEAD = [
@@ -140,7 +141,7 @@ DEAD = [
 
 @pytest.mark.parametrize("written", DEAD)
 def test_keys_that_couriertcpd_never_looks_up(written: bytes) -> None:
-    assert courierfile.key(written) is None
+    assert courierrecords.key(written) is None
 
 
 def table(text: bytes, *, local: bool = False) -> access.AccessTable:

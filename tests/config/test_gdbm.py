@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy import gdbmfiles
 
-from tcpdconf.policy import gdbm
+from tcpdconf.config import gdbm
 
 RECORDS = {b"%d.%d" % (n % 250, n): b"allow,N=%d" % n for n in range(60)}
 SOME = {b"127.0.0.1": b"allow,RELAYCLIENT", b"*": b"deny", b"10": b"allow"}
