@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
 
     from tcpdconf.daemon import running  # noqa: PLC0415
 
-    return running.run(given.directory, given.only, arrived)
+    return running.run(given.directory, given.only, given.runtime_dir, arrived)
 
 
 def check(given: argparse.Namespace) -> int:

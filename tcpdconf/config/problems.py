@@ -78,10 +78,15 @@ class ConfigError(Exception):
 def render(problems: Iterable[Problem], form: Format = "text") -> str:
     """All problems in one form: text with source lines, a JSON array, or GitHub annotations."""
     if form == "json":
-        return json.dumps([_record(problem) for problem in problems], indent=2) + "\n"
+        return json.dumps(records(problems), indent=2) + "\n"
     if form == "github":
         return "".join(_annotation(problem) for problem in problems)
     return "\n".join(_excerpt(problem) for problem in problems)
+
+
+def records(problems: Iterable[Problem]) -> list[dict[str, object]]:
+    """Problems as JSON has them."""
+    return [_record(problem) for problem in problems]
 
 
 def _record(problem: Problem) -> dict[str, object]:

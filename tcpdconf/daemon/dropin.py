@@ -32,9 +32,8 @@ def run(
         _redirect(line.log, in_background=in_background)
         loaded = load.Loaded(_NAME, _config(line.service, environment), ())
         log.set_level(loaded.config.daemon.log_level)
-        supervisor.Supervisor(
-            lambda: loaded, arrived, environment, ways=dialect.COURIERTCPD, started=started
-        ).run()
+        order = supervisor.Order(lambda: loaded, environment, dialect.COURIERTCPD, started=started)
+        supervisor.Supervisor(order, arrived).run()
     except argv.CommandLineError as error:
         raise StartError(str(error)) from None
     except OSError as error:
@@ -62,5 +61,5 @@ def _config(service: model.Service, environment: dict[str, str]) -> model.Config
         changes["limits"] = service.limits.model_copy(update={"max_per_ip": most})
     if isinstance(service.stderr, tables.StderrFile):
         changes["stderr"] = "inherit"  # the daemon's own, which is that file
-    daemon = model.Daemon(log_level="notice", stop_timeout=0)
+    daemon = model.Daemon(log_level="notice", stop_timeout=0, watch=False)
     return model.Config(services={_NAME: service.model_copy(update=changes)}, daemon=daemon)

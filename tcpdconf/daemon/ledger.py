@@ -99,14 +99,46 @@ class Ledger:
         """The programs of an earlier worker that still run; to be called once, before `hold`."""
         for index in range(self._end):
             pid, port, version, started, address = _RECORD.unpack_from(self._map, self._at(index))
-            value = int.from_bytes(address)
-            if pid and version in access.BITS and value < 1 << access.BITS[version] and _runs(pid, started):
+            peer = _peer(version, address, port)
+            if pid and peer is not None and _runs(pid, started):
                 self._free.extend(range(self._next, index))
                 self._next = index + 1
-                yield Held(index, pid, connection.endpoint(version, value, port), started)
+                yield Held(index, pid, peer, started)
+            elif pid:
+                _RECORD.pack_into(self._map, self._at(index), 0, 0, 0, 0.0, b"")
 
     def _at(self, index: int) -> int:
         return _HEADER + index * _RECORD.size
+
+
+def _peer(version: int, address: bytes, port: int) -> connection.Endpoint | None:
+    """The end that a record names, if it is one."""
+    value = int.from_bytes(address)
+    if version not in access.BITS or value >= 1 << access.BITS[version]:
+        return None
+    return connection.endpoint(version, value, port)
+
+
+class Snapshot(NamedTuple):
+    """What a ledger says at one moment; of a worker that lies it says what that worker wants."""
+
+    counts: dict[str, int]
+    held: list[Held]
+
+
+def snapshot(fd: int) -> Snapshot:
+    """Read a ledger that another process writes."""
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    if len(data) < _HEADER:
+        return Snapshot(dict.fromkeys(COUNTERS, 0), [])
+    counts = {name: _COUNTER.unpack_from(data, at)[0] for name, at in _OFFSETS.items()}
+    held = []
+    for index in range((len(data) - _HEADER) // _RECORD.size):
+        pid, port, version, started, address = _RECORD.unpack_from(data, _HEADER + index * _RECORD.size)
+        peer = _peer(version, address, port) if pid else None
+        if peer is not None:
+            held.append(Held(index, pid, peer, started))
+    return Snapshot(counts, held)
 
 
 def _runs(pid: int, started: float) -> bool:

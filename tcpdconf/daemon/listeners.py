@@ -183,7 +183,7 @@ class Activated:
 
     def unclaimed(self) -> list[str]:
         """What the sockets are that no listener has claimed."""
-        return [_described(each) for each in self._sockets]
+        return [f"descriptor {each.fileno()} ({described(each)})" for each in self._sockets]
 
 
 def _received(environment: Mapping[str, str]) -> Iterator[socket.socket]:
@@ -203,8 +203,9 @@ def _is_for(found: socket.socket, address: str, port: int) -> bool:
     return its_port == port and (host == address or (address == "*" and wildcard))
 
 
-def _described(found: socket.socket) -> str:
+def described(found: socket.socket) -> str:
+    """What a socket listens on: `0.0.0.0:25`, `[::]:25`."""
     address = found.getsockname()
     if found.family in {socket.AF_INET, socket.AF_INET6}:
-        return f"descriptor {found.fileno()} ({name(address[0], address[1])})"
-    return f"descriptor {found.fileno()} ({address!r})"
+        return name(address[0], address[1])
+    return repr(address)

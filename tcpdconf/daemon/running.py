@@ -7,26 +7,34 @@ from collections.abc import Collection
 from typing import Final
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import log, signals, supervisor
+from tcpdconf.daemon import control, log, runtimedir, signals, supervisor
 from tcpdconf.policy import environ
 
 EX_CONFIG: Final = 78
 
 
-def run(directory: str, only: Collection[str], arrived: signals.Signals) -> int:
+def run(directory: str, only: Collection[str], runtime: str | None, arrived: signals.Signals) -> int:
     """Serve the services of a directory, or `only` some of them; returns the exit status.
 
+    `runtime` is the directory of the control socket, if another one than usual.
     0 after a stop, 78 when the configuration cannot be used, 1 when the host refuses something else.
     """
     open_standard()
     _keep_to_itself()
     try:
-        supervisor.Supervisor(lambda: chosen(load.load(directory), only), arrived, environment()).run()
+        found = runtimedir.find(runtime)
+        if found is None:
+            log.warning("no control socket: this user has no runtime directory")
+        order = supervisor.Order(lambda: chosen(load.load(directory), only), environment(), runtime=found)
+        supervisor.Supervisor(order, arrived).run()
     except problems.ConfigError as error:
         log.excerpt("error", problems.render(error.problems))
         return EX_CONFIG
     except supervisor.StartError as error:
         log.excerpt("error", problems.render(error.problems))
+        return 1
+    except control.RunningError as error:
+        log.error(str(error))
         return 1
     return 0
 

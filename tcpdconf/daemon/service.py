@@ -54,7 +54,8 @@ class CannotPrepareError(Exception):
 class Service:
     """One service. Sockets, ledger and the logger's pipe outlive every worker.
 
-    `heard` is called with what its worker says: prepared, failed, serving (`first`: or still), tried.
+    `heard` is called with what its worker says: prepared, failed, serving (`first`: or still), tried,
+    report.
     """
 
     def __init__(
@@ -292,6 +293,8 @@ class Service:
                 first = not self._serving
                 self._serving = self._serving or message["kind"] == "serving"
                 self._heard(self, {**message, "first": first})
+            case "report":
+                self._heard(self, message)
 
     def _hear_elder(self, message: dict[str, Any]) -> None:
         if message["kind"] == "retired":

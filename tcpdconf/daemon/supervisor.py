@@ -7,19 +7,31 @@ import ctypes
 import gc
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import load, model, problems
-from tcpdconf.daemon import assignment, listeners, log, loop, notify, reloading, service, signals
+from tcpdconf.config import load, problems
+from tcpdconf.daemon import (
+    assignment,
+    commands,
+    control,
+    listeners,
+    log,
+    loop,
+    notify,
+    reloading,
+    reloads,
+    service,
+    signals,
+    watching,
+)
 from tcpdconf.policy import dialect
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _GRACE: Final = 5.0  # seconds that a worker has to end after its programs had their time
 _HURRY: Final = 1.0
-
-Load = Callable[[], load.Loaded]
-"""Reads the configuration; raises ConfigError."""
+_OF_THE_HOST: Final = frozenset({"cannot-bind", "unclaimed-socket"})
 
 
 class StartError(Exception):
@@ -30,31 +42,41 @@ class StartError(Exception):
         self.problems = found
 
 
-class Supervisor:
-    """Runs the enabled services of a configuration until a signal says stop."""
+class Order(NamedTuple):
+    """What a daemon is to do: `read` loads the configuration, and raises ConfigError.
 
-    def __init__(
-        self,
-        load_: Load,
-        arrived: signals.Signals,
-        environment: dict[str, str],
-        *,
-        ways: dialect.Dialect = dialect.TOML,
-        started: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._load = load_
-        self._tell_started = started
+    `environment` is the one that it was started with, `runtime` the directory of control.sock, if there is to
+    be one; `started` is called when everything serves.
+    """
+
+    read: Callable[[], load.Loaded]
+    environment: dict[str, str]
+    ways: dialect.Dialect = dialect.TOML
+    runtime: str | None = None
+    started: Callable[[], None] = lambda: None
+
+
+class Supervisor:
+    """Runs the enabled services of a configuration until told to stop."""
+
+    def __init__(self, order: Order, arrived: signals.Signals) -> None:
+        self._order = order
         self._arrived = arrived
         self._loop = loop.Loop()
         self._notifier = notify.Notifier()
-        self._around = service.Surroundings(self._loop, environment, ways)
-        self._state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
-        self._activated = listeners.Activated(environment)
+        self._reloads = reloads.Reloads(
+            service.Surroundings(self._loop, order.environment, order.ways),
+            order.read,
+            listeners.Activated(order.environment),
+            self._make,
+            began=self._notifier.reloading,
+            ended=self._reloaded,
+        )
+        self._watching = watching.Watching(self._loop, self._changed)
+        self._commands = commands.Commands(self._loop, self._reloads, self._drain)
         self._all: list[service.Service] = []  # with those that are coming, or drain
-        self._reload: reloading.Reload | None = None
-        self._again = False  # whether another reload is wanted after this one
         self._started = False
-        self._failure: list[problems.Problem] = []
+        self._failure: tuple[problems.Problem, ...] = ()
         self._stopping = False
         self._pings = 0
 
@@ -64,64 +86,47 @@ class Supervisor:
         Raises:
             ConfigError: the first configuration cannot be used.
             StartError: the host refuses what it needs.
+            RunningError: another daemon has this runtime directory.
         """
-        loaded = self._read()
+        read_at, loaded = time.time(), self._order.read()
+        controlled = self._control()
         _adopt_orphans()
         # From here on processes are forked: what is alive now they share for good.
         gc.collect()
         gc.freeze()
         self._loop.watch(self._arrived, self._signalled)
-        self._loop.after(0, lambda: self._take_on(loaded, again=False))
+        self._loop.after(0, lambda: self._reloads.begin(loaded, read_at))
         self._loop.run()
         for each in self._all:
             each.close()
-        if any(problem.code in {"cannot-bind", "unclaimed-socket"} for problem in self._failure):
-            raise StartError(self._failure)
+        if controlled is not None:
+            controlled.close()
+        if any(problem.code in _OF_THE_HOST for problem in self._failure):
+            raise StartError(list(self._failure))
         if self._failure:
             raise problems.ConfigError(self._failure)
 
-    def reload(self, *, again: bool) -> None:
-        """Take on the configuration as it is now; while one is being taken on, afterwards.
-
-        `again` reads files again that may read others (see `Service.prepare`).
-        """
-        if self._stopping or not self._started or self._reload is not None:
-            self._again = True
-            return
-        self._notifier.reloading()
+    def _control(self) -> control.Control | None:
+        """The control socket, where it can be had."""
+        if self._order.runtime is None:
+            return None
         try:
-            loaded = self._read()
-        except problems.ConfigError as error:
-            self._reloaded(reloading.Outcome([], [], list(error.problems)), self._state)
-            return
-        self._take_on(loaded, again=again)
-
-    def _read(self) -> load.Loaded:
-        loaded = self._load()
-        log.excerpt("warning", problems.render(loaded.warnings))
-        return loaded
-
-    def _take_on(self, loaded: load.Loaded, *, again: bool) -> None:
-        self._reload = reloading.Reload(
-            self._state,
-            loaded,
-            around=self._around,
-            activated=self._activated,
-            again=again,
-            make=self._make,
-            done=self._reloaded,
-        )
-        self._reload.begin()
+            return control.Control(self._loop, self._order.runtime, self._commands.all())
+        except OSError as error:
+            log.warning(f"no control socket: {self._order.runtime}: {error.strerror}")
+            return None
 
     def _make(self, name: str) -> service.Service:
-        made = service.Service(name, self._around, self._heard)
+        made = service.Service(name, self._reloads.around, self._heard)
         self._all.append(made)
         return made
 
-    def _reloaded(self, outcome: reloading.Outcome, state: reloading.State) -> None:
+    def _changed(self, _: list[str]) -> None:
+        self._reloads.wish(again=False)
+
+    def _reloaded(self, last: reloads.Last, before: reloading.State) -> None:
         """Go on with what a reload has come to."""
-        self._reload = None
-        before, self._state = self._state, state
+        state = self._reloads.state
         daemon = state.loaded.config.daemon
         for name, each in before.services.items():
             if name not in state.services:
@@ -129,66 +134,55 @@ class Supervisor:
         self._forget()
         if self._stopping:
             self._end_when_idle()
-        elif not self._started:
-            self._begin(outcome)
+        elif self._started or last.ok:
+            self._begin(last)
         else:
-            self._report(outcome)
-        if self._again:
-            self._again = False
-            self.reload(again=True)
-
-    def _begin(self, outcome: reloading.Outcome) -> None:
-        """The first configuration runs, or cannot."""
-        if outcome.problems:
-            self._failure = outcome.problems
+            self._failure = tuple(last.outcome.problems)
             self._stop(0)
-            return
-        self._started = True
-        log.set_level(self._state.loaded.config.daemon.log_level)
-        log.info("running", services=len(self._state.services), pid=os.getpid())
-        self._notifier.ready(self._status())
-        self._tell_started()
-        seconds = notify.watchdog_seconds()
-        if seconds is not None:
-            self._watch(seconds / 3)
 
-    def _report(self, outcome: reloading.Outcome) -> None:
-        log.set_level(self._state.loaded.config.daemon.log_level)
-        if outcome.problems:
-            log.excerpt("error", problems.render(outcome.problems))
-            log.error("the configuration is not taken on; the one before goes on")
-            count = len(outcome.problems)
-            status = f"reload refused: {count} problem{'s' if count > 1 else ''}; {self._status()}"
+    def _begin(self, last: reloads.Last) -> None:
+        """Go on with the configuration that there is now, or still."""
+        loaded = self._reloads.state.loaded
+        log.set_level(loaded.config.daemon.log_level)
+        count = len(self._reloads.state.services)
+        status = f"{count} service{'' if count == 1 else 's'}"
+        if not self._started:
+            log.info("running", services=count, pid=os.getpid())
+            self._order.started()
+            self._feed_watchdog(notify.watchdog_seconds())
+        elif last.ok:
+            log.info("reloaded", changed=",".join(last.outcome.changed) or "nothing")
         else:
-            log.info("reloaded", changed=",".join(outcome.changed) or "nothing")
-            status = self._status()
+            log.excerpt("error", problems.render(last.outcome.problems))
+            log.error("the configuration is not taken on; the one before goes on")
+            status += f"; the last reload was refused: {last.outcome.problems[0]}"
+        self._started = True
         self._notifier.ready(status)
-
-    def _status(self) -> str:
-        count = len(self._state.services)
-        return f"{count} service{'' if count == 1 else 's'}"
+        self._watching.watch(loaded.config, self._reloads.refused, loaded.directory, self._reloads.read_at)
 
     def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
         """Take note of what a worker says, or what is said in its place when it could not be started."""
         if message["kind"] == "serving" and message["first"]:
             log.info("ready", service=each.name, pid=each.pids[0])
-        if self._reload is not None and self._reload.concerns(each.name):
-            self._reload.heard(each.name, message)
-        elif message["kind"] == "failed":
+        if self._reloads.heard(each.name, message):
+            return
+        if message["kind"] == "failed":
             for key, text in assignment.failures(message):
                 log.error(text, service=each.name, key=problems.dotted(key))
+        elif message["kind"] == "report":
+            self._commands.reported(each.name, message)
 
-    def _watch(self, every: float) -> None:
+    def _feed_watchdog(self, seconds: float | None) -> None:
         """Tell the service manager that all is well while all workers answer."""
-        if self._stopping:
+        if self._stopping or seconds is None:
             return
-        services = self._state.services.values()
+        services = self._reloads.state.services.values()
         if all(each.answered == self._pings for each in services):
             self._notifier.watchdog()
         self._pings += 1
         for each in services:
             each.tell("ping", number=self._pings)
-        self._loop.after(every, lambda: self._watch(every))
+        self._loop.after(seconds / 3, lambda: self._feed_watchdog(seconds))
 
     def _signalled(self) -> None:
         for number in self._arrived.take():
@@ -201,30 +195,39 @@ class Supervisor:
                     log.info("stopping", signal=signal.Signals(number).name)
                     self._stop(0)
                 case signal.SIGHUP:
-                    self.reload(again=True)
+                    self._reloads.wish(again=True)
 
     def _reap(self) -> None:
         """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
         for pid, status in _ended():
-            if not any(each.ended(pid, status) for each in self._all):
-                for each in self._all:
-                    each.tell("gone", pid=pid, status=status)
+            if self._watching.ended(pid, status) or any(each.ended(pid, status) for each in self._all):
+                continue
+            for each in self._all:
+                each.tell("gone", pid=pid, status=status)
         self._forget()
         self._end_when_idle()
 
     def _forget(self) -> None:
         """Let go of services that were removed, or never came to be, when their last worker has ended."""
-        if self._reload is not None:
+        if self._reloads.busy:
             return
-        for each in [one for one in self._all if one is not self._state.services.get(one.name)]:
+        services = self._reloads.state.services
+        for each in [one for one in self._all if one is not services.get(one.name)]:
             if not each.pids:
                 each.close()
                 self._all.remove(each)
 
+    def _drain(self, seconds: float) -> None:
+        """Stop on command, after so many seconds for the programs."""
+        log.info("stopping", drain=f"{seconds:g}s")
+        self._stop(seconds)
+
     def _stop(self, drain: float) -> None:
         self._stopping = True
         self._notifier.stopping()
-        seconds = self._state.loaded.config.daemon.stop_timeout
+        self._reloads.close()
+        self._watching.close()
+        seconds = self._reloads.state.loaded.config.daemon.stop_timeout
         for each in self._all:
             each.stop(drain, seconds)
         self._loop.after(drain + seconds + _GRACE, self._kill)

@@ -96,6 +96,8 @@ class _Worker:
                 serving.count(name)
             case {"kind": "retire"}:
                 self._retire(serving)
+            case {"kind": "report"}:
+                self._report()
         self._end_when_idle()
 
     def _prepare(self, number: int, fds: list[int]) -> None:
@@ -157,6 +159,14 @@ class _Worker:
     def _tried(self, number: int, failures: list[assignment.Failure], lists: list[dict[str, str]]) -> None:
         self._post.send("tried", number=number, failures=failures, lists=lists)
         self._end()
+
+    def _report(self) -> None:
+        """Say how the lists are."""
+        asked = None if self._equipment is None else self._equipment.lookups
+        try:
+            self._post.send("report", lists={} if asked is None else asked.status())
+        except channel.ChannelError:  # so many lists that they are too long for a message
+            self._post.send("report", lists={})
 
     def _retire(self, serving: server.Server) -> None:
         """Leave new connections to another worker; end when the programs of the old ones have."""

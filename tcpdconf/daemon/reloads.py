@@ -1,0 +1,134 @@
+"""The reloads of a daemon, one after the other: who wishes one, what runs, what the last one came to."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tcpdconf.config import load, model, problems
+from tcpdconf.daemon import listeners, log, reloading, service
+
+Then = Callable[["Last"], None]
+
+
+class Last(NamedTuple):
+    """What the latest reload has come to, and when (time.time)."""
+
+    outcome: reloading.Outcome
+    at: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the configuration was taken on."""
+        return all(problem.severity == "warning" for problem in self.outcome.problems)
+
+
+class Reloads:
+    """Takes on the configuration whenever somebody wishes; wishes that come meanwhile share the next reload.
+
+    `began` is called before each, `ended` after it, with the state before.
+    """
+
+    def __init__(
+        self,
+        around: service.Surroundings,
+        read: Callable[[], load.Loaded],
+        activated: listeners.Activated,
+        make: Callable[[str], service.Service],
+        *,
+        began: Callable[[], None],
+        ended: Callable[[Last, reloading.State], None],
+    ) -> None:
+        self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
+        self.loaded_at = 0.0
+        self.read_at = 0.0  # before the configuration that was tried last was read
+        self.last: Last | None = None
+        self.refused: model.Config | None = None  # the configuration that was tried last, and not taken on
+        self.around = around
+        self._read = read
+        self._activated = activated
+        self._make = make
+        self._began = began
+        self._ended = ended
+        self._reload: reloading.Reload | None = None
+        self._again = False  # what the next reload is to do
+        self._wished = False
+        self._due = False  # whether it is about to begin
+        self._next: list[Then] = []  # who waits for it
+        self._present: list[Then] = []  # who waits for the one that is on its way
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reload is on its way."""
+        return self._reload is not None
+
+    def begin(self, loaded: load.Loaded, read_at: float) -> None:
+        """Take on the first configuration."""
+        self.read_at = read_at
+        self._take_on(loaded, again=False)
+
+    def wish(self, then: Then | None = None, *, again: bool) -> None:
+        """Take on the configuration as it is from now on; `then` is called when that is done.
+
+        `again` reads files again that may read others (`Service.prepare`).
+        """
+        self._wished = True
+        self._again = self._again or again
+        if then is not None:
+            self._next.append(then)
+        self._schedule()
+
+    def heard(self, name: str, message: dict[str, Any]) -> bool:
+        """Hand on what a worker says, if a reload waits for it."""
+        if self._reload is None or not self._reload.concerns(name):
+            return False
+        self._reload.heard(name, message)
+        return True
+
+    def close(self) -> None:
+        """Take on no more."""
+        self._due = True
+
+    def _schedule(self) -> None:
+        """Let what was wished begin, after the first configuration and after what is on its way."""
+        if self._wished and not self._due and self._reload is None and self.last is not None:
+            self._due = True
+            self.around.loop.after(0, self._start)
+
+    def _start(self) -> None:
+        again, self._again, self._wished, self._due = self._again, False, False, False
+        self._present, self._next = self._next, []
+        self._began()
+        self.read_at = time.time()
+        try:
+            loaded = self._read()
+        except problems.ConfigError as error:
+            self._finish(reloading.Outcome([], [], list(error.problems)), self.state)
+            return
+        self._take_on(loaded, again=again)
+
+    def _take_on(self, loaded: load.Loaded, *, again: bool) -> None:
+        self.refused = loaded.config
+        log.excerpt("warning", problems.render(loaded.warnings))
+        self._reload = reloading.Reload(
+            self.state,
+            loaded,
+            around=self.around,
+            activated=self._activated,
+            again=again,
+            make=self._make,
+            done=self._finish,
+        )
+        self._reload.begin()
+
+    def _finish(self, outcome: reloading.Outcome, state: reloading.State) -> None:
+        self._reload = None
+        before, self.state = self.state, state
+        if not outcome.problems:
+            self.loaded_at, self.refused = time.time(), None
+            outcome = outcome._replace(problems=list(state.loaded.warnings))
+        self.last = Last(outcome, time.time())
+        self._ended(self.last, before)
+        present, self._present = self._present, []
+        for then in present:
+            then(self.last)
+        self._schedule()
