@@ -205,6 +205,7 @@ def test_limits_hold_when_a_worker_dies(tmp_path: pathlib.Path) -> None:
     with daemons.Daemon(tmp_path, text) as daemon, contextlib.ExitStack() as clients:
         first, second = (clients.enter_context(daemons.connect(port)) for _ in range(2))
         assert (daemons.line(first), daemons.line(second)) == (b"here\n", b"here\n")
+        daemon.await_log("^accept ", 2)  # then they are recorded
         os.kill(daemon.worker("test"), signal.SIGKILL)
         daemon.await_log("^ready service=test ", 2)
         assert daemons.talk(port) == b"too many\r\n"
