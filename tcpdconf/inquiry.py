@@ -177,10 +177,11 @@ def _lists(
     states = {row["list"]: f"{row['state']}: {row['why']}" for row in asked.report()}
     for step in judged.steps:
         entry = step.entry
-        text, effect = step.why, step.effect
+        effect: str = step.effect
+        text = step.why
         if step.outcome == "suspended":
-            text = states[entry.shown] if asked.asks(entry) else _NOT_ASKED
-        elif step.outcome is not None and text != "":
+            effect, text = (effect, states[entry.shown]) if asked.asks(entry) else ("not-asked", _NOT_ASKED)
+        elif step.outcome is not None:
             text = f"{_answered(entry, link, asked)}; {text}"
         place = inquiry.places[next(n for n, each in enumerate(asked.chain.entries) if each is entry)]
         sets = {name: judged.variables[name] for name in step.sets}

@@ -167,8 +167,7 @@ class _Rehearsal:
         if not candidates:
             self._note("listener", str(self._link.local), "none", "no listener accepts such a connection")
             return None
-        behind = self._request.proxied_by is not None
-        index, listener = min(candidates, key=lambda each: _preference(each[1], behind=behind))
+        index, listener = min(candidates, key=lambda each: self._preference(each[1]))
         port = host.port_number(listener.port)
         if self._request.local is None:
             address = _ANYWHERE[self._peer.version] if listener.address == "*" else listener.address
@@ -188,6 +187,12 @@ class _Rehearsal:
             return True
         end = _at_port(listener.address, 0)
         return end.version == self._peer.version and (wanted is None or end.value == wanted.value)
+
+    def _preference(self, listener: tables.Listener) -> tuple[bool, bool]:
+        """Of two that suit: for a proxy one that expects it; for the kernel an address before all of them."""
+        behind = self._request.proxied_by is not None
+        told = self._request.local is not None
+        return (listener.haproxy is not None) != behind, told and listener.address == "*"
 
     def _proxy(self, index: int, listener: tables.Listener) -> connection.Refused | None:
         """Whose addresses count."""
@@ -384,8 +389,3 @@ def _at_port(address: str, port: int) -> connection.Endpoint:
 def _shown(end: connection.Endpoint) -> str:
     """An end without the port that was not said."""
     return str(end) if end.port else end.text
-
-
-def _preference(listener: tables.Listener, *, behind: bool) -> tuple[bool, bool]:
-    """Of two listeners that would do: for a proxy one that expects it; an address before all of them."""
-    return (listener.haproxy is not None) != behind, listener.address == "*"

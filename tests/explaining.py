@@ -45,8 +45,9 @@ def main() -> None:
             ask=wanted.get("ask", True),
             **ends,
         )
-        live = {wanted["service"]: [rehearsal.end(text, 0) for text in wanted["live"]]}
-        print(json.dumps(explain.explain(loaded, request, wanted["daemon"], live)))
+        held = wanted.get("live")
+        live = None if held is None else {request.service: [rehearsal.end(text, 0) for text in held]}
+        print(json.dumps(explain.explain(loaded, request, wanted.get("daemon", {}), live)))
 
 
 def _is_end(wanted: Mapping[str, Any], name: str) -> bool:
