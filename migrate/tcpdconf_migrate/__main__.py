@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from tcpdconf.config import fields
-from tcpdconf_migrate import discover, plan, report, write
+from tcpdconf_migrate import accessrules, discover, plan, report, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.access == "toml" and arguments.output is None:
+        parser.error("--access toml needs -o: it writes files")
     try:
         found: discover.Found = arguments.find(arguments)
         return _migrate(arguments, found)
@@ -73,6 +76,12 @@ def _form(
         help="keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not",
     )
     form.add_argument(
+        "--access",
+        choices=("as-is", "toml"),
+        default="as-is",
+        help="toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)",
+    )
+    form.add_argument(
         "--force", action="store_true", help="replace files that were written or changed by somebody else"
     )
     form.add_argument(
@@ -105,6 +114,9 @@ def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
     if arguments.name and len(planned.services) > 1:
         sys.stderr.write("tcpdconf-migrate: --name is for one service, and these are several\n")
         return 2
+    rules: dict[str, str] = {}
+    if arguments.access == "toml":
+        planned, rules = accessrules.replace(planned, os.path.abspath(arguments.output))
     sys.stderr.write(report.notes(planned, found.unread))
     if not planned.services:
         return 2 if arguments.form == "argv" else 1
@@ -115,6 +127,7 @@ def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
         sys.stdout.write("\n".join(texts.values()))
     else:
         directory = os.path.abspath(arguments.output)
+        texts |= rules
         write.write(directory, texts, services, force=arguments.force, private=found.private)
         sys.stderr.write("".join(f"written: {directory}/{name}\n" for name in texts))
     sys.stderr.write(report.next_steps(planned, arguments.output, _again(arguments)))
@@ -124,6 +137,7 @@ def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
 def _again(arguments: argparse.Namespace) -> report.Again:
     """The words that do the same once more."""
     words = ["tcpdconf-migrate", arguments.form, *["--exact"] * arguments.exact]
+    words += ["--access", "toml"] if arguments.access == "toml" else []
     match arguments.form:
         case "argv":
             return report.Again(words, ["--", *arguments.words])

@@ -57,9 +57,9 @@ def write(
         WriteError: nothing was written, and why.
     """
     contents = {os.path.join(directory, path): marked(text).encode() for path, text in texts.items()}
-    if not force:
-        _spare(contents)
     try:
+        if not force:
+            _spare(contents)
         with _Files(contents, 0o600 if private else 0o644) as files:
             drafts = {
                 path: draft for path, draft in files.drafts.items() if os.path.dirname(path) == directory

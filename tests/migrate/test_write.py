@@ -1,0 +1,113 @@
+"""All files or none, read back before, and nothing of somebody else's is replaced."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tcpdconf.config import argv, model, render
+from tcpdconf_migrate import write
+
+BEFORE = '[services.other]\nprogram = ["/bin/true"]\nlisteners = [{ port = 1 }]\n'
+
+
+def service(port: int) -> model.Service:
+    found = argv.parse([str(port), "/bin/cat"], exact=False).service
+    assert found is not None
+    return found
+
+
+def put(folder: Path, *ports: int, force: bool = False, private: bool = False) -> None:
+    services = {f"s{port}": service(port) for port in ports}
+    texts = {f"{name}.toml": render.service(name, each) for name, each in services.items()}
+    write.write(str(folder), texts, services, force=force, private=private)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_files_are_written_into_a_directory_that_is_made(tmp_path: Path) -> None:
+    put(tmp_path / "a/conf.d", 25, 143)
+
+    assert sorted(contents(tmp_path / "a/conf.d")) == ["s143.toml", "s25.toml"]
+    assert stat.S_IMODE((tmp_path / "a/conf.d/s25.toml").stat().st_mode) == 0o644
+
+
+def test_what_other_users_may_not_see_they_cannot_read(tmp_path: Path) -> None:
+    put(tmp_path, 25, private=True)
+    assert stat.S_IMODE((tmp_path / "s25.toml").stat().st_mode) == 0o600
+
+
+def test_its_own_files_are_replaced(tmp_path: Path) -> None:
+    put(tmp_path, 25, 143)
+    before = contents(tmp_path)
+    (tmp_path / "s25.toml").write_text(write.marked(BEFORE))
+    put(tmp_path, 25, 143)
+
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda _: BEFORE, "was not written by tcpdconf-migrate"),
+        (lambda text: text.replace("40", "41"), "was changed since"),
+    ],
+)
+def test_a_file_of_somebody_else_is_kept_unless_forced(tmp_path: Path, change: object, said: str) -> None:
+    assert callable(change)
+    put(tmp_path, 25)
+    theirs = tmp_path / "s25.toml"
+    theirs.write_text(change(theirs.read_text()))
+    before = contents(tmp_path)
+    with pytest.raises(write.WriteError, match=said):
+        put(tmp_path, 143, 25)
+
+    assert contents(tmp_path) == before
+    put(tmp_path, 143, 25, force=True)
+    assert theirs.read_text() != before["s25.toml"]
+
+
+def test_a_service_that_is_there_already_is_a_problem_with_both_places(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(BEFORE.replace("other", "s25"))
+    with pytest.raises(write.WriteError, match=r"services\.s25: is defined twice"):
+        put(tmp_path, 25)
+
+    assert list(contents(tmp_path)) == ["mine.toml"]
+
+
+def test_a_text_that_reads_back_as_another_service_is_not_written(tmp_path: Path) -> None:
+    text = render.service("s", service(26))
+    with pytest.raises(write.WriteError, match="reads back differently: s"):
+        write.write(str(tmp_path / "new"), {"s.toml": text}, {"s": service(25)}, force=False, private=False)
+    with pytest.raises(write.WriteError, match="reads back differently: s"):
+        write.check({"s.toml": text}, {"s": service(25)})
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_one_file_cannot_be_put_in_its_place_none_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, 25)
+    before = contents(tmp_path)
+    real = os.replace
+
+    def failing(source: str, target: str) -> None:
+        if target.endswith("s587.toml"):
+            raise OSError(28, "No space left on device", target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(write.WriteError, match=r"cannot write .*s587\.toml: No space left on device"):
+        put(tmp_path, 25, 143, 587)
+
+    assert contents(tmp_path) == before
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(write.WriteError, match=r"cannot write .*: Not a directory"):
+        put(tmp_path / "file/conf.d", 25)
