@@ -11,10 +11,11 @@ Then = Callable[["Last"], None]
 
 
 class Last(NamedTuple):
-    """What the latest reload has come to, and when (time.time)."""
+    """What the latest reload has come to, and when (time.time); whether somebody had `asked` for it."""
 
     outcome: reloading.Outcome
     at: float
+    asked: bool
 
     @property
     def ok(self) -> bool:
@@ -51,6 +52,7 @@ class Reloads:
         self._ended = ended
         self._reload: reloading.Reload | None = None
         self._again = False  # what the next reload is to do
+        self._asked = False  # what the present one does
         self._wished = False
         self._due = False  # whether it is about to begin
         self._next: list[Then] = []  # who waits for it
@@ -64,12 +66,13 @@ class Reloads:
     def begin(self, loaded: load.Loaded, read_at: float) -> None:
         """Take on the first configuration."""
         self.read_at = read_at
-        self._take_on(loaded, again=False)
+        self._take_on(loaded)
 
     def wish(self, then: Then | None = None, *, again: bool) -> None:
         """Take on the configuration as it is from now on; `then` is called when that is done.
 
-        `again` reads files again that may read others (`Service.prepare`).
+        `again` is somebody's wish, and not a file's: files that may read others are then read again as well
+        (`Service.prepare`).
         """
         self._wished = True
         self._again = self._again or again
@@ -95,7 +98,7 @@ class Reloads:
             self.around.loop.after(0, self._start)
 
     def _start(self) -> None:
-        again, self._again, self._wished, self._due = self._again, False, False, False
+        self._asked, self._again, self._wished, self._due = self._again, False, False, False
         self._present, self._next = self._next, []
         self._began()
         self.read_at = time.time()
@@ -104,9 +107,9 @@ class Reloads:
         except problems.ConfigError as error:
             self._finish(reloading.Outcome([], [], list(error.problems)), self.state)
             return
-        self._take_on(loaded, again=again)
+        self._take_on(loaded)
 
-    def _take_on(self, loaded: load.Loaded, *, again: bool) -> None:
+    def _take_on(self, loaded: load.Loaded) -> None:
         self.refused = loaded.config
         log.excerpt("warning", problems.render(loaded.warnings))
         self._reload = reloading.Reload(
@@ -114,7 +117,7 @@ class Reloads:
             loaded,
             around=self.around,
             activated=self._activated,
-            again=again,
+            again=self._asked,
             make=self._make,
             done=self._finish,
         )
@@ -126,7 +129,7 @@ class Reloads:
         if not outcome.problems:
             self.loaded_at, self.refused = time.time(), None
             outcome = outcome._replace(problems=list(state.loaded.warnings))
-        self.last = Last(outcome, time.time())
+        self.last = Last(outcome, time.time(), self._asked)
         self._ended(self.last, before)
         present, self._present = self._present, []
         for then in present:

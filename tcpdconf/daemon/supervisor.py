@@ -151,7 +151,8 @@ class Supervisor:
             self._order.started()
             self._feed_watchdog(notify.watchdog_seconds())
         elif last.ok:
-            log.info("reloaded", changed=",".join(last.outcome.changed) or "nothing")
+            level: log.Level = "info" if last.outcome.changed or last.asked else "debug"
+            log.write(level, "reloaded", changed=",".join(last.outcome.changed) or "nothing")
         else:
             log.excerpt("error", problems.render(last.outcome.problems))
             log.error("the configuration is not taken on; the one before goes on")
