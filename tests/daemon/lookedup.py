@@ -1,0 +1,42 @@
+"""A service whose clients are looked up, at a name server that does what a test says."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import daemons
+import dnsservers
+
+A = dnsservers.Reply(records=("A 127.0.0.2",))
+
+
+def healthy(server: dnsservers.Server, *zones: str) -> None:
+    """Give the lists their test points (RFC 5782, 5)."""
+    for zone in zones:
+        server.says(f"2.0.0.127.{zone}", "A", A)
+
+
+@contextlib.contextmanager
+def running(
+    folder: pathlib.Path, server: dnsservers.Server, settings: str, timeout: float = 0.2
+) -> Iterator[tuple[daemons.Daemon, int]]:
+    """The service and its port; its program prints its environment."""
+    port = daemons.free_port()
+    text = f"""
+        [services.test]
+        program = ["/usr/bin/env", "-0"]
+        listeners = [{{ address = "127.0.0.1", port = {port} }}]
+        {settings}
+        [dns]
+        servers = ["127.0.0.1:{server.address.port}"]
+        timeout = {timeout}
+        attempts = 1
+    """
+    with daemons.Daemon(folder, text) as daemon:
+        yield daemon, port
+
+
+def answer(port: int, source: str = "127.0.0.5") -> dict[str, str]:
+    """The variables that were looked up for a client."""
+    found = daemons.environment(daemons.talk(port, source=source))
+    return {name: value for name, value in found.items() if not name.endswith(("IP", "PORT", "PROTO"))}
