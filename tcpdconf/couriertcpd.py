@@ -78,3 +78,7 @@ def _complain(fd: int, text: str) -> int:
 def _decoded(word: str) -> str:
     """A word in UTF-8, whatever the locale; bytes that are none come back as they were."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,11 +30,16 @@ def need_root() -> None:
         _without("root")
 
 
-def shared(path: str) -> Any:  # noqa: ANN401 (JSON)
-    """A JSON file of the material that lies beside the project."""
+def beside(path: str) -> pathlib.Path:
+    """A file of the material that lies beside the project."""
     if not (_SHARED / path).exists():
         _without(f"../shared/{path}")
-    return json.loads((_SHARED / path).read_text(encoding="utf-8"))
+    return _SHARED / path
+
+
+def shared(path: str) -> Any:  # noqa: ANN401 (JSON)
+    """What a JSON file of that material says."""
+    return json.loads(beside(path).read_text(encoding="utf-8"))
 
 
 def _without(what: str) -> None:
