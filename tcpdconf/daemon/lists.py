@@ -53,6 +53,7 @@ class Lists:
             )
             for entry in chain.entries
         }
+        self._asked: set[query.Question] = set()  # those whose answers are yet to be counted
         self._untested = {zone for zone, each in self._lists.items() if each.health.state == "untested"}
         self._held: list[Callable[[], None]] = []
         self._shown: dict[str, dict[str, str]] = {}  # by zone: what the last test has shown
@@ -63,11 +64,6 @@ class Lists:
     def close(self) -> None:
         """Test no more. What is being asked already is still answered."""
         self._loop.cancel(self._timer)
-
-    @property
-    def tested(self) -> bool:
-        """Whether every list has had its first test."""
-        return not self._untested
 
     def when_tested(self, done: Callable[[], None]) -> None:
         """Call back when every list has had its first test."""
@@ -85,16 +81,21 @@ class Lists:
                 self._resolver.ask(question, heard, now + entry.deadline, fresh=True)
             done(question, query.SUSPENDED)
             return
-        asking = True
+        # A text alone is no listing; equal questions are one; what comes at once comes out of the cache.
+        first = question.type == "A" and question not in self._asked
+        if first:
+            self._asked.add(question)
+        at_once = True
 
         def answered(answer: query.Answer) -> None:
-            # What came at once came out of the cache, and a text alone is no listing: neither says anything.
-            if not asking and question.type == "A":
-                self._heard(each, entry, answer)
+            if first:
+                self._asked.discard(question)
+                if not at_once:
+                    self._heard(each, entry, answer)
             done(question, answer)
 
         self._resolver.ask(question, answered, now + entry.deadline)
-        asking = False
+        at_once = False
 
     def report(self) -> list[dict[str, str]]:
         """Each list's state, and what its last test has shown: for people."""

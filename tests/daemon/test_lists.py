@@ -91,7 +91,10 @@ def test_a_fault_refuses_nobody_and_counts_where_it_belongs(
     client = resolvers.Client(server.address)
     looked = looking(client, {"zone": "bl.example", "probe": False})
 
+    began = time.monotonic()
+
     assert found(client, looked) == {}
+    assert time.monotonic() - began < 1  # the deadline is 0.3
     assert counted(looked) == {counts: 1}
     assert looked.status()["bl.example"]["asked"] == 1
 
@@ -125,6 +128,43 @@ def test_a_listing_is_one_however_it_comes(server: dnsservers.Server, reply: dns
 
     assert [found(client, looked), found(client, looked)] == [LISTED] * 2
     assert counted(looked) == {"listed": 1 if reply.ttl else 2}  # what the cache says is not counted
+
+
+def test_clients_who_come_at_once_are_asked_about_once(server: dnsservers.Server) -> None:
+    """So the silence about one client, however often it comes, is one failure of the list."""
+    server.says(CLIENT, "A", dnsservers.Reply(records=("A 127.0.0.2",), delay=0.1))
+    server.says("6.0.0.127.bl.example", "A")
+    client = resolvers.Client(server.address)
+    looked = looking(client, {"zone": "bl.example", "probe": False})
+    told: list[dict[str, str]] = []
+    for _ in range(4):
+        looked.begin(LINK, {}, told.append)
+        looked.begin(LINK._replace(peer=links.end("127.0.0.6")), {}, told.append)
+    client.run(0.5)
+
+    assert told == [LISTED] * 4 + [{}] * 4
+    assert len(server.asked) == 2
+    assert counted(looked) == {"listed": 1, "timeout": 1}
+    assert looked.status()["bl.example"]["state"] == "up"
+
+
+def test_a_score_of_many_lists_is_judged(server: dnsservers.Server) -> None:
+    weights = {"a": 2, "b": 2, "c": 1, "w": -3}
+    lists = [
+        {"zone": name, "weight": n, "action": "block" if n > 0 else "allow", "probe": False}
+        for name, n in weights.items()
+    ]
+    for listed, address in (("ab", "1"), ("bc", "2"), ("abw", "3"), ("ac", "4")):
+        for name in listed:
+            server.says(f"{address}.0.0.127.{name}", "A", lookedup.A)
+    client = resolvers.Client(server.address)
+    looked = looking(client, *lists, drop=["BLOCK"], dns={"threshold": {"BLOCK": 3}})
+
+    def zone(address: int) -> str | None:
+        peer = links.end(f"127.0.0.{address}")
+        return found(client, looked, LINK._replace(peer=peer)).get("BLOCK_ZONE")
+
+    assert [zone(address) for address in (1, 2, 3, 4, 5)] == ["a", "b", None, "a", None]
 
 
 def test_a_text_without_an_address_is_none_where_no_text_is_asked_for(server: dnsservers.Server) -> None:
@@ -174,6 +214,23 @@ def test_a_sure_refusal_waits_for_no_other_list(server: dnsservers.Server) -> No
     assert time.monotonic() - began < 1
     assert found(client, looking(client, {**slow, "action": "allow"}, block, **keys)) == LISTED
     assert 2 < time.monotonic() - began < 4
+
+
+@pytest.mark.peer
+def test_a_real_list_passes_its_test_and_is_believed() -> None:
+    data = ":127.0.0.2:See http://$/\n127.0.0.2\n10.0.0.0/16\n!10.0.5.0/24\n"
+    with dnsservers.Rbldnsd({"bl.example": ("ip4set", data)}) as server:
+        client = resolvers.Client(server.address)
+        looked = looking(client, {"zone": "bl.example", "txt": True})
+        text = "See http://10.0.1.7/"
+
+        def asked(address: str) -> chains.Table:
+            return found(client, looked, LINK._replace(peer=links.end(address)))
+
+        assert asked("10.0.1.7") == {**LISTED, "BLOCK": text, "BLOCK_TXT": text}
+        assert [asked("10.0.5.7"), asked("192.0.2.1"), asked("2001:db8::1")] == [{}] * 3
+    assert looked.status()["bl.example"]["state"] == "up"
+    assert counted(looked) == {"listed": 1, "not_listed": 3}
 
 
 class _Served(NamedTuple):
