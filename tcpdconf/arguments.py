@@ -152,10 +152,10 @@ def _whole_end(text: str) -> "connection.Endpoint":
 
 
 def _parsed(text: str, port: int | None) -> "connection.Endpoint":
-    from tcpdconf import rehearsal  # noqa: PLC0415 (each command imports what it needs)
+    from tcpdconf import arrival  # noqa: PLC0415 (each command imports what it needs)
 
     try:
-        return rehearsal.end(text, port)
+        return arrival.end(text, port)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

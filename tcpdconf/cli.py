@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tcpdconf import arguments
 
 if TYPE_CHECKING:
-    from tcpdconf import rehearsal
+    from tcpdconf import arrival
     from tcpdconf.config import load, problems
 
 EX_CONFIG: Final = 78
@@ -127,10 +127,10 @@ def explain(given: argparse.Namespace) -> int:
     return 0 if found["verdict"] == "admitted" else 1
 
 
-def _request(given: argparse.Namespace) -> "rehearsal.Request":
-    from tcpdconf import rehearsal  # noqa: PLC0415 (each command imports what it needs)
+def _request(given: argparse.Namespace) -> "arrival.Request":
+    from tcpdconf import arrival  # noqa: PLC0415 (each command imports what it needs)
 
-    return rehearsal.Request(
+    return arrival.Request(
         service=given.service,
         client=given.address,
         local=given.local,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from tcpdconf import explanation, rehearsal
+from tcpdconf import arrival, explanation, rehearsal
 from tcpdconf.config import host, load, problems
 from tcpdconf.daemon import assignment, child, controlclient, handover, log, material, privileges, runtimedir
 
@@ -30,7 +30,7 @@ class ExplainError(Exception):
 
 def explain(
     loaded: load.Loaded,
-    request: rehearsal.Request,
+    request: arrival.Request,
     daemon: dict[str, str],
     live: rehearsal.Live | None = None,
 ) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def clients(runtime_directory: str | None, conf: str) -> rehearsal.Live | None:
         return None
     found: dict[str, list[connection.Endpoint]] = {}
     for each in answer["connections"]:
-        found.setdefault(each["service"], []).append(rehearsal.end(each["peer"], 0))
+        found.setdefault(each["service"], []).append(arrival.end(each["peer"], 0))
     return found
 
 
 def _problems(
-    loaded: load.Loaded, request: rehearsal.Request, failures: list[assignment.Failure]
+    loaded: load.Loaded, request: arrival.Request, failures: list[assignment.Failure]
 ) -> problems.ConfigError:
     return problems.ConfigError(
         loaded.problem(("services", request.service, *failure.key), failure.text, "cannot-use")
@@ -88,7 +88,7 @@ def _problems(
 
 def _say(
     loaded: load.Loaded,
-    request: rehearsal.Request,
+    request: arrival.Request,
     files: material.Material,
     live: rehearsal.Live | None,
 ) -> bytes:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tcpdconf import explain, inquiry, rehearsal
+from tcpdconf import arrival, explain, inquiry
 from tcpdconf.config import load
 
 
@@ -35,18 +35,16 @@ def main() -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         ends = {
-            name: rehearsal.end(wanted[name], 0)
-            for name in rehearsal.Request._fields
-            if _is_end(wanted, name)
+            name: arrival.end(wanted[name], 0) for name in arrival.Request._fields if _is_end(wanted, name)
         }
-        request = rehearsal.Request(
+        request = arrival.Request(
             service=wanted["service"],
             listed=tuple(inquiry.listing(text) for text in wanted.get("listed", ())),
             ask=wanted.get("ask", True),
             **ends,
         )
         held = wanted.get("live")
-        live = None if held is None else {request.service: [rehearsal.end(text, 0) for text in held]}
+        live = None if held is None else {request.service: [arrival.end(text, 0) for text in held]}
         print(json.dumps(explain.explain(loaded, request, wanted.get("daemon", {}), live)))
 
 

@@ -124,6 +124,25 @@ PEERS = st.sampled_from(
 )
 
 
+def test_how_far_the_limits_of_a_peer_are_used() -> None:
+    levels = [{"ipv4": 16, "max_connections": 9, "rate": "5/min"}, {"ipv6": 48, "max_connections": 9}]
+    made = slots(max_per_ip=4, max_per_network=6, levels=levels)
+    for text in ("192.0.2.1", "192.0.2.1", "192.0.2.9", "192.0.3.1", "2001:db8::1"):
+        made.hold(end(text))
+
+    assert made.uses(end("192.0.2.1"), 7) == [
+        limits.Use("max_per_ip", "192.0.2.1", 2, 7),
+        limits.Use("max_per_network", "192.0.2.0/24", 3, 6),
+        limits.Use("levels[0].max_connections", "192.0.0.0/16", 4, 9),
+        limits.Use("levels[0].rate", "192.0.0.0/16", None, 5, 60),
+    ]
+    assert made.uses(end("2001:db8::2"), None) == [
+        limits.Use("max_per_ip", "2001:db8::2", 0, 4),
+        limits.Use("max_per_network", "2001:db8::/64", 1, 6),
+        limits.Use("levels[1].max_connections", "2001:db8::/48", 1, 9),
+    ]
+
+
 @given(LIMITS, st.lists(st.tuples(st.booleans(), PEERS, st.floats(0, 2)), max_size=60))
 def test_slots_never_exceed_a_limit_and_return_to_nothing(
     configured: tables.Limits, steps: list[tuple[bool, str, float]]
