@@ -48,6 +48,10 @@ the title. Codes stay what they are; messages may be said better in a later vers
 file, line and column it is, which key it is about, what is wrong and, as a hint, what to do. Warnings have
 `warning:` before the key and let everything go on.
 """
+_STATUS: Final = """\
+Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else. Of `tcpdconf-migrate argv`, 2 also
+says that couriertcpd would not take the command line.
+"""
 # what argparse looks at before it wraps and colours
 _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
 
@@ -71,20 +75,27 @@ def pages() -> dict[str, str]:
 
 def commands() -> str:
     """The page on commands."""
-    whole = _help()
-    names = re.findall(r"^    (\w+)(?: |$)", whole, re.MULTILINE)
     parts = [
         f"{_MADE}# Commands\n",
-        "Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else.\n",
-        f"```text\n{whole}```\n",
+        _STATUS,
+        *_command("tcpdconf", "tcpdconf"),
+        "## tcpdconf-migrate\n",
+        *_command("tcpdconf-migrate", "tcpdconf_migrate"),
     ]
-    parts += [f"## tcpdconf {name}\n\n```text\n{_help(name)}```\n" for name in names]
     return "\n".join(parts)
+
+
+def _command(program: str, module: str) -> Iterator[str]:
+    """The help of a program and of each of its subcommands."""
+    whole = _help(module)
+    yield f"```text\n{whole}```\n"
+    for name in re.findall(r"^    (\w+)(?: |$)", whole, re.MULTILINE):
+        yield f"## {program} {name}\n\n```text\n{_help(module, name)}```\n"
 
 
 def _help(*command: str) -> str:
     said = subprocess.run(
-        [sys.executable, "-m", "tcpdconf", *command, "--help"],
+        [sys.executable, "-m", *command, "--help"],
         env={**os.environ, **_TERMINAL},
         capture_output=True,
         text=True,

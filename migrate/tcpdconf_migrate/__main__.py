@@ -126,7 +126,7 @@ def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
         write.check(texts, services)
         sys.stdout.write("\n".join(texts.values()))
     else:
-        directory = os.path.abspath(arguments.output)
+        directory = os.path.normpath(arguments.output)
         texts |= rules
         write.write(directory, texts, services, force=arguments.force, private=found.private)
         sys.stderr.write("".join(f"written: {directory}/{name}\n" for name in texts))

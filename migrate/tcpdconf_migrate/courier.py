@@ -13,11 +13,6 @@ from tcpdconf_migrate import commandline, courierscripts, installation, rcshell
 # What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
 _BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
 _ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts put no quotes around their paths
-_MOVED: Final = (
-    "ADDRESS", "PORT", "SSLADDRESS", "SSLPORT", "MAXDAEMONS", "MAXPERIP", "MAXPERC", "MAILUSER", "MAILGROUP",
-    "BLACKLISTS", "DROP", "ACCESSFILE", "IMAPACCESSFILE", "LOGGEROPTS", "SSLLOGGEROPTS", "TCPDOPTS", "ULIMIT",
-    "IMAP_ULIMITD", "IMAP_UMASK",
-)  # fmt: skip
 
 
 def read(directory: str) -> tuple[list[commandline.Command], list[commandline.Unread]]:
@@ -118,11 +113,9 @@ def _notes(
     if not _is_yes(environment.get(script.switch, "yes")):
         what = f"{script.switch}={environment[script.switch]}"
         yield commandline.Note("ignored", what, "so this service is not enabled", ("enabled",))
-    other = (
-        ("ADDRESS", "PORT", "LOGGEROPTS") if script.over_tls else ("SSLADDRESS", "SSLPORT", "SSLLOGGEROPTS")
+    why = (
+        "stay in these files; what was for couriertcpd there (PORT, MAXDAEMONS, TCPDOPTS, ...) counts no more"
     )
-    moved = ", ".join(name for name in _MOVED if environment.get(name) and name not in other)
-    why = f"stay in these files, but tcpdconf does not look at {moved} there"
     yield commandline.Note("changed", "settings of the mail server", why, ("environment_files",))
     for change in script.changes.split(" ; "):
         name, _, value = change.partition("=$")

@@ -71,7 +71,7 @@ def next_steps(found: plan.Plan, directory: str | None, again: Again) -> str:
             [again.into(_TRY, "--add-to-ports", str(TRY_PORTS)), f"tcpdconf run {_TRY}"],
         ),
         ("switch", [*_stops(found), f"tcpdconf run {directory or _CONF}"]),
-        ("go back", ["stop tcpdconf (Ctrl-C, SIGTERM)", *_starts(found)]),
+        ("go back", ["tcpdconf stop", *_starts(found)]),
     ]
     if directory is None:
         steps.insert(0, ("write it", [again.into(_CONF)]))

@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from tcpdconf.config import load, model, problems
 
-_MARKED: Final = re.compile(rb"# Written by tcpdconf-migrate, ([0-9a-f]{16})\n")
+_MARKED: Final = re.compile(rb"# Written by tcpdconf-migrate; unchanged while its digest is ([0-9a-f]{16})\n")
 
 Services = Mapping[str, model.Service]
 
@@ -26,7 +26,7 @@ class WriteError(Exception):
 
 def marked(text: str) -> str:
     """A text with the line in front that makes it this tool's."""
-    return f"# Written by tcpdconf-migrate, {_digest(text.encode())}\n{text}"
+    return f"# Written by tcpdconf-migrate; unchanged while its digest is {_digest(text.encode())}\n{text}"
 
 
 def check(texts: Mapping[str, str], services: Services) -> None:
