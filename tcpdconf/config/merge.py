@@ -59,7 +59,7 @@ class Written:
         for number, part in enumerate(rest):
             deeper = list(_step(layers, part))
             if not deeper:
-                return (layers[0], False) if layers[0].key else None
+                return (layers[0], False) if layers and layers[0].key else None
             layers = _visible(deeper, rest[: number + 1] == ("stderr",))
         return (layers[0], True) if layers else None
 

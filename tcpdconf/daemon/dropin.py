@@ -9,7 +9,7 @@ from tcpdconf.daemon import background, files, log, running, signals, supervisor
 from tcpdconf.policy import access, dialect
 
 _NAME: Final = "couriertcpd"
-_DEADLINE: Final = 8.0  # seconds that names and lists may take
+_DEADLINE: Final = 8.0  # seconds that names and lists may take: a lost packet is made up for within 5
 
 
 class StartError(Exception):
@@ -37,7 +37,7 @@ def run(
     except argv.CommandLineError as error:
         raise StartError(str(error)) from None
     except OSError as error:
-        raise StartError(f"{error.filename}: {error.strerror}") from None
+        raise StartError(f"cannot open {error.filename}: {error.strerror}") from None
     except (problems.ConfigError, supervisor.StartError) as error:
         raise StartError("\n".join(problem.text for problem in error.problems)) from None
 
@@ -54,7 +54,6 @@ def _redirect(own: "tables.StderrFile | tables.StderrLogger | None", *, in_backg
 
 def _config(service: model.Service, environment: dict[str, str]) -> model.Config:
     """The configuration around a service; a MAXCPERIP in the environment limits every address."""
-    # a client gives up after about that long, and a lost packet has been made up for
     changes: dict[str, object] = {"dns": service.dns.model_copy(update={"deadline": _DEADLINE})}
     most = access.per_ip_override(environment.items())
     if most is not None:

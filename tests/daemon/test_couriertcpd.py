@@ -1,0 +1,186 @@
+"""The drop-in couriertcpd as a process: its files, signals and environment, and how fast it is."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import daemons
+import peers
+import pytest
+from policy import realtcpd
+
+OURS = [sys.executable, "-m", "tcpdconf.couriertcpd"]
+REAL = [realtcpd.COURIERTCPD]
+ENV = ["/usr/bin/env"]
+SLEEP = ["/bin/sh", "-c", "echo here; exec sleep 60"]
+
+
+def run(*words: str, command: Sequence[str] = OURS, before: str = "", **surroundings: str) -> int:
+    """Run a command line to its end, or until it has gone into the background; its exit status."""
+    script = f'{before}exec "$@"'
+    return subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *command, *words],
+        env=surroundings,
+        check=False,
+        timeout=daemons.SECONDS,
+    ).returncode
+
+
+@contextlib.contextmanager
+def background(
+    folder: pathlib.Path, *words: str, command: Sequence[str] = OURS, before: str = "", **surroundings: str
+) -> Iterator[str]:
+    """A daemon with -pid; its pid file."""
+    file = str(folder / "pid")
+    assert run(f"-pid={file}", "-nodnslookup", *words, command=command, before=before, **surroundings) == 0
+    try:
+        yield file
+    finally:
+        assert run(f"-pid={file}", "-stop") == 0
+
+
+def pid_in(file: str) -> int:
+    return int(pathlib.Path(file).read_text())
+
+
+def is_free(lock: str) -> bool:
+    with open(lock, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def seen(port: int) -> dict[str, str]:
+    """The environment that a program is given."""
+    return dict(line.split("=", 1) for line in daemons.talk(port).decode().splitlines())
+
+
+def test_a_start_returns_when_clients_are_served(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with background(tmp_path, f"127.0.0.1.{port}", *ENV) as file:
+        assert seen(port)["TCPREMOTEIP"] == "::ffff:127.0.0.1"
+        assert pathlib.Path(f"/proc/{pid_in(file)}").exists()
+        assert not is_free(file + ".lock")
+
+    assert is_free(file + ".lock")
+    with pytest.raises(ConnectionRefusedError):
+        daemons.connect(port)
+
+
+def test_a_second_start_leaves_the_first_alone(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with background(tmp_path, f"127.0.0.1.{port}", *ENV) as file:
+        before = pid_in(file)
+        assert run(f"-pid={file}", f"127.0.0.1.{port}", *ENV) == 0
+        assert pid_in(file) == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["-maxprocs=0"],
+        ["-listen=0"],
+        ["-user=nobody-by-that-name"],
+        ["-access=/nowhere/access.dat"],
+        ["-stderr=/nowhere/log"],
+        ["-haproxy=/port=x.1"],
+    ],
+)
+def test_a_start_that_fails_is_known_to_the_parent(tmp_path: pathlib.Path, wrong: list[str]) -> None:
+    file = tmp_path / "pid"
+
+    assert run(f"-pid={file}", *wrong, f"127.0.0.1.{daemons.free_port()}", *ENV) == 1
+    assert not file.exists()
+
+
+def test_programs_get_the_environment_as_it_is_and_no_locale_of_the_interpreter(
+    tmp_path: pathlib.Path,
+) -> None:
+    port = daemons.free_port()
+    stale = {"TCPREMOTEHOST": "old.example", "BLOCK_ZONE": "old", "NOTIFY_SOCKET": "", "HIGH": "é"}
+    with background(tmp_path, f"127.0.0.1.{port}", *ENV, **stale):
+        found = seen(port)
+
+    shell = {"PWD", "OLDPWD", "SHLVL", "_"}
+    connection = {f"TCP{end}{what}" for end in ("REMOTE", "LOCAL") for what in ("IP", "PORT")}
+    assert {name: value for name, value in found.items() if name not in shell | connection} == stale
+
+
+def test_it_serves_in_little_address_space(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with background(tmp_path, f"127.0.0.1.{port}", *ENV, before="ulimit -v 131072; ") as file:
+        assert seen(port)
+        assert run(f"-pid={file}", "-restart") == 0
+        assert seen(port)
+
+
+def test_its_end_is_the_programs_as_well_and_waits_for_none(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with background(tmp_path, f"127.0.0.1.{port}", *SLEEP), daemons.connect(port) as client:
+        assert daemons.line(client) == b"here\n"
+        began = time.monotonic()
+        assert run(f"-pid={tmp_path / 'pid'}", "-stop") == 0
+        assert daemons.read(client) == b""
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(("starts", "stops"), [(OURS, REAL), (REAL, OURS)], ids=["ours", "theirs"])
+def test_each_restarts_and_stops_what_the_other_has_started(
+    tmp_path: pathlib.Path, starts: list[str], stops: list[str]
+) -> None:
+    peers.need(realtcpd.COURIERTCPD)
+    port = daemons.free_port()
+    with background(tmp_path, f"127.0.0.1.{port}", *ENV, command=starts) as file:
+        before = pid_in(file)
+        assert run(f"-pid={file}", "-restart", command=stops) == 0
+        assert seen(port)
+        assert pid_in(file) == before
+        assert run(f"-pid={file}", f"127.0.0.1.{port}", *ENV, command=stops) == 0
+        assert run(f"-pid={file}", "-stop", command=stops) == 0
+        assert is_free(file + ".lock")
+
+
+@pytest.mark.peer
+def test_sighup_keeps_the_rules_when_the_file_cannot_be_read(tmp_path: pathlib.Path) -> None:
+    peers.need(realtcpd.MAKEDAT)
+    port = daemons.free_port()
+    database = realtcpd.makedat(b"127.0.0.9\tdeny\n*\tallow,V=1\n", tmp_path)
+    log = tmp_path / "log"
+    words = [f"-access={database}", f"-stderr={log}", f"127.0.0.1.{port}", *ENV]
+    with background(tmp_path, *words) as file:
+        database.write_text("")
+        os.kill(pid_in(file), signal.SIGHUP)
+        daemons.until(lambda: "the one before goes on" in log.read_text(), "the refusal")
+        assert seen(port)["V"] == "1"
+        assert daemons.talk(port, source="127.0.0.9") == b""
+        realtcpd.makedat(b"*\tallow,V=2\n", tmp_path)
+        os.kill(pid_in(file), signal.SIGHUP)
+        daemons.until(lambda: seen(port)["V"] == "2", "the new rules")
+
+
+def test_stop_imports_nothing_slow(tmp_path: pathlib.Path) -> None:
+    """Within 0.15 seconds there is time for the interpreter and little else; the test says which else."""
+    code = f"import sys; sys.argv[1:] = {[f'-pid={tmp_path}/pid', '-stop']!r}\n"
+    code += "from tcpdconf import couriertcpd\ncouriertcpd.main()\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {name for name in done.stdout.split() if name.startswith("tcpdconf.")}
+
+    assert {"pydantic", "dns", "asyncio", "subprocess", "socket"} & set(done.stdout.split()) == set()
+    assert ours == {
+        "tcpdconf.config",
+        "tcpdconf.config.argvoptions",
+        "tcpdconf.couriertcpd",
+        "tcpdconf.daemon",
+        "tcpdconf.daemon.background",
+        "tcpdconf.daemon.pidfile",
+        "tcpdconf.daemon.signals",
+    }
