@@ -129,7 +129,7 @@ def test_its_end_is_the_programs_as_well_and_waits_for_none(tmp_path: pathlib.Pa
         began = time.monotonic()
         assert run(f"-pid={tmp_path / 'pid'}", "-stop") == 0
         assert daemons.read(client) == b""
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
 
 
 @pytest.mark.peer
