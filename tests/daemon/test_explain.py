@@ -223,6 +223,22 @@ def test_a_running_daemon_is_asked_whom_it_serves(tmp_path: pathlib.Path, conf: 
     assert explain.clients(str(tmp_path / "nothing"), str(tmp_path / conf)) is None
 
 
+def test_a_connection_that_is_there_counts(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    text = LIMITS.replace("4998", str(port)).replace("/usr/bin/env", "/bin/cat")
+    runtime = str(tmp_path / "run")
+    with (
+        daemons.Daemon(tmp_path, text, arguments=["--runtime-dir", runtime]) as daemon,
+        daemons.connect(port),
+    ):
+        daemon.await_log("^accept ")
+        found = command(daemon.conf, "test", "127.0.0.1", "--runtime-dir", runtime)
+
+    assert found.returncode == 0
+    assert "max_connections  1 of 3 (" in found.stdout
+    assert "max_per_ip       1 of 2 from 127.0.0.1 (" in found.stdout
+
+
 def test_lists_that_are_answered_for_are_not_asked(tmp_path: pathlib.Path) -> None:
     text = PLAIN + LISTS + 'drop = ["BLOCK"]\n[dns]\nservers = ["127.0.0.1:9"]\n'
     listed = ["bl.example=127.0.0.2=because of spam", "bl.example=127.0.0.4"]
