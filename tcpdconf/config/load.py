@@ -69,6 +69,14 @@ class Loaded:
         return "default" if origin is None else f"{origin[0]}:{origin[1]}"
 
 
+class LoadError(problems.ConfigError):
+    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty."""
+
+    def __init__(self, found: Iterable[problems.Problem], config: model.Config) -> None:
+        super().__init__(found)
+        self.config = config
+
+
 def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True) -> Loaded:
     """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
 
@@ -76,7 +84,7 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
     and whether any service is enabled.
 
     Raises:
-        ConfigError: with all problems of all files.
+        LoadError: with all problems of all files.
     """
     found = sources.read(directory, replace)
     written = merge.Written(found.sources)
@@ -88,16 +96,16 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
     unread = "\n".join(found.broken)
     services, rest = _services(loaded, seen, unread)
     seen.add(_chains(loaded, {**services, **rest}, unread))
-    if to_serve:
-        seen.add(host.check(loaded, {**services, **rest}))
     if not seen.errors():
         loaded = replaced(loaded, config=_config(written, services))
-        if to_serve and not loaded.config.enabled() and not loaded.config.daemon.allow_empty:
+    if to_serve:
+        seen.add(host.check(loaded, {**services, **rest}))
+        if not (seen.errors() or loaded.config.enabled() or loaded.config.daemon.allow_empty):
             text, hint = "has no enabled service", "daemon.allow_empty = true allows that"
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
     ordered = sorted(seen.problems, key=lambda p: (found.order.get(p.file, -1), p.line, p.column))
     if seen.errors():
-        raise problems.ConfigError(ordered)
+        raise LoadError(ordered, loaded.config)
     return replaced(loaded, warnings=tuple(ordered))
 
 

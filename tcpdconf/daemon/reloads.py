@@ -105,6 +105,7 @@ class Reloads:
         try:
             loaded = self._read()
         except problems.ConfigError as error:
+            self.refused = error.config if isinstance(error, load.LoadError) else None
             self._finish(reloading.Outcome([], [], list(error.problems)), self.state)
             return
         self._take_on(loaded)

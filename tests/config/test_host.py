@@ -208,3 +208,19 @@ def test_files_that_nobody_may_read_are_problems(tmp_path: Path, monkeypatch: py
     found = told(tmp_path, listeners(("127.0.0.1", 25)) + f'access = [{{ file = "{file}" }}]\n')
 
     assert found == [f"8:20: error: cannot read {file}: Permission denied"]
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [('environment_files = ["/no/such/file"]', ["a"]), ('environment_files = ["/no/such/file"]\nx = 1', [])],
+)
+def test_what_only_the_host_objects_to_is_known_all_the_same(
+    line: str, names: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.toml").write_text(
+        f'[services.a]\nprogram = ["/bin/cat"]\n{line}\n[[services.a.listeners]]\nport = 5000\n'
+    )
+    with pytest.raises(load.LoadError) as error:
+        load.load(tmp_path)
+
+    assert list(error.value.config.services) == names
