@@ -7,7 +7,7 @@ before ends the matter, and one that shows something else is repeated until two 
 from collections.abc import Collection, Mapping
 from typing import Final
 
-LONGEST: Final = 5.0  # seconds for which a change that does not end is waited for
+LONGEST: Final = 5.0  # seconds, after those for settling, for which a change that does not end is waited for
 _AGAIN: Final = 3  # the second look follows after this part of the time for settling
 
 
@@ -55,4 +55,4 @@ class Settling:
         return changed
 
     def _is_late(self, now: float) -> bool:
-        return self._began is not None and now - self._began >= LONGEST
+        return self._began is not None and now - self._began >= self.settle + LONGEST

@@ -53,12 +53,12 @@ def play(*scenes: tuple[float, dict[str, str], bool], stirs: list[float]) -> lis
         # somebody goes on writing; when he is done both looks are made
         ([1.0], [(1.0, NEW, False), (2.0, NEWER, True)], [(2.1, ["/a"])]),
         # somebody never stops writing
-        ([1.0], [(1.0, NEW, False)], [(6.1, ["/a"])]),
+        ([1.0], [(1.0, NEW, False)], [(6.4, ["/a"])]),
         # events never stop: told in the middle, and what was left when they end
         (
             [1 + 0.2 * i for i in range(35)],
-            [(1.0, NEW, True), (6.5, NEWER, True)],
-            [(6.1, ["/a"]), (8.2, ["/a"])],
+            [(1.0, NEW, True), (6.7, NEWER, True)],
+            [(6.5, ["/a"]), (8.2, ["/a"])],
         ),
         # two changes, each told once
         ([1.0, 2.0], [(1.0, NEW, True), (2.0, NEWER, True)], [(1.4, ["/a"]), (2.4, ["/a"])]),

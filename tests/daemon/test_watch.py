@@ -105,19 +105,19 @@ CHANGES: dict[str, tuple[Callable[[Place], object], list[str]]] = {
     ),
 }
 
-NO_CHANGES: dict[str, Callable[[Place], object]] = {
-    "touched": lambda p: os.utime(p.conf / "10.toml"),
-    "mode": lambda p: (p.conf / "10.toml").chmod(0o600),
-    "written again": lambda p: rename_over(p.conf / "10.toml", "a = 1\n"),
-    "vim's swap file": lambda p: (p.conf / ".10.toml.swp").write_text("x"),
-    "backup": lambda p: (p.conf / "10.toml~").write_text("x"),
-    "emacs' own": lambda p: (p.conf / "#10.toml#").write_text("x"),
-    "no configuration": lambda p: (p.conf / "README").write_text("x"),
-    "swap file of a text": lambda p: (p.texts / ".default.swp").write_text("x"),
-    "neighbour": lambda p: (p.access.parent / "other").write_text("x"),
-    "not linked": lambda p: (p.folder / "versions/v2/file").write_text("x"),
-    "away and back": lambda p: p.conf.rename(p.folder / "away").rename(p.conf),
-}
+NO_CHANGES: list[Callable[[Place], object]] = [
+    lambda p: os.utime(p.conf / "10.toml"),
+    lambda p: (p.conf / "10.toml").chmod(0o600),
+    lambda p: rename_over(p.conf / "10.toml", "a = 1\n"),
+    lambda p: (p.conf / ".10.toml.swp").write_text("x"),
+    lambda p: (p.conf / "10.toml~").write_text("x"),
+    lambda p: (p.conf / "#10.toml#").write_text("x"),
+    lambda p: (p.conf / "README").write_text("x"),
+    lambda p: (p.texts / ".default.swp").write_text("x"),
+    lambda p: (p.access.parent / "other").write_text("x"),
+    lambda p: (p.folder / "versions/v2/file").write_text("not linked"),
+    lambda p: p.conf.rename(p.folder / "away").rename(p.conf),
+]
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -132,10 +132,10 @@ def test_a_change_is_told_once(name: str, place: Place) -> None:
         assert watcher.changed(QUIET) is None
 
 
-@pytest.mark.parametrize("name", NO_CHANGES)
-def test_what_changes_no_content_is_not_told(name: str, place: Place) -> None:
+def test_what_changes_no_content_is_not_told(place: Place) -> None:
     with watchers.Watcher(place.wanted) as watcher:
-        NO_CHANGES[name](place)
+        for change in NO_CHANGES:
+            change(place)
 
         assert watcher.changed(QUIET) is None
 
