@@ -35,6 +35,12 @@ def _run(command: argparse.ArgumentParser) -> None:
         default=[],
         help="run this service and no other; repeatable",
     )
+    command.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the listening sockets from the daemon that runs, and stop it when this one serves;"
+        " its connections may go on for daemon.drain_timeout",
+    )
     _runtime_directory(command)
 
 

@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
 
     from tcpdconf.daemon import running  # noqa: PLC0415
 
-    return running.run(given.directory, given.only, given.runtime_dir, arrived)
+    return running.run(given.directory, given.only, given.runtime_dir, arrived, take_over=given.take_over)
 
 
 def check(given: argparse.Namespace) -> int:

@@ -78,6 +78,7 @@ class Daemon:
         self._lines: list[str] = []
         self._grown = threading.Condition()
         self.notified: list[str] = []
+        self.stored: dict[str, int] = {}  # descriptors in the service manager's store; the test closes them
 
     def __enter__(self) -> Self:
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -113,10 +114,19 @@ class Daemon:
 
     def _hear(self) -> None:
         """What a service manager hears until the daemon has ended."""
-        while said := self._manager.recv(4096):
+        while (received := socket.recv_fds(self._manager, 4096, 1))[0]:
+            said = received[0].decode().split("\n")
             with self._grown:
-                self.notified += said.decode().split("\n")
+                self.notified += said
+                self._keep(dict(line.partition("=")[::2] for line in said), received[1])
                 self._grown.notify_all()
+
+    def _keep(self, said: dict[str, str], fds: list[int]) -> None:
+        """Do what systemd does for FDSTORE and FDSTOREREMOVE."""
+        if "FDSTORE" in said:
+            self.stored[said["FDNAME"]] = fds[0]
+        elif "FDSTOREREMOVE" in said:
+            os.close(self.stored.pop(said["FDNAME"]))
 
     def _read(self) -> None:
         assert self.process.stderr is not None

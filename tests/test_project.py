@@ -51,7 +51,8 @@ def test_doors_between_houses(room: str, doors: list[str]) -> None:
     modules = [path for path in MODULES if house(path) == room]
     assert modules
     for path in modules:
-        ours = [name for name in imported(path) if begins(name, *PACKAGES)]
+        # the package itself holds nothing but its version
+        ours = [name for name in imported(path) if begins(name, *PACKAGES) and name not in PACKAGES]
         assert [name for name in ours if not begins(name, *doors)] == [], path
 
 

@@ -1,4 +1,4 @@
-"""What the commands on control.sock do: status, connections, reload, stop (docs/reference/control.md)."""
+"""What the commands on control.sock do (docs/reference/control.md)."""
 
 import hashlib
 import os
@@ -34,6 +34,7 @@ class Commands:
             "connections": self._connections,
             "reload": self._reload,
             "stop": self._end,
+            "hand-over": self._hand_over,
         }
 
     def reported(self, name: str, message: dict[str, Any]) -> None:
@@ -113,6 +114,12 @@ class Commands:
     def _reload(self, _: dict[str, Any], reply: control.Reply) -> None:
         log.info("reloading", because="command")
         self._reloads.wish(lambda last: reply(_outcome(last)), again=True)
+
+    def _hand_over(self, _: dict[str, Any], reply: control.Reply) -> None:
+        """Give a successor the listening sockets. Both accept from them until the successor says stop."""
+        found = [each.fileno() for sockets in self._reloads.state.sockets.values() for each in sockets]
+        log.info("handing over", sockets=len(found))
+        reply({"ok": True, "pid": os.getpid(), "sockets": len(found)}, found)
 
     def _end(self, request: dict[str, Any], reply: control.Reply) -> None:
         drain = request.get("drain")

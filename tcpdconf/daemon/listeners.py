@@ -1,14 +1,15 @@
-"""Listening sockets: opened here, or handed over by the service manager (sd_listen_fds(3))."""
+"""Listening sockets: opened here, or passed on by a service manager or another daemon."""
 
 import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tcpdconf.config import host, tables
 
+STORED: Final = "tcpdconf listen "  # how the names of our sockets in the store begin
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _IP_FREEBIND: Final = 15  # linux/in.h
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
@@ -168,31 +169,61 @@ def _listen(found: socket.socket, listener: tables.Listener) -> None:
 
 
 class Activated:
-    """Sockets from the service manager, until listeners have claimed them."""
+    """Sockets that were open before this process, until listeners have claimed them.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._sockets = list(_received(environment))
+    They come from a socket unit, from the service manager's file descriptor store, or from a daemon whose
+    place is taken; only the first have to be wanted by a listener.
+    """
+
+    def __init__(self, environment: Mapping[str, str], taken: Iterable[int] = ()) -> None:
+        """`environment` is the one this process was started with; `taken` are another daemon's sockets."""
+        self._units: list[socket.socket] = []
+        self._others = [socket.socket(fileno=fd) for fd in taken]
+        self.stored: dict[str, socket.socket] = {}  # by name in the store
+        for which, found in _received(environment):
+            if which.startswith(STORED):
+                self.stored[which] = found
+                self._others.append(found)
+            else:
+                self._units.append(found)
+        self._lent = frozenset(self._units)
 
     def claim(self, listener: tables.Listener, port: int) -> list[socket.socket]:
         """The sockets for a listener, ready to accept, or none; "*" takes those of both families."""
-        found = [s for s in self._sockets if _is_for(s, listener.address, port)]
-        for each in found:
-            self._sockets.remove(each)
-            _listen(each, listener)
-        return found
+        claimed: list[socket.socket] = []
+        for source in (self._units, self._others):
+            found = [s for s in source if _is_for(s, listener.address, port)] if not claimed else []
+            for each in found:
+                source.remove(each)
+                _listen(each, listener)
+            claimed += found
+        return claimed
+
+    def lent(self, found: socket.socket) -> bool:
+        """Whether a socket is a socket unit's: it has it, and gives it again."""
+        return found in self._lent
 
     def unclaimed(self) -> list[str]:
-        """What the sockets are that no listener has claimed."""
-        return [f"descriptor {each.fileno()} ({described(each)})" for each in self._sockets]
+        """What the sockets of socket units are that no listener has claimed."""
+        return [f"descriptor {each.fileno()} ({described(each)})" for each in self._units]
+
+    def close(self) -> None:
+        """Close the others that no listener has claimed."""
+        for each in self._others:
+            each.close()
+        self._others.clear()
 
 
-def _received(environment: Mapping[str, str]) -> Iterator[socket.socket]:
+def _received(environment: Mapping[str, str]) -> Iterator[tuple[str, socket.socket]]:
+    """Each passed-on socket with its name (sd_listen_fds(3))."""
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return
-    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
-        os.set_inheritable(fd, False)
-        yield socket.socket(fileno=fd)
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    for number in range(int(count)):
+        os.set_inheritable(_FIRST_FD + number, False)
+        found = socket.socket(fileno=_FIRST_FD + number)
+        yield names[number] if number < len(names) else "", found
 
 
 def _is_for(found: socket.socket, address: str, port: int) -> bool:

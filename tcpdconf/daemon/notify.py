@@ -1,6 +1,8 @@
-"""Word to the service manager (sd_notify(3)), when there is one."""
+"""Word to the service manager (sd_notify(3)), when there is one; and sockets, for its store."""
 
+import contextlib
 import os
+import socket
 import time
 from typing import Final
 
@@ -32,6 +34,17 @@ class Notifier:
     def stopping(self) -> None:
         """The daemon has begun to stop."""
         self._socket.notify("STOPPING=1\nSTATUS=stopping")
+
+    def store(self, name: str, end: socket.socket) -> None:
+        """Let the service manager keep a socket, to pass it on when this daemon is started again."""
+        if self._socket.socket is not None:
+            with contextlib.suppress(OSError):
+                said = f"FDSTORE=1\nFDNAME={name}".encode()
+                socket.send_fds(self._socket.socket, [said], [end.fileno()])
+
+    def forget(self, name: str) -> None:
+        """Let it close what it keeps under this name."""
+        self._socket.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def watchdog(self) -> None:
         """All workers have answered."""

@@ -7,16 +7,19 @@ from collections.abc import Collection
 from typing import Final
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import control, log, runtimedir, signals, supervisor
+from tcpdconf.daemon import control, controlclient, log, runtimedir, signals, supervisor, takeover
 from tcpdconf.policy import environ
 
 EX_CONFIG: Final = 78
 
 
-def run(directory: str, only: Collection[str], runtime: str | None, arrived: signals.Signals) -> int:
+def run(
+    directory: str, only: Collection[str], runtime: str | None, arrived: signals.Signals, *, take_over: bool
+) -> int:
     """Serve the services of a directory, or `only` some of them; returns the exit status.
 
-    `runtime` is the directory of the control socket, if another one than usual.
+    `runtime` is the directory of the control socket, if another one than usual; with `take_over` the daemon
+    that has it is asked for its listening sockets, and stopped when this one serves.
     0 after a stop, 78 when the configuration cannot be used, 1 when the host refuses something else.
     """
     open_standard()
@@ -25,7 +28,12 @@ def run(directory: str, only: Collection[str], runtime: str | None, arrived: sig
         found = runtimedir.find(runtime)
         if found is None:
             log.warning("no control socket: this user has no runtime directory")
-        order = supervisor.Order(lambda: chosen(load.load(directory), only), environment(), runtime=found)
+        order = supervisor.Order(
+            lambda: chosen(load.load(directory), only),
+            environment(),
+            runtime=found,
+            predecessor=takeover.Predecessor(found) if take_over else None,
+        )
         supervisor.Supervisor(order, arrived).run()
     except problems.ConfigError as error:
         log.excerpt("error", problems.render(error.problems))
@@ -33,7 +41,7 @@ def run(directory: str, only: Collection[str], runtime: str | None, arrived: sig
     except supervisor.StartError as error:
         log.excerpt("error", problems.render(error.problems))
         return 1
-    except control.RunningError as error:
+    except (control.RunningError, controlclient.ControlError) as error:
         log.error(str(error))
         return 1
     return 0

@@ -16,6 +16,7 @@ from tcpdconf.daemon import (
     assignment,
     commands,
     control,
+    fdstore,
     listeners,
     log,
     loop,
@@ -24,6 +25,7 @@ from tcpdconf.daemon import (
     reloads,
     service,
     signals,
+    takeover,
     watching,
 )
 from tcpdconf.policy import dialect
@@ -46,7 +48,7 @@ class Order(NamedTuple):
     """What a daemon is to do: `read` loads the configuration, and raises ConfigError.
 
     `environment` is the one that it was started with, `runtime` the directory of control.sock, if there is to
-    be one; `started` is called when everything serves.
+    be one; `started` is called when everything serves. `predecessor` is a daemon whose place it takes.
     """
 
     read: Callable[[], load.Loaded]
@@ -54,6 +56,7 @@ class Order(NamedTuple):
     ways: dialect.Dialect = dialect.TOML
     runtime: str | None = None
     started: Callable[[], None] = lambda: None
+    predecessor: takeover.Predecessor | None = None
 
 
 class Supervisor:
@@ -64,16 +67,20 @@ class Supervisor:
         self._arrived = arrived
         self._loop = loop.Loop()
         self._notifier = notify.Notifier()
+        taken = () if order.predecessor is None else order.predecessor.sockets
+        self._activated = listeners.Activated(order.environment, taken)
+        self._store = fdstore.Store(self._notifier, self._activated)
         self._reloads = reloads.Reloads(
             service.Surroundings(self._loop, order.environment, order.ways),
             order.read,
-            listeners.Activated(order.environment),
+            self._activated,
             self._make,
             began=self._notifier.reloading,
             ended=self._reloaded,
         )
         self._watching = watching.Watching(self._loop, self._changed)
         self._commands = commands.Commands(self._loop, self._reloads, self._drain)
+        self._controlled: control.Control | None = None
         self._all: list[service.Service] = []  # with those that are coming, or drain
         self._started = False
         self._failure: tuple[problems.Problem, ...] = ()
@@ -89,7 +96,8 @@ class Supervisor:
             RunningError: another daemon has this runtime directory.
         """
         read_at, loaded = time.time(), self._order.read()
-        controlled = self._control()
+        if self._order.predecessor is None:  # of another one the socket is in use until all is well
+            self._control()
         _adopt_orphans()
         # From here on processes are forked: what is alive now they share for good.
         gc.collect()
@@ -99,22 +107,23 @@ class Supervisor:
         self._loop.run()
         for each in self._all:
             each.close()
-        if controlled is not None:
-            controlled.close()
+        if self._controlled is not None:
+            self._controlled.close()
         if any(problem.code in _OF_THE_HOST for problem in self._failure):
             raise StartError(list(self._failure))
         if self._failure:
             raise problems.ConfigError(self._failure)
 
-    def _control(self) -> control.Control | None:
-        """The control socket, where it can be had."""
-        if self._order.runtime is None:
-            return None
+    def _control(self) -> None:
+        """Listen to commands, where that is possible."""
+        runtime = self._order.runtime
+        if runtime is None:
+            return
+        replace = self._order.predecessor is not None
         try:
-            return control.Control(self._loop, self._order.runtime, self._commands.all())
+            self._controlled = control.Control(self._loop, runtime, self._commands.all(), replace=replace)
         except OSError as error:
-            log.warning(f"no control socket: {self._order.runtime}: {error.strerror}")
-            return None
+            log.warning(f"no control socket: {runtime}: {error.strerror}")
 
     def _make(self, name: str) -> service.Service:
         made = service.Service(name, self._reloads.around, self._heard)
@@ -149,6 +158,7 @@ class Supervisor:
         if not self._started:
             log.info("running", services=count, pid=os.getpid())
             self._order.started()
+            self._succeed()
             self._feed_watchdog(notify.watchdog_seconds())
         elif last.ok:
             level: log.Level = "info" if last.outcome.changed or last.asked else "debug"
@@ -158,8 +168,17 @@ class Supervisor:
             log.error("the configuration is not taken on; the one before goes on")
             status += f"; the last reload was refused: {last.outcome.problems[0]}"
         self._started = True
+        self._store.keep(self._reloads.state.sockets)
         self._notifier.ready(status)
         self._watching.watch(loaded.config, self._reloads.refused, loaded.directory, self._reloads.read_at)
+
+    def _succeed(self) -> None:
+        """Everything serves: nobody else has to, and what was passed on and is not wanted can go."""
+        self._activated.close()
+        if self._order.predecessor is not None:
+            self._control()
+            seconds = self._reloads.state.loaded.config.daemon.drain_timeout
+            self._order.predecessor.dismiss(seconds)
 
     def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
         """Take note of what a worker says, or what is said in its place when it could not be started."""

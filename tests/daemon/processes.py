@@ -37,6 +37,12 @@ def of(client: socket.socket, program: Sequence[str]) -> Process:
     )
 
 
+def over(pid: int) -> bool:
+    """Whether a process has ended, though perhaps nobody has waited for it."""
+    status = _contents(pathlib.Path(f"/proc/{pid}/stat"))
+    return not status or status.rpartition(") ")[2].startswith("Z")
+
+
 def _contents(file: pathlib.Path) -> str:
     """A process's file; empty when the process has ended, or may not be looked at."""
     try:

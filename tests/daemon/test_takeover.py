@@ -1,0 +1,201 @@
+"""A daemon follows another one, and no client is refused: with a service manager's store, and without one."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import daemons
+from daemon import processes
+
+GREET = 'program = ["/bin/sh", "-c", "echo here; read line; echo $line"]'
+
+
+def service(port: int, program: str = 'program = ["/bin/echo", "in"]') -> str:
+    return f"""
+        [services.test]
+        {program}
+        listeners = [{{ address = "127.0.0.1", port = {port} }}]
+        [services.test.limits]
+        max_connections = 1000
+        """
+
+
+class Clients:
+    """One client after the other until told to stop; `answers` are what they have read, or why not."""
+
+    def __init__(self, port: int) -> None:
+        self.answers: list[bytes | str] = []
+        self._port = port
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._come)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let no more come."""
+        self._over.set()
+        self._thread.join(daemons.SECONDS)
+
+    def await_more(self) -> None:
+        """Wait for twenty more answers."""
+        wanted = len(self.answers) + 20
+        daemons.until(lambda: len(self.answers) > wanted, "clients")
+
+    def _come(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.answers.append(daemons.talk(self._port))
+            except OSError as error:
+                self.answers.append(str(error))
+
+
+@contextlib.contextmanager
+def clients(port: int) -> Iterator[Clients]:
+    """Clients who come all the time."""
+    made = Clients(port)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def successor(folder: pathlib.Path, first: daemons.Daemon) -> pathlib.Path:
+    """A folder for a second daemon that shares the runtime directory of the first."""
+    second = folder / "second"
+    second.mkdir()
+    (second / "run").symlink_to(first.folder / "run")
+    return second
+
+
+def test_a_second_daemon_takes_over_and_no_client_is_refused(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with daemons.Daemon(tmp_path, service(port)) as first, clients(port) as some:
+        some.await_more()
+        folder = successor(tmp_path, first)
+        with daemons.Daemon(folder, service(port), arguments=["--take-over"]) as second:
+            assert first.process.wait(daemons.SECONDS) == 0
+            served = len(second.log)
+            daemons.until(lambda: len(second.log) > served + 20, "clients of the second daemon")
+            some.stop()
+
+    assert set(some.answers) == {b"in\n"}
+    assert f"taken over pid={first.process.pid}" in second.log
+
+
+def test_connections_of_the_first_daemon_go_on(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with daemons.Daemon(tmp_path, service(port, GREET)) as first, daemons.connect(port) as client:
+        assert daemons.line(client) == b"here\n"
+        with daemons.Daemon(
+            successor(tmp_path, first), service(port, GREET), arguments=["--take-over"]
+        ) as second:
+            first.await_log("^stopping drain=300s")
+            client.sendall(b"still there\n")
+            assert daemons.read(client) == b"still there\n"
+            assert first.process.wait(daemons.SECONDS) == 0
+            with daemons.connect(port) as other:
+                assert daemons.line(other) == b"here\n"
+        assert second.process.returncode == 0
+
+
+def test_a_second_daemon_that_cannot_start_leaves_the_first_alone(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with daemons.Daemon(tmp_path, service(port)) as first:
+        folder = successor(tmp_path, first)
+        conf = daemons.configure(folder, service(port, 'program = ["/bin/echo"]\numask = "8"'))
+        command = [sys.executable, "-m", "tcpdconf", "run", str(conf), "--take-over"]
+        command += ["--runtime-dir", str(folder / "run")]
+        found = subprocess.run(command, capture_output=True, timeout=daemons.SECONDS, check=False)
+
+        assert found.returncode == 78
+        assert daemons.talk(port) == b"in\n"
+        assert not any(line.startswith("stopping") for line in first.log)
+
+
+def test_without_a_daemon_there_is_nothing_to_take_over(tmp_path: pathlib.Path) -> None:
+    conf = daemons.configure(tmp_path, service(daemons.free_port()))
+    command = [sys.executable, "-m", "tcpdconf", "run", str(conf), "--take-over"]
+    command += ["--runtime-dir", str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: no daemon runs: ")
+
+
+def activated(folder: pathlib.Path, text: str, stored: dict[str, int]) -> daemons.Daemon:
+    """A daemon that a service manager starts with what is in its store."""
+    folder.mkdir()
+    fds = list(stored.values())
+    moved = " ".join(f"{3 + index}<&{fd}-" for index, fd in enumerate(fds))
+    start = f'exec {moved}; export LISTEN_FDS={len(fds)}; LISTEN_PID=$$ exec "$@"'
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    names = {"LISTEN_FDNAMES": ":".join(stored)}
+    before = ["/bin/bash", "-c", start, "bash"]
+    made = daemons.Daemon(folder, text, environment=names, before=before, pass_fds=fds)
+    made.stored = {name: os.dup(fd) for name, fd in stored.items()}
+    return made
+
+
+def close(*started: daemons.Daemon) -> None:
+    """Close what is in the stores."""
+    for daemon in started:
+        for fd in daemon.stored.values():
+            os.close(fd)
+
+
+def test_no_queued_connection_is_lost_when_the_daemon_is_killed(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(daemons.Daemon(tmp_path, service(port)))
+        daemons.until(lambda: first.stored, "the store")
+        worker = first.worker("test")
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait(daemons.SECONDS)
+        daemons.until(lambda: processes.over(worker), "the end of the worker")
+        waiting = [stack.enter_context(daemons.connect(port)) for _ in range(50)]
+        second = stack.enter_context(activated(tmp_path / "second", service(port), first.stored))
+        answers = [daemons.read(client) for client in waiting]
+    close(first, second)
+
+    assert answers == [b"in\n"] * 50
+    assert not any("FDSTORE" in line for line in second.notified)
+
+
+def test_clients_who_come_while_a_daemon_is_killed_again_and_again(tmp_path: pathlib.Path) -> None:
+    """Those of whom nobody has heard yet; one that was accepted is lost with the worker that had it."""
+    port = daemons.free_port()
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(daemons.Daemon(tmp_path, service(port)))]
+        some = stack.enter_context(clients(port))
+        for number in range(3):
+            some.await_more()
+            started[-1].process.send_signal(signal.SIGKILL)
+            started[-1].process.wait(daemons.SECONDS)
+            folder = tmp_path / str(number)
+            started.append(stack.enter_context(activated(folder, service(port), started[-1].stored)))
+        some.await_more()
+        some.stop()
+    close(*started)
+
+    assert set(some.answers) <= {b"in\n", b""}
+    assert some.answers.count(b"") <= 3
+
+
+def test_a_stored_socket_that_is_not_wanted_any_more_is_let_go(tmp_path: pathlib.Path) -> None:
+    ports = daemons.free_port(), daemons.free_port()
+    with daemons.Daemon(tmp_path, service(ports[0])) as first:
+        daemons.until(lambda: first.stored, "the store")
+        (name,) = first.stored
+    with activated(tmp_path / "second", service(ports[1]), first.stored) as second:
+        close(first)
+        daemons.until(lambda: name not in second.stored, "that it is let go")
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", ports[0])) != 0
+        assert daemons.talk(ports[1]) == b"in\n"
+    close(second)
