@@ -42,7 +42,7 @@ class Command:
         notes: what a person should know of them.
         stop: the command that ends this couriertcpd, and keeps it from being started again.
         start: the command that goes back to it.
-        name: what to call the service, where its port does not say.
+        name: what to call the service, where that is known.
     """
 
     words: tuple[str, ...]

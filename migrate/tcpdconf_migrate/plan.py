@@ -56,7 +56,7 @@ def plan(
         except argv.CommandLineError as error:
             refused.append(commandline.Unread(command.origin, str(error)))
             continue
-        called = _unused(name or name_of(service, command.name), services)
+        called = _unused(name or command.name or name_of(service), services)
         services.append(Planned(called, _elsewhere(service, more_ports), notes, command))
     return Plan(tuple(services), tuple(refused))
 
@@ -88,14 +88,12 @@ def _settled(around: dict[str, Any]) -> bool:
     return "inherit_environment" in around
 
 
-def name_of(service: model.Service, otherwise: str | None = None) -> str:
-    """What a careful person would call a service: by its port, or else `otherwise`, or by its program."""
+def name_of(service: model.Service) -> str:
+    """What a careful person would call a service: by its port, or else by its program."""
     for listener in service.listeners:
         found = _PORTS.get(listener.port, listener.port)
         if found in _PORTS.values():
             return str(found)
-    if otherwise is not None:
-        return otherwise
     words = [word.rpartition("/")[2] for word in service.program]
     over_tls = words[0] == "couriertls"
     for word in words:

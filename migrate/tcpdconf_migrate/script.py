@@ -5,6 +5,7 @@ assignment in a branch holds in that branch and is unknown after it. Nothing is 
 anything unknown in it is `Unread`, with the reason. Files are read; nothing is executed.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -126,20 +127,22 @@ class _Walk:
             self._variables.assign(name, self._variables.unknown(f"{name} is the variable of a loop"))
         if plain in {"for", "case"}:
             return
+        assignments = list(itertools.takewhile(bool, map(shellcommands.assigned, words)))
+        rest = words[len(assignments) :]
         own: dict[str, str] = {}
-        while words and (assigned := shellcommands.assigned(words[0])):
-            own[assigned.name] = self._variables.text(assigned.parts)
-            if assigned.appends:
-                why = f"{assigned.name} is appended to with +=, which not every /bin/sh understands"
-                own[assigned.name] = self._variables.unknown(why)
-            words = words[1:]
-        if words:
-            fields = [field for word in words for field in self._variables.fields(word)]
-            self._run(line, fields, own)
-            return
-        for name, value in own.items():
-            why = f"{name} is set at line {line} only if the command before it says so"
-            self._variables.assign(name, self._variables.unknown(why) if conditional else value)
+        for assigned in filter(None, assignments):
+            own[assigned.name] = value = self._assigned(assigned)
+            if not rest:
+                why = f"{assigned.name} is set at line {line} only if the command before it says so"
+                self._variables.assign(assigned.name, self._variables.unknown(why) if conditional else value)
+        if rest:
+            self._run(line, [field for word in rest for field in self._variables.fields(word)], own)
+
+    def _assigned(self, assigned: shellcommands.Assigned) -> str:
+        if assigned.appends:
+            why = f"{assigned.name} is appended to with +=, which not every /bin/sh understands"
+            return self._variables.unknown(why)
+        return self._variables.text(assigned.parts)
 
     def _run(self, line: int, fields: list[str], own: dict[str, str]) -> None:
         """What a command does to the variables, or that it starts couriertcpd."""
@@ -202,8 +205,10 @@ class _Walk:
         inner = next((field for field in fields if commandline.PROGRAM in field and " " in field), "")
         if name in _NEVER_STARTING or {"-stop", "-restart"} & set(fields):
             return
-        if inner and (name == "eval" or "-c" in fields):
-            self._within(line, " ".join(fields[1:]) if name == "eval" else inner, line)
+        if name == "eval":
+            self._within(line, " ".join(fields[1:]), line)
+        elif inner and "-c" in fields:
+            self._within(line, inner, line)
         elif commandline.unwrap(fields).words:
             self._start(line, fields, own)
         else:
