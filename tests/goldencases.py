@@ -10,6 +10,8 @@
     ----------
     ...                              standard output: TOML
 
+`python tests/goldencases.py` writes all of them anew, from their own input.
+
 Files are made in a folder of their own, in which the command runs; @DIR@ stands for its path. A name that
 ends in `/` makes an empty folder. Processes are files `==> proc/PID`, in which JSON says what /proc would.
 """
@@ -106,3 +108,15 @@ def process(path: pathlib.Path, said: dict[str, str | int | list[str] | dict[str
     limit = f"{said.get('address_space', 'unlimited')!s:<20} unlimited            bytes"
     (path / "limits").write_text(f"{'Limit':<25} Soft\n{'Max address space':<25} {limit}\n")
     os.symlink(str(said.get("directory", "/")), path / "cwd")
+
+
+def main() -> None:
+    """Write down what every case says now, for somebody to read the difference."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for path in sorted(FOLDER.glob("*.txt")):
+            case, _ = read(path)
+            path.write_text(written(case, run(case, monkeypatch)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

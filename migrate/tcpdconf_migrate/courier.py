@@ -44,7 +44,7 @@ def read(directory: str) -> tuple[list[commandline.Command], list[commandline.Un
 def _command(
     script: courierscripts.Script, there: installation.Installation, directory: str
 ) -> commandline.Command:
-    wanted = [f"{directory}/{name}" for name in script.files]
+    wanted = [f"{directory}/{name}" for name in script.ordered(there)]
     files = [file for file in wanted if os.path.exists(file)]
     started = rcshell.start(script, there, directory, files)
     unwrapped = commandline.unwrap(started.words)
@@ -58,7 +58,7 @@ def _command(
         *unwrapped.notes,
         *_missing(wanted, files),
         *_complaints(started.said),
-        *_notes(script, started.environment, files),
+        *_notes(script, started.environment),
         *access_notes,
     ]
     stop = f"{there.scripts}/{script.name} stop"
@@ -107,9 +107,7 @@ def _is_yes(value: str) -> bool:
     return value[:1] in {"y", "Y"}
 
 
-def _notes(
-    script: courierscripts.Script, environment: Mapping[str, str], files: Sequence[str]
-) -> Iterator[commandline.Note]:
+def _notes(script: courierscripts.Script, environment: Mapping[str, str]) -> Iterator[commandline.Note]:
     if not _is_yes(environment.get(script.switch, "yes")):
         what = f"{script.switch}={environment[script.switch]}"
         yield commandline.Note("ignored", what, "so this service is not enabled", ("enabled",))
@@ -120,7 +118,7 @@ def _notes(
     for change in script.changes.split(" ; "):
         name, _, value = change.partition("=$")
         if value:
-            why = f"is a copy of {value} in {files[-1]}: change both"
+            why = f"is a copy of {value}: change both"
             yield commandline.Note("changed", name, why, ("environment", name))
     if cache := environment.get("TLS_CACHEFILE"):
         yield commandline.Note(

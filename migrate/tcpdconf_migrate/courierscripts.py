@@ -54,7 +54,7 @@ class Script(NamedTuple):
     Attributes:
         name: of the script, and of the file that is its own.
         service: what to call the service.
-        files: what it reads, in the order of the program's environment.
+        files: what it reads; those that are read later change what the others set.
         switch: the variable that says whether it is started with the host.
         unit: Debian's systemd unit.
         changes: variables that it sets for the program, after the files.
@@ -72,6 +72,10 @@ class Script(NamedTuple):
     limit: tuple[str, str] | None = None
     umask: str | None = None
     in_prefix: bool = True
+
+    def ordered(self, there: installation.Installation) -> tuple[str, ...]:
+        """The files in the order in which this installation's script gives them to the program."""
+        return self.files[::-1] if there.ssl_first and not self.over_tls else self.files
 
     @property
     def over_tls(self) -> bool:
@@ -122,8 +126,9 @@ def commands(
     mailbox = script.name.startswith(("imapd", "pop3d"))
     texts = {True: _MAILBOX, False: _ESMTPD_SSL if script.over_tls else _ESMTPD}
     imap = script.name.startswith("imapd")
-    # a script without TLS reads the -ssl file first, so that its own settings count
-    outer = list(reversed(files)) if mailbox and not script.over_tls else list(files)
+    # for the command line of a script without TLS the settings in its own file count most
+    own_last = mailbox and not script.over_tls
+    outer = sorted(files, key=lambda file: file.endswith(f"/{script.name}")) if own_last else files
     return texts[mailbox].format(
         **{name: value for name, value in there._asdict().items() if isinstance(value, str)},
         directory=directory,

@@ -15,6 +15,7 @@ class Installation(NamedTuple):
         libexecdir: imaplogin, courierpop3login and courierpop3d, in `courier` below it.
         scripts: the start scripts.
         tls_user: the user that couriertls becomes.
+        ssl_first: whether imapd and pop3d get the variables of their -ssl file first.
         units: whether Debian's systemd units start it.
     """
 
@@ -29,6 +30,7 @@ class Installation(NamedTuple):
     pop3login: str
     pop3d: str
     tls_user: str
+    ssl_first: bool = False
     units: bool = False
 
 
@@ -83,6 +85,7 @@ def _courier_imap(prefix: str) -> Installation:
         pop3login=f"{sbindir}/pop3login",
         pop3d=f"{bindir}/pop3d",
         tls_user=_mail_user(),
+        ssl_first=True,
     )
 
 

@@ -5,6 +5,7 @@ files say is executed, as it is whenever Courier starts.
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -67,19 +68,21 @@ class _Said(NamedTuple):
 
 
 def _shell(arguments: Sequence[str], environment: Mapping[str, str], directory: str) -> _Said:
-    try:
-        done = subprocess.run(
-            ["/bin/sh", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=environment,
-            cwd=directory,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ShellError(f"/bin/sh has not finished reading it after {_SECONDS:g} s") from None
-    return _Said(done.stdout, os.fsdecode(done.stderr).strip())
+    with subprocess.Popen(
+        ["/bin/sh", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=directory,
+        process_group=0,
+    ) as shell:
+        try:
+            stdout, stderr = shell.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)  # what the files have started, too, holds the pipes
+            raise ShellError(f"/bin/sh has not finished reading it after {_SECONDS:g} s") from None
+    return _Said(stdout, os.fsdecode(stderr).strip())
 
 
 def _items(content: bytes) -> list[str]:
