@@ -4,6 +4,7 @@
 exit status is couriertcpd's: 0, or 1 for whatever goes wrong.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def _signal(action: argvoptions.Action, path: str) -> int:
         else:
             pidfile.PidFile(path).send(signal.SIGHUP)
     except OSError as error:
-        _complain(2, f"{error.filename or path}: {error.strerror}")
+        _complain(2, f"cannot signal by {error.filename or path}: {error.strerror}")
     return 0
 
 
@@ -51,10 +52,16 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     arrived = signals.Signals(signals.SUPERVISOR)  # before anything slow is imported
     terminal = os.dup(2)
-    if pid_file is not None and not pid_file.take():
-        return 0  # one is running already, which is what was wanted
+    try:
+        if pid_file is not None and not pid_file.take():
+            return 0  # one is running already, which is what was wanted
+    except OSError as error:
+        return _complain(terminal, f"cannot open {error.filename}: {error.strerror}")
 
+    gc.disable()  # importing makes much and leaves nothing to collect: a fifth of the time
     from tcpdconf.daemon import dropin  # noqa: PLC0415 (slow)
+
+    gc.enable()
 
     def started() -> None:
         if pid_file is not None:

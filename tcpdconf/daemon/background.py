@@ -6,7 +6,6 @@ Imports nothing slow: it forks before there is much to copy.
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -66,7 +65,7 @@ def _detach(daemon: Callable[[Report], int], write: int) -> NoReturn:
         status = daemon(report)
         report(status)
     except BaseException:  # noqa: BLE001 (nothing may return into the code of who started it)
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
         os._exit(status)

@@ -101,6 +101,14 @@ def test_a_start_that_fails_is_known_to_the_parent(tmp_path: pathlib.Path, wrong
     assert not file.exists()
 
 
+def test_a_pid_file_in_no_folder(tmp_path: pathlib.Path) -> None:
+    file = f"-pid={tmp_path}/no/such/pid"
+
+    assert run(file, f"127.0.0.1.{daemons.free_port()}", *ENV) == 1
+    assert run(file, "-stop") == 0
+    assert run(file, "-restart") == 0
+
+
 def test_programs_get_the_environment_as_it_is_and_no_locale_of_the_interpreter(
     tmp_path: pathlib.Path,
 ) -> None:
