@@ -1,8 +1,8 @@
 """What the resolver is told: the table `dns` of the configuration, and resolv.conf(5) for what it leaves out.
 
 Pure: who reads /etc/resolv.conf passes its text. Of that file nameserver, timeout, attempts and rotate are
-used, as glibc reads them, but in capitals as well; not domain and search, since every name that is asked for
-is absolute.
+used, as glibc reads them, but in capitals as well; domain for the address of a one-label name only, and
+search not at all, as couriertcpd does.
 """
 
 from typing import Final, NamedTuple
@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     cache_entries: int = 100_000
     min_ttl: float = 0.0
     max_ttl: float = 3600.0
+    domain: str = ""
 
 
 def settings(written: dnstables.Dns, text: str) -> Settings:
@@ -39,6 +40,7 @@ def settings(written: dnstables.Dns, text: str) -> Settings:
         cache_entries=written.cache_entries,
         min_ttl=written.min_ttl,
         max_ttl=written.max_ttl,
+        domain=found.domain,
     )
 
 
@@ -46,6 +48,7 @@ def parse(text: str) -> Settings:
     """What a resolv.conf says. Lines that say nothing known, or nothing that can be, are passed over."""
     servers: list[values.Server] = []
     options: dict[str, str] = {}
+    domain = ""
     for line in text.split("\n"):
         keyword, *rest = line.split() or [""]
         if line[:1].isspace() or not rest:  # a keyword begins its line
@@ -53,6 +56,8 @@ def parse(text: str) -> Settings:
         keyword = keyword.lower()  # as couriertcpd has it
         if keyword == "nameserver":
             servers += _server(rest[0])
+        elif keyword == "domain":
+            domain = rest[0].strip(".").lower()
         elif keyword == "options":
             options |= {name: value for name, _, value in (option.partition(":") for option in rest)}
     return Settings(
@@ -60,6 +65,7 @@ def parse(text: str) -> Settings:
         timeout=_number(options.get("timeout"), 5, _LONGEST),
         attempts=_number(options.get("attempts"), 2, _MOST),
         rotate="rotate" in options,
+        domain=domain,
     )
 
 

@@ -63,7 +63,7 @@ class Resolver:
         """
         self._counts["asked"] += 1
         try:
-            section = dnswire.question(question)
+            section = dnswire.question(self._qualified(question))
         except ValueError:
             done(_IMPOSSIBLE)
             return
@@ -93,6 +93,12 @@ class Resolver:
             if address not in self._known:
                 self._known[address] = dnsserver.Server(self._loop, address, self._tokens.__next__)
         self._servers = [self._known[address] for address in settings.servers]
+
+    def _qualified(self, question: query.Question) -> query.Question:
+        """A host name without a dot in this host's domain, as couriertcpd asks for one (A only)."""
+        if self._settings.domain and question.type == "A" and "." not in question.name:
+            return question._replace(name=f"{question.name}.{self._settings.domain}")
+        return question
 
     def _renew(self) -> None:
         now = self._clock()

@@ -321,3 +321,11 @@ def test_an_answer_may_lead_to_a_question(server: dnsservers.Server) -> None:
         if not answers:
             client.run(resolvers.PATIENCE)
     assert answers == [query.Answer("answer", ("192.0.2.1",), ttl=300)] * 2
+
+
+def test_a_host_name_without_a_dot_is_one_of_this_domain(server: dnsservers.Server) -> None:
+    server.says("client.example.org", "A", LISTED)
+    client = resolvers.Client(server.address)
+    client.resolver._use(client.resolver._settings._replace(domain="example.org"))
+
+    assert client.ask(query.Question("client", "A")) == [GOOD]

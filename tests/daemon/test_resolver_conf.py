@@ -55,6 +55,19 @@ def test_options(options: str, told: tuple[int, int, bool]) -> None:
     assert (found.timeout, found.attempts, found.rotate) == told
 
 
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("", ""),
+        ("domain Example.org.", "example.org"),
+        ("domain one.example\ndomain two.example", "two.example"),
+        ("search example.org", ""),
+    ],
+)
+def test_the_domain(text: str, domain: str) -> None:
+    assert resolvconf.parse(text).domain == domain
+
+
 @given(st.text() | st.from_regex(r"(nameserver |options timeout:|\n|.)*"))
 def test_any_text_is_read(text: str) -> None:
     found = resolvconf.parse(text)
