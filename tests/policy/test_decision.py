@@ -60,6 +60,14 @@ def test_rules_of_several_sources(sources: Sequence[decision.Source], expected: 
         assert slots.total == 0
 
 
+@pytest.mark.parametrize(("rule", "local"), [(DENY, False), (LOCAL_DENY, True)])
+def test_a_refusal_tells_whose_end_the_rule_was_for(rule: dict[str, object], local: bool) -> None:
+    verdict = decision.admit([source("one", rule)], limits.Slots(tables.Limits()), LINK, 0.0)
+
+    assert isinstance(verdict, connection.Refused)
+    assert verdict.local == local
+
+
 PROXIED = connection.Connection(PEER, LOCAL, connection.Proxy(connection.endpoint(4, 0x7F000002, 1), OWN))
 
 

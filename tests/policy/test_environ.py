@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpdconf.config import model
-from tcpdconf.policy import connection, environ
+from tcpdconf.policy import connection, dialect, environ
 
 V4 = connection.endpoint(4, 0xC0000201, 40000)
 V6 = connection.endpoint(6, 0x20010DB8 << 96 | 1, 40001)
@@ -72,3 +72,17 @@ def test_no_rule_displaces_what_is_known_of_the_connection(rules: list[tuple[str
     known = environ.of(connection.Connection(V4, V6), {}, (), "mapped")
 
     assert found == {**dict(rules), **known}
+
+
+@given(VARIABLES, VARIABLES)
+def test_the_drop_in_passes_on_all_that_it_has(daemon: dict[str, str], table: dict[str, str]) -> None:
+    service = model.ServiceSettings.model_validate({"environment": table})
+
+    assert environ.base(service, daemon, {}, dialect.COURIERTCPD) == {**daemon, **table}
+
+
+def test_the_drop_in_says_no_protocol() -> None:
+    link = connection.Connection(V4, V6)
+
+    found = environ.of(link, {}, (), "mapped", dialect.COURIERTCPD)
+    assert {**found, "PROTO": "TCP"} == environ.of(link, {}, (), "mapped")
