@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tcpdconf.policy import connection
 
 DIRECTORY: Final = "/etc/tcpdconf/conf.d"
-_LONGEST: Final = 86400  # seconds that connections may be waited for
+_LONGEST: Final = 604800  # seconds that connections may be waited for
 
 
 def parser() -> argparse.ArgumentParser:
