@@ -66,7 +66,7 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
     def started() -> None:
         if pid_file is not None:
             pid_file.write()
-            os.close(terminal)
+            os.dup2(2, terminal, inheritable=False)  # what goes wrong from now on is for the log
         report(0)
 
     try:

@@ -27,7 +27,7 @@ def run(
     running.open_standard()
     environment = running.environment()
     try:
-        line = argv.parse(words, exact=True, directory=os.getcwd(), group=os.getegid())
+        line = argv.parse(words, exact=True, directory=_folder(), group=os.getegid())
         assert line.service is not None  # noqa: S101 (only -stop and -restart have none)
         _redirect(line.log, in_background=in_background)
         loaded = load.Loaded(_NAME, _config(line.service, environment), ())
@@ -40,6 +40,14 @@ def run(
         raise StartError(f"cannot open {error.filename}: {error.strerror}") from None
     except (problems.ConfigError, supervisor.StartError) as error:
         raise StartError("\n".join(problem.text for problem in error.problems)) from None
+
+
+def _folder() -> str:
+    """What relative names are below; a folder that was removed has no name, and nothing is below it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 def _redirect(own: "tables.StderrFile | tables.StderrLogger | None", *, in_background: bool) -> None:

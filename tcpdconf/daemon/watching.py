@@ -26,14 +26,15 @@ class Watching:
         And those of one that was refused: a change of them may make it a right one.
         """
         self._settings = config.daemon
+        if config.daemon.watch is False:
+            self._drop_post()
+            return
         self._wanted = watch.paths(config, directory)
         if refused is not None:
             more = watch.paths(refused, directory).files
             self._wanted = self._wanted._replace(files=tuple(dict.fromkeys(self._wanted.files + more)))
         self._since = since
-        if config.daemon.watch is False:
-            self._drop_post()
-        elif self._post is None:
+        if self._post is None:
             self.process.start()
         else:
             self._tell()

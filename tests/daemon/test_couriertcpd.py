@@ -109,6 +109,14 @@ def test_a_pid_file_in_no_folder(tmp_path: pathlib.Path) -> None:
     assert run(file, "-restart") == 0
 
 
+def test_a_folder_that_was_removed_is_no_reason(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with background(tmp_path, f"127.0.0.1.{port}", *ENV, before=f"cd {gone}; rmdir {gone}; "):
+        assert seen(port)
+
+
 def test_programs_get_the_environment_as_it_is_and_no_locale_of_the_interpreter(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -158,13 +166,14 @@ def test_each_restarts_and_stops_what_the_other_has_started(
 
 
 @pytest.mark.peer
-def test_sighup_keeps_the_rules_when_the_file_cannot_be_read(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("before", ["", "ulimit -v 131072; "], ids=["plain", "little address space"])
+def test_sighup_keeps_the_rules_when_the_file_cannot_be_read(tmp_path: pathlib.Path, before: str) -> None:
     peers.need(realtcpd.MAKEDAT)
     port = daemons.free_port()
     database = realtcpd.makedat(b"127.0.0.9\tdeny\n*\tallow,V=1\n", tmp_path)
     log = tmp_path / "log"
     words = [f"-access={database}", f"-stderr={log}", f"127.0.0.1.{port}", *ENV]
-    with background(tmp_path, *words) as file:
+    with background(tmp_path, *words, before=before) as file:
         database.write_text("")
         os.kill(pid_in(file), signal.SIGHUP)
         daemons.until(lambda: "the one before goes on" in log.read_text(), "the refusal")
