@@ -34,8 +34,8 @@ def static_program(folder: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def daemon(text: str) -> Iterator[None]:
-    """A running tcpdconf with this configuration; it logs to nowhere."""
+def daemon(text: str) -> Iterator[pathlib.Path]:
+    """A running tcpdconf with this configuration, `bench.toml` in the folder; it logs to nowhere."""
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         folder = pathlib.Path(name)
         (folder / "bench.toml").write_text(text)
@@ -47,7 +47,8 @@ def daemon(text: str) -> Iterator[None]:
             ready, _, _ = select.select([manager], [], [], SECONDS)
             if not ready or not manager.recv(4096).startswith(b"READY=1"):
                 sys.exit("tcpdconf does not start")
-            yield
+            manager.close()
+            yield folder
         finally:
             process.terminate()
             process.wait(SECONDS)

@@ -168,8 +168,8 @@ class Supervisor:
             log.error("the configuration is not taken on; the one before goes on")
             status += f"; the last reload was refused: {last.outcome.problems[0]}"
         self._started = True
-        self._store.keep(self._reloads.state.sockets)
         self._notifier.ready(status)
+        self._store.keep(self._reloads.state.sockets)
         self._watching.watch(loaded.config, self._reloads.refused, loaded.directory, self._reloads.read_at)
 
     def _succeed(self) -> None:

@@ -1,0 +1,120 @@
+"""What a reload takes: of many services, and of a large access list under clients who come meanwhile.
+
+python -m bench.reload
+"""
+
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from bench import clients
+from tcpdconf.daemon import controlclient
+
+SERVICES = 200
+NETWORKS = 1_000_000
+TIMES = 5
+
+
+def reload(folder: pathlib.Path, changed: list[str]) -> float:
+    """Seconds from the command to its answer, which must name these services."""
+    with controlclient.Connection(str(folder / "run")) as daemon:
+        began = time.perf_counter()
+        answer = daemon.ask({"command": "reload"}, clients.SECONDS)
+    if not answer["ok"] or answer["changed"] != changed:
+        sys.exit(f"not the reload that was to be measured: {answer}")
+    return time.perf_counter() - began
+
+
+def service(number: int, said: str) -> str:
+    """One of many services."""
+    return f"""
+        [services.s{number}]
+        program = ["/bin/echo", "{said}"]
+        user = "nobody"
+        listeners = [{{ address = "127.0.0.1", port = {20000 + number} }}]
+        access = [{{ rules = [
+            {{ network = "192.0.2.0/24", action = "deny" }},
+            {{ network = "127.0.0.1", action = "allow", environment = {{ R = "1" }} }},
+        ] }}]
+        limits = {{ max_connections = 10, max_per_ip = 5, max_per_network = 8 }}
+    """
+
+
+def many() -> None:
+    """Reload many services, when nothing has changed and when one has."""
+    others = "".join(service(number, "x") for number in range(1, SERVICES))
+    with clients.daemon("daemon.watch = false" + service(0, "first") + others) as folder:
+        time.sleep(1)  # the workers have just been forked
+        same = [reload(folder, []) for _ in range(TIMES)]
+        one = []
+        for number in range(TIMES):
+            (folder / "bench.toml").write_text("daemon.watch = false" + service(0, str(number)) + others)
+            one.append(reload(folder, ["s0"]))
+    print(f"{SERVICES} services, nothing changed: {statistics.median(same):.3f} s (worst {max(same):.3f})")
+    print(f"{SERVICES} services, one changed:     {statistics.median(one):.3f} s (worst {max(one):.3f})")
+
+
+class Visits(threading.Thread):
+    """One client after the other; `seconds` is what each had to wait for its end."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._port = port
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Come until told to stop."""
+        while not self._over.is_set():
+            self.seconds.append(clients.connect_to_eof(self._port))
+
+    def stop(self) -> None:
+        """Come no more."""
+        self._over.set()
+        self.join()
+
+
+def networks(last: int) -> Iterator[str]:
+    """A list of networks whose last line is another one each time."""
+    for number in range(NETWORKS):
+        yield f"{16 + (number >> 16)}.{number >> 8 & 255}.{number & 255}.0/24\n"
+    yield f"192.0.2.{last}\n"
+
+
+def large() -> None:
+    """Reload a large list while clients come."""
+    port = clients.free_port()
+    with tempfile.TemporaryDirectory() as name:
+        file = pathlib.Path(name) / "networks"
+        file.write_text("".join(networks(0)))
+        text = f"""
+            daemon.watch = false
+            [services.large]
+            program = ["{clients.static_program(pathlib.Path(name))}"]
+            listeners = [{{ address = "127.0.0.1", port = {port} }}]
+            access = [{{ file = "{file}", format = "cidr", action = "deny" }}]
+            """
+        with clients.daemon(text) as folder:
+            visits = Visits(port)
+            visits.start()
+            time.sleep(1)
+            before, took, waited = list(visits.seconds), [], []
+            for number in range(1, TIMES + 1):
+                file.write_text("".join(networks(number)))
+                visits.seconds.clear()
+                took.append(reload(folder, ["large"]))
+                waited.append(max(visits.seconds))
+            visits.stop()
+    print(f"{NETWORKS} networks: {statistics.median(took):.2f} s (worst {max(took):.2f})")
+    longest = ", ".join(f"{seconds * 1000:.0f}" for seconds in waited)
+    usual = statistics.median(before) * 1000
+    print(f"a client's time, connect to end: {usual:.1f} ms before; the longest of each reload {longest} ms")
+
+
+if __name__ == "__main__":
+    many()
+    large()
