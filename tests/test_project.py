@@ -108,7 +108,7 @@ def tracked() -> Iterator[pathlib.Path]:
     """The files of the project, without what tools leave in the tree."""
     yield from (path for path in TOP.iterdir() if path.is_file() and path.name != ".git")
     yield TOP / ".ci/run"
-    for folder in ("conf.d", "docs", "migrate", "schemas", "tcpdconf", "tests"):
+    for folder in ("conf.d", "deploy", "docs", "migrate", "schemas", "tcpdconf", "tests"):
         for path in (TOP / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path
