@@ -11,7 +11,7 @@ from typing import Final
 from tcpdconf_migrate import commandline, courierscripts, installation, rcshell
 
 # What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
-_BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
+BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
 _ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts put no quotes around their paths
 
 
@@ -96,10 +96,29 @@ def _settings(
     given = rcshell.sourced(files)
     changed = {name: value for name, value in environment.items() if given.get(name, "") != value}
     own = dict(change.split("=") for change in script.changes.split(" ; ") if "=$" not in change and change)
-    more = {name: value for name, value in (changed | own).items() if name not in _BY_THE_WAY}
+    more = {name: value for name, value in (changed | own).items() if name not in BY_THE_WAY}
     found["environment"] = dict(sorted(more.items()))
     found["inherit_environment"] = False
     return found
+
+
+def files_behind(environment: Mapping[str, str], couriertcpd: str) -> list[str]:
+    """The files that a process has got its variables from: those that give the most, all as they are there.
+
+    What the start script itself has changed may differ. They are looked for in /etc/courier and in PREFIX/etc, of a couriertcpd that is in a folder below PREFIX.
+    """
+    places = ["/etc/courier", os.path.join(os.path.dirname(os.path.dirname(couriertcpd)), "etc")]
+    best: tuple[int, list[str]] = (0, [])
+    for directory in places:
+        for script in courierscripts.SCRIPTS:
+            files = [f"{directory}/{name}" for name in script.ordered(installation.find(directory))]
+            if script.switch in environment and all(map(os.path.isfile, files)):
+                given = rcshell.sourced(files)
+                differing = {name for name, value in given.items() if environment.get(name) != value}
+                changed = {change.partition("=")[0] for change in script.changes.split(" ; ")}
+                if differing <= BY_THE_WAY | changed and len(given) > best[0]:
+                    best = len(given), files
+    return best[1]
 
 
 def _is_yes(value: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline
+from tcpdconf_migrate import commandline, courier, rcshell
 
 PROC: Final = "/proc"
 _LIMITS: Final = {
@@ -70,25 +70,41 @@ def _status(proc: str, pid: int | str) -> dict[str, str]:
 def _command(proc: str, process: _Process) -> commandline.Command:
     status = _status(proc, process.pid)
     environment = dict(item.partition("=")[::2] for item in _items(f"{proc}/{process.pid}/environ"))
-    own = {name: value for name, value in environment.items() if not _is_of_the_starter(name)}
     settings: commandline.Settings = {
         "directory": os.readlink(f"{proc}/{process.pid}/cwd"),
         "umask": f"{int(status['Umask'], 8):03o}",
         "rlimits": _rlimits(f"{proc}/{process.pid}/limits", f"{proc}/1/limits"),
         "inherit_environment": False,
-        "environment": own,
         **_identity(status),
     }
-    left = sorted(environment.keys() - own.keys())
-    notes = []
-    if left:
-        why = "is left out: it belongs to whoever started this process"
-        notes.append(commandline.Note("ignored", ", ".join(left), why, ("environment",)))
+    notes = list(_variables(settings, environment, process.words[0]))
     pid_file = next((word for word in reversed(process.words) if word.startswith("-pid=")), None)
     stop = f"{process.words[0]} {pid_file} -stop" if pid_file else f"kill {process.pid}"
     return commandline.Command(
         process.words, f"process {process.pid}", settings, tuple(notes), stop, "start it as before"
     )
+
+
+def _variables(
+    settings: commandline.Settings, environment: Mapping[str, str], couriertcpd: str
+) -> Iterator[commandline.Note]:
+    """Say where the variables come from: Courier's files, where they give the same, or `environment`."""
+    own = {name: value for name, value in environment.items() if not _is_of_the_starter(name)}
+    if left := sorted(environment.keys() - own.keys()):
+        why = "is left out: it belongs to whoever started this process"
+        yield commandline.Note("ignored", ", ".join(left), why, ("environment",))
+    try:
+        files = courier.files_behind(environment, couriertcpd)
+        given = rcshell.sourced(files)
+    except rcshell.ShellError:
+        files, given = [], {}
+    if files:
+        own = {name: own[name] for name in own if given.get(name, "") != own[name]}
+        own = {name: value for name, value in own.items() if name not in courier.BY_THE_WAY}
+        settings["environment_files"] = [{"path": file, "shell": True} for file in files]
+        why = "come from these files, which give the same as this process has"
+        yield commandline.Note("changed", "other variables", why, ("environment_files",))
+    settings["environment"] = own
 
 
 def _is_of_the_starter(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import imaplib
+import pathlib
 import poplib
 import smtplib
 import socket
@@ -129,6 +130,25 @@ def test_every_start_script_becomes_a_service(ours: Served, theirs: dict[str, in
     assert ours.services.keys() == theirs.keys()
     for name, service in ours.services.items():
         assert service.get("enabled", True), name
+
+
+def test_the_running_processes_say_the_same(
+    host: courierhost.Host, ours: Served, theirs: dict[str, int], tmp_path: pathlib.Path
+) -> None:
+    """What is read of them is what was read of the files, but for the courierlogger in front of them."""
+    host.run(sys.executable, "-m", "tcpdconf_migrate", "running", "-o", str(tmp_path / "conf.d"))
+    found = {
+        service["listeners"][0]["port"]: service
+        for path in (tmp_path / "conf.d").iterdir()
+        for service in tomllib.loads(path.read_text())["services"].values()
+    }
+
+    for name, port in theirs.items():
+        for key in ("program", "environment_files", "user", "group", "limits", "access"):
+            assert found[port].get(key) == ours.services[name].get(key), (name, key)
+        environments = [each.get("environment", {}).items() for each in (found[port], ours.services[name])]
+        differing = dict(environments[0] ^ environments[1])
+        assert differing.keys() <= OF_THE_STARTER | {"POP3_TLS_REQUIRED"}  # that of the file is the script's
 
 
 @pytest.mark.parametrize("name", SPOKEN)
