@@ -12,6 +12,7 @@ from tcpdconf_migrate import commandline, courierscripts, installation, rcshell
 
 # What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
 BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
+_USUAL: Final = ("/etc/courier", "/usr/lib/courier/etc", "/usr/lib/courier-imap/etc")
 _ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts put no quotes around their paths
 
 
@@ -102,16 +103,17 @@ def _settings(
     return found
 
 
-def files_behind(environment: Mapping[str, str], couriertcpd: str) -> list[str]:
+def files_behind(environment: Mapping[str, str]) -> list[str]:
     """The files that a process has got its variables from: those that give the most, all as they are there.
 
-    What the start script itself has changed may differ. They are looked for in /etc/courier and in PREFIX/etc, of a couriertcpd that is in a folder below PREFIX.
+    What the start script itself has changed may differ. Only the usual places are looked at, for the files
+    are executed, and a process can claim to be anything.
     """
-    places = ["/etc/courier", os.path.join(os.path.dirname(os.path.dirname(couriertcpd)), "etc")]
     best: tuple[int, list[str]] = (0, [])
-    for directory in places:
+    for directory in filter(os.path.isdir, _USUAL):
+        there = installation.find(directory)
         for script in courierscripts.SCRIPTS:
-            files = [f"{directory}/{name}" for name in script.ordered(installation.find(directory))]
+            files = [f"{directory}/{name}" for name in script.ordered(there)]
             if script.switch in environment and all(map(os.path.isfile, files)):
                 given = rcshell.sourced(files)
                 differing = {name for name, value in given.items() if environment.get(name) != value}

@@ -72,8 +72,11 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Servic
     if line.service is None:
         raise argv.CommandLineError(f"starts nothing, for it has -{line.action}")
     said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    own = {key: said[key] for key in ("user", "group", "stderr") if key in said}
-    table = {key: value for key, value in (said | around | own).items() if value not in ({}, [])}
+    if "stderr" in said:  # -stderrlogger reads what the programs say, before a logger around couriertcpd
+        around.pop("stderr", None)
+    if "user" in around:  # what is not root cannot become the user or group of an option
+        said.pop("group", None)
+    table = {key: value for key, value in (said | around).items() if value not in ({}, [])}
     notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]
     try:
         service = model.Service.model_validate(table, by_alias=True, by_name=False)

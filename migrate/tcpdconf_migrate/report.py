@@ -26,8 +26,8 @@ class Again(NamedTuple):
 
 def toml(planned: plan.Planned) -> str:
     """The file of one service."""
-    said = f"# From {planned.command.origin}:\n#   {shlex.join(planned.command.words)}\n"
-    return said.replace("\r", " ") + "\n" + render.service(planned.name, planned.service, planned.notes)
+    origin, words = _printable(planned.command.origin), _printable(shlex.join(planned.command.words))
+    return f"# From {origin}:\n#   {words}\n\n" + render.service(planned.name, planned.service, planned.notes)
 
 
 def notes(found: plan.Plan, unread: Sequence[commandline.Unread]) -> str:
@@ -41,7 +41,12 @@ def notes(found: plan.Plan, unread: Sequence[commandline.Unread]) -> str:
             lines.append(f"{kind}: {', '.join(names)}: {what}: {why}")
     lines += [f"not read: {origin}: {why}" for origin, why in unread]
     lines += [f"not valid: {origin}: {why}" for origin, why in found.refused]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def _printable(text: str) -> str:
+    """One line that is nothing but itself, in a comment and on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _gathered(found: plan.Plan, kind: str) -> dict[tuple[str, str], list[str]]:

@@ -77,7 +77,7 @@ def _command(proc: str, process: _Process) -> commandline.Command:
         "inherit_environment": False,
         **_identity(status),
     }
-    notes = list(_variables(settings, environment, process.words[0]))
+    notes = list(_variables(settings, environment))
     pid_file = next((word for word in reversed(process.words) if word.startswith("-pid=")), None)
     stop = f"{process.words[0]} {pid_file} -stop" if pid_file else f"kill {process.pid}"
     return commandline.Command(
@@ -85,16 +85,14 @@ def _command(proc: str, process: _Process) -> commandline.Command:
     )
 
 
-def _variables(
-    settings: commandline.Settings, environment: Mapping[str, str], couriertcpd: str
-) -> Iterator[commandline.Note]:
+def _variables(settings: commandline.Settings, environment: Mapping[str, str]) -> Iterator[commandline.Note]:
     """Say where the variables come from: Courier's files, where they give the same, or `environment`."""
     own = {name: value for name, value in environment.items() if not _is_of_the_starter(name)}
     if left := sorted(environment.keys() - own.keys()):
         why = "is left out: it belongs to whoever started this process"
         yield commandline.Note("ignored", ", ".join(left), why, ("environment",))
     try:
-        files = courier.files_behind(environment, couriertcpd)
+        files = courier.files_behind(environment)
         given = rcshell.sourced(files)
     except rcshell.ShellError:
         files, given = [], {}

