@@ -67,6 +67,7 @@ class Daemon:
         arguments: Sequence[str] = (),
         stderr: int | None = None,
         pass_fds: Sequence[int] = (),
+        stored: dict[str, int] | None = None,
     ) -> None:
         self.folder = folder
         self.conf = configure(folder, text)
@@ -78,7 +79,7 @@ class Daemon:
         self._lines: list[str] = []
         self._grown = threading.Condition()
         self.notified: list[str] = []
-        self.stored: dict[str, int] = {}  # descriptors in the service manager's store; the test closes them
+        self.stored = stored  # what is in the service manager's store, if it has one; the test closes it
 
     def __enter__(self) -> Self:
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -122,8 +123,11 @@ class Daemon:
                 self._grown.notify_all()
 
     def _keep(self, said: dict[str, str], fds: list[int]) -> None:
-        """Do what systemd does for FDSTORE and FDSTOREREMOVE."""
-        if "FDSTORE" in said:
+        """Do what systemd does for FDSTORE and FDSTOREREMOVE, or without a store."""
+        if self.stored is None:
+            for fd in fds:
+                os.close(fd)
+        elif "FDSTORE" in said:
             self.stored[said["FDNAME"]] = fds[0]
         elif "FDSTOREREMOVE" in said:
             os.close(self.stored.pop(said["FDNAME"]))

@@ -137,31 +137,33 @@ def activated(folder: pathlib.Path, text: str, stored: dict[str, int]) -> daemon
         os.set_inheritable(fd, True)
     names = {"LISTEN_FDNAMES": ":".join(stored)}
     before = ["/bin/bash", "-c", start, "bash"]
-    made = daemons.Daemon(folder, text, environment=names, before=before, pass_fds=fds)
-    made.stored = {name: os.dup(fd) for name, fd in stored.items()}
-    return made
+    return daemons.Daemon(folder, text, environment=names, before=before, pass_fds=fds, stored=stored)
 
 
-def close(*started: daemons.Daemon) -> None:
-    """Close what is in the stores."""
-    for daemon in started:
-        for fd in daemon.stored.values():
+@contextlib.contextmanager
+def store() -> Iterator[dict[str, int]]:
+    """A service manager's store, which outlives its daemons."""
+    found: dict[str, int] = {}
+    try:
+        yield found
+    finally:
+        for fd in found.values():
             os.close(fd)
 
 
 def test_no_queued_connection_is_lost_when_the_daemon_is_killed(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(daemons.Daemon(tmp_path, service(port)))
-        daemons.until(lambda: first.stored, "the store")
+        stored = stack.enter_context(store())
+        first = stack.enter_context(daemons.Daemon(tmp_path, service(port), stored=stored))
+        daemons.until(lambda: stored, "the store")
         worker = first.worker("test")
         first.process.send_signal(signal.SIGKILL)
         first.process.wait(daemons.SECONDS)
         daemons.until(lambda: processes.over(worker), "the end of the worker")
         waiting = [stack.enter_context(daemons.connect(port)) for _ in range(50)]
-        second = stack.enter_context(activated(tmp_path / "second", service(port), first.stored))
+        second = stack.enter_context(activated(tmp_path / "second", service(port), stored))
         answers = [daemons.read(client) for client in waiting]
-    close(first, second)
 
     assert answers == [b"in\n"] * 50
     assert not any("FDSTORE" in line for line in second.notified)
@@ -171,17 +173,17 @@ def test_clients_who_come_while_a_daemon_is_killed_again_and_again(tmp_path: pat
     """Those of whom nobody has heard yet; one that was accepted is lost with the worker that had it."""
     port = daemons.free_port()
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(daemons.Daemon(tmp_path, service(port)))]
+        stored = stack.enter_context(store())
+        daemon = stack.enter_context(daemons.Daemon(tmp_path, service(port), stored=stored))
+        daemons.until(lambda: stored, "the store")
         some = stack.enter_context(clients(port))
         for number in range(3):
             some.await_more()
-            started[-1].process.send_signal(signal.SIGKILL)
-            started[-1].process.wait(daemons.SECONDS)
-            folder = tmp_path / str(number)
-            started.append(stack.enter_context(activated(folder, service(port), started[-1].stored)))
+            daemon.process.send_signal(signal.SIGKILL)
+            daemon.process.wait(daemons.SECONDS)
+            daemon = stack.enter_context(activated(tmp_path / str(number), service(port), stored))
         some.await_more()
         some.stop()
-    close(*started)
 
     assert set(some.answers) <= {b"in\n", b""}
     assert some.answers.count(b"") <= 3
@@ -189,13 +191,12 @@ def test_clients_who_come_while_a_daemon_is_killed_again_and_again(tmp_path: pat
 
 def test_a_stored_socket_that_is_not_wanted_any_more_is_let_go(tmp_path: pathlib.Path) -> None:
     ports = daemons.free_port(), daemons.free_port()
-    with daemons.Daemon(tmp_path, service(ports[0])) as first:
-        daemons.until(lambda: first.stored, "the store")
-        (name,) = first.stored
-    with activated(tmp_path / "second", service(ports[1]), first.stored) as second:
-        close(first)
-        daemons.until(lambda: name not in second.stored, "that it is let go")
-        with socket.socket() as client:
-            assert client.connect_ex(("127.0.0.1", ports[0])) != 0
-        assert daemons.talk(ports[1]) == b"in\n"
-    close(second)
+    with store() as stored:
+        with daemons.Daemon(tmp_path, service(ports[0]), stored=stored):
+            daemons.until(lambda: stored, "the store")
+        (name,) = stored
+        with activated(tmp_path / "second", service(ports[1]), stored):
+            daemons.until(lambda: name not in stored, "that it is let go")
+            with socket.socket() as client:
+                assert client.connect_ex(("127.0.0.1", ports[0])) != 0
+            assert daemons.talk(ports[1]) == b"in\n"
