@@ -4,8 +4,8 @@
     python docs/generate.py --check    writes nothing; fails when one is not what it would write
 
 `commands.md` is the `--help` of every command, `configuration.md` the JSON Schema as tables: one for each
-TOML table, with type, default and an example of every key. `couriertcpd-options.md` is the table of options
-by which couriertcpd's command lines are read, `problems.md` that of the codes of problems.
+TOML table, with type, default, version and an example of every key. `couriertcpd-options.md` is the table
+of options by which couriertcpd's command lines are read, `problems.md` that of the codes of problems.
 """
 
 import json
@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from tcpdconf.config import argvoptions, codes, model, schema
 
 REFERENCE: Final = pathlib.Path(__file__).parent / "reference"
+_FIRST_VERSION: Final = "0.1.0"  # of keys that do not say since when they are there (x-since in the schema)
 _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
 _INTRODUCTION: Final = """\
 Every key of a file in conf.d, with its type and default as TOML has them. `[defaults]` has the keys of a
@@ -174,11 +175,11 @@ def _referred(node: Any, *, is_array: bool = False) -> Iterator[tuple[str, bool]
 
 
 def _keys(node: dict[str, Any], required: set[str]) -> Iterator[str]:
-    yield "| key | type | default | |"
-    yield "|---|---|---|---|"
+    yield "| key | type | default | since | |"
+    yield "|---|---|---|---|---|"
     for key, value in node["properties"].items():
         default = "required" if key in required else _default(value)
-        yield _row(f"`{key}`", _type(value), default, _words(value))
+        yield _row(f"`{key}`", _type(value), default, value.get("x-since", _FIRST_VERSION), _words(value))
     yield ""
 
 
@@ -187,8 +188,9 @@ def _default(node: dict[str, Any]) -> str:
 
 
 def _words(node: dict[str, Any]) -> str:
-    """The description, and the examples."""
-    shown = " or ".join(f"`{_toml(example)}`" for example in node.get("examples", ()))
+    """The description, and the examples, unless the type has said all that there is to choose from."""
+    chosen = "enum" in node or node.get("type") == "boolean"
+    shown = "" if chosen else " or ".join(f"`{_toml(example)}`" for example in node["examples"])
     return str(node.get("description", "")) + (f" Example: {shown}" if shown else "")
 
 
@@ -203,7 +205,8 @@ def _type(node: dict[str, Any]) -> str:
         return " or ".join(f"`{_toml(value)}`" for value in node.get("enum", [node.get("const")]))
     kind = str(node["type"])
     if kind == "array":
-        return f"array of ({_type(node['items'])})"
+        items = node["items"] if isinstance(node["items"], dict) else node["items"][0]
+        return f"array of ({_type(items)})"
     if kind == "object":
         return f"table of ({_type(next(iter(node['patternProperties'].values())))})"
     return kind.replace("integer", "whole number") + _bounds(node)

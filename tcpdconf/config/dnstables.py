@@ -41,14 +41,19 @@ class DnsList(tables.Model):
     zone_file: fields.Path | None = Field(
         default=None,
         description="A file that holds the zone, where the zone is a secret; needs display_zone.",
+        examples=["/etc/tcpdconf/zone.secret"],
     )
     display_zone: fields.Line | None = Field(
-        default=None, description="Shown in place of the zone, everywhere.", min_length=1
+        default=None,
+        description="Shown in place of the zone, everywhere.",
+        min_length=1,
+        examples=["our.list.example"],
     )
     action: Literal["allow", "block"] = Field(default="block", description="What a listing means.")
     variable: fields.Variable = Field(
         default="BLOCK",
         description="Variable that a listing sets: to a text by a block list, empty by an allow list.",
+        examples=["BLOCK"],
     )
     match: Annotated[tuple[fields.Filter, ...], Strict(False)] = Field(
         default=(),
@@ -58,6 +63,7 @@ class DnsList(tables.Model):
     message: fields.Line | None = Field(
         default=None,
         description='Value of the variable, the first @ is the address; "Blacklisted by ZONE" when left out.',
+        examples=["Blocked: https://list.example/?ip=@"],
     )
     txt: bool = Field(
         default=False, description="Ask for the list's text as well; it then goes before the message."
@@ -71,9 +77,12 @@ class DnsList(tables.Model):
         default=None,
         description="What a listing adds to the score of its variable, against the threshold of the chain; "
         "negative for an allow list. 1 for a block list when left out.",
+        examples=[2],
     )
     probe: ProbeOrSwitch = Field(
-        default=True, description="Whether to test the list at start and then every half an hour (RFC 5782)."
+        default=True,
+        description="Whether to test the list at start and then every half an hour (RFC 5782).",
+        examples=[False, {"listed": ["127.0.0.99"]}],
     )
 
     @pydantic.model_validator(mode="after")
@@ -118,15 +127,18 @@ class Judging(tables.Model):
     """How the answers of DNS lists are judged."""
 
     deadline: fields.Seconds = Field(
-        default=10, description="Seconds after which a list that has not answered does not count."
+        default=10,
+        description="Seconds after which a list that has not answered does not count.",
+        examples=[5],
     )
     pause: fields.Seconds = Field(
         default=10,
         description="Seconds for which a list that fails three times in a row is not asked; twice as many "
         "each time that it then fails again, up to ten minutes.",
+        examples=[30],
     )
     exempt: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
-        default=(), description="Clients that the lists are not asked about."
+        default=(), description="Clients that the lists are not asked about.", examples=[["192.0.2.0/24"]]
     )
     threshold: dict[fields.Variable, fields.Threshold] = Field(
         default={},
@@ -146,7 +158,7 @@ class DnsChain(Judging):
     """A chain of DNS lists with a name, for services to use."""
 
     lists: Annotated[tuple[DnsList, ...], Strict(False)] = Field(
-        default=(), description="The lists, in order."
+        default=(), description="The lists, in order.", examples=[[{"zone": "dnsbl.example.org"}]]
     )
 
     @pydantic.model_validator(mode="after")
@@ -165,15 +177,21 @@ class Dns(tables.Model):
         examples=[["127.0.0.1:5353", "::1"]],
     )
     timeout: fields.Seconds | None = Field(
-        default=None, description="Seconds before the next server is asked."
+        default=None, description="Seconds before the next server is asked.", examples=[2]
     )
-    attempts: fields.Count | None = Field(default=None, description="Rounds over the servers.")
+    attempts: fields.Count | None = Field(default=None, description="Rounds over the servers.", examples=[2])
     rotate: bool | None = Field(
         default=None, description="Whether to begin with another server at each question."
     )
-    cache_entries: fields.Count = Field(default=100_000, description="Answers kept at most.")
-    min_ttl: fields.Ttl = Field(default=0, description="Seconds for which an answer is kept at least.")
-    max_ttl: fields.Ttl = Field(default=3600, description="Seconds for which an answer is kept at most.")
+    cache_entries: fields.Count = Field(
+        default=100_000, description="Answers kept at most.", examples=[10000]
+    )
+    min_ttl: fields.Ttl = Field(
+        default=0, description="Seconds for which an answer is kept at least.", examples=[30]
+    )
+    max_ttl: fields.Ttl = Field(
+        default=3600, description="Seconds for which an answer is kept at most.", examples=[600]
+    )
 
     @pydantic.model_validator(mode="after")
     def _keeps_in_order(self) -> Self:

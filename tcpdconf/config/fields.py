@@ -68,6 +68,7 @@ def _name(name: str) -> str:
 
 
 def _string_schema(**extra: object) -> WithJsonSchema:
+    """What editors know of a notation: a pattern may let through what only its reader refuses."""
     return WithJsonSchema({"type": "string", **extra})
 
 
@@ -87,20 +88,42 @@ Network = Annotated[
     values.IPNetwork | str,
     _reader(values.network),
     PlainSerializer(_written_network, return_type=str),
-    _string_schema(examples=["192.0.2.0/24", "2001:db8::/32", "*"]),
+    _string_schema(
+        pattern=r"^(\*|[0-9A-Fa-f:.]+(/[0-9]{1,3})?)$", examples=["192.0.2.0/24", "2001:db8::/32", "*"]
+    ),
 ]
-Address = Annotated[str, _reader(values.address), _string_schema(examples=["127.0.0.1", "::1", "*"])]
+Address = Annotated[
+    str,
+    _reader(values.address),
+    _string_schema(pattern=r"^(\*|[0-9A-Fa-f:.]+(%.+)?)$", examples=["127.0.0.1", "::1", "*"]),
+]
 Port = Annotated[
     int | str,
     _reader(values.port),
     WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": values.MAX_PORT}, {"type": "string"}]}
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": values.MAX_PORT},
+                {
+                    "type": "string",
+                    "pattern": "^([0-9][0-9._+-]*)?[A-Za-z][A-Za-z0-9._+-]*$",
+                    "maxLength": values.LONGEST_SERVICE_NAME,
+                },
+            ]
+        }
     ),
 ]
 Account = Annotated[
     int | str,
     _reader(values.account),
-    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[^:/]+$"},
+                {"type": "integer", "minimum": 0, "maximum": 2**32 - 2},
+            ]
+        }
+    ),
 ]
 
 
@@ -109,7 +132,11 @@ def _written_local(value: object) -> str:
     return str(value)
 
 
-LocalEnd = Annotated[str, _reader(_written_local), _string_schema(examples=["192.0.2.1:25", "*:25"])]
+LocalEnd = Annotated[
+    str,
+    _reader(_written_local),
+    _string_schema(pattern=r"^[\[\]0-9A-Fa-f:./*]+$", examples=["192.0.2.1:25", "*:25"]),
+]
 
 
 def _written_size(size: int) -> int | str:
@@ -121,7 +148,13 @@ Size = Annotated[
     _reader(values.size),
     PlainSerializer(_written_size, return_type=int | str),
     WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}], "examples": ["512MiB"]}
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "pattern": f"^(unlimited|{values.SIZE.pattern})$"},
+            ],
+            "examples": ["512MiB"],
+        }
     ),
 ]
 
@@ -136,7 +169,7 @@ Rate = Annotated[
     values.Rate,
     _reader(values.rate),
     PlainSerializer(_written_rate, return_type=str),
-    _string_schema(examples=["30/min", "5/s"]),
+    _string_schema(pattern=f"^{values.RATE.pattern}$", examples=["30/min", "5/s"]),
 ]
 Umask = Annotated[
     int,
@@ -161,7 +194,20 @@ def _program(argv: tuple[str, ...]) -> tuple[str, ...]:
     return argv
 
 
-Program = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1), AfterValidator(_program)]
+Program = Annotated[
+    tuple[Text, ...],
+    Strict(False),
+    Field(min_length=1),
+    AfterValidator(_program),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": [{"type": "string", "pattern": "^/"}],
+            "additionalItems": {"type": "string"},
+            "minItems": 1,
+        }
+    ),
+]
 
 
 def _inherited(value: object) -> bool | tuple[str, ...]:
@@ -177,6 +223,22 @@ def _inherited(value: object) -> bool | tuple[str, ...]:
     return tuple(value)
 
 
+def _watched(value: object) -> bool | Literal["poll"]:
+    if isinstance(value, bool):
+        return value
+    if value != "poll":
+        raise ValueError(f'must be true, false or "poll", not {values.shown(value)}')
+    return "poll"
+
+
+Watched = Annotated[
+    bool | Literal["poll"],
+    _reader(_watched),
+    PlainSerializer(lambda value: value),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "poll"}]}),
+]
+
+
 def _written_inherited(value: bool | tuple[str, ...]) -> bool | list[str]:
     return value if isinstance(value, bool) else list(value)
 
@@ -185,14 +247,29 @@ Inherited = Annotated[
     bool | tuple[str, ...],
     _reader(_inherited),
     PlainSerializer(_written_inherited),
-    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}},
+            ]
+        }
+    ),
 ]
-Zone = Annotated[str, _reader(values.zone), _string_schema(examples=["dnsbl.example.org"])]
+Zone = Annotated[
+    str,
+    _reader(values.zone),
+    _string_schema(
+        pattern=rf"^({values.LABEL.pattern}\.)*{values.LABEL.pattern}\.?$",
+        maxLength=values.LONGEST_ZONE + 1,
+        examples=["dnsbl.example.org"],
+    ),
+]
 Server = Annotated[
     values.Server,
     _reader(values.server),
     PlainSerializer(str, return_type=str),
-    _string_schema(examples=["127.0.0.1:5353", "::1"]),
+    _string_schema(pattern=r"^[\[\]0-9A-Fa-f:.%]+$", examples=["127.0.0.1:5353", "::1"]),
 ]
 
 
@@ -201,8 +278,11 @@ def _written_filter(value: object) -> str:
     return str(value)
 
 
+_FILTER: Final = r"^[\[\]0-9.;/]+$"
 Filter = Annotated[
-    str, _reader(_written_filter), _string_schema(examples=["127.0.0.2", "127.0.0.[2..11]", "127.0.0.0/28"])
+    str,
+    _reader(_written_filter),
+    _string_schema(pattern=_FILTER, examples=["127.0.0.2", "127.0.0.[2..11]", "127.0.0.0/28"]),
 ]
 
 
@@ -224,7 +304,12 @@ Expected = Annotated[
     _reader(_expected),
     PlainSerializer(_written_inherited),
     WithJsonSchema(
-        {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "array", "items": {"type": "string", "pattern": _FILTER}, "minItems": 1},
+            ]
+        }
     ),
 ]
 Ttl = Annotated[float, Field(ge=0, le=604800, allow_inf_nan=False)]

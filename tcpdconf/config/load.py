@@ -97,7 +97,7 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
     services, rest = _services(loaded, seen, unread)
     seen.add(_chains(loaded, {**services, **rest}, unread))
     if not seen.errors():
-        loaded = replaced(loaded, config=_config(written, services))
+        loaded = replaced(loaded, config=_config(loaded, services, seen))
     if to_serve:
         seen.add(host.check(loaded, {**services, **rest}))
         if not (seen.errors() or loaded.config.enabled() or loaded.config.daemon.allow_empty):
@@ -198,9 +198,19 @@ def _remains(data: dict[str, Any], wrong: set[str | int]) -> model.ServiceSettin
     return model.ServiceSettings.model_validate(right, by_alias=True, by_name=False)
 
 
-def _config(written: merge.Written, services: Services) -> model.Config:
-    tables = {name: written.whole(name) for name in ("dns", "dns_chains", "daemon")}
-    return model.Config.model_validate({"services": services, **tables}, by_alias=True, by_name=False)
+def _config(loaded: Loaded, services: Services, seen: _Seen) -> model.Config:
+    """All of it; what does not go together in tables that files share goes to `seen`."""
+    shared = {name: loaded.written.whole(name) for name in ("dns", "dns_chains", "daemon")}
+    try:
+        return model.Config.model_validate({"services": services, **shared}, by_alias=True, by_name=False)
+    except pydantic.ValidationError as error:
+        from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+
+        seen.add(
+            loaded.problem(found.key, found.text, found.code, hint=found.hint, spot=found.spot)
+            for found in wording.findings(error, shared, model.Settings)
+        )
+        return loaded.config
 
 
 def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problems.Problem]:

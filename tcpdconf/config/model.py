@@ -21,17 +21,22 @@ class Daemon(tables.Model):
     stop_timeout: Annotated[float, Field(ge=0, le=86400)] = Field(
         default=10,
         description="Seconds that programs have to end after SIGTERM before tcpdconf ends without them.",
+        examples=[30],
     )
     drain_timeout: Annotated[float, Field(ge=0, le=604800)] = Field(
         default=300,
         description="Seconds that programs of a service that was removed may go on before they get SIGTERM.",
+        examples=[3600],
     )
-    watch: bool | Literal["poll"] = Field(
+    watch: fields.Watched = Field(
         default=True,
         description='Whether changed files are taken on by themselves; "poll" looks for them every 2 s.',
+        examples=[False, "poll"],
     )
     settle: Annotated[float, Field(ge=0, le=60)] = Field(
-        default=0.3, description="Seconds without a further change before changed files are taken on."
+        default=0.3,
+        description="Seconds without a further change before changed files are taken on.",
+        examples=[1],
     )
     allow_empty: bool = Field(
         default=False, description="Whether a configuration without any enabled service is right."
@@ -50,20 +55,33 @@ class ServiceSettings(tables.Model):
     user: fields.Account | None = Field(
         default=None, description="User that the service runs as.", examples=["courier"]
     )
-    group: fields.Account | None = Field(default=None, description="Group, instead of the user's own.")
-    directory: fields.Path = Field(default="/", description="Working directory of the program.")
-    umask: fields.Umask | None = Field(
-        default=None, description="File mode creation mask; the daemon's when left out."
+    group: fields.Account | None = Field(
+        default=None, description="Group, instead of the user's own.", examples=["mail"]
     )
-    rlimits: tables.Rlimits = Field(default=tables.Rlimits(), description="Resource limits of the program.")
+    directory: fields.Path = Field(
+        default="/", description="Working directory of the program.", examples=["/usr"]
+    )
+    umask: fields.Umask | None = Field(
+        default=None, description="File mode creation mask; the daemon's when left out.", examples=["022"]
+    )
+    rlimits: tables.Rlimits = Field(
+        default=tables.Rlimits(),
+        description="Resource limits of the program.",
+        examples=[{"as": "512MiB", "nofile": 1024}],
+    )
     inherit_environment: fields.Inherited = Field(
         default=False,
         description="Whether the program sees the daemon's own environment, or which variables of it.",
+        examples=[["PATH", "LANG"]],
     )
     environment_files: Annotated[tuple[tables.PathOrFile, ...], Strict(False)] = Field(
-        default=(), description="Files of variables, read in order."
+        default=(),
+        description="Files of variables, read in order.",
+        examples=[["/etc/default/smtp", {"path": "/etc/courier/esmtpd", "shell": True}]],
     )
-    environment: fields.Environment = Field(default={}, description="Variables of the program.")
+    environment: fields.Environment = Field(
+        default={}, description="Variables of the program.", examples=[{"SHELL": "/bin/sh"}]
+    )
     address_format: Literal["mapped", "plain"] = Field(
         default="mapped", description="How the program sees an IPv4 address: ::ffff:192.0.2.1, or 192.0.2.1."
     )
@@ -71,31 +89,43 @@ class ServiceSettings(tables.Model):
         default=False, description="Whether to look up TCPREMOTEHOST and TCPLOCALHOST."
     )
     drop: Annotated[tuple[fields.Variable, ...], Strict(False)] = Field(
-        default=(), description="Refuse when one of these variables is not empty."
+        default=(), description="Refuse when one of these variables is not empty.", examples=[["BLOCK"]]
     )
     deny_message: fields.Text | None = Field(
-        default=None, description="What a client is told that is denied or dropped."
+        default=None, description="What a client is told that is denied or dropped.", examples=["550 go away"]
     )
     messages: tables.Messages = Field(
-        default=tables.Messages(), description="What a refused client is told, by reason."
+        default=tables.Messages(),
+        description="What a refused client is told, by reason.",
+        examples=[{"per_ip": "421 4.7.0 Too many connections"}],
     )
     stderr: tables.Stderr = Field(
         default="inherit",
         description='Standard error of the program: "inherit", "socket", a file or a logger.',
+        examples=["socket", {"logger": ["/usr/sbin/courierlogger"], "name": "esmtpd"}],
     )
     listeners: Annotated[tuple[tables.Listener, ...], Strict(False)] = Field(
         default=(), description="Where to listen.", examples=[[{"address": "127.0.0.1", "port": 2525}]]
     )
-    limits: tables.Limits = Field(default=tables.Limits(), description="How many connections are taken.")
+    limits: tables.Limits = Field(
+        default=tables.Limits(),
+        description="How many connections are taken.",
+        examples=[{"max_connections": 200, "max_per_ip": 20}],
+    )
     access: Annotated[tuple[tables.AccessSource, ...], Strict(False)] = Field(
-        default=(), description="Sources of access rules; the first that has a matching rule decides."
+        default=(),
+        description="Sources of access rules; the first that has a matching rule decides.",
+        examples=[[{"file": "/etc/courier/smtpaccess.dat"}]],
     )
     dns_lists: Annotated[tuple[dnstables.ListOrChain, ...], Strict(False)] = Field(
-        default=(), description="DNS lists, judged in order; a string names one of dns_chains."
+        default=(),
+        description="DNS lists, judged in order; a string names one of dns_chains.",
+        examples=[["chain", {"zone": "dnsbl.example.org"}]],
     )
     dns: dnstables.Judging = Field(
         default=dnstables.Judging(),
         description="How its own dns_lists are judged, and how long names may take; a chain has its own.",
+        examples=[{"deadline": 5}],
     )
 
 
@@ -116,13 +146,27 @@ class Service(ServiceSettings):
 class Settings(tables.Model):
     """One file of conf.d as written."""
 
-    services: dict[fields.Name, ServiceSettings] = Field(default={}, description="The services, by name.")
-    defaults: ServiceSettings = Field(default=ServiceSettings(), description="What services leave out.")
-    dns: dnstables.Dns = Field(default=dnstables.Dns(), description="The resolver.")
-    dns_chains: dict[fields.Name, dnstables.DnsChain] = Field(
-        default={}, description="Chains of DNS lists, by name."
+    services: dict[fields.Name, ServiceSettings] = Field(
+        default={},
+        description="The services, by name.",
+        examples=[{"echo": {"program": ["/bin/cat"], "listeners": [{"port": 7}]}}],
     )
-    daemon: Daemon = Field(default=Daemon(), description="The daemon itself.")
+    defaults: ServiceSettings = Field(
+        default=ServiceSettings(), description="What services leave out.", examples=[{"user": "courier"}]
+    )
+    dns: dnstables.Dns = Field(
+        default=dnstables.Dns(), description="The resolver.", examples=[{"servers": ["127.0.0.1:5353"]}]
+    )
+    dns_chains: dict[fields.Name, dnstables.DnsChain] = Field(
+        default={},
+        description="Chains of DNS lists, by name.",
+        examples=[{"inbound": {"lists": [{"zone": "dnsbl.example.org"}]}}],
+    )
+    daemon: Daemon = Field(
+        default=Daemon(),
+        description="What concerns the daemon as a whole.",
+        examples=[{"log_level": "debug"}],
+    )
 
 
 class Config(tables.Model):

@@ -1,7 +1,8 @@
 """The JSON Schema (draft-07) of one configuration file, for editors and other people's checks.
 
 pydantic writes draft 2020-12. Editors know draft-07 best, and TOML has no null: so definitions move, what
-may be null becomes what may be left out, and a reference keeps its description beside it.
+may be null becomes what may be left out, and a reference keeps its description beside it. What models check
+with code is said again here, as far as JSON Schema can say it.
 """
 
 from typing import Any, Final
@@ -12,14 +13,73 @@ _NULL: Final = {"type": "null"}
 _FIRST: Final = ("$schema", "title", "description", "type", "default", "examples")  # of a schema's words
 
 
+def _any_of(*keys: str) -> dict[str, Any]:
+    return {"anyOf": [{"required": [key]} for key in keys]}
+
+
+def _one_of(*keys: str) -> dict[str, Any]:
+    return {"oneOf": [{"required": [key]} for key in keys]}
+
+
+def _where(key: str, *words: str) -> dict[str, Any]:
+    """The condition that a key is one of these words."""
+    return {"required": [key], **_also(**{key: {"enum": [*words]}})}
+
+
+def _also(**keys: dict[str, Any]) -> dict[str, Any]:
+    """More about some keys; Tombi wants to hear that the others remain allowed."""
+    return {"properties": keys, "additionalProperties": True}
+
+
+_FORBIDDEN: Final[dict[str, Any]] = {"not": {}}
+_RULES: Final[dict[str, dict[str, Any]]] = {
+    "AccessRule": _any_of("network", "local", "proxied_local"),
+    "AccessSource": {
+        **_one_of("file", "rules"),
+        "dependencies": {"format": ["file"], "action": ["file"]},
+        "allOf": [
+            {"if": _where("format", "cidr"), "then": {"required": ["action"]}},
+            {
+                "if": _where("format", "gdbm", "courier", "toml"),
+                "then": _also(action=_FORBIDDEN),
+            },
+        ],
+    },
+    "DnsList": {
+        **_one_of("zone", "zone_file"),
+        "dependencies": {"zone_file": ["display_zone"]},
+        "if": _where("action", "allow"),
+        "then": _also(message=_FORBIDDEN, weight={"maximum": -1}),
+        "else": _also(weight={"minimum": 1}),
+    },
+    "Level": {"allOf": [_any_of("ipv4", "ipv6"), _any_of("max_connections", "rate")]},
+}
+# words of Tombi and Taplo, two editors' tools for TOML: what they offer, and what they call it
+_FOR_EDITORS: Final[dict[str, dict[str, Any]]] = {
+    "ServiceSettings": {"x-taplo": {"initKeys": ["program", "listeners"]}},
+    "Listener": {"x-taplo": {"initKeys": ["port"]}},
+    "AccessRule": {"x-taplo": {"initKeys": ["network", "action"]}},
+    "DnsList": {"x-taplo": {"initKeys": ["zone"]}},
+    "HAProxy": {"x-taplo": {"initKeys": ["trusted"]}},
+}
+_NAMES: Final = {"services": "service", "dns_chains": "chain"}  # what a key of the user's own is called
+
+
 def schema() -> dict[str, Any]:
     """The schema as JSON's types, always in the same order."""
     found = model.Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
     definitions = found.pop("$defs")
+    for name, rules in _RULES.items():
+        definitions[name] |= rules
+    for name, words in _FOR_EDITORS.items():
+        definitions[name] |= words
     found = _draft7(found)
+    for key, label in _NAMES.items():
+        found["properties"][key]["x-tombi-additional-key-label"] = label
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "tcpdconf configuration file",
+        "x-tombi-toml-version": "v1.0.0",
         **found,
         "definitions": {name: _draft7(definitions[name]) for name in sorted(definitions)},
     }
@@ -58,8 +118,16 @@ def _is_told_elsewhere(node: dict[str, Any]) -> bool:
 
 def _converted(key: str, value: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
     if key == "properties":  # names of keys, not words of the schema
-        return {name: _draft7(item) for name, item in value.items()}
+        return {name: _exemplified(_draft7(item)) for name, item in value.items()}
     return value if key in {"default", "examples", "enum", "const"} else _draft7(value)
+
+
+def _exemplified(node: dict[str, Any]) -> dict[str, Any]:
+    """A key with examples: of a switch what it is not by default, of a choice all of it."""
+    if "description" in node and "examples" not in node:
+        shown = node.get("enum") or [not node.get("default", False)]
+        node = dict(sorted({**node, "examples": shown}.items(), key=_place))
+    return node
 
 
 def _never_null(node: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_PORT: Final = 65535
+LONGEST_SERVICE_NAME: Final = 32
 _SHOWN: Final = 60  # characters of a value that fit beside a message
 MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
-_SIZE = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|[KMGT]|B)")
+SIZE: Final = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|[KMGT]|B)")
 _SIZE_UNITS: Final = {
     "": 1, "B": 1,
     "K": 2**10, "KiB": 2**10, "kB": 10**3, "KB": 10**3,
@@ -23,10 +24,10 @@ _SIZE_UNITS: Final = {
     "G": 2**30, "GiB": 2**30, "GB": 10**9,
     "T": 2**40, "TiB": 2**40, "TB": 10**12,
 }  # fmt: skip
-_RATE = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
+RATE: Final = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
 _RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address stand in front of it
+LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address stand in front of it
 _SERVICE_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 _TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "an array", dict: "a table"}  # fmt: skip  # noqa: E501
 
@@ -174,7 +175,7 @@ def size(value: object) -> int:
         return -1
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    found = SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}')
     return int(found[1]) * _SIZE_UNITS[found[2]]
@@ -182,7 +183,7 @@ def size(value: object) -> int:
 
 def rate(value: object) -> Rate:
     """`"30/min"`, `"5/s"`, `"100/2h"`: so many connections in that time."""
-    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    found = RATE.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[1]) == 0 or found[2] == "0":
         raise ValueError(f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}')
     return Rate(int(found[1]), float(int(found[2] or 1) * _RATE_UNITS[found[3]]))
@@ -219,12 +220,12 @@ def zone(value: object) -> str:
         raise ValueError(f"must be a domain name, not {shown(value)}")  # noqa: TRY004 (every reader fails with ValueError)
     if not value:
         raise ValueError("must not be empty")
-    wrong = next((label for label in value.removesuffix(".").split(".") if not _LABEL.fullmatch(label)), None)
+    wrong = next((label for label in value.removesuffix(".").split(".") if not LABEL.fullmatch(label)), None)
     if wrong is not None:
         part = f"the label {shown(wrong)}" if wrong else "an empty label"
         raise ValueError(f"must be a domain name, not {shown(value)} with {part}")
-    if len(value.removesuffix(".")) > _LONGEST_ZONE:
-        raise ValueError(f"must have at most {_LONGEST_ZONE} characters, not {len(value)}")
+    if len(value.removesuffix(".")) > LONGEST_ZONE:
+        raise ValueError(f"must have at most {LONGEST_ZONE} characters, not {len(value)}")
     return value
 
 

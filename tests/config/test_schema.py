@@ -46,15 +46,25 @@ def test_no_table_takes_a_key_that_it_does_not_know() -> None:
     assert [node for node in found if node.get("additionalProperties") is not False] == []
 
 
-def test_every_key_is_described() -> None:
-    bare = [
-        f"{name}.{key}"
-        for name, definition in SCHEMA["definitions"].items()
-        for key, node in definition["properties"].items()
-        if "description" not in node
-    ]
+def keys() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every key of every table, with its schema."""
+    for name, table in {"": SCHEMA, **SCHEMA["definitions"]}.items():
+        for key, node in table["properties"].items():
+            yield f"{name}.{key}", node
 
-    assert bare == []
+
+def test_every_key_is_described() -> None:
+    assert [name for name, node in keys() if not node.get("description")] == []
+
+
+def test_every_key_has_examples_that_are_right() -> None:
+    wrong = []
+    for name, node in keys():
+        validator = jsonschema.Draft7Validator({**node, "definitions": SCHEMA["definitions"]})
+        if not node["examples"] or not all(map(validator.is_valid, node["examples"])):
+            wrong.append(name)
+
+    assert wrong == []
 
 
 def test_nothing_stands_beside_a_reference() -> None:
