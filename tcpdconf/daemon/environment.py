@@ -9,10 +9,11 @@ from tcpdconf.policy import environ
 
 _LARGEST: Final = 1 << 20  # bytes of a file
 _SECONDS: Final = 10.0  # that a shell file may take
-_OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_"})
+_WHOLE: Final = "TCPDCONF_WHOLE"  # the last variable that is printed: all of them were
+_OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_", _WHOLE})
 
 # What the file writes to standard output must not mix with the variables.
-_SCRIPT: Final = 'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 >&3'
+_SCRIPT: Final = f'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 {_WHOLE}=1 >&3'
 
 
 class EnvironmentFileError(Exception):
@@ -61,10 +62,10 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
         raise EnvironmentFileError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
     finally:
         os.close(copy)
-    if found.returncode != 0:
+    # a worker that serves meanwhile may have taken the status, as that of any child: it does not tell enough
+    if not found.stdout.endswith(f"\0{_WHOLE}=1\0".encode()):
         said = environ.decoded(found.stderr).strip().replace(f"/proc/self/fd/{copy}", "line")
-        raise EnvironmentFileError(
-            f"/bin/sh ends with status {found.returncode}: {said or 'it says nothing'}"
-        )
+        status = f" with status {found.returncode}" if found.returncode else " too early"
+        raise EnvironmentFileError(f"/bin/sh ends{status}: {said or 'it says nothing'}")
     pairs = (environ.decoded(item).partition("=") for item in found.stdout.split(b"\0") if item)
     return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}
