@@ -52,7 +52,7 @@ def until(true: Callable[[], object], what: str) -> None:
 
 
 class Daemon:
-    """`tcpdconf run` over a directory with the given files; READY has been said when entered.
+    """`tcpdconf run` over FOLDER/conf.d, made of one text or there already; READY has been said when entered.
 
     `log` is what it wrote to standard error so far, `notified` what it told its service manager.
     """
@@ -60,7 +60,7 @@ class Daemon:
     def __init__(
         self,
         folder: pathlib.Path,
-        text: str,
+        text: str | None,
         *,
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
@@ -70,7 +70,7 @@ class Daemon:
         stored: dict[str, int] | None = None,
     ) -> None:
         self.folder = folder
-        self.conf = configure(folder, text)
+        self.conf = folder / "conf.d" if text is None else configure(folder, text)
         self._environment = {"PATH": os.defpath, **(environment or {})}
         self._command = [*before, sys.executable, "-m", "tcpdconf", "run", str(self.conf), *arguments]
         self._command += ["--runtime-dir", str(folder / "run")]

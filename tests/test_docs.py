@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import daemons
+import markdown
 import peers
 import pytest
 
@@ -31,24 +31,6 @@ NEEDED = {"docs/how-to/migrate.md": ["esmtpd", "imapd", "pop3d"]}  # Debian's, a
 VARYING = re.compile(
     r"(?<=\bpid=)\d+|(?<=\bpeer=127\.0\.0\.\d:)\d+|(?<=\bTCPREMOTEPORT=)\d+|(?<=\bseconds=)[\d.]+"
 )
-
-
-class Block(NamedTuple):
-    """A fenced block: its word, its text without the indentation of a list."""
-
-    word: str
-    text: str
-
-
-def blocks(page: pathlib.Path, *words: str) -> list[Block]:
-    """The blocks of a page with one of these words."""
-    found = []
-    for indent, word, text in re.findall(
-        r"^( *)```(\w+)\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL
-    ):
-        if word in words:
-            found.append(Block(word, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)))
-    return found
 
 
 def name(page: pathlib.Path) -> str:
@@ -80,7 +62,7 @@ class Session:
         }
         self._daemon: subprocess.Popen[bytes] | None = None
 
-    def show(self, block: Block) -> None:
+    def show(self, block: markdown.Block) -> None:
         """Do what a block shows."""
         match block.word:
             case "toml":
@@ -135,22 +117,22 @@ class Session:
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if markdown.blocks(page, "console")], ids=name)
 def test_commands_do_what_is_shown(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
     peers.need("nc", *NEEDED.get(name(page), ()))
     peers.need_root()
     shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
     session = Session(tmp_path)
     try:
-        for block in blocks(page, "toml", "sh", "console", "log"):
+        for block in markdown.blocks(page, "toml", "sh", "console", "log"):
             session.show(block)
     finally:
         session.end()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if markdown.blocks(page, "toml")], ids=name)
 def test_shown_toml_is_valid(page: pathlib.Path) -> None:
-    for block in blocks(page, "toml"):
+    for block in markdown.blocks(page, "toml"):
         if "max_per_ips" in block.text:  # the tutorial's mistake
             continue
         read = tables.AccessFile if block.text.startswith("[[rules]]") else model.Settings
@@ -159,7 +141,8 @@ def test_shown_toml_is_valid(page: pathlib.Path) -> None:
 
 def test_the_how_to_for_imap_shows_the_shipped_service() -> None:
     shown, _ = (
-        tomllib.loads(block.text) for block in blocks(TOP / "docs/how-to/serve-courier-imap.md", "toml")
+        tomllib.loads(block.text)
+        for block in markdown.blocks(TOP / "docs/how-to/serve-courier-imap.md", "toml")
     )
     shipped = tomllib.loads((TOP / "conf.d/30-imap.toml").read_text())
     assert {**shipped["services"]["imap"], **shown["services"]["imap"]} == shipped["services"]["imap"]
@@ -167,7 +150,7 @@ def test_the_how_to_for_imap_shows_the_shipped_service() -> None:
 
 @pytest.mark.parametrize("form", ["courier", "cidr", "toml"])
 def test_access_files_are_what_the_reference_shows(form: str) -> None:
-    shown = blocks(TOP / "docs/reference/access-files.md", form)
+    shown = markdown.blocks(TOP / "docs/reference/access-files.md", form)
     assert shown
     for block in shown:
         data = block.text.encode()

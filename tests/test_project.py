@@ -95,6 +95,15 @@ def test_the_reference_is_what_the_program_says(page: str) -> None:
     assert (TOP / "docs/reference" / page).read_text() == pages[page]
 
 
+def test_the_ansible_role_has_the_variables_of_the_schema() -> None:
+    """`python deploy/ansible/argument_specs.py` writes them; each has a default."""
+    script = runpy.run_path(str(TOP / "deploy/ansible/argument_specs.py"))
+    role = TOP / "deploy/ansible/roles/tcpdconf"
+    assert (role / "meta/argument_specs.yml").read_text() == script["text"]()
+    defaults = re.findall(r"^(\w+):", (role / "defaults/main.yml").read_text(), re.MULTILINE)
+    assert sorted(defaults) == sorted(script["specification"]()["argument_specs"]["main"]["options"])
+
+
 def test_ci_runs_the_commands_of_the_readme() -> None:
     commands = re.findall(
         r"^```sh\n(python3 -m venv .*)\n```$", (TOP / "README.md").read_text(), re.MULTILINE

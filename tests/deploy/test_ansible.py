@@ -1,0 +1,353 @@
+"""The Ansible role, run by ansible-playbook against this machine, and a daemon that serves what it writes."""
+
+import contextlib
+import grp
+import json
+import os
+import pathlib
+import pwd
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import daemons
+import markdown
+import nastystrings
+import peers
+import pytest
+
+TOP = pathlib.Path(__file__).parents[2]
+PLAY = """
+- name: Serve
+  hosts: localhost
+  connection: local
+  gather_facts: false
+  roles: [tcpdconf]
+"""
+SECONDS = 110
+
+pytestmark = pytest.mark.peer
+
+
+class Run(NamedTuple):
+    """What one ansible-playbook has done: its exit status, all that it printed, the tasks by status."""
+
+    status: int
+    text: str
+
+    @property
+    def changed(self) -> list[str]:
+        """The tasks that have changed something."""
+        tasks = re.split(r"^(?:TASK|RUNNING HANDLER) \[tcpdconf : (.*)\] \*+$", self.text, flags=re.MULTILINE)
+        return [name for name, said in zip(tasks[1::2], tasks[2::2], strict=True) if "\nchanged: " in said]
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """The recap: ok, changed, failed, ..."""
+        (recap,) = re.findall(r"^localhost +: (.*)$", self.text, re.MULTILINE)
+        return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", recap)}
+
+
+class Host:
+    """A prefix in which the role works, with the variables of its playbook."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.conf = folder / "conf.d"
+        self.variables: dict[str, Any] = {
+            "tcpdconf_install": False,
+            "tcpdconf_venv": sys.prefix,
+            "tcpdconf_directory": str(self.conf),
+            "tcpdconf_owner": pwd.getpwuid(os.geteuid()).pw_name,
+            "tcpdconf_group": grp.getgrgid(os.getegid()).gr_name,
+            "tcpdconf_service_manager": "none",
+            "tcpdconf_runtime_directory": str(folder / "run"),
+        }
+
+    def play(self, *options: str, playbook: str = PLAY, **variables: object) -> Run:
+        """Run the playbook."""
+        self.variables |= variables
+        (self.folder / "site.yml").write_text(playbook)
+        given = [f"{name}: {unsafe(value)}\n" for name, value in self.variables.items()]
+        (self.folder / "variables.yml").write_text("".join(given))
+        said = subprocess.run(
+            ["ansible-playbook", "site.yml", "--extra-vars=@variables.yml", *options],
+            cwd=self.folder,
+            env={
+                **os.environ,
+                "ANSIBLE_ROLES_PATH": str(TOP / "deploy/ansible/roles"),
+                "ANSIBLE_HOME": str(self.folder / "ansible"),
+                "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible/tmp"),
+                "ANSIBLE_PIPELINING": "1",
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return Run(said.returncode, said.stdout)
+
+    def files(self) -> dict[str, str]:
+        """The configuration as it lies there."""
+        return {path.name: path.read_text() for path in self.conf.iterdir()}
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon says of itself."""
+        command = [
+            sys.executable,
+            "-m",
+            "tcpdconf",
+            "status",
+            "--format=json",
+            f"--runtime-dir={self.folder}/run",
+        ]
+        found: dict[str, Any] = json.loads(subprocess.check_output(command))
+        return found
+
+
+def unsafe(value: object) -> str:
+    """YAML in which nothing is a template."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {unsafe(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(unsafe, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in value)
+    return f'!unsafe "{escaped}"' if "{" in value else f'"{escaped}"'  # the tag takes "0x10" for a number
+
+
+def service(port: int, **environment: str) -> dict[str, Any]:
+    """A service that prints its environment."""
+    return {
+        "program": ["/usr/bin/env", "-0"],
+        "environment": environment,
+        "listeners": [{"address": "127.0.0.1", "port": port}],
+    }
+
+
+class Story(NamedTuple):
+    """A host, the daemon on it, and what was run so far."""
+
+    host: Host
+    daemon: daemons.Daemon
+    ports: list[int]
+    first: Run
+
+    def greeting(self, port: int) -> str:
+        """What a client of a service hears of its variable."""
+        return daemons.environment(daemons.talk(port))["GREETING"]
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    """The first run, and then a daemon."""
+    peers.need("ansible-playbook")
+    with daemons.public_folder() as folder:
+        host = Host(folder)
+        ports = [daemons.free_port() for _ in range(4)]
+        first = host.play(
+            tcpdconf_services={
+                "hello": service(ports[0], GREETING="hello"),
+                "other": service(ports[1], GREETING="other"),
+                "nasty": service(ports[2], **{f"N{i}": text for i, text in enumerate(nastystrings.STRINGS)}),
+            },
+            tcpdconf_daemon={"watch": False},
+        )
+        assert first.status == 0, first.text
+        with daemons.Daemon(folder, None) as daemon:
+            yield Story(host, daemon, ports, first)
+
+
+def changed(services: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """Services with some of them replaced; None removes one."""
+    return {name: each for name, each in {**services, **changes}.items() if each is not None}
+
+
+def test_first_run_changes_and_second_does_not(story: Story) -> None:
+    assert story.first.changed == ["Make the directory", "Write the configuration"]
+    assert sorted(story.host.files()) == [
+        "00-tcpdconf.toml",
+        "50-hello.toml",
+        "50-nasty.toml",
+        "50-other.toml",
+    ]
+
+    second = story.host.play()
+
+    assert second.figures["changed"] == 0, second.text
+    assert second.figures["failed"] == 0
+
+
+def test_forty_nasty_strings_reach_the_program(story: Story) -> None:
+    said = daemons.environment(daemons.talk(story.ports[2]))
+    assert [said[f"N{i}"] for i in range(len(nastystrings.STRINGS))] == list(nastystrings.STRINGS)
+    assert len(nastystrings.STRINGS) == 40
+    assert max(len(text.encode()) for text in nastystrings.STRINGS) > 70_000
+
+
+def test_a_changed_variable_reloads_one_service(story: Story) -> None:
+    services = story.host.variables["tcpdconf_services"]
+    wanted = changed(services, hello=service(story.ports[0], GREETING='good "day"'))
+    files, before = story.host.files(), story.host.status()
+
+    seen = story.host.play("--check", "--diff", tcpdconf_services=wanted)
+
+    assert '-GREETING = "hello"\n+GREETING = "good \\"day\\""\n' in seen.text
+    assert seen.changed == ["Write the configuration"]
+    assert story.host.files() == files
+    assert story.greeting(story.ports[0]) == "hello"
+
+    done = story.host.play()
+
+    assert done.changed == ["Write the configuration", "Ask for a reload"], done.text
+    assert story.greeting(story.ports[0]) == 'good "day"'
+    after = story.host.status()
+    assert after["last_reload"]["changed"] == ["hello"]
+    assert {name: each["pid"] for name, each in after["services"].items()} == {
+        name: each["pid"] for name, each in before["services"].items()
+    }
+
+
+def test_a_bad_value_fails_before_anything_is_moved_into_place(story: Story) -> None:
+    services = story.host.variables["tcpdconf_services"]
+    wanted = changed(
+        services,
+        hello=service(story.ports[0], GREETING="never"),
+        other={**service(story.ports[1]), "limits": {"max_per_ip": 0}, "umaks": "022"},
+    )
+    files, before = story.host.files(), story.host.status()
+    try:
+        done = story.host.play(tcpdconf_services=wanted)
+    finally:
+        story.host.variables["tcpdconf_services"] = services
+
+    assert done.status != 0
+    problems = [
+        "50-other.toml:6:1: services.other.umaks: unknown key (did you mean umask?)",
+        "50-other.toml:13:14: services.other.limits.max_per_ip: must be at least 1, not 0",
+    ]
+    assert "\n".join(f"{story.host.conf}/{problem}" for problem in problems) in done.text
+    assert story.host.files() == files
+    assert story.host.status()["config"] == before["config"]
+    assert story.greeting(story.ports[0]) != "never"
+
+
+def test_a_removed_service_is_purged_and_its_port_is_anothers(story: Story) -> None:
+    """One change of three files, each of which would be refused without the others."""
+    foreign = story.host.conf / "90-foreign.toml"
+    foreign.write_text("# somebody else's\n")
+    services = story.host.variables["tcpdconf_services"]
+    first, second = story.ports[:2]
+    wanted = changed(
+        services,
+        hello=service(second, GREETING="moved"),
+        other=None,
+        third=service(first, GREETING="third"),
+    )
+
+    done = story.host.play(tcpdconf_services=wanted)
+
+    assert done.changed == ["Write the configuration", "Ask for a reload"], done.text
+    assert sorted(story.host.files()) == [
+        "00-tcpdconf.toml", "50-hello.toml", "50-nasty.toml", "50-third.toml", "90-foreign.toml",
+    ]  # fmt: skip
+    assert [story.greeting(port) for port in (first, second)] == ["third", "moved"]
+    assert story.host.status()["last_reload"]["changed"] == ["hello", "other", "third"]
+
+
+def test_what_the_daemon_refuses_fails_the_play_until_it_is_well(story: Story) -> None:
+    """That a port is somebody else's is known to nobody but the daemon."""
+    services = story.host.variables["tcpdconf_services"]
+    taken = story.ports[3]
+    with contextlib.closing(socket.create_server(("127.0.0.1", taken))):
+        done = story.host.play(tcpdconf_services=changed(services, late=service(taken, GREETING="late")))
+        assert done.status != 0
+        assert f"cannot bind 127.0.0.1:{taken}: Address already in use" in done.text
+        assert "rejected: what was loaded before goes on" in done.text
+
+    again = story.host.play()
+
+    assert again.changed == ["See whether the last reload was refused", "Ask for a reload"], again.text
+    assert story.greeting(taken) == "late"
+
+
+def test_a_file_of_somebody_else_is_not_replaced(story: Story) -> None:
+    services = story.host.variables["tcpdconf_services"]
+    (story.host.conf / "50-mine.toml").write_text("# mine\n")
+    try:
+        done = story.host.play(tcpdconf_services=changed(services, mine=service(daemons.free_port())))
+    finally:
+        story.host.variables["tcpdconf_services"] = services
+    assert f"{story.host.conf}/50-mine.toml was not written by this role; remove it first" in done.text
+    assert (story.host.conf / "50-mine.toml").read_text() == "# mine\n"
+
+
+def test_a_key_that_the_schema_has_not_fails_first(tmp_path: pathlib.Path) -> None:
+    peers.need("ansible-playbook")
+    done = Host(tmp_path).play(tcpdconf_defaults={"limits": {"max_connection": 10}})
+    assert done.status != 0
+    assert "tcpdconf_defaults.limits.max_connection. Supported parameters include: levels, max_" in done.text
+    assert not (tmp_path / "conf.d").exists()
+
+
+def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
+    peers.need("ansible-playbook")
+    page = TOP / "docs/how-to/ansible.md"
+    playbook, _ = (block.text for block in markdown.blocks(page, "yaml"))
+    host = Host(tmp_path)
+    host.variables["ansible_connection"] = "local"
+    for command, shown in zip(
+        markdown.blocks(page, "sh"), markdown.blocks(page, "diff", "text"), strict=True
+    ):
+        _, play, *options = shlex.split(command.text)
+        assert play == "site.yml"
+        done = host.play("--inventory=mail,", *options, playbook=playbook)
+        assert shown.text in done.text.replace(str(host.conf), "/etc/tcpdconf/conf.d")
+    assert not host.conf.exists() or host.files() == {}
+
+
+@pytest.mark.network
+def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path) -> None:
+    """Nothing is there before; what Courier serves is translated, once, and a dry run says so."""
+    peers.need("ansible-playbook", "/usr/sbin/courieresmtpd")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, TOP],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    courier = tmp_path / "courier"
+    courier.mkdir()
+    (courier / "esmtpd").write_text(
+        "PORT=25\nMAXDAEMONS=9\nMAXPERC=9\nMAXPERIP=9\nMAILUSER=daemon\nMAILGROUP=daemon\nPIDFILE=/run/x\n"
+    )
+    host = Host(tmp_path)
+    variables: dict[str, Any] = {
+        "tcpdconf_install": True,
+        "tcpdconf_venv": str(tmp_path / "venv"),
+        "tcpdconf_wheel": str(wheel),
+        "tcpdconf_migrate": True,
+        "tcpdconf_courier_directory": str(courier),
+    }
+    seen = host.play("--check", **variables)
+    assert seen.status == 0, seen.text
+    assert not (tmp_path / "venv").exists()
+    assert not host.conf.exists()
+
+    done = host.play()
+
+    assert done.changed == [
+        "Make the directory of the virtual environment", "Copy the wheel", "Install the package",
+        "Make the directory", "Translate Courier's configuration",
+    ], done.text  # fmt: skip
+    assert "[services.smtp]" in (host.conf / "smtp.toml").read_text()
+
+    assert host.play("--check").figures["changed"] == 0
