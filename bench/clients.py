@@ -1,21 +1,97 @@
-"""What the measurements share: a daemon on free ports, clients, medians."""
+"""The clients of a measurement, and the programs around it: all in C, so that they cost little."""
 
-import contextlib
-import os
+import ipaddress
+import itertools
 import pathlib
-import select
 import socket
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
-SECONDS = 30.0
-HELLO = r"""#include <unistd.h>
-int main(void) { return write(1, "hello\n", 6) != 6; }
-"""
+SECONDS: Final = 60.0
+HOLDING: Final = "127.0.0.2"  # the program does not end by itself for clients from here
+_FRESH: Final = itertools.count(int(ipaddress.ip_address("127.16.0.0")), 4096)
+
+
+class Load(NamedTuple):
+    """What clients met with: seconds in all, the median from a connect to its end, how many were served."""
+
+    seconds: float
+    median: float
+    served: int
+
+
+class Tools:
+    """The compiled programs, in a folder of their own."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self.load = self._compiled("load")
+        self.accept = self._compiled("accept")
+        self.static = self._compiled("hello", "static", "-static")
+        self.dynamic = self._compiled("hello", "dynamic")
+
+    def _compiled(self, source: str, name: str = "", *options: str) -> str:
+        program = str(self._folder / (name or source))
+        path = pathlib.Path(__file__).with_name(f"{source}.c")
+        subprocess.run(["cc", "-O2", *options, "-o", program, str(path)], check=True)
+        return program
+
+    def run(
+        self,
+        port: int,
+        count: int,
+        at_once: int,
+        *,
+        source: str = "127.0.0.1",
+        fresh: bool = False,
+        say: str = "",
+    ) -> Load:
+        """So many connections, from one address, or each from one that was never seen."""
+        first, step = (next(_FRESH), 1) if fresh else (int(ipaddress.ip_address(source)), 0)
+        command = [self.load, *map(str, (port, count, at_once, first, step)), *([say] if say else [])]
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=SECONDS, text=True)
+        seconds, median, served = ran.stdout.split()
+        return Load(float(seconds), float(median), int(served))
+
+
+def folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder in which others may read: rbldnsd refuses to be root."""
+    made = tempfile.TemporaryDirectory()
+    pathlib.Path(made.name).chmod(0o755)
+    return made
+
+
+def fresh() -> str:
+    """An address that no client had before."""
+    return str(ipaddress.ip_address(next(_FRESH)))
+
+
+def hold(port: int) -> socket.socket:
+    """A connection that is being served and stays."""
+    client = socket.create_connection(("127.0.0.1", port), SECONDS, (HOLDING, 0))
+    if client.recv(6) != b"hello\n":
+        raise RuntimeError(f"port {port} does not serve")
+    return client
+
+
+def first_byte(port: int, source: str) -> float:
+    """Seconds from the connect to the first byte of the program."""
+    began = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0)) as client:
+        if not client.recv(4096):
+            raise RuntimeError(f"port {port} does not serve")
+    return time.perf_counter() - began
+
+
+def connect_to_eof(port: int) -> float:
+    """Seconds from the connect to the end of what the program writes."""
+    began = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as client:
+        while client.recv(4096):
+            pass
+    return time.perf_counter() - began
 
 
 def free_port() -> int:
@@ -25,59 +101,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def static_program(folder: pathlib.Path) -> str:
-    """A static program that writes a line and ends: what a connection costs is then not its own."""
-    source, program = folder / "hello.c", folder / "hello"
-    source.write_text(HELLO)
-    subprocess.run(["cc", "-O2", "-static", "-o", str(program), str(source)], check=True)
-    return str(program)
-
-
-@contextlib.contextmanager
-def daemon(text: str) -> Iterator[pathlib.Path]:
-    """A running tcpdconf with this configuration, `bench.toml` in the folder; it logs to nowhere."""
-    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        folder = pathlib.Path(name)
-        (folder / "bench.toml").write_text(text)
-        manager.bind(f"{name}/notify")
-        command = [sys.executable, "-m", "tcpdconf", "run", name, "--runtime-dir", f"{name}/run"]
-        environment = {**os.environ, "NOTIFY_SOCKET": f"{name}/notify"}
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-        try:
-            ready, _, _ = select.select([manager], [], [], SECONDS)
-            if not ready or not manager.recv(4096).startswith(b"READY=1"):
-                sys.exit("tcpdconf does not start")
-            manager.close()
-            yield folder
-        finally:
-            process.terminate()
-            process.wait(SECONDS)
-
-
-def connect_to_eof(port: int, say: bytes = b"", source: str = "127.0.0.1") -> float:
-    """Seconds from the connect to the end of what the program writes."""
-    began = time.perf_counter()
-    with socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0)) as client:
-        if say:
-            client.sendall(say)
-        while client.recv(4096):
-            pass
-    return time.perf_counter() - began
-
-
-def rounds(cases: Mapping[str, Callable[[], float]], *, times: int, each: int) -> dict[str, list[float]]:
-    """The medians of every round, the cases in turn (A B C A B C): a machine's moods then hit all alike."""
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(times):
-        for name, measure in cases.items():
-            found[name].append(statistics.median(measure() for _ in range(each)))
-    return found
-
-
-def report(found: Mapping[str, Sequence[float]], against: str) -> None:
-    """Print each case's median of the rounds in microseconds, the spread, and the ratio to one of them."""
-    base = statistics.median(found[against])
-    for name, medians in found.items():
-        middle = statistics.median(medians)
-        spread = f"{min(medians) * 1e6:.0f}..{max(medians) * 1e6:.0f}"
-        print(f"{name:32} {middle * 1e6:7.0f} us  ({spread})  {middle / base:.2f}")
+def await_port(port: int) -> None:
+    """Wait until somebody listens."""
+    end = time.monotonic() + SECONDS
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > end:
+            raise TimeoutError(f"nobody listens on port {port}")
+        time.sleep(0.01)

@@ -1,61 +1,30 @@
-"""DNS lists beside couriertcpd: connections per second when every client is new, and slow lists.
-
-    python -m bench.dns        (as root: it makes a network and a resolv.conf of its own)
-
-All answers are negative. couriertcpd asks its lists one after another.
-"""
+"""DNS lists beside couriertcpd, which asks them in turn: every client is new, nobody is listed."""
 
 import contextlib
 import functools
-import itertools
-import os
 import pathlib
 import socket
-import statistics
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
-from bench import clients
+from bench import alone, clients, figures, servers
 
-SERVER = "127.0.0.53"
-LISTS = (0, 1, 3, 8)
-PORT = 4200  # of tcpdconf with no list; the next ones follow, then couriertcpd's
-CLIENTS = 300  # in one round
-AT_ONCE = 4
-ROUNDS = 25
-DELAY = 0.05  # seconds that a slow list takes
-_sources = itertools.count(0x7F100000, CLIENTS)
-_spent: Counter[str] = Counter()
-
-
-def alone() -> None:
-    """Go on in a network and with a resolv.conf of our own."""
-    if "TCPDCONF_BENCH" in os.environ:
-        return
-    script = (
-        f'ip link set lo up; echo "nameserver {SERVER}" > "$0"; mount --bind "$0" /etc/resolv.conf; exec "$@"'
-    )
-    with tempfile.NamedTemporaryFile() as resolv:
-        # In a process namespace, so that nothing is left when this is ended in the middle.
-        own = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        command = ["unshare", *own, "sh", "-ec", script, resolv.name]
-        command += [sys.executable, "-m", "bench.dns"]
-        sys.exit(subprocess.run(command, env={**os.environ, "TCPDCONF_BENCH": "1"}, check=False).returncode)
+AT_ONCE: Final = 4
+WANTED: Final = {1: 1.0, 3: 1.2, 8: 1.5}  # times couriertcpd's connections, by the number of lists
+DELAY: Final = 0.05  # seconds that a slow list takes
 
 
 @contextlib.contextmanager
 def rbldnsd(folder: pathlib.Path) -> Iterator[None]:
     """Eight lists on port 53 that list nobody but their test point."""
     (folder / "list").write_text("127.0.0.2\n")
-    folder.chmod(0o755)  # rbldnsd refuses to be root
     zones = [f"l{number}.example:ip4set:list" for number in range(8)]
-    command = ["/usr/sbin/rbldnsd", "-n", "-u", "nobody", "-b", f"{SERVER}/53", "-w", str(folder), *zones]
-    with _running(command):
+    address = f"{alone.NAMESERVER}/53"
+    with servers.running(
+        ["/usr/sbin/rbldnsd", "-n", "-u", "nobody", "-b", address, "-w", str(folder), *zones]
+    ):
+        _await_answers()
         yield
 
 
@@ -63,7 +32,7 @@ def rbldnsd(folder: pathlib.Path) -> Iterator[None]:
 def slow_server() -> Iterator[None]:
     """A name server on port 53 that says NXDOMAIN after DELAY."""
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind((SERVER, 53))
+    server.bind((alone.NAMESERVER, 53))
 
     def answer(data: bytes, peer: tuple[str, int]) -> None:
         server.sendto(data[:2] + b"\x81\x83" + data[4:], peer)
@@ -80,117 +49,54 @@ def slow_server() -> Iterator[None]:
         server.close()
 
 
-@contextlib.contextmanager
-def couriertcpd(port: int, count: int, program: str) -> Iterator[None]:
-    """The real one with so many lists."""
-    blocks = [f"-block=l{number}.example,BLOCK,no" for number in range(count)]
-    options = ["-nodnslookup", "-maxprocs=100", "-maxperip=100", "-address=127.0.0.1", *blocks]
-    with _running(["/usr/sbin/couriertcpd", *options, str(port), program]):
-        yield
+def _await_answers() -> None:
+    question = b"\1\1\0\0\0\1\0\0\0\0\0\0\2l0\7example\0\0\6\0\1"
+    for _ in range(500):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client, contextlib.suppress(OSError):
+            client.settimeout(0.02)
+            client.connect((alone.NAMESERVER, 53))
+            client.send(question)
+            if client.recv(512):
+                return
+    raise TimeoutError("rbldnsd does not answer")
 
 
-@contextlib.contextmanager
-def _running(command: list[str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        time.sleep(0.5)
-        if process.poll() is not None:
-            sys.exit(f"{command[0]} does not run")
-        yield
-    finally:
-        process.terminate()
-        process.wait(clients.SECONDS)
-
-
-def service(count: int, program: str) -> str:
-    """A tcpdconf service with so many lists."""
-    lists = ", ".join(f'{{ zone = "l{number}.example", probe = false }}' for number in range(count))
-    return f"""
-        [services.lists{count}]
-        program = ["{program}"]
-        listeners = [{{ address = "127.0.0.1", port = {PORT + count} }}]
-        limits = {{ max_connections = 100 }}
-        dns_lists = [{lists}]
-    """
-
-
-def load_program(folder: pathlib.Path) -> str:
-    """The clients, in C: what they need of the processors is missing to those who are measured."""
-    program = folder / "load"
-    source = pathlib.Path(__file__).with_name("load.c")
-    subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True)
-    return str(program)
-
-
-def rate(load: str, name: str, port: int, *, fresh: bool = True) -> float:
-    """Seconds per connection with AT_ONCE clients at once, each from an address never seen, or from one."""
-    first, after = (next(_sources), 1) if fresh else (0x7F000001, 0)
-    command = [load, *map(str, (port, CLIENTS, AT_ONCE, first, after))]
-    before = spent()
-    took = float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    _spent[name] += spent() - before
-    return took / CLIENTS
-
-
-def spent() -> int:
-    """Processor time, in ticks, of all that runs in our own process namespace, or ran there."""
-    found = 0
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            found += sum(map(int, path.read_text().rpartition(") ")[2].split()[11:15]))
-    return found
-
-
-def str_of(address: int) -> str:
-    """An IPv4 address in text form."""
-    return socket.inet_ntoa(address.to_bytes(4))
-
-
-def compare(found: dict[str, list[float]], one: str, other: str) -> str:
-    """How many times the other's connections per second one has.
-
-    On a machine that others use they slow a daemon that is one process more than one that is many. So the
-    fastest rounds are compared as well, and the processor time of all who take part, clients included.
-    """
-    middle, fastest = (which(found[other]) / which(found[one]) for which in (statistics.median, min))
-    processor = _spent[other] / _spent[one]
-    return f"{one}: {middle:.2f} times {other}; fastest rounds {fastest:.2f}; processor time {processor:.2f}"
-
-
-def main() -> None:
-    """Measure and print."""
-    alone()
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
-        folder = pathlib.Path(name)
-        program = clients.static_program(folder)
-        load = load_program(folder)
-        running.enter_context(clients.daemon("".join(service(count, program) for count in LISTS)))
-        cases: dict[str, Callable[[], float]] = {}
-        for count in LISTS:
-            running.enter_context(couriertcpd(PORT + 100 + count, count, program))
-            for who, port in (("tcpdconf", PORT), ("couriertcpd", PORT + 100)):
-                case = f"{who}, {count} lists"
-                cases[case] = functools.partial(rate, load, case, port + count)
-        case = "tcpdconf, 3 lists, cached"
-        cases[case] = functools.partial(rate, load, case, PORT + 3, fresh=False)
+def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: int) -> list[figures.Figure]:
+    """All cases; `count` connections in one round of each."""
+    services = {number: servers.Service(number, tools.static, lists=number) for number in WANTED}
+    every = list(services.values())
+    with servers.tcpdconf(every) as own, servers.couriertcpd(every) as other:
+        running = {"tcpdconf": own, "couriertcpd": other}
         with rbldnsd(folder):
-            found = clients.rounds(cases, times=ROUNDS, each=1)
-        clients.report(found, "tcpdconf, 0 lists")
-        for count in LISTS:
-            print(compare(found, f"tcpdconf, {count} lists", f"couriertcpd, {count} lists"))
-        print(compare(found, "tcpdconf, 3 lists, cached", "tcpdconf, 0 lists"))
+            cold = [_cold(tools, services[number], count, running) for number in WANTED]
+            found = figures.measure(cold, rounds)
         with slow_server():
-            slow = {
-                f"{who}, {count} lists of {DELAY * 1000:.0f} ms": functools.partial(_first_byte, port + count)
-                for who, port in (("tcpdconf", PORT), ("couriertcpd", PORT + 100))
-                for count in (1, 8)
-            }
-            clients.report(clients.rounds(slow, times=5, each=5), "tcpdconf, 1 lists of 50 ms")
+            return found + figures.measure([_slow(services[8], running)], rounds)
 
 
-def _first_byte(port: int) -> float:
-    return clients.connect_to_eof(port, source=str_of(next(_sources)))
+def _cold(
+    tools: clients.Tools, service: servers.Service, count: int, running: Mapping[str, servers.Server]
+) -> figures.Case:
+    def once(server: servers.Server) -> Sequence[float]:
+        before = servers.spent(server)
+        seconds = tools.run(server.port(service), count, AT_ONCE, fresh=True).seconds
+        return count / seconds, (servers.spent(server) - before) * 10_000 / count
+
+    name = f"DNS lists, cold: {service.lists}"
+    rate = figures.Metric(name, "1/s", "more", {"couriertcpd": WANTED[service.lists]})
+    spent = figures.Metric(f"{name}, processor for 10,000", "s", "less")
+    return figures.Case((rate, spent), _on(once, running))
 
 
-if __name__ == "__main__":
-    main()
+def _slow(service: servers.Service, running: Mapping[str, servers.Server]) -> figures.Case:
+    def once(server: servers.Server) -> Sequence[float]:
+        return (clients.first_byte(server.port(service), clients.fresh()) * 1000,)
+
+    name = f"{service.lists} lists of {DELAY * 1000:.0f} ms: time to first byte"
+    return figures.Case((figures.Metric(name, "ms", "less", {"tcpdconf": 60}),), _on(once, running))
+
+
+def _on(
+    once: Callable[[servers.Server], Sequence[float]], running: Mapping[str, servers.Server]
+) -> dict[str, Callable[[], Sequence[float]]]:
+    return {name: functools.partial(once, server) for name, server in running.items()}

@@ -1,57 +1,43 @@
-"""What a PROXY header costs a connection, and what peers that send none cost the others.
+"""PROXY headers, and what peers that send none cost those who do.
 
-python -m bench.proxy
+Nothing to compare with: couriertcpd 1.0.16 (Debian 12) has no -haproxy, tcpserver never had.
 """
 
 import contextlib
 import functools
-import pathlib
 import socket
-import tempfile
+from collections.abc import Sequence
+from typing import Final
 
-from bench import clients
+from bench import clients, figures, servers
 
-SILENT = 500
-V1 = b"PROXY TCP4 192.0.2.7 198.51.100.9 5555 25\r\n"
-V2 = (
-    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"
-    + socket.inet_aton("192.0.2.7")
-    + socket.inet_aton("198.51.100.9")
-    + b"\x15\xb3\0\x19"
+AT_ONCE: Final = 50
+STALLED: Final = 100
+HEADER: Final = "PROXY TCP4 192.0.2.7 198.51.100.9 5555 25"
+
+
+def measure(tools: clients.Tools, *, count: int, rounds: int) -> list[figures.Figure]:
+    """All cases; `count` connections in one round of each."""
+    free, beside = (servers.Service(number, tools.static, haproxy=True) for number in range(2))
+
+    def rate(port: int) -> Sequence[float]:
+        found = tools.run(port, count, AT_ONCE, say=HEADER)
+        if found.served != count:
+            raise RuntimeError(f"port {port} has served {found.served} of {count}")
+        return (count / found.seconds,)
+
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(servers.tcpdconf([free, beside]))
+        for _ in range(STALLED):
+            stack.enter_context(socket.create_connection(("127.0.0.1", own.port(beside))))
+        ports = {figures.SUBJECT: own.port(beside), "without": own.port(free)}
+        once = {name: functools.partial(rate, port) for name, port in ports.items()}
+        return figures.measure([figures.Case((_METRIC,), once)], rounds)
+
+
+_METRIC: Final = figures.Metric(
+    f"PROXY v1 header sent at once, beside {STALLED} peers that send none",
+    "1/s",
+    "more",
+    {"without": 1.0},
 )
-
-
-def service(name: str, program: str, port: int, more: str = "") -> str:
-    """One service on one port."""
-    return f"""
-        [services.{name}]
-        program = ["{program}"]
-        listeners = [{{ address = "127.0.0.1", port = {port}{more} }}]
-        limits = {{ max_connections = 1000 }}
-    """
-
-
-def main() -> None:
-    """Measure and print."""
-    plain, proxied = clients.free_port(), clients.free_port()
-    pending = "max_pending = 1000, max_pending_per_peer = 1000"
-    haproxy = f', haproxy = {{ trusted = ["127.0.0.1"], timeout = 600, {pending} }}'
-    with tempfile.TemporaryDirectory() as folder:
-        program = clients.static_program(pathlib.Path(folder))
-        text = service("plain", program, plain) + service("proxied", program, proxied, haproxy)
-        cases = {
-            "no header": functools.partial(clients.connect_to_eof, plain),
-            "v1": functools.partial(clients.connect_to_eof, proxied, V1),
-            "v2": functools.partial(clients.connect_to_eof, proxied, V2),
-        }
-        with clients.daemon(text):
-            clients.report(clients.rounds(cases, times=7, each=300), "no header")
-            with contextlib.ExitStack() as silent:
-                for _ in range(SILENT):
-                    silent.enter_context(socket.create_connection(("127.0.0.1", proxied)))
-                print(f"beside {SILENT} peers that send nothing:")
-                clients.report(clients.rounds(cases, times=7, each=300), "no header")
-
-
-if __name__ == "__main__":
-    main()

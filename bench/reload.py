@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from bench import clients
+from bench import clients, servers
 from tcpdconf.daemon import controlclient
 
 SERVICES = 200
@@ -47,13 +47,15 @@ def service(number: int, said: str) -> str:
 def many() -> None:
     """Reload many services, when nothing has changed and when one has."""
     others = "".join(service(number, "x") for number in range(1, SERVICES))
-    with clients.daemon("daemon.watch = false" + service(0, "first") + others) as folder:
+    with servers.daemon("daemon.watch = false" + service(0, "first") + others) as daemon:
         time.sleep(1)  # the workers have just been forked
-        same = [reload(folder, []) for _ in range(TIMES)]
+        same = [reload(daemon.folder, []) for _ in range(TIMES)]
         one = []
         for number in range(TIMES):
-            (folder / "bench.toml").write_text("daemon.watch = false" + service(0, str(number)) + others)
-            one.append(reload(folder, ["s0"]))
+            (daemon.folder / "bench.toml").write_text(
+                "daemon.watch = false" + service(0, str(number)) + others
+            )
+            one.append(reload(daemon.folder, ["s0"]))
     print(f"{SERVICES} services, nothing changed: {statistics.median(same):.3f} s (worst {max(same):.3f})")
     print(f"{SERVICES} services, one changed:     {statistics.median(one):.3f} s (worst {max(one):.3f})")
 
@@ -94,11 +96,11 @@ def large() -> None:
         text = f"""
             daemon.watch = false
             [services.large]
-            program = ["{clients.static_program(pathlib.Path(name))}"]
+            program = ["{clients.Tools(pathlib.Path(name)).static}"]
             listeners = [{{ address = "127.0.0.1", port = {port} }}]
             access = [{{ file = "{file}", format = "cidr", action = "deny" }}]
             """
-        with clients.daemon(text) as folder:
+        with servers.daemon(text) as daemon:
             visits = Visits(port)
             visits.start()
             time.sleep(1)
@@ -106,7 +108,7 @@ def large() -> None:
             for number in range(1, TIMES + 1):
                 file.write_text("".join(networks(number)))
                 visits.seconds.clear()
-                took.append(reload(folder, ["large"]))
+                took.append(reload(daemon.folder, ["large"]))
                 waited.append(max(visits.seconds))
             visits.stop()
     print(f"{NETWORKS} networks: {statistics.median(took):.2f} s (worst {max(took):.2f})")

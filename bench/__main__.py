@@ -1,0 +1,101 @@
+"""tcpdconf beside Debian's couriertcpd and tcpserver, on this machine.
+
+    python -m bench [--quick] [--only SECTION] [--rounds N] [--json FILE] [--plot FILE]
+
+As root: it makes a network of its own. Prints a table with medians, ranges, ratios and targets.
+"""
+
+import argparse
+import datetime as dt
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any, NamedTuple
+
+from bench import alone, clients, dns, figures, growth, proxy, serving, sizes
+
+SECTIONS = ("serving", "dns", "proxy", "sizes", "growth")
+
+
+class Extent(NamedTuple):
+    """How much is measured."""
+
+    rounds: int = 9
+    connections: int = 2000
+    lookups: int = 400
+    networks: int = 1_000_000
+    checked: int = 200
+    held: tuple[int, ...] = (1, 10, 100, 1000)
+    services: tuple[int, ...] = (1, 10, 100)
+
+
+QUICK = Extent(2, 100, 20, 20_000, 20, (1, 10), (1, 3))
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="measure only this; repeats")
+    parser.add_argument("--rounds", type=int, help="how often each case is measured")
+    parser.add_argument("--json", type=pathlib.Path, help="write all values to this file")
+    parser.add_argument("--plot", type=pathlib.Path, help="draw how cost grows, as SVG")
+    asked = parser.parse_args()
+    alone.go("bench", sys.argv[1:])
+    extent = QUICK if asked.quick else Extent()
+    extent = extent._replace(rounds=asked.rounds or extent.rounds)
+    described = machine()
+    print("\n".join(f"{name}: {value}" for name, value in described.items()), flush=True)
+    found: list[figures.Figure] = []
+    with clients.folder() as folder:
+        tools = clients.Tools(pathlib.Path(folder))
+        for section in asked.only or SECTIONS:
+            measured = measure(section, tools, pathlib.Path(folder), extent)
+            print(f"\n{section}\n\n{figures.table(measured)}", flush=True)
+            found += measured
+    if asked.json is not None:
+        written = {"machine": described, "figures": [figure.plain() for figure in found]}
+        asked.json.write_text(json.dumps(written, indent=1) + "\n")
+    if asked.plot is not None:
+        from bench import plot  # noqa: PLC0415 (matplotlib is needed for nothing else)
+
+        plot.draw(found, asked.plot)
+
+
+def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Extent) -> list[figures.Figure]:
+    """The figures of a section."""
+    few = (extent.rounds + 2) // 3  # rounds of what takes long and varies little
+    if section == "serving":
+        return serving.measure(tools, folder, count=extent.connections, rounds=extent.rounds)
+    if section == "dns":
+        return dns.measure(tools, folder, count=extent.lookups, rounds=extent.rounds)
+    if section == "proxy":
+        return proxy.measure(tools, count=extent.connections, rounds=extent.rounds)
+    if section == "sizes":
+        held = extent.held[-1]
+        return sizes.measure(tools, networks=extent.networks, held=held, checked=extent.checked, rounds=few)
+    return growth.measure(
+        tools, held=extent.held, services=extent.services, count=extent.connections // 2, rounds=few
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What the figures are true of."""
+    models = {
+        line.partition(":")[2].strip()
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    }
+    return {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
+        "processors": f"{os.cpu_count()} x {', '.join(models)}",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    main()

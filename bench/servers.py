@@ -1,0 +1,174 @@
+"""The three that are compared, each given the same program and the same limits, logging to nowhere.
+
+couriertcpd is Debian's (courier-base), tcpserver is that of ucspi-tcp. Each of them is one process for each
+service, tcpdconf is one daemon for all.
+"""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from bench import clients
+
+MOST: Final = 2000  # connections at once
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+class Service(NamedTuple):
+    """What is served: `number` makes its port, the files are access databases."""
+
+    number: int
+    program: str
+    gdbm: pathlib.Path | None = None
+    cdb: pathlib.Path | None = None
+    max_per_ip: int = MOST
+    haproxy: bool = False
+    lists: int = 0
+
+
+class Server(NamedTuple):
+    """One of the three at work: its processes without those that they have started."""
+
+    first_port: int
+    pids: tuple[int, ...]
+
+    def port(self, service: Service) -> int:
+        """Where it serves this."""
+        return self.first_port + service.number
+
+
+Start = Callable[[Sequence[Service]], contextlib.AbstractContextManager[Server]]
+
+
+def toml(service: Service) -> str:
+    """A service in a configuration of tcpdconf."""
+    haproxy = ', haproxy = { trusted = ["127.0.0.1"], max_pending = 1000, max_pending_per_peer = 1000 }'
+    lists = ", ".join(f'{{ zone = "l{number}.example", probe = false }}' for number in range(service.lists))
+    access = "" if service.gdbm is None else f'{{ file = "{service.gdbm}" }}'
+    return f"""
+        [services.s{service.number}]
+        program = ["{service.program}"]
+        listeners = [{{ address = "127.0.0.1", port = {4000 + service.number}{haproxy * service.haproxy} }}]
+        limits = {{ max_connections = {MOST}, max_per_ip = {service.max_per_ip}, max_per_network = {MOST} }}
+        dns_lists = [{lists}]
+        access = [{access}]
+    """
+
+
+@contextlib.contextmanager
+def tcpdconf(services: Sequence[Service]) -> Iterator[Server]:
+    """A daemon with all the services."""
+    with daemon("".join(map(toml, services))) as running:
+        yield Server(4000, (running.pid,))
+
+
+class Daemon(NamedTuple):
+    """A running tcpdconf: `folder` holds its configuration, `bench.toml`, and `run`, for its sockets."""
+
+    pid: int
+    folder: pathlib.Path
+
+
+@contextlib.contextmanager
+def daemon(text: str) -> Iterator[Daemon]:
+    """A tcpdconf with this configuration; it has said that it is ready."""
+    with clients.folder() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        folder = pathlib.Path(name)
+        (folder / "bench.toml").write_text(text)
+        heard.bind(f"{name}/notify")
+        heard.settimeout(clients.SECONDS)
+        command = [sys.executable, "-m", "tcpdconf", "run", name, "--runtime-dir", f"{name}/run"]
+        with running(command, {"NOTIFY_SOCKET": f"{name}/notify"}) as pid:
+            while "READY=1" not in heard.recv(4096).decode().split("\n"):
+                pass
+            heard.close()
+            yield Daemon(pid, folder)
+
+
+@contextlib.contextmanager
+def couriertcpd(services: Sequence[Service]) -> Iterator[Server]:
+    """One for each of the services."""
+    with _each(5000, services, _couriertcpd) as server:
+        yield server
+
+
+def _couriertcpd(service: Service, port: int) -> list[str]:
+    limits = [f"-maxprocs={MOST}", f"-maxperip={service.max_per_ip}", f"-maxperc={MOST}", "-listen=1000"]
+    access = [] if service.gdbm is None else [f"-access={service.gdbm}"]
+    blocks = [f"-block=l{number}.example,BLOCK,no" for number in range(service.lists)]
+    options = ["-nodnslookup", "-address=127.0.0.1", *limits, *access, *blocks]
+    return ["/usr/sbin/couriertcpd", *options, str(port), service.program]
+
+
+@contextlib.contextmanager
+def tcpserver(services: Sequence[Service]) -> Iterator[Server]:
+    """One for each of the services; it knows neither limits per address nor lists."""
+    with _each(6000, services, _tcpserver) as server:
+        yield server
+
+
+def _tcpserver(service: Service, port: int) -> list[str]:
+    access = [] if service.cdb is None else ["-x", str(service.cdb)]
+    options = ["-RH", "-l0", f"-c{MOST}", "-b1000", *access]
+    return ["tcpserver", *options, "127.0.0.1", str(port), service.program]
+
+
+@contextlib.contextmanager
+def _each(
+    first_port: int, services: Sequence[Service], command: Callable[[Service, int], list[str]]
+) -> Iterator[Server]:
+    with contextlib.ExitStack() as stack:
+        ports = [first_port + service.number for service in services]
+        pids = [
+            stack.enter_context(running(command(service, port)))
+            for service, port in zip(services, ports, strict=True)
+        ]
+        for port in ports:
+            clients.await_port(port)
+        yield Server(first_port, tuple(pids))
+
+
+@contextlib.contextmanager
+def running(command: list[str], environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A process, until it is ended; its pid."""
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdout=nowhere, stderr=nowhere, env={**os.environ, **(environment or {})}
+    )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(clients.SECONDS)
+
+
+def children(pid: int) -> list[int]:
+    """What a process with one thread has started (proc(5), children); nothing where it is gone."""
+    try:
+        found = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in found.split()]
+
+
+def tree(pids: Sequence[int]) -> list[int]:
+    """These processes and all that they have started."""
+    found = list(pids)
+    for pid in found:
+        found += children(pid)
+    return found
+
+
+def spent(server: Server) -> float:
+    """Seconds of processor time of a server and of all its programs that have ended (proc(5), stat)."""
+    ticks = 0
+    for pid in tree(server.pids):
+        with contextlib.suppress(OSError):
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / _TICKS

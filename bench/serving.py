@@ -1,0 +1,145 @@
+"""Connections that are served, and connections that are refused, beside couriertcpd and tcpserver."""
+
+import contextlib
+import functools
+import pathlib
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from bench import clients, figures, servers
+
+AT_ONCE: Final = 50
+REFUSALS: Final = 4  # connections for each one that is served elsewhere: they cost little
+MAKEDAT: Final = "/usr/lib/courier/makedat"
+STARTS: Final[Mapping[str, servers.Start]] = {
+    "tcpdconf": servers.tcpdconf,
+    "couriertcpd": servers.couriertcpd,
+    "tcpserver": servers.tcpserver,
+}
+Once = Callable[[servers.Server], Sequence[float]]
+
+
+def latency(tools: clients.Tools, service: servers.Service, count: int) -> Once:
+    """Microseconds from a connect to its end, one client at a time."""
+
+    def once(server: servers.Server) -> Sequence[float]:
+        return (_run(tools, server.port(service), count // 10, 1, served=True).median * 1e6,)
+
+    return once
+
+
+def rate(tools: clients.Tools, service: servers.Service, count: int) -> Once:
+    """Connections served in a second, many clients at once; processor seconds for 10,000 of them."""
+
+    def once(server: servers.Server) -> Sequence[float]:
+        before = servers.spent(server)
+        seconds = _run(tools, server.port(service), count, AT_ONCE, served=True).seconds
+        return count / seconds, (servers.spent(server) - before) * 10_000 / count
+
+    return once
+
+
+def refusals(tools: clients.Tools, service: servers.Service, count: int, source: str = "127.0.0.1") -> Once:
+    """Connections refused in a second, many clients at once."""
+
+    def once(server: servers.Server) -> Sequence[float]:
+        port = server.port(service)
+        return (count / _run(tools, port, count, AT_ONCE, served=False, source=source).seconds,)
+
+    return once
+
+
+def _run(
+    tools: clients.Tools, port: int, count: int, at_once: int, *, served: bool, source: str = "127.0.0.1"
+) -> clients.Load:
+    found = tools.run(port, count, at_once, source=source)
+    if found.served != count * served:
+        raise RuntimeError(f"port {port} has served {found.served} of {count}")
+    return found
+
+
+def compare(
+    metrics: Sequence[figures.Metric], once: Once, running: Mapping[str, servers.Server]
+) -> figures.Case:
+    """The same on each of these servers."""
+    return figures.Case(
+        tuple(metrics), {name: functools.partial(once, server) for name, server in running.items()}
+    )
+
+
+def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: int) -> list[figures.Figure]:
+    """All cases; `count` connections in one round of each."""
+    gdbm, cdb = databases(folder)
+    static, dynamic = servers.Service(0, tools.static), servers.Service(1, tools.dynamic)
+    denied = servers.Service(2, tools.static, gdbm, cdb)
+    single = servers.Service(3, tools.static, max_per_ip=1)
+    with contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(start([static, dynamic, denied, single]))
+            for name, start in STARTS.items()
+        }
+        limiting = {name: server for name, server in running.items() if name != "tcpserver"}
+        for server in limiting.values():
+            stack.enter_context(clients.hold(server.port(single)))
+        refused = count * REFUSALS
+        cases = [
+            *served(tools, static, count, running, "static program"),
+            *served(tools, dynamic, count, running, "dynamic program"),
+            compare([REFUSED_BY_RULE], refusals(tools, denied, refused), running),
+            compare([REFUSED_BY_LIMIT], refusals(tools, single, refused, clients.HOLDING), limiting),
+            ceiling(tools, stack, refused),
+        ]
+        return figures.measure(cases, rounds)
+
+
+def served(
+    tools: clients.Tools,
+    service: servers.Service,
+    count: int,
+    running: Mapping[str, servers.Server],
+    what: str,
+) -> list[figures.Case]:
+    """A program's cases."""
+    alone = figures.Metric(f"admitted, one at a time, {what}", "us", "less", ONE_AT_A_TIME)
+    many = figures.Metric(f"admitted, {AT_ONCE} at once, {what}", "1/s", "more", MANY_AT_ONCE)
+    spent = figures.Metric(f"processor for 10,000 admitted, {what}", "s", "less", PROCESSOR)
+    return [
+        compare([alone], latency(tools, service, count), running),
+        compare([many, spent], rate(tools, service, count), running),
+    ]
+
+
+def ceiling(tools: clients.Tools, stack: contextlib.ExitStack, count: int) -> figures.Case:
+    """What the clients can do."""
+    pid = stack.enter_context(servers.running([tools.accept, "7000"]))
+    clients.await_port(7000)
+    once = rate(tools, servers.Service(0, ""), count)
+
+    def reached() -> Sequence[float]:
+        return once(servers.Server(7000, (pid,)))[:1]
+
+    metric = figures.Metric("the clients' own ceiling: accept and write in C", "1/s", "more")
+    return figures.Case((metric,), {"C": reached})
+
+
+def databases(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """The rule that denies all clients, as couriertcpd (and tcpdconf) and as tcpserver read it."""
+    source, gdbm, cdb = folder / "access", folder / "access.dat", folder / "access.cdb"
+    source.write_text("127\tdeny\n")
+    subprocess.run(
+        [MAKEDAT, f"-src={source}", f"-file={gdbm}", f"-tmp={folder / 'tmp'}", "-cidr"], check=True
+    )
+    subprocess.run(["tcprules", str(cdb), str(folder / "tmp")], input=b"127.:deny\n", check=True)
+    return gdbm, cdb
+
+
+ONE_AT_A_TIME: Final = {"couriertcpd": 0.80, "tcpserver": 0.90}
+MANY_AT_ONCE: Final = {"couriertcpd": 1.10, "tcpserver": 1.00}
+PROCESSOR: Final = {"couriertcpd": 0.80}
+REFUSED_BY_RULE: Final = figures.Metric(
+    f"refused by access rule, {AT_ONCE} at once", "1/s", "more", {"couriertcpd": 4.0, "tcpserver": 2.5}
+)
+REFUSED_BY_LIMIT: Final = figures.Metric(
+    f"refused by limit per address, {AT_ONCE} at once", "1/s", "more", {"couriertcpd": 4.0}
+)

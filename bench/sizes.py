@@ -1,0 +1,132 @@
+"""What tcpdconf needs of memory and of time apart from connections."""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from bench import clients, figures, servers
+
+SERVICES: Final = 6
+
+
+def measure(
+    tools: clients.Tools, *, networks: int, held: int, checked: int, rounds: int
+) -> list[figures.Figure]:
+    """All figures: tables of `networks`, `held` connections, a configuration of `checked` services."""
+    cases = [
+        _case(_access_metrics(networks), functools.partial(access, networks)),
+        _case(_MEMORY, functools.partial(memory, tools)),
+        _case((_held(held),), functools.partial(each_held, tools, held)),
+        _case((_START,), functools.partial(start, tools)),
+        _case((_check(checked),), functools.partial(check, tools, checked)),
+    ]
+    return figures.measure(cases, rounds)
+
+
+def _case(metrics: tuple[figures.Metric, ...], once: "functools.partial[Sequence[float]]") -> figures.Case:
+    return figures.Case(metrics, {figures.SUBJECT: once})
+
+
+def access(networks: int) -> Sequence[float]:
+    """Seconds to load a table, megabytes, microseconds to look up in it."""
+    command = [sys.executable, "-m", "bench.access", str(networks)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found["load"], found["memory"] / 1e6, found["lookup"] * 1e6
+
+
+def memory(tools: clients.Tools) -> Sequence[float]:
+    """Megabytes (proportional, PSS) of the supervisor and idle workers, and of the watcher beside them."""
+    with servers.tcpdconf(_services(tools, SERVICES)) as server:
+        watcher = _await_watcher(server)
+        rest = set(servers.tree(server.pids)) - watcher
+        return [sum(map(proportional, pids)) / 1e6 for pids in (rest, watcher)]
+
+
+def each_held(tools: clients.Tools, held: int) -> Sequence[float]:
+    """Bytes of a worker for each connection that it holds."""
+    service = servers.Service(0, tools.static)
+    with servers.tcpdconf([service]) as server, contextlib.ExitStack() as stack:
+        port = server.port(service)
+        tools.run(port, 200, 10)  # what is allocated once is there before it is counted
+        _await_watcher(server)
+        daemon = [*server.pids, *servers.children(server.pids[0])]
+        before = sum(map(_private, daemon))
+        for _ in range(held):
+            stack.enter_context(clients.hold(port))
+        return ((sum(map(_private, daemon)) - before) / held,)
+
+
+def start(tools: clients.Tools) -> Sequence[float]:
+    """Seconds from the start of a daemon until it says that it is ready."""
+    began = time.perf_counter()
+    with servers.tcpdconf(_services(tools, SERVICES)):
+        return (time.perf_counter() - began,)
+
+
+def check(tools: clients.Tools, checked: int) -> Sequence[float]:
+    """Seconds of `tcpdconf check`."""
+    with clients.folder() as folder:
+        text = "".join(map(servers.toml, _services(tools, checked)))
+        pathlib.Path(folder, "bench.toml").write_text(text)
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "tcpdconf", "check", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return (time.perf_counter() - began,)
+
+
+def proportional(pid: int, field: str = "Pss") -> int:
+    """Bytes of a process's memory, what it shares divided by those who share it (proc(5), smaps_rollup)."""
+    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return 1024 * sum(map(int, re.findall(rf"^{field}: +(\d+) kB$", text, re.MULTILINE)))
+
+
+def _private(pid: int) -> int:
+    return proportional(pid, "Private_(?:Clean|Dirty)")
+
+
+def _services(tools: clients.Tools, count: int) -> list[servers.Service]:
+    return [servers.Service(number, tools.static) for number in range(count)]
+
+
+def _await_watcher(server: servers.Server) -> set[int]:
+    """The process that has threads; it is started when everything is served."""
+    end = time.monotonic() + clients.SECONDS
+    while time.monotonic() < end:
+        found = {pid for pid in servers.tree(server.pids) if len(os.listdir(f"/proc/{pid}/task")) > 1}
+        if found:
+            return found
+        time.sleep(0.05)
+    raise TimeoutError("no watcher")
+
+
+def _metric(name: str, unit: str, most: float) -> figures.Metric:
+    return figures.Metric(name, unit, "less", {figures.SUBJECT: most})
+
+
+def _access_metrics(networks: int) -> tuple[figures.Metric, ...]:
+    name = f"access table of {networks:,} networks"
+    limits = (("load", "s", 2), ("memory", "MB", 100), ("look-up", "us", 5))
+    return tuple(_metric(f"{name}: {what}", unit, most) for what, unit, most in limits)
+
+
+def _held(held: int) -> figures.Metric:
+    return _metric(f"each of {held:,} held connections", "bytes", 4096)
+
+
+def _check(checked: int) -> figures.Metric:
+    return _metric(f"check of {checked} services", "s", 1.0)
+
+
+_MEMORY: Final = (
+    _metric(f"PSS of supervisor and {SERVICES} idle workers", "MB", 60),
+    figures.Metric("PSS of the watcher beside them", "MB", "less"),
+)
+_START: Final = _metric(f"start to READY with {SERVICES} services", "s", 0.5)
