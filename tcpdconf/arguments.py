@@ -108,7 +108,10 @@ def _explain(command: argparse.ArgumentParser) -> None:
 
 def _status(command: argparse.ArgumentParser) -> None:
     command.add_argument("--watch", action="store_true", help="show it every second until Ctrl-C")
-    _connections(command)
+    command.add_argument(
+        "--format", choices=("text", "json", "prometheus"), default="text", help="how it is printed"
+    )
+    _runtime_directory(command)
 
 
 def _connections(command: argparse.ArgumentParser) -> None:

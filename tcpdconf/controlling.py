@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tcpdconf import statuspage
+from tcpdconf import metrics, statuspage
 from tcpdconf.config import problems
 from tcpdconf.daemon import controlclient, runtimedir
 
@@ -26,7 +26,8 @@ def status(directory: str | None, form: str, *, again: bool) -> int:
                 answer = daemon.ask({"command": "status"})
                 if again and form == "text" and sys.stdout.isatty():
                     sys.stdout.write(_CLEAR)
-                _print(answer, form, statuspage.status(answer, time.time()), in_one_line=again)
+                page = _page(answer, form)
+                _print(answer, form, page, in_one_line=again)
                 if not again:
                     return 0
                 time.sleep(_EVERY)
@@ -81,6 +82,12 @@ def stop(directory: str | None, drain: float | None) -> int:
 
 def _connected(directory: str | None) -> controlclient.Connection:
     return controlclient.Connection(runtimedir.find(directory))
+
+
+def _page(answer: dict[str, Any], form: str) -> str:
+    if form == "prometheus":
+        return metrics.exposition(answer)
+    return statuspage.status(answer, time.time())
 
 
 def _print(answer: dict[str, Any], form: str, page: str, *, in_one_line: bool = False) -> None:
