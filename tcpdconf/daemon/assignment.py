@@ -64,11 +64,14 @@ def read(fd: int) -> Assignment:
 
 
 def failures(message: dict[str, Any]) -> list[Failure]:
-    """The failures that a worker reports; a report that is malformed is one failure of the whole service."""
+    """The failures that a worker reports; a report that is malformed is one failure of the whole service.
+
+    They go to the log and to the service manager, so that nothing in them may end a line.
+    """
     said = message.get("failures")
     found = []
     for item in said if isinstance(said, list) else []:
         match item:
             case [[*key], str(text)] if all(isinstance(part, str | int) for part in key):
-                found.append(Failure(tuple(key), text))
+                found.append(Failure(tuple(key), "".join(c if c.isprintable() else "\ufffd" for c in text)))
     return found or [Failure((), "the worker could not start")]

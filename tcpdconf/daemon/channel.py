@@ -20,6 +20,14 @@ class ChannelError(Exception):
     """The other side is gone, does not read, or sent what is no message."""
 
 
+class LostError(ChannelError):
+    """The descriptors of a message could not be received: this process may have no more. It can go on."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        super().__init__("no room for descriptors")
+        self.message = message
+
+
 class Channel:
     """One end."""
 
@@ -27,6 +35,7 @@ class Channel:
         end.setblocking(False)
         self._socket = end
         self._fds: list[int] = []
+        self._lost = False  # some of the descriptors of the message that is being received
 
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
@@ -65,6 +74,7 @@ class Channel:
 
         Raises:
             ChannelError: the other side is gone, or sent what is no message.
+            LostError: a message has come, but not all of its descriptors.
         """
         try:
             data, fds, flags, _ = socket.recv_fds(self._socket, LARGEST, _FDS)
@@ -77,11 +87,16 @@ class Channel:
         self._fds += fds
         if not data:
             raise ChannelError("closed")
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & socket.MSG_TRUNC:
             raise ChannelError("truncated message")
+        self._lost = self._lost or bool(flags & socket.MSG_CTRUNC)
         if data == _MORE:
             return None
         fds, self._fds = self._fds, []
+        lost, self._lost = self._lost, False
+        if lost:
+            close_all(fds)
+            raise LostError(_parse(data))
         return _parse(data), fds
 
 

@@ -199,6 +199,13 @@ class Activated:
             claimed += found
         return claimed
 
+    def let_go(self, found: socket.socket) -> None:
+        """Close a listener's socket that is not wanted any more; a unit's would be refused if it is again."""
+        if self.lent(found):
+            self._others.append(found)
+        else:
+            found.close()
+
     def lent(self, found: socket.socket) -> bool:
         """Whether a socket is a socket unit's: it has it, and gives it again."""
         return found in self._lent

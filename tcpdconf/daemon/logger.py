@@ -26,6 +26,9 @@ class Logger:
     """Kept running as long as it is wanted; the pipe outlives the process, so that nothing written is lost.
 
     `write` is for programs; `peek` is its reading end once more, not blocking, for who looks how full it is.
+
+    Raises:
+        OSError: no pipe is to be had.
     """
 
     def __init__(self, events: loop.Loop, name: str, order: Order) -> None:
@@ -35,8 +38,12 @@ class Logger:
         self._read, self.write = os.pipe2(os.O_CLOEXEC)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, _PIPE)
-        # O_NONBLOCK belongs to an open file, not to a descriptor: the logger's own end must go on blocking.
-        self.peek = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # O_NONBLOCK belongs to an open file, not to a descriptor: the logger's end must go on blocking.
+            self.peek = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            channel.close_all([self._read, self.write])
+            raise
 
     def close(self) -> None:
         """Let it end: it does when the last program has."""

@@ -122,7 +122,7 @@ class Material:
     def _variables(self, role: assignment.Role, fd: int, before: dict[str, str]) -> dict[str, str]:
         try:
             return environment.read(self._service.environment_files[role.place], fd, before)
-        except environment.EnvironmentFileError as error:
+        except (environment.EnvironmentFileError, OSError) as error:
             self._fail(("environment_files", role.place), f"cannot read {role.path}: {error}")
             return before
 

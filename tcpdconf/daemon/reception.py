@@ -97,15 +97,15 @@ class Reception:
             else:
                 self._loop.forget(door.listener)
 
-    def retire(self, kept: Collection[int] | None) -> None:
-        """Leave the listeners to a successor that has those in `kept` (inodes), or all; still await headers.
+    def retire(self, kept: Collection[int]) -> None:
+        """Leave the listeners to a successor that has those in `kept` (inodes); still await headers.
 
         Who waits at a listener that nobody has any more is accepted: its end would be a reset for them.
         """
         self.poll(wanted=False)
         self._retired = True
         for door in self._doors:
-            if kept is not None and os.fstat(door.listener.fileno()).st_ino not in kept:
+            if os.fstat(door.listener.fileno()).st_ino not in kept:
                 self._empty(door)
             door.listener.close()
 

@@ -1,49 +1,78 @@
-"""What a worker that is being replaced says of its connections, and how it is read.
+"""What workers are told of programs that they have not started, and how what a worker says of them is read.
 
-It has no ledger any more: each entry is a message, which the supervisor hands to the worker that has. What is
-not of the right form is not handed on.
+A worker that is being replaced has no ledger any more: what becomes of its connections it tells the
+supervisor, which hands it to the worker that has. What is not of the right form is not handed on. Many
+programs may end in one moment, and a channel holds some hundred messages: so a message tells of many.
 """
 
 import contextlib
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
 
-from tcpdconf.daemon import channel, ledger
+from tcpdconf.daemon import channel, ledger, loop
 from tcpdconf.policy import access, connection
 
 _LAST_PID: Final = 1 << 22  # PID_MAX_LIMIT (proc(5))
+_PART: Final = 400  # entries in a message, none longer than 150 bytes
+
+_Entry = TypeVar("_Entry")
+
+
+def parts(entries: Sequence[_Entry]) -> Iterator[Sequence[_Entry]]:
+    """As many at a time as one message holds."""
+    for start in range(0, len(entries), _PART):
+        yield entries[start : start + _PART]
 
 
 class Relay:
-    """Books kept by the successor: see `server.Books`."""
+    """Books kept by the successor: see `server.Books`. It sends once in a turn of the loop."""
 
-    def __init__(self, post: channel.Channel) -> None:
+    def __init__(self, events: loop.Loop, post: channel.Channel) -> None:
+        self._loop = events
         self._post = post
+        self._entries: list[dict[str, Any]] = []
 
     def set(self, name: str, value: int) -> None:
         """Nothing: the successor has a count of its own."""
 
     def count(self, name: str) -> None:
         """Let the successor count."""
-        self._send("count", name=name)
+        self._add("count", name=name)
 
     def hold(self, pid: int, peer: connection.Endpoint) -> ledger.Held:
         """Let the successor record a program that was started just now."""
         held = ledger.Held(-1, pid, peer, ledger.boot_time())
-        self._send("adopt", pid=pid, peer=[peer.version, peer.value, peer.port], started=held.started)
+        self._add("adopt", pid=pid, peer=[peer.version, peer.value, peer.port], started=held.started)
         return held
 
     def release(self, held: ledger.Held) -> None:
         """Let the successor forget a program that has ended."""
-        self._send("release", pid=held.pid)
+        self._add("release", pid=held.pid)
 
-    def _send(self, kind: str, **content: object) -> None:
+    def flush(self) -> None:
+        """Send what was written."""
+        entries, self._entries = self._entries, []
         with contextlib.suppress(channel.ChannelError):  # the supervisor is gone: the worker hears of it
-            self._post.send(kind, (), **content)
+            for some in parts(entries):
+                self._post.send("relay", (), entries=some)
+
+    def _add(self, kind: str, **content: object) -> None:
+        if not self._entries:
+            self._loop.after(0, self.flush)
+        self._entries.append({"kind": kind, **content})
 
 
-def checked(message: dict[str, Any]) -> dict[str, Any] | None:
-    """The message if it is one of a relay's, without anything else in it."""
+def checked(message: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The entries of a relay's message that are of the right form, without anything else in them."""
     match message:
+        case {"kind": "relay", "entries": [*entries]}:
+            found = [_checked(entry) for entry in entries]
+            return [entry for entry in found if entry is not None]
+    return None
+
+
+def _checked(entry: Any) -> dict[str, Any] | None:  # noqa: ANN401 (JSON)
+    match entry:
         case {"kind": "count", "name": str(name)} if name in ledger.COUNTERS:
             return {"kind": "count", "name": name}
         case {"kind": "release", "pid": int(pid)} if 1 < pid <= _LAST_PID:
@@ -53,7 +82,7 @@ def checked(message: dict[str, Any]) -> dict[str, Any] | None:
             and version in access.BITS
             and 0 <= value < 1 << access.BITS[version]
             and 0 <= port < 1 << 16
-            and isinstance(started := message.get("started"), float)
+            and isinstance(started := entry.get("started"), float)
         ):
             return {"kind": "adopt", "pid": pid, "peer": [version, value, port], "started": started}
     return None

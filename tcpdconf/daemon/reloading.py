@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import host, load, problems
+from tcpdconf.config import host, load, model, problems
 from tcpdconf.daemon import assignment, changes, listeners, log, privileges, service
 
 _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
@@ -35,7 +35,11 @@ class State(NamedTuple):
 
 
 class Reload:
-    """A reload on its way. `done` is called once with what it has come to, and what runs from then on."""
+    """A reload on its way.
+
+    `counts` is called with what runs as soon as that is another configuration, `done` once with what it has
+    come to.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,8 @@ class Reload:
         activated: listeners.Activated,
         again: bool,
         make: Callable[[str], service.Service],
-        done: Callable[[Outcome, State], None],
+        counts: Callable[[State], None],
+        done: Callable[[Outcome], None],
     ) -> None:
         self._before = before
         self._loaded = loaded
@@ -54,6 +59,7 @@ class Reload:
         self._activated = activated
         self._again = again
         self._make = make
+        self._counts = counts
         self._done = done
         self._changes = changes.between(before.loaded.config, loaded.config)
         self._opening = listeners.Opening(before.sockets)
@@ -74,22 +80,30 @@ class Reload:
         self._timer = self._around.loop.after(_PREPARE, self._late)
         self._go_on()
 
-    def heard(self, name: str, message: dict[str, Any]) -> None:
-        """Take note of what a worker says about its part, or what is said in its place."""
+    def heard(self, each: service.Service, message: dict[str, Any]) -> None:
+        """Take note of what a worker says about its part, or what is said in its place.
+
+        One that has prepared can fail as well, by its end, until all have.
+        """
+        if self._services.get(each.name) is not each:
+            return
         match message["kind"], self._committed:
             case "failed", False:
                 for failure in assignment.failures(message):
-                    self._fail(name, failure)
+                    self._fail(each.name, failure)
                 self._waiting.clear()  # one is enough
             case ("prepared", False) | ("serving", True):
-                self._waiting.discard(name)
+                self._waiting.discard(each.name)
             case _:
                 return
         self._go_on()
 
-    def concerns(self, name: str) -> bool:
-        """Whether the worker of a service still has to say something."""
-        return name in self._waiting
+    def give_up(self, why: str) -> None:
+        """Undo what is being prepared; what counts already goes on."""
+        if not self._committed:
+            self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
+            self._waiting.clear()
+            self._go_on()
 
     def _bind(self) -> dict[str, service.Sockets]:
         """The sockets of each service."""
@@ -110,8 +124,8 @@ class Reload:
 
     def _prepare(self, name: str, sockets: service.Sockets) -> None:
         known = self._before.services.get(name)
-        each = self._services[name] = known or self._make(name)
         try:
+            each = self._services[name] = known or self._make(name)
             part = changes.part(self._loaded.config, name)
             if each.prepare(part, sockets, again=self._again):
                 self._touched.append(each)
@@ -119,6 +133,8 @@ class Reload:
         except service.CannotPrepareError as error:
             for failure in error.failures:
                 self._fail(name, failure)
+        except OSError as error:
+            self._fail(name, assignment.Failure((), f"cannot be prepared: {error.strerror}"))
 
     def _fail(self, name: str, failure: assignment.Failure) -> None:
         where = ("services", name, *failure.key)
@@ -153,7 +169,7 @@ class Reload:
             if name not in self._before.services:
                 each.stop(0, 0)
         self._opening.undo()
-        self._done(Outcome([], [], self._problems), self._before)
+        self._done(Outcome([], [], self._problems))
 
     def _commit(self) -> None:
         self._committed = True
@@ -161,7 +177,8 @@ class Reload:
         for each in self._touched:
             each.commit()
         for unwanted in unused:
-            unwanted.close()
+            self._activated.let_go(unwanted)
+        self._counts(State(self._loaded, self._services, self._opening.wanted))
         self._waiting = {each.name for each in self._touched}
         self._timer = self._around.loop.after(_COMMIT, self._late)
         self._go_on()
@@ -169,8 +186,7 @@ class Reload:
     def _finish(self) -> None:
         touched = {each.name for each in self._touched}
         changed = sorted({*touched, *self._changes.names()})
-        outcome = Outcome(changed, list(self._details(touched)), [])
-        self._done(outcome, State(self._loaded, self._services, self._opening.wanted))
+        self._done(Outcome(changed, list(self._details(touched)), []))
 
     def _details(self, touched: Collection[str]) -> Iterator[str]:
         """A line for each difference, by service."""
@@ -189,13 +205,20 @@ class Reload:
 def _forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
     """What this process may not do: to bind a port, to become a user."""
     for name, settings in loaded.config.enabled().items():
-        for index, listener in enumerate(settings.listeners):
-            port = host.port_number(listener.port)
-            if not privileges.may_bind(port):
-                key = ("services", name, "listeners", index, "port")
-                yield loaded.problem(key, f"listening on port {port} needs root", "needs-root")
-        if not privileges.may_become(host.identity(settings)):
-            which = "user" if settings.user is not None else "group"
-            yield loaded.problem(
-                ("services", name, which), f"running as another {which} needs root", "needs-root"
-            )
+        try:
+            yield from _forbidden_to(loaded, name, settings)
+        except host.UnknownNameError as error:  # it was known when the configuration was loaded
+            yield loaded.problem(("services", name, error.key), str(error), error.code, hint=error.hint)
+
+
+def _forbidden_to(loaded: load.Loaded, name: str, settings: model.Service) -> Iterator[problems.Problem]:
+    for index, listener in enumerate(settings.listeners):
+        port = host.port_number(listener.port)
+        if not privileges.may_bind(port):
+            key = ("services", name, "listeners", index, "port")
+            yield loaded.problem(key, f"listening on port {port} needs root", "needs-root")
+    if not privileges.may_become(host.identity(settings)):
+        which = "user" if settings.user is not None else "group"
+        yield loaded.problem(
+            ("services", name, which), f"running as another {which} needs root", "needs-root"
+        )

@@ -40,6 +40,7 @@ class Reloads:
         ended: Callable[[Last, reloading.State], None],
     ) -> None:
         self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
+        self._before = self.state
         self.loaded_at = 0.0
         self.read_at = 0.0  # before the configuration that was tried last was read
         self.last: Last | None = None
@@ -55,6 +56,7 @@ class Reloads:
         self._asked = False  # what the present one does
         self._wished = False
         self._due = False  # whether it is about to begin
+        self._closed = False
         self._next: list[Then] = []  # who waits for it
         self._present: list[Then] = []  # who waits for the one that is on its way
 
@@ -80,16 +82,16 @@ class Reloads:
             self._next.append(then)
         self._schedule()
 
-    def heard(self, name: str, message: dict[str, Any]) -> bool:
-        """Hand on what a worker says, if a reload waits for it."""
-        if self._reload is None or not self._reload.concerns(name):
-            return False
-        self._reload.heard(name, message)
-        return True
+    def heard(self, each: service.Service, message: dict[str, Any]) -> None:
+        """Hand on what a worker says of its assignment, if a reload wants to know."""
+        if self._reload is not None:
+            self._reload.heard(each, message)
 
     def close(self) -> None:
-        """Take on no more."""
-        self._due = True
+        """Take on no more, and undo what is being prepared."""
+        self._closed = True
+        if self._reload is not None:
+            self._reload.give_up("the daemon stops")
 
     def _schedule(self) -> None:
         """Let what was wished begin, after the first configuration and after what is on its way."""
@@ -98,6 +100,8 @@ class Reloads:
             self.around.loop.after(0, self._start)
 
     def _start(self) -> None:
+        if self._closed:
+            return
         self._asked, self._again, self._wished, self._due = self._again, False, False, False
         self._present, self._next = self._next, []
         self._began()
@@ -106,7 +110,13 @@ class Reloads:
             loaded = self._read()
         except problems.ConfigError as error:
             self.refused = error.config if isinstance(error, load.LoadError) else None
-            self._finish(reloading.Outcome([], [], list(error.problems)), self.state)
+            self._finish(reloading.Outcome([], [], list(error.problems)))
+            return
+        except Exception as error:  # noqa: BLE001 (a defect, or no descriptor for a module: what runs goes on)
+            log.crash("cannot load the configuration")
+            text = f"cannot be loaded: {error}"
+            found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
+            self._finish(reloading.Outcome([], [], [found]))
             return
         self._take_on(loaded)
 
@@ -120,16 +130,20 @@ class Reloads:
             activated=self._activated,
             again=self._asked,
             make=self._make,
+            counts=self._count,
             done=self._finish,
         )
         self._reload.begin()
 
-    def _finish(self, outcome: reloading.Outcome, state: reloading.State) -> None:
+    def _count(self, state: reloading.State) -> None:
+        self.state = state
+
+    def _finish(self, outcome: reloading.Outcome) -> None:
         self._reload = None
-        before, self.state = self.state, state
+        before, self._before = self._before, self.state
         if not outcome.problems:
             self.loaded_at, self.refused = time.time(), None
-            outcome = outcome._replace(problems=list(state.loaded.warnings))
+            outcome = outcome._replace(problems=list(self.state.loaded.warnings))
         self.last = Last(outcome, time.time(), self._asked)
         self._ended(self.last, before)
         present, self._present = self._present, []

@@ -9,6 +9,7 @@ from tcpdconf.config import host
 from tcpdconf.daemon import channel, child, log, loop, privileges, worker
 
 _AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn
+_LEFT: Final = 100  # times as many that it can have left behind; a process that it has started may go on
 
 Heard = Callable[["Worker", dict[str, Any]], None]
 
@@ -24,8 +25,10 @@ class Worker:
 
     def __init__(self, events: loop.Loop, name: str, identity: host.Identity, heard: Heard) -> None:
         self.name = name
+        self.number = 0  # of its latest preparation
         self._over = False
-        self.answered = 0  # number of the last ping that it has answered
+        self._pings = 0
+        self._answered: object = 0  # number of the last ping that it has answered
         self._loop = events
         self._identity = identity
         self._heard = heard
@@ -38,7 +41,7 @@ class Worker:
         finally:
             theirs.close()
         self._post: channel.Channel | None = ours
-        events.watch(ours, self._listen)
+        events.watch(ours, self._readable)
 
     def tell(self, kind: str, fds: list[int] | tuple[()] = (), **content: object) -> None:
         """Send it a message; one that has ended, or does not read, is told nothing any more."""
@@ -49,6 +52,16 @@ class Worker:
         except channel.ChannelError as error:
             self._give_up(error)
 
+    @property
+    def answers(self) -> bool:
+        """Whether it has answered the last ping, if there was one."""
+        return self._answered == self._pings
+
+    def ping(self) -> None:
+        """Ask it whether it is well."""
+        self._pings += 1
+        self.tell("ping", number=self._pings)
+
     def kill(self) -> None:
         """End it at once; its programs live on."""
         if not self._over:
@@ -57,28 +70,36 @@ class Worker:
     def ended(self) -> None:
         """Take note of its end, which has been waited for: what it has said before still counts."""
         self._over = True
-        while self._post is not None:
-            self._listen()
+        for _ in range(_LEFT):
+            if not self._listen():
+                break
+        self._drop_post()
 
     def _work(self, post: channel.Channel) -> int:
         os.setpgid(0, 0)  # the programs stay in this group, so that all of them can be signalled
         privileges.become(self._identity)
         return worker.main(post)
 
-    def _listen(self) -> None:
+    def _readable(self) -> None:
+        self._listen()
+
+    def _listen(self) -> bool:
+        """Read some messages; whether there may be more."""
         try:
             for _ in range(_AT_ONCE):
                 received = self._post.receive() if self._post is not None else None
                 if received is None:
-                    return
+                    return False
                 message, fds = received
                 channel.close_all(fds)  # no worker has any to give
-                if message["kind"] == "pong" and isinstance(message.get("number"), int):
-                    self.answered = message["number"]
+                if message["kind"] == "pong":
+                    self._answered = message.get("number")
                 else:
                     self._heard(self, message)
         except channel.ChannelError as error:
             self._give_up(error)
+            return False
+        return True
 
     def _give_up(self, error: channel.ChannelError) -> None:
         """The worker has ended, or it is not to be trusted; either way it must not go on."""

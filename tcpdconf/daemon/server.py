@@ -10,7 +10,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from tcpdconf.config import model, tables
@@ -95,11 +95,6 @@ class Server:
         self._seldom = throttle.Seldom()
         self._broken = ""
 
-    @property
-    def running(self) -> int:
-        """Programs that have not ended."""
-        return len(self._running)
-
     def terminate(self) -> None:
         """Send SIGTERM to the programs: those of this worker's process group, and those adopted."""
         for pid in self._adopted & self._running.keys():
@@ -134,15 +129,26 @@ class Server:
         self._broken = ""
         self._poll()
 
-    def retire(self, books: Books) -> None:
-        """Accept no more, and write down in other books what becomes of the connections that are there."""
-        self._receptions[-1].retire(None)
+    def retire(self, books: Books, kept: Collection[int]) -> None:
+        """Accept no more, and write down in other books what becomes of the connections that are there.
+
+        `kept` are the listeners (inodes) that the successor has. It has adopted what this one had adopted:
+        only it is told of the end of those.
+        """
+        self._receptions[-1].retire(kept)
         self._books = books
+        for pid in self._adopted & self._running.keys():
+            self._slots.release(self._running.pop(pid).peer)
+        self._adopted.clear()
+
+    def drain(self) -> None:
+        """Accept no more than who waits in the kernel already."""
+        self._receptions[-1].retire(())
 
     @property
-    def pending(self) -> bool:
-        """Whether there are connections whose program has not been started yet."""
-        waiting = self._slots.total > len(self._running) or self._parked
+    def busy(self) -> bool:
+        """Whether there are connections: with a program, or on their way to one."""
+        waiting = self._slots.total > 0 or self._parked
         return bool(waiting) or any(each.pending for each in self._receptions)
 
     def adopt(self, pid: int, peer: connection.Endpoint, started: float) -> None:

@@ -54,8 +54,8 @@ class CannotPrepareError(Exception):
 class Service:
     """One service. Sockets, ledger and the logger's pipe outlive every worker.
 
-    `heard` is called with what its worker says: prepared, failed, serving (`first`: or still), tried,
-    report.
+    `heard` is called with what its worker says: prepared or failed, of what was asked for; serving (`first`:
+    or still); broken, when one cannot be started again; tried; report.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Service:
         self.setup: Setup | None = None
         self._around = around
         self._heard = heard
-        self._number = 0  # of the latest preparation
         self._next: Setup | None = None
+        self._preparing: remote.Worker | None = None  # who prepares for it
         self._worker: remote.Worker | None = None
         self._coming: remote.Worker | None = None  # takes over from the worker at `commit`
-        self._succeeds = False  # it waits for its predecessor to retire
+        self._predecessor: remote.Worker | None = None  # the elder that the worker waits for
         self._serving = False
         self._elders: list[remote.Worker] = []
 
@@ -81,9 +81,9 @@ class Service:
         return [each.pid for each in (self._worker, self._coming, *self._elders) if each is not None]
 
     @property
-    def answered(self) -> int:
-        """Number of the last ping that the worker has answered."""
-        return 0 if self._worker is None else self._worker.answered
+    def answers(self) -> bool:
+        """Whether the worker, if there is one, has answered when it was asked last."""
+        return self._worker is None or self._worker.answers
 
     def prepare(self, config: model.Config, sockets: Sockets, *, again: bool) -> bool:
         """Prepare to serve with `config` (a `changes.part`); False when that is what is done already.
@@ -93,31 +93,21 @@ class Service:
         Raises:
             CannotPrepareError: what it needs cannot be had.
         """
-        setup = self._setup(config, sockets)
-        given = self._open(setup)
         try:
-            if given.failures:
-                raise CannotPrepareError(given.failures)
-            setup = setup._replace(roles=tuple(role for role in given.roles if role.path))
-            if setup == self.setup and self._worker is not None and not (again and self._reads_shell_files):
-                return False
-            worker = self._worker
-            if worker is None or self.setup is None or self.setup.process != setup.process:
-                worker = self._coming = self._fork(setup)
-            self._assign(worker, setup, given)
-            self._next = setup
+            self._next = self._setup(config, sockets)
+            return self._prepare_next(again)
         except OSError as error:
+            self.discard()
             text = f"cannot start its worker: {error.strerror}"
             raise CannotPrepareError([assignment.Failure((), text)]) from None
-        finally:
-            given.close()
-            if self._next is None and setup.logger is not self._own_logger:
-                _close(setup.logger)
-        return True
+        except CannotPrepareError:
+            self.discard()
+            raise
 
     def commit(self) -> None:
         """Serve with what was prepared; the worker will say `serving`."""
-        before, self.setup, self._next = self._own_logger, self._next, None
+        assert self._next is not None  # noqa: S101 (only what was prepared)
+        before, self.setup, self._next, self._preparing = self._own_logger, self._next, None, None
         if before is not self._own_logger:
             _close(before)
             if self._own_logger is not None:
@@ -132,20 +122,22 @@ class Service:
             self.tell("commit")
         else:
             self._elders.append(elder)
-            self._succeeds = True
-            elder.tell("retire")
+            self._predecessor = elder
+            elder.tell("retire", kept=[os.fstat(each.fileno()).st_ino for _, each in self.setup.sockets])
 
     def discard(self) -> None:
         """Forget what was prepared."""
         if self._next is not None and self._next.logger is not self._own_logger:
             _close(self._next.logger)
-        self._next = None
+        worker, self._next, self._preparing = self._preparing, None, None
         if self._coming is not None:
             self._coming.kill()
-        elif self._worker is not None and self._serving:
-            self._worker.tell("discard")
-        elif self._worker is not None:  # it was being started again, and this was all that it knew
-            self._worker.kill()
+            self._elders.append(self._coming)  # until its end is known
+            self._coming = None
+        elif worker is not None and self._serving:
+            worker.tell("discard")
+        elif worker is not None:  # it was being started again, and this was all that it knew
+            worker.kill()
 
     def try_out(self, config: model.Config) -> None:
         """Let a worker say only whether the service could be served, as `tried`.
@@ -159,8 +151,7 @@ class Service:
         try:
             if given.failures:
                 raise CannotPrepareError(given.failures)
-            self._worker = self._fork(setup)
-            self._assign(self._worker, setup, given, "try")
+            self._worker = self._assign(None, setup, given, "try")
         finally:
             given.close()
             _close(setup.logger)
@@ -169,6 +160,11 @@ class Service:
         """Send the worker a message; without a worker nobody needs it."""
         if self._worker is not None:
             self._worker.tell(kind, (), **content)
+
+    def ping(self) -> None:
+        """Ask the worker whether it is well."""
+        if self._worker is not None:
+            self._worker.ping()
 
     def stop(self, drain: float, seconds: float) -> None:
         """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
@@ -195,17 +191,18 @@ class Service:
         for elder in [each for each in self._elders if each.pid == pid]:
             elder.ended()
             self._elders.remove(elder)
-            self._succeed()
+            self._succeed(elder)
             return True
         if self._coming is not None and self._coming.pid == pid:
             self._coming.ended()
             self._coming = None
             self._fail()
         elif self._worker is not None and self._worker.pid == pid:
-            self._worker.ended()
+            worker = self._worker
+            worker.ended()
             self._worker, self._serving = None, False
             self.process.ended(status)
-            if self._coming is None:
+            if worker is self._preparing:
                 self._fail()
         elif self._own_logger is not None and self._own_logger.process.pid == pid:
             self._own_logger.process.ended(status)
@@ -251,19 +248,45 @@ class Service:
         given.open_log(service)
         return given
 
-    def _fork(self, setup: Setup) -> remote.Worker:
-        return remote.Worker(self._around.loop, self.process.name, setup.process.identity, self._hear)
+    def _prepare_next(self, again: bool) -> bool:
+        """Let a worker prepare for the next setup; False when that is the one there is."""
+        assert self._next is not None  # noqa: S101 (just made)
+        given = self._open(self._next)
+        try:
+            if given.failures:
+                raise CannotPrepareError(given.failures)
+            self._next = setup = self._next._replace(roles=tuple(role for role in given.roles if role.path))
+            if setup == self.setup and self._worker is not None and not (again and self._reads_shell_files):
+                self._next = None
+                return False
+            kept = self._worker if self.setup is not None and self.setup.process == setup.process else None
+            self._preparing = self._assign(kept, setup, given)
+            self._coming = self._preparing if kept is None else None
+        finally:
+            given.close()
+        return True
 
     def _assign(
-        self, worker: remote.Worker, setup: Setup, given: handover.Handover, kind: str = "prepare"
-    ) -> None:
-        self._number += 1
+        self, known: remote.Worker | None, setup: Setup, given: handover.Handover, kind: str = "prepare"
+    ) -> remote.Worker:
+        """Let a worker, or else a new one, prepare for a setup; nothing fails once it has been forked.
+
+        Raises:
+            OSError: no process or descriptor is to be had.
+        """
         task = assignment.Assignment(
             self.name, setup.config, self._around.environment, tuple(given.roles), self._around.ways
         )
         memory = assignment.write(task)
-        worker.tell(kind, [memory, *given.fds], number=self._number)
-        os.close(memory)
+        try:
+            worker = known or remote.Worker(
+                self._around.loop, self.process.name, setup.process.identity, self._hear
+            )
+            worker.number += 1
+            worker.tell(kind, [memory, *given.fds], number=worker.number)
+        finally:
+            os.close(memory)
+        return worker
 
     def _restart(self) -> int:
         """Start a worker in place of one that has ended."""
@@ -271,50 +294,53 @@ class Service:
         given = self._open(self.setup)
         try:
             if given.failures:
-                self._heard(self, {"kind": "failed", "failures": given.failures})
+                self._heard(self, {"kind": "broken", "failures": given.failures})
                 raise child.CannotStartError("what it needs cannot be opened")
-            self._worker = self._fork(self.setup)
-            self._assign(self._worker, self.setup, given)
+            self._worker = self._assign(None, self.setup, given)
         finally:
             given.close()
         return self._worker.pid
 
     def _hear(self, worker: remote.Worker, message: dict[str, Any]) -> None:
         if worker in self._elders:
-            self._hear_elder(message)
-            return
+            self._hear_elder(worker, message)
+        elif message["kind"] == "report":
+            self._heard(self, message)
+        elif message.get("number") == worker.number:
+            self._hear_of_assignment(worker, message)
+
+    def _hear_of_assignment(self, worker: remote.Worker, message: dict[str, Any]) -> None:
+        """One that was started again goes on by itself with what it was started for."""
         match message["kind"]:
-            case "prepared" if message.get("number") == self._number:
-                if self._next is None:
-                    worker.tell("commit")
-                else:
-                    self._heard(self, message)
-            case "failed" | "serving" | "tried" if message.get("number") == self._number:
-                first = not self._serving
-                self._serving = self._serving or message["kind"] == "serving"
-                self._heard(self, {**message, "first": first})
-            case "report":
+            case "tried":
                 self._heard(self, message)
+            case "prepared" | "failed" if worker is self._preparing:
+                self._heard(self, message)
+            case "prepared" if self._predecessor is None:
+                worker.tell("commit")
+            case "failed":
+                self._heard(self, {**message, "kind": "broken"})
+            case "serving" if worker is self._worker:
+                first, self._serving = not self._serving, True
+                self._heard(self, {**message, "first": first})
 
-    def _hear_elder(self, message: dict[str, Any]) -> None:
+    def _hear_elder(self, elder: remote.Worker, message: dict[str, Any]) -> None:
         if message["kind"] == "retired":
-            self._succeed()
-        elif (entry := relay.checked(message)) is not None:
-            self.tell(entry.pop("kind"), **entry)
+            self._succeed(elder)
+        elif (entries := relay.checked(message)) is not None:
+            self.tell("relay", entries=entries)
 
-    def _succeed(self) -> None:
-        """Let the worker begin, now that its predecessor does not accept any more."""
-        if self._succeeds:
-            self._succeeds = False
+    def _succeed(self, elder: remote.Worker) -> None:
+        """Let the worker begin if it has waited for this one, which does not accept any more."""
+        if elder is self._predecessor:
+            self._predecessor = None
             self.tell("commit")
 
     def _fail(self) -> None:
-        """The worker has ended before it could say whether it can serve."""
-        if self._next is not None:
-            text = "the worker ended before it was ready; see the log"
-            self._heard(
-                self, {"kind": "failed", "failures": [assignment.Failure((), text)], "number": self._number}
-            )
+        """The worker has ended before what it has prepared could count."""
+        self._preparing = None
+        text = "the worker ended before it was ready; see the log"
+        self._heard(self, {"kind": "failed", "failures": [assignment.Failure((), text)]})
 
 
 def _close(one: logger.Logger | None) -> None:

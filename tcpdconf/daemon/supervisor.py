@@ -21,6 +21,7 @@ from tcpdconf.daemon import (
     log,
     loop,
     notify,
+    relay,
     reloading,
     reloads,
     service,
@@ -85,7 +86,6 @@ class Supervisor:
         self._started = False
         self._failure: tuple[problems.Problem, ...] = ()
         self._stopping = False
-        self._pings = 0
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -182,26 +182,26 @@ class Supervisor:
 
     def _heard(self, each: service.Service, message: dict[str, Any]) -> None:
         """Take note of what a worker says, or what is said in its place when it could not be started."""
-        if message["kind"] == "serving" and message["first"]:
-            log.info("ready", service=each.name, pid=each.pids[0])
-        if self._reloads.heard(each.name, message):
-            return
-        if message["kind"] == "failed":
-            for key, text in assignment.failures(message):
-                log.error(text, service=each.name, key=problems.dotted(key))
-        elif message["kind"] == "report":
-            self._commands.reported(each.name, message)
+        match message["kind"]:
+            case "report":
+                self._commands.reported(each.name, message)
+            case "broken":
+                for key, text in assignment.failures(message):
+                    log.error(text, service=each.name, key=problems.dotted(key))
+            case kind:
+                if kind == "serving" and message["first"]:
+                    log.info("ready", service=each.name, pid=each.pids[0])
+                self._reloads.heard(each, message)
 
     def _feed_watchdog(self, seconds: float | None) -> None:
         """Tell the service manager that all is well while all workers answer."""
         if self._stopping or seconds is None:
             return
         services = self._reloads.state.services.values()
-        if all(each.answered == self._pings for each in services):
+        if all(each.answers for each in services):
             self._notifier.watchdog()
-        self._pings += 1
         for each in services:
-            each.tell("ping", number=self._pings)
+            each.ping()
         self._loop.after(seconds / 3, lambda: self._feed_watchdog(seconds))
 
     def _signalled(self) -> None:
@@ -219,11 +219,15 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
+        programs = []
         for pid, status in _ended():
-            if self._watching.ended(pid, status) or any(each.ended(pid, status) for each in self._all):
-                continue
+            if not self._watching.ended(pid, status) and not any(
+                each.ended(pid, status) for each in self._all
+            ):
+                programs.append((pid, status))
+        for some in relay.parts(programs):
             for each in self._all:
-                each.tell("gone", pid=pid, status=status)
+                each.tell("gone", ended=some)
         self._forget()
         self._end_when_idle()
 

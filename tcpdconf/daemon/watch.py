@@ -40,7 +40,16 @@ def paths(config: model.Config, directory: str) -> trail.Wanted:
         found |= dict.fromkeys(source.file for source in service.access if source.file is not None)
         found |= dict.fromkeys(file.path for file in service.environment_files)
         found |= dict.fromkeys(dnschain.zone_files(service, config.dns_chains))
-    return trail.Wanted((os.path.join(os.getcwd(), directory),), tuple(found))
+    return trail.Wanted((_absolute(directory),), tuple(found))
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.join(os.getcwd(), path)
+    except (
+        FileNotFoundError
+    ):  # the directory that the daemon was started in is gone: a path from it leads nowhere
+        return os.path.join("/", path)
 
 
 def tell(

@@ -80,7 +80,7 @@ class Watching:
                 settle=self._settings.settle,
                 poll=self._settings.watch == "poll",
             )
-        except channel.ChannelError as error:
+        except (channel.ChannelError, OSError) as error:  # there may be no descriptor to be had
             self._lose(error)
 
     def _listen(self) -> None:
@@ -99,7 +99,8 @@ class Watching:
             case {"kind": "polling", "why": why}:
                 log.warning(f"files are looked at every 2 s: {why}")
 
-    def _lose(self, error: channel.ChannelError) -> None:
+    def _lose(self, error: Exception) -> None:
+        """It ends when nobody listens to it, and is started again."""
         log.debug(f"channel to the watcher: {error}")
         self._drop_post()
 

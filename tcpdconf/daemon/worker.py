@@ -7,6 +7,7 @@ An assignment comes in two steps: `prepare` does everything that can fail, besid
 being served; `commit` lets it count.
 """
 
+import errno
 import functools
 import os
 import signal
@@ -26,7 +27,8 @@ from tcpdconf.daemon import (
 )
 from tcpdconf.policy import connection
 
-_LOOK: Final = 0.2  # seconds between two looks whether a replaced worker has nothing left to do
+_FAILURES: Final = 20  # that are told: a message has its limit
+_LOOK: Final = 0.2  # seconds between two looks whether one that accepts no more has nothing left to do
 
 
 def main(post: channel.Channel) -> int:
@@ -47,6 +49,7 @@ class _Worker:
         self._equipment: equipment.Equipment | None = None  # what is served with
         self._prepared: equipment.Equipment | None = None
         self._wanted = 0  # number of the preparation that is still wanted
+        self._relay: relay.Relay | None = None  # once it is replaced
         self._stopping = False
         self._status = 0
 
@@ -61,6 +64,8 @@ class _Worker:
         try:
             while (received := self._post.receive()) is not None:
                 self._obey(*received)
+        except channel.LostError as lost:
+            self._lack(lost.message.get("number"), os.strerror(errno.EMFILE))
         except channel.ChannelError:
             self._end()
 
@@ -86,16 +91,14 @@ class _Worker:
     def _hear(self, serving: server.Server, message: dict[str, Any]) -> None:
         """What only a worker that serves is told."""
         match message:
-            case {"kind": "gone", "pid": pid, "status": status}:
-                serving.gone(pid, status)
-            case {"kind": "release", "pid": pid}:
-                serving.gone(pid, None)
-            case {"kind": "adopt", "pid": pid, "peer": peer, "started": started}:
-                serving.adopt(pid, connection.endpoint(*peer), started)
-            case {"kind": "count", "name": name}:
-                serving.count(name)
-            case {"kind": "retire"}:
-                self._retire(serving)
+            case {"kind": "gone", "ended": ended}:
+                for pid, status in ended:
+                    serving.gone(pid, status)
+            case {"kind": "relay", "entries": entries}:
+                for entry in entries:
+                    _take_on(serving, entry)
+            case {"kind": "retire", "kept": kept}:
+                self._retire(serving, kept)
             case {"kind": "report"}:
                 self._report()
         self._end_when_idle()
@@ -103,14 +106,24 @@ class _Worker:
     def _prepare(self, number: int, fds: list[int]) -> None:
         self._discard()
         self._wanted = number
-        found = equipment.Equipment(assignment.read(fds[0]), fds[1:], self._equipment)
+        try:
+            task = assignment.read(fds[0])
+        except OSError as error:
+            channel.close_all(fds)
+            self._lack(number, str(error))
+            return
         os.close(fds[0])
+        found = equipment.Equipment(task, fds[1:], self._equipment)
         done = functools.partial(self._read, number, found)
         if self._server is None:  # nobody is kept waiting
             found.read()
             done()
-        else:
+            return
+        try:
             aside.run(self._loop, found.read, done)
+        except (OSError, RuntimeError) as error:  # threads count as processes (RLIMIT_NPROC)
+            found.close()
+            self._lack(number, str(error))
 
     def _read(self, number: int, found: equipment.Equipment) -> None:
         """Say whether what was prepared can be served with, if that is still wanted."""
@@ -120,9 +133,16 @@ class _Worker:
             return
         found.close()
         if number == self._wanted:
-            self._post.send("failed", number=number, failures=found.failures)
-            if self._server is None:
-                self._end(1)
+            self._fail(number, found.failures[:_FAILURES])
+
+    def _lack(self, number: object, what: str) -> None:
+        """Say that nothing can be prepared because something has run out."""
+        self._fail(number, [assignment.Failure((), f"its worker cannot prepare: {what}")])
+
+    def _fail(self, number: object, failures: list[assignment.Failure]) -> None:
+        self._post.send("failed", number=number, failures=failures)
+        if self._server is None:
+            self._end(1)
 
     def _commit(self, found: equipment.Equipment) -> None:
         log.set_level(found.task.config.daemon.log_level)
@@ -168,29 +188,34 @@ class _Worker:
         except channel.ChannelError:  # so many lists that they are too long for a message
             self._post.send("report", lists={})
 
-    def _retire(self, serving: server.Server) -> None:
+    def _retire(self, serving: server.Server, kept: list[int]) -> None:
         """Leave new connections to another worker; end when the programs of the old ones have."""
-        serving.retire(relay.Relay(self._post))
+        self._relay = relay.Relay(self._loop, self._post)
+        serving.retire(self._relay, kept)
         self._post.send("retired")
         self._look()
 
     def _look(self) -> None:
-        assert self._server is not None  # noqa: S101 (only who serves retires)
-        if self._server.pending or self._server.running:
+        assert self._server is not None  # noqa: S101 (only who has served)
+        if self._server.busy:
             self._loop.after(_LOOK, self._look)
         else:
             self._end()
 
     def _stop(self, drain: float, seconds: float) -> None:
-        """Accept no more; let programs end by themselves for a while, then tell them to, then go."""
+        """Accept no more; serve who is there for a while, then tell the programs to end, then go."""
         self._stopping = True
-        if self._server is not None:
+        if self._server is not None and drain:
+            self._server.drain()
+            self._look()
+        elif self._server is not None:
             self._server.close()
         self._loop.after(drain, functools.partial(self._terminate, seconds))
         self._end_when_idle()
 
     def _terminate(self, seconds: float) -> None:
         if self._server is not None:
+            self._server.close()
             self._server.terminate()
         self._loop.after(seconds, self._end)
 
@@ -201,9 +226,22 @@ class _Worker:
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
-        if self._stopping and (self._server is None or not self._server.running):
+        if self._stopping and (self._server is None or not self._server.busy):
             self._end()
 
     def _end(self, status: int = 0) -> None:
         self._status = status
+        if self._relay is not None:
+            self._relay.flush()
         self._loop.stop()
+
+
+def _take_on(serving: server.Server, entry: dict[str, Any]) -> None:
+    """What a worker says that this one has replaced."""
+    match entry:
+        case {"kind": "adopt", "pid": pid, "peer": peer, "started": started}:
+            serving.adopt(pid, connection.endpoint(*peer), started)
+        case {"kind": "release", "pid": pid}:
+            serving.gone(pid, None)
+        case {"kind": "count", "name": name}:
+            serving.count(name)

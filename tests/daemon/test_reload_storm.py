@@ -1,0 +1,214 @@
+"""Reloads one after the other while clients come all the time: nothing is refused, mixed or leaked.
+
+TCPDCONF_RELOADS says how many; the default is short.
+"""
+
+import collections
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import daemons
+
+from tcpdconf.daemon import controlclient
+
+RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "100"))
+CLIENTS = 4
+BY_FILE = 10  # every so manyth reload nobody asks for: its file has changed
+
+# What a program shows of its configuration: its arguments, its environment, and what an access rule sets.
+SERVICE = """
+    [services.{name}]
+    program = ["/bin/sh", "-c", "echo {generation} $GENERATION $RULE"]
+    environment = {{ GENERATION = "{generation}" }}
+    umask = {umask}
+    listeners = [{listeners}]
+    access = [{{ rules = [
+        {{ network = "127.0.0.9/32", action = "allow", environment = {{ RULE = "held" }} }},
+        {{ network = "0.0.0.0/0", action = "allow", environment = {{ RULE = "{generation}" }} }},
+    ] }}]
+    limits = {{ max_connections = 200 }}
+"""
+HELD = """
+    [services.held]
+    program = ["/bin/sh", "-c", "echo here; read line; echo $line"]
+    umask = {umask}
+    listeners = [{listeners}]
+"""
+
+
+class Ports:
+    """One for each kind of listener."""
+
+    def __init__(self) -> None:
+        self.kept, self.moved, self.replaced, self.other, self.passing, self.held = (
+            daemons.free_port() for _ in range(6)
+        )
+
+
+def configuration(generation: int, ports: Ports) -> str:
+    """Every generation changes all services; every second one moves, adds and removes listeners."""
+
+    def service(name: str, *numbers: int, umask: str = '"022"', form: str = SERVICE) -> str:
+        listeners = ", ".join(f'{{ address = "127.0.0.1", port = {number} }}' for number in numbers)
+        return form.format(name=name, generation=generation, umask=umask, listeners=listeners)
+
+    odd = generation % 2 == 1
+    other_umask = '"027"' if odd else '"022"'
+    parts = [
+        '[daemon]\nlog_level = "warning"\nsettle = 0.05\n',
+        service("kept", ports.kept, *([ports.moved] if odd else [])),
+        service("other", ports.other, *([] if odd else [ports.moved])),
+        service("replaced", ports.replaced, umask=other_umask),
+        service("held", ports.held, umask=other_umask, form=HELD),
+    ]
+    if odd:
+        parts.append(service("passing", ports.passing))
+    return "\n".join(parts)
+
+
+class Storm:
+    """A daemon whose configuration goes from generation to generation."""
+
+    def __init__(self, daemon: daemons.Daemon, ports: Ports) -> None:
+        self.daemon = daemon
+        self.ports = ports
+        self.generation = 0  # that counts for sure
+
+    def status(self) -> dict[str, Any]:
+        """What `tcpdconf status` gets."""
+        return controlclient.ask(str(self.daemon.folder / "run"), {"command": "status"}, daemons.SECONDS)
+
+    def advance(self) -> None:
+        """Go on to the next generation, which counts when this returns."""
+        number = self.generation + 1
+        began, before = time.time(), self.status()["config"]["hash"]
+        new = self.daemon.folder / "new"
+        new.write_text(configuration(number, self.ports))
+        new.rename(self.daemon.conf / "test.toml")
+        if number % BY_FILE:
+            self.daemon.process.send_signal(signal.SIGHUP)
+        daemons.until(lambda: self._has_changed(before, began), f"generation {number}")
+        self.generation = number
+
+    def _has_changed(self, before: str, since: float) -> bool:
+        config = self.status()["config"]
+        return bool(config["hash"] != before and config["loaded_at"] > since)
+
+    def connections(self) -> dict[str, int]:
+        """The slots in use, by service."""
+        return {name: each["connections"] for name, each in self.status()["services"].items()}
+
+
+class Load:
+    """Clients who come one after the other; what has become of them, by port."""
+
+    def __init__(self, storm: Storm) -> None:
+        self.answered: collections.Counter[int] = collections.Counter()
+        self.failed: list[str] = []
+        self.refused = 0  # where nobody listens at times
+        self._storm = storm
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._come, args=(number,)) for number in range(CLIENTS)]
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """They come in the meantime."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            for thread in self._threads:
+                thread.join(daemons.SECONDS)
+
+    def _come(self, number: int) -> None:
+        ports = self._storm.ports
+        turns = [ports.kept, ports.moved, ports.replaced, ports.other, ports.passing]
+        while not self._over.is_set():
+            number += 1
+            self._visit(turns[number % len(turns)])
+
+    def _visit(self, port: int) -> None:
+        least = self._storm.generation
+        try:
+            answer = daemons.talk(port).split()
+        except OSError as error:
+            if port == self._storm.ports.passing and isinstance(error, ConnectionRefusedError):
+                self.refused += 1
+            else:
+                self.failed.append(f"{port}: {error}")
+            return
+        if not answer and port == self._storm.ports.passing:
+            self.refused += 1  # its end came before it was accepted
+        elif len(answer) != 3 or len(set(answer)) != 1 or int(answer[0]) < least:
+            self.failed.append(f"{port}: {answer!r} in generation {least}")
+        self.answered[port] += 1
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(found for child in children for found in descendants(int(child)))]
+
+
+def descriptors(pids: list[int]) -> int:
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+
+
+def resident(pid: int) -> int:
+    """Memory that the process has for itself, in kB."""
+    text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+
+
+def test_nobody_is_refused_and_nothing_is_mixed_or_leaks(tmp_path: pathlib.Path) -> None:
+    ports = Ports()
+    with (
+        daemons.Daemon(tmp_path, configuration(0, ports)) as daemon,
+        socket.create_connection(("127.0.0.1", ports.held), daemons.SECONDS) as held,
+    ):
+        assert daemons.line(held) == b"here\n"
+        storm = Storm(daemon, ports)
+        load = Load(storm)
+        with load.going_on():
+            storm.advance()
+            storm.advance()
+        pid = daemon.process.pid
+        daemons.until(lambda: sum(storm.connections().values()) == 1, "the end of the first clients")
+        # watcher, a worker each, the one that is kept by its client, and its program
+        daemons.until(lambda: len(descendants(pid)) == 1 + 1 + 4 + 2, "the first processes")
+        before = descriptors(descendants(pid))
+        memory = resident(pid)
+
+        load = Load(storm)
+        began = time.monotonic()
+        with load.going_on():
+            for _ in range(RELOADS):
+                storm.advance()
+        seconds = time.monotonic() - began
+
+        assert load.failed == []
+        daemons.until(lambda: sum(storm.connections().values()) == 1, "the end of the last clients")
+        daemons.until(lambda: len(descendants(pid)) == 1 + 1 + 4 + 2, "the end of all others")
+        held.sendall(b"still there\n")
+        assert daemons.read(held) == b"still there\n"
+        daemons.until(lambda: sum(storm.connections().values()) == 0, "the end of the one that was held")
+        daemons.until(lambda: len(descendants(pid)) == 1 + 1 + 4, "the end of its worker")
+        after = descriptors(descendants(pid))
+        grown = resident(pid) - memory
+        print(
+            f"{RELOADS} reloads in {seconds:.1f} s, {sum(load.answered.values()) / seconds:.0f} clients/s, "
+            f"{load.refused} refused where nobody listens at times, descriptors {before} -> {after}, "
+            f"{grown:+} kB in the supervisor"
+        )
+        assert after < before
+        assert set(load.answered) == {ports.kept, ports.moved, ports.replaced, ports.other, ports.passing}
+        assert not [line for line in daemon.log if "ended with" in line or "defect" in line]
