@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that repeat what the program says of itself.
+"""Writes what repeats what the program says of itself: pages of docs/reference, and all of share.
 
     python docs/generate.py            writes them
     python docs/generate.py --check    writes nothing; fails when one is not what it would write
@@ -6,6 +6,7 @@
 `commands.md` is the `--help` of every command, `configuration.md` the JSON Schema as tables: one for each
 TOML table, with type, default, version and an example of every key. `couriertcpd-options.md` is the table
 of options by which couriertcpd's command lines are read, `problems.md` that of the codes of problems.
+Below share are the manual pages (`manpages`) and the completion of shells (`completions`).
 """
 
 import json
@@ -15,12 +16,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from tcpdconf.config import argvoptions, codes, model, schema
+import completions
+import manpages
+import schematables
 
-REFERENCE: Final = pathlib.Path(__file__).parent / "reference"
-_FIRST_VERSION: Final = "0.1.0"  # of keys that do not say since when they are there (x-since in the schema)
+from tcpdconf.config import argvoptions, codes
+
+_TOP: Final = pathlib.Path(__file__).parents[1]
 _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
 _INTRODUCTION: Final = """\
 Every key of a file in conf.d, with its type and default as TOML has them. `[defaults]` has the keys of a
@@ -55,13 +59,6 @@ says that couriertcpd would not take the command line.
 """
 # what argparse looks at before it wraps and colours
 _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
-
-
-class Table(NamedTuple):
-    """A TOML table to describe: the definition that it follows, and the headline over it."""
-
-    definition: str
-    header: str
 
 
 def pages() -> dict[str, str]:
@@ -125,17 +122,19 @@ def _row(*cells: str) -> str:
 
 def configuration() -> str:
     """The page on the configuration."""
-    written = schema.schema()
-    definitions = written["definitions"]
-    parts = [f"{_MADE}# Configuration\n", _INTRODUCTION, "\n".join(_keys(written, set()))]
-    for table in _tables(definitions, written, set()):
-        definition = definitions[table.definition]
-        required = set(definition.get("required", ()))
-        if table.definition == "ServiceSettings":
-            required = {name for name, field in model.Service.model_fields.items() if field.is_required()}
-        parts += [f"## {table.header}\n", definition["description"] + "\n"]
-        parts.append("\n".join(_keys(definition, required)))
+    file, *inside = schematables.tables()
+    parts = [f"{_MADE}# Configuration\n", _INTRODUCTION, "\n".join(_keys(file))]
+    for table in inside:
+        parts += [f"## {table.header} ({table.name})\n", table.description + "\n", "\n".join(_keys(table))]
     return "\n".join(parts)
+
+
+def _keys(table: schematables.Table) -> Iterator[str]:
+    yield "| key | type | default | since | |"
+    yield "|---|---|---|---|---|"
+    for key in table.keys:
+        yield _row(f"`{key.name}`", key.type, key.default, key.since, key.words)
+    yield ""
 
 
 def problems() -> str:
@@ -145,100 +144,6 @@ def problems() -> str:
         parts += [f"## `{code}`\n", f"{entry.cause}\n", f"Cure: {entry.cure}\n"]
         parts.append(f"```text\n{entry.example}\n```\n")
     return "\n".join(parts)
-
-
-def _tables(
-    definitions: dict[str, Any], node: dict[str, Any], known: set[str], path: str = ""
-) -> Iterator[Table]:
-    """Every table below a node, each once, where it is first met; what is inside it follows it."""
-    for key, value in node["properties"].items():
-        inside = f"{path}{key}.NAME" if "patternProperties" in value else path + key
-        for name, is_array in _referred(value):
-            if name in known:
-                continue
-            known.add(name)
-            header = f"`[[{inside}]]`" if is_array else f"`[{inside}]`"
-            yield Table(name, f"{header} ({_spaced(name)})")
-            yield from _tables(definitions, definitions[name], known, inside + ".")
-
-
-def _referred(node: Any, *, is_array: bool = False) -> Iterator[tuple[str, bool]]:  # noqa: ANN401 (JSON)
-    """The definitions that a schema refers to, and whether they are items of an array."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _referred(item, is_array=is_array)
-    elif isinstance(node, dict):
-        if "$ref" in node:
-            yield _name(node), is_array
-        for word, item in node.items():
-            yield from _referred(item, is_array=is_array or word == "items")
-
-
-def _keys(node: dict[str, Any], required: set[str]) -> Iterator[str]:
-    yield "| key | type | default | since | |"
-    yield "|---|---|---|---|---|"
-    for key, value in node["properties"].items():
-        default = "required" if key in required else _default(value)
-        yield _row(f"`{key}`", _type(value), default, value.get("x-since", _FIRST_VERSION), _words(value))
-    yield ""
-
-
-def _default(node: dict[str, Any]) -> str:
-    return f"`{_toml(node['default'])}`" if "default" in node else ""
-
-
-def _words(node: dict[str, Any]) -> str:
-    """The description, and the examples, unless the type has said all that there is to choose from."""
-    chosen = "enum" in node or node.get("type") == "boolean"
-    shown = "" if chosen else " or ".join(f"`{_toml(example)}`" for example in node["examples"])
-    return str(node.get("description", "")) + (f" Example: {shown}" if shown else "")
-
-
-def _type(node: dict[str, Any]) -> str:
-    """A schema in words."""
-    if "$ref" in node:
-        return f"table: {_spaced(_name(node))}"
-    for word in ("allOf", "anyOf", "oneOf"):
-        if word in node:
-            return " or ".join(dict.fromkeys(_type(member) for member in node[word]))
-    if "const" in node or "enum" in node:
-        return " or ".join(f"`{_toml(value)}`" for value in node.get("enum", [node.get("const")]))
-    kind = str(node["type"])
-    if kind == "array":
-        items = node["items"] if isinstance(node["items"], dict) else node["items"][0]
-        return f"array of ({_type(items)})"
-    if kind == "object":
-        return f"table of ({_type(next(iter(node['patternProperties'].values())))})"
-    return kind.replace("integer", "whole number") + _bounds(node)
-
-
-def _bounds(node: dict[str, Any]) -> str:
-    low, high = node.get("minimum"), node.get("maximum")
-    if "exclusiveMinimum" in node:
-        return f" above {node['exclusiveMinimum']}, up to {high}"
-    if low is not None and high is not None:
-        return f" {low} to {high}"
-    return f" from {low}" if low is not None else ""
-
-
-def _name(node: dict[str, Any]) -> str:
-    return str(node["$ref"]).rpartition("/")[2]
-
-
-def _spaced(name: str) -> str:
-    """`DnsList` -> `dns list`; `ServiceSettings` is what everybody calls a service."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Settings"))
-    return words.lower()
-
-
-def _toml(value: object) -> str:
-    """A value in one line of TOML."""
-    if isinstance(value, dict):
-        inside = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
-        return f"{{ {inside} }}" if inside else "{}"
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return json.dumps(value)
 
 
 def main() -> int:

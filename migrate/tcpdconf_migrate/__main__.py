@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    taken = parser()
+    arguments = taken.parse_args(argv)
     if arguments.access == "toml" and arguments.output is None:
-        parser.error("--access toml needs -o: it writes files")
+        taken.error("--access toml needs -o: it writes files")
     try:
         found: discover.Found = arguments.find(arguments)
         return _migrate(arguments, found)
@@ -30,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if arguments.form == "argv" and isinstance(error, discover.DiscoverError) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser; `find` in what it returns finds the command lines of the form that was chosen."""
+    made = argparse.ArgumentParser(
         prog="tcpdconf-migrate", description="Turn command lines of couriertcpd into tcpdconf's TOML."
     )
-    forms = parser.add_subparsers(title="forms", metavar="FORM", required=True, dest="form")
+    forms = made.add_subparsers(title="forms", metavar="FORM", required=True, dest="form")
     form = _form(forms, "argv", "a command line: tcpdconf-migrate argv -- couriertcpd ...")
     form.add_argument("words", metavar="WORD", nargs="+", help="couriertcpd and its arguments, after --")
     form.set_defaults(find=lambda arguments: discover.in_argv(arguments.words))
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     form = _form(forms, "running", "every couriertcpd that runs now")
     form.set_defaults(find=lambda _: discover.in_processes())
-    return parser
+    return made
 
 
 def _form(
