@@ -25,7 +25,9 @@ def files() -> dict[str, str]:
         _name_files(parser)
         for shell, place in _PLACES.items():
             text = shtab.complete(parser, shell)
-            text = re.sub(r"^# Usage:\n(#.*\n)*", "# Written by docs/generate.py.\n", text, count=1, flags=re.MULTILINE)
+            text = re.sub(
+                r"^# Usage:\n(#.*\n)*", "# Written by docs/generate.py.\n", text, count=1, flags=re.MULTILINE
+            )
             found[place.format(name=parser.prog)] = text.rstrip() + "\n"
     return found
 

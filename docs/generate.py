@@ -9,7 +9,6 @@ of options by which couriertcpd's command lines are read, `problems.md` that of 
 Below share are the manual pages (`manpages`) and the completion of shells (`completions`).
 """
 
-import json
 import os
 import pathlib
 import re
@@ -21,7 +20,6 @@ from typing import Final
 import completions
 import manpages
 import schematables
-
 from tcpdconf.config import argvoptions, codes
 
 _TOP: Final = pathlib.Path(__file__).parents[1]
@@ -62,12 +60,14 @@ _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
 
 
 def pages() -> dict[str, str]:
-    """Name and content of each page."""
+    """Path and content of each."""
     return {
-        "commands.md": commands(),
-        "configuration.md": configuration(),
-        "couriertcpd-options.md": options(),
-        "problems.md": problems(),
+        "docs/reference/commands.md": commands(),
+        "docs/reference/configuration.md": configuration(),
+        "docs/reference/couriertcpd-options.md": options(),
+        "docs/reference/problems.md": problems(),
+        **{f"share/man/{path}": text for path, text in manpages.pages().items()},
+        **{f"share/{path}": text for path, text in completions.files().items()},
     }
 
 
@@ -150,10 +150,11 @@ def main() -> int:
     """Write the pages, or say which are not current."""
     stale = []
     for name, content in pages().items():
-        page = REFERENCE / name
+        page = _TOP / name
         if not page.exists() or page.read_text(encoding="utf-8") != content:
             stale.append(name)
             if "--check" not in sys.argv:
+                page.parent.mkdir(parents=True, exist_ok=True)
                 page.write_text(content, encoding="utf-8")
     if stale and "--check" in sys.argv:
         sys.stderr.write(f"not current: {', '.join(stale)}; run docs/generate.py\n")

@@ -1,4 +1,4 @@
-"""The manual pages, as text for man(7): what the parsers and the models say, between a few words of frame."""
+"""The manual pages, for man(7): what the parsers and the models say, between a few words of frame."""
 
 import argparse
 import re
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 import schematables
-
 import tcpdconf
 from tcpdconf import arguments
 from tcpdconf_migrate import __main__ as migration
@@ -23,7 +22,7 @@ _VARIABLES: Final = {
 }
 _SIGNALS: Final = {
     "SIGHUP": "Loads the configuration again, as the command reload does.",
-    "SIGTERM, SIGINT": "Ends the daemon: programs get SIGTERM and daemon.stop_timeout seconds. A second one hurries.",
+    "SIGTERM, SIGINT": "Ends the daemon: programs have daemon.stop_timeout seconds. The second hurries.",
 }
 _STATUS: Final = {
     "0": "Done. Of explain: the connection would be admitted.",
@@ -31,11 +30,20 @@ _STATUS: Final = {
     "2": "Wrong usage.",
     "78": "Bad configuration: every problem is told.",
 }
+_INTRODUCTION: Final = """\
+It accepts TCP connections and runs one program for each, with the connection as standard input and output,
+as Courier's couriertcpd does. One supervisor runs any number of services, each in a worker with the rights
+of its own user. A service is described in TOML: tcpdconf.toml(5)."""
 _CONFIGURATION: Final = """\
-Every file of the directory that ends in .toml is read, in byte order of the names, unless it begins with . or #.
-A service is defined in one file. Tables under [defaults], of any file, fill in what services leave out; an array
-of a service replaces the array of the defaults. `tcpdconf check` tells all that is wrong; `tcpdconf show --origin`
-prints what counts, and where it is from. Every key is there since version 0.1.0 unless it says otherwise."""
+Every file of the directory that ends in .toml is read, in byte order of the names, unless it begins with .
+or #. A service is defined in one file. Tables under [defaults], of any file, fill in what services leave
+out; an array of a service replaces the array of the defaults. `tcpdconf check` tells all that is wrong;
+`tcpdconf show --origin` prints what counts, and where it is from."""
+_FORMS_STATUS: Final = {
+    "0": "Done, with notes or without.",
+    "1": "Anything else went wrong.",
+    "2": "Wrong usage, or a command line that couriertcpd would not take.",
+}
 _EXAMPLE: Final = """\
 [services.imap]
 program = ["/usr/lib/courier/courier/imaplogin", "/usr/bin/imapd", "Maildir"]
@@ -65,7 +73,7 @@ def _command() -> str:
     parser = arguments.parser()
     return _page(
         "tcpdconf", 8, str(parser.description),
-        [".SH SYNOPSIS", *_synopsis(parser), ".SH DESCRIPTION", _text(_introduced("README"))],
+        [".SH SYNOPSIS", *_synopsis(parser), ".SH DESCRIPTION", _text(_INTRODUCTION)],
         [".SH COMMANDS", *_subcommands(parser)],
         [".SH EXIT STATUS", *_items(_STATUS)],
         [".SH SIGNALS", *_items(_SIGNALS)],
@@ -75,22 +83,12 @@ def _command() -> str:
     )  # fmt: skip
 
 
-def _introduced(_: str) -> str:
-    return (
-        "It accepts TCP connections and runs one program for each, with the connection as standard input and "
-        "output, as Courier's couriertcpd does. One supervisor runs any number of services, each in a worker with "
-        "the rights of its own user."
-    )
-
-
 def _file() -> str:
     file, *inside = schematables.tables()
-    parts: list[Iterable[str]] = [[".SH DESCRIPTION", _text(_CONFIGURATION), *_keys(file)]]
-    for table in inside:
-        parts.append([f".SH {_text(table.header)}", _text(table.description), *_keys(table)])
     return _page(
         "tcpdconf.toml", 5, "Configuration of tcpdconf.",
-        *parts,
+        [".SH DESCRIPTION", _text(_CONFIGURATION), *_keys(file)],
+        *([f".SH {_text(table.header)}", _text(table.description), *_keys(table)] for table in inside),
         [".SH EXAMPLE", ".nf", _text(_EXAMPLE) + ".fi"],
         [".SH SEE ALSO", ".BR tcpdconf (8)"],
     )  # fmt: skip
@@ -101,8 +99,7 @@ def _migrate() -> str:
     return _page(
         "tcpdconf-migrate", 1, str(parser.description),
         [".SH SYNOPSIS", *_synopsis(parser), ".SH FORMS", *_subcommands(parser)],
-        [".SH EXIT STATUS", *_items({"0": "Done, with notes or without.", "1": "Anything else went wrong.",
-                                     "2": "Wrong usage, or a command line that couriertcpd would not take."})],
+        [".SH EXIT STATUS", *_items(_FORMS_STATUS)],
         [".SH SEE ALSO", ".BR tcpdconf (8),", ".BR tcpdconf.toml (5)"],
     )  # fmt: skip
 
@@ -113,27 +110,25 @@ def _page(name: str, section: int, purpose: str, *parts: Iterable[str]) -> str:
         '.\\" Written by docs/generate.py.',
         f'.TH {name.upper()} {section} "" "tcpdconf {tcpdconf.__version__}"',
         ".SH NAME",
-        f"{_text(name)} \\- {_text(what[0].lower() + what[1:] if what[1:2].islower() else what)}",
+        f"{_text(name)} \\- {_text(what if what[1:2].isupper() else what[0].lower() + what[1:])}",
     ]
     return "\n".join([*head, *(line for part in parts for line in part)]) + "\n"
 
 
 def _synopsis(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for name, command in _choices(parser).items():
-        yield from [f".B {_text(f'{parser.prog} {name}')}", *_usage(command), ".br"]
-
-
-def _usage(command: argparse.ArgumentParser) -> Iterator[str]:
-    """The arguments after the command's name, without -h."""
-    words = " ".join(command.format_usage().split())
-    yield _text(words.partition("[-h] ")[2]) if "[-h] " in words else ".\\\""
+    """A line for each command: its name, and what comes after it, without -h."""
+    for number, (name, command) in enumerate(_choices(parser).items()):
+        taken = " ".join(command.format_usage().split()).partition("[-h]")[2]
+        yield from [".br"] * bool(number)
+        yield f".B {_text(f'{parser.prog} {name}')}"
+        yield from [_text(taken.strip())] * bool(taken)
 
 
 def _subcommands(parser: argparse.ArgumentParser) -> Iterator[str]:
     for name, text in _helps(parser).items():
         command = _choices(parser)[name]
         yield f".SS {_text(f'{parser.prog} {name}')}"
-        yield _text(text[0].upper() + text[1:] + ".")
+        yield _text(_sentence(text))
         for action in command._actions:
             if not isinstance(action, argparse._HelpAction):
                 yield from (".TP", _head(action), _text(_help(command, action)))
@@ -159,8 +154,11 @@ def _head(action: argparse.Action) -> str:
 
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    text = str(action.help or "") % {**vars(action), "prog": parser.prog}
-    return text[:1].upper() + text[1:].rstrip(".") + "."
+    return _sentence(str(action.help or "") % {**vars(action), "prog": parser.prog})
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _items(items: dict[str, str]) -> Iterator[str]:
@@ -176,7 +174,7 @@ def _keys(table: schematables.Table) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Text for troff: Markdown's backquotes are bold, and nothing else means anything."""
+    """Text for troff: between Markdown's backquotes it is bold."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     escaped = re.sub(r"`([^`]*)`", r"\\fB\1\\fR", escaped)
     return re.sub(r"^(?=[.'])", r"\\&", escaped, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The JSON Schema of a configuration file as tables to read: what `configuration.md` and tcpdconf.toml(5) show.
+"""The JSON Schema of a configuration file as tables to read: for `configuration.md` and tcpdconf.toml(5).
 
 Texts have Markdown's backquotes around TOML.
 """
@@ -51,7 +51,10 @@ def _below(
             header = f"`[[{inside}]]`" if is_array else f"`[{inside}]`"
             definition = definitions[name]
             yield Table(
-                header, _spaced(name), definition["description"], tuple(_keys(definition, _required(name, definition)))
+                header,
+                _spaced(name),
+                definition["description"],
+                tuple(_keys(definition, _required(name, definition))),
             )
             yield from _below(definitions, definition, known, inside + ".")
 

@@ -88,11 +88,11 @@ def test_the_schema_is_current() -> None:
     assert (TOP / "schemas/tcpdconf.schema.json").read_text() == render.as_json(schema.schema())
 
 
-@pytest.mark.parametrize("page", ["commands.md", "configuration.md", "couriertcpd-options.md", "problems.md"])
-def test_the_reference_is_what_the_program_says(page: str) -> None:
-    """`python docs/generate.py` writes these pages."""
-    pages = runpy.run_path(str(TOP / "docs/generate.py"))["pages"]()
-    assert (TOP / "docs/reference" / page).read_text() == pages[page]
+def test_what_is_generated_is_what_the_program_says() -> None:
+    """`python docs/generate.py` writes it."""
+    written = runpy.run_path(str(TOP / "docs/generate.py"))["pages"]()
+    assert len(written) > 10
+    assert [path for path, text in written.items() if (TOP / path).read_text() != text] == []
 
 
 def test_the_ansible_role_has_the_variables_of_the_schema() -> None:
@@ -117,7 +117,7 @@ def tracked() -> Iterator[pathlib.Path]:
     """The files of the project, without what tools leave in the tree."""
     yield from (path for path in TOP.iterdir() if path.is_file() and path.name != ".git")
     yield TOP / ".ci/run"
-    for folder in ("conf.d", "deploy", "docs", "migrate", "schemas", "tcpdconf", "tests"):
+    for folder in ("conf.d", "deploy", "docs", "migrate", "schemas", "share", "tcpdconf", "tests"):
         for path in (TOP / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path

@@ -1,0 +1,124 @@
+"""The source distribution and the wheel: what is in them, and that what each installs works."""
+
+import os
+import pathlib
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+
+import pytest
+
+TOP = pathlib.Path(__file__).parents[2]
+SHIPPED = [
+    "share/man/man8/tcpdconf.8",
+    "share/man/man5/tcpdconf.toml.5",
+    "share/man/man1/tcpdconf-migrate.1",
+    "share/bash-completion/completions/tcpdconf",
+    "share/zsh/site-functions/_tcpdconf",
+    "share/fish/vendor_completions.d/tcpdconf.fish",
+    "share/tcpdconf/conf.d/10-hello.toml",
+    "share/tcpdconf/schemas/tcpdconf.schema.json",
+    "share/tcpdconf/systemd/tcpdconf.service",
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    """Both, made of a copy of the tree: a build leaves its traces in it."""
+    folder = tmp_path_factory.mktemp("built")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "venv", "*_cache", "__pycache__", "*.egg-info", ".hypothesis"
+    )
+    shutil.copytree(TOP, folder / "tree", ignore=ignored)
+    # without isolation: the tools that are here are used, and no index is needed
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist")]
+    result = subprocess.run(
+        command, cwd=folder / "tree", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+    shutil.rmtree(folder / "tree")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+def test_the_wheel_has_every_module_and_what_share_has(built: dict[str, pathlib.Path]) -> None:
+    names = zipfile.ZipFile(built["wheel"]).namelist()
+    modules = [
+        *(path.relative_to(TOP) for path in (TOP / "tcpdconf").rglob("*.py")),
+        *(path.relative_to(TOP / "migrate") for path in (TOP / "migrate").rglob("*.py")),
+    ]
+    data = {name.partition(".data/data/")[2] for name in names}
+
+    assert [path for path in modules if str(path) not in names] == []
+    assert {"tcpdconf/py.typed", "tcpdconf_migrate/py.typed"} <= set(names)
+    assert [path for path in SHIPPED if path not in data] == []
+
+
+def test_the_source_distribution_has_what_is_tracked(built: dict[str, pathlib.Path]) -> None:
+    with tarfile.open(built["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True, check=True)
+
+    assert [path for path in tracked.stdout.splitlines() if path not in names | {".gitignore"}] == []
+
+
+def test_the_readme_is_the_description(built: dict[str, pathlib.Path]) -> None:
+    archive = zipfile.ZipFile(built["wheel"])
+    (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+
+    assert (TOP / "README.md").read_text() in archive.read(metadata).decode()
+
+
+def usable(environment: pathlib.Path, folder: pathlib.Path) -> None:
+    """Every command works in this environment, and finds nothing wrong with the conf.d that came with it."""
+    commands = environment / "bin"
+    conf = environment / "share/tcpdconf/conf.d"
+
+    def said(*command: str | pathlib.Path) -> str:
+        result = subprocess.run(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            env={"PATH": os.defpath},
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    assert "5 services in 5 files, 1 enabled: no problems" in said(commands / "tcpdconf", "check", conf)
+    assert "[services.smtp]" in said(
+        commands / "tcpdconf-migrate", "argv", "--", "couriertcpd", "25", "/bin/cat"
+    )
+    assert (commands / "couriertcpd").exists()
+    assert said(commands / "tcpdconf", "schema") == (conf.parent / "schemas/tcpdconf.schema.json").read_text()
+    assert [path for path in SHIPPED if not (environment / path).exists()] == []
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_it_works_installed_beside_its_dependencies(
+    built: dict[str, pathlib.Path], kind: str, tmp_path: pathlib.Path
+) -> None:
+    """Without an index: what it depends on, and what builds it, is seen where it is installed already."""
+    environment = tmp_path / "venv"
+    venv.create(environment)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
+    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python")]
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
+    subprocess.run([*pip, "install", *options, str(built[kind])], check=True)
+
+    usable(environment, tmp_path)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_pip_installs_all_that_it_needs(
+    built: dict[str, pathlib.Path], kind: str, tmp_path: pathlib.Path
+) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    subprocess.run([environment / "bin/pip", "install", "--quiet", built[kind]], check=True)
+
+    usable(environment, tmp_path)
