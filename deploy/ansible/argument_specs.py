@@ -94,7 +94,8 @@ def _typed(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     if "enum" in node:
         found["choices"] = node["enum"]
     if "items" in node:
-        inside = _typed(node["items"], definitions)
+        items = node["items"]
+        inside = _typed(items[0] if isinstance(items, list) else items, definitions)
         found["elements"] = inside.pop("type")
         found |= inside
     return found
