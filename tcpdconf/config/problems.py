@@ -53,7 +53,7 @@ class Problem:
         """`conf.d/imap.toml:12:3: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         kind = ["warning"] if self.severity == "warning" else []
-        return ": ".join([_printable(place), *kind, *([self.key] if self.key else []), self.text])
+        return _printable(": ".join([place, *kind, *([self.key] if self.key else []), self.text]))
 
 
 def dotted(key: Iterable[str | int]) -> str:

@@ -5,6 +5,7 @@ travels in a memfd among the descriptors. Neither side waits for the other: a ch
 a process that does not answer.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any, Final, Self
 LARGEST: Final = 64 * 1024  # bytes of a message
 _FDS: Final = 250  # descriptors in one datagram; the kernel takes 253 (unix(7))
 _MORE: Final = b"+"  # a datagram that only carries descriptors of the message that follows
+_SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h, Linux 6.16
 
 
 class ChannelError(Exception):
@@ -36,6 +38,17 @@ class Channel:
         self._socket = end
         self._fds: list[int] = []
         self._lost = False  # some of the descriptors of the message that is being received
+        self._most = _FDS
+
+    def refuse_descriptors(self) -> None:
+        """Take no descriptors from the other side: a message with any is none.
+
+        A kernel that can refuses them to who sends them. Others close them here, which may take as long as
+        who made them wishes (SO_LINGER).
+        """
+        self._most = 0
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
@@ -77,7 +90,7 @@ class Channel:
             LostError: a message has come, but not all of its descriptors.
         """
         try:
-            data, fds, flags, _ = socket.recv_fds(self._socket, LARGEST, _FDS)
+            data, fds, flags, _ = socket.recv_fds(self._socket, LARGEST, self._most)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -89,6 +102,8 @@ class Channel:
             raise ChannelError("closed")
         if flags & socket.MSG_TRUNC:
             raise ChannelError("truncated message")
+        if flags & socket.MSG_CTRUNC and not self._most:
+            raise ChannelError("descriptors")
         self._lost = self._lost or bool(flags & socket.MSG_CTRUNC)
         if data == _MORE:
             return None

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import tcpdconf
 from tcpdconf.config import model, problems
-from tcpdconf.daemon import control, ledger, listeners, log, loop, reloads, service
+from tcpdconf.daemon import control, ledger, listeners, liststatus, log, loop, reloads, service
 
 _REPORT: Final = 1.0  # seconds that workers have to say how their lists are
 _BUSIEST: Final = 10
@@ -39,8 +39,7 @@ class Commands:
 
     def reported(self, name: str, message: dict[str, Any]) -> None:
         """Take note of what a worker says of its lists; it is handed on as far as it has the right form."""
-        lists = message.get("lists")
-        self._lists[name] = lists if isinstance(lists, dict) else {}
+        self._lists[name] = liststatus.checked(message.get("lists"))
         self._missing.discard(name)
         if not self._missing:
             self._answer()

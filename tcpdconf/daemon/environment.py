@@ -64,7 +64,7 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
         os.close(copy)
     # a worker that serves meanwhile may have taken the status, as that of any child: it does not tell enough
     if not found.stdout.endswith(f"\0{_WHOLE}=1\0".encode()):
-        said = environ.decoded(found.stderr).strip().replace(f"/proc/self/fd/{copy}", "line")
+        said = " ".join(environ.decoded(found.stderr).split()).replace(f"/proc/self/fd/{copy}", "line")
         status = f" with status {found.returncode}" if found.returncode else " too early"
         raise EnvironmentFileError(f"/bin/sh ends{status}: {said or 'it says nothing'}")
     pairs = (environ.decoded(item).partition("=") for item in found.stdout.split(b"\0") if item)

@@ -8,6 +8,7 @@ Between a program's start and its record lie some microseconds; one that is star
 there is not counted afterwards.
 """
 
+import math
 import mmap
 import os
 import struct
@@ -23,6 +24,7 @@ _COUNTER: Final = struct.Struct("=Q")
 _OFFSETS: Final = {name: index * _COUNTER.size for index, name in enumerate(COUNTERS)}
 _HEADER: Final = 256
 _RECORD: Final = struct.Struct("=IHBxd16s")  # pid, port, version, start (boot time), address
+_READ: Final = 100_000  # records that are read of a ledger; the rest are a worker's that lies, as a rule
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SAME_START: Final = 1.0  # seconds between a program's start and its record, generously
 
@@ -128,7 +130,7 @@ class Snapshot(NamedTuple):
 
 def snapshot(fd: int) -> Snapshot:
     """Read a ledger that another process writes."""
-    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    data = os.pread(fd, min(os.fstat(fd).st_size, _HEADER + _READ * _RECORD.size), 0)
     if len(data) < _HEADER:
         return Snapshot(dict.fromkeys(COUNTERS, 0), [])
     counts = {name: _COUNTER.unpack_from(data, at)[0] for name, at in _OFFSETS.items()}
@@ -136,7 +138,7 @@ def snapshot(fd: int) -> Snapshot:
     for index in range((len(data) - _HEADER) // _RECORD.size):
         pid, port, version, started, address = _RECORD.unpack_from(data, _HEADER + index * _RECORD.size)
         peer = _peer(version, address, port) if pid else None
-        if peer is not None:
+        if peer is not None and 0 <= started < math.inf:
             held.append(Held(index, pid, peer, started))
     return Snapshot(counts, held)
 

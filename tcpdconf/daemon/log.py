@@ -119,10 +119,11 @@ def crash(what: str) -> None:
 
 
 def _value(value: object) -> str:
-    text = _safe(str(value))
+    """A value, in quotes where it would not be told from what follows; a backslash before a quote is text."""
+    text = str(value)
     if text and not set(text) & set(' "='):
-        return text
-    return '"' + text.replace('"', '\\"') + '"'
+        return _safe(text)
+    return '"' + _safe(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def _safe(text: str) -> str:

@@ -6,6 +6,7 @@ programs may end in one moment, and a channel holds some hundred messages: so a 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -83,6 +84,7 @@ def _checked(entry: Any) -> dict[str, Any] | None:  # noqa: ANN401 (JSON)
             and 0 <= value < 1 << access.BITS[version]
             and 0 <= port < 1 << 16
             and isinstance(started := entry.get("started"), float)
+            and 0 <= started < math.inf
         ):
             return {"kind": "adopt", "pid": pid, "peer": [version, value, port], "started": started}
     return None

@@ -10,6 +10,9 @@ from tcpdconf.daemon import channel, child, log, loop, privileges, worker
 
 _AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn
 _LEFT: Final = 100  # times as many that it can have left behind; a process that it has started may go on
+# A worker answers; only one that is replaced says more, of the connections that it still has.
+_BURST: Final = 20_000  # messages
+_STEADY: Final = 500.0  # messages a second
 
 Heard = Callable[["Worker", dict[str, Any]], None]
 
@@ -17,7 +20,7 @@ Heard = Callable[["Worker", dict[str, Any]], None]
 class Worker:
     """One worker, from its fork to its end. `heard` is called with each message that it sends.
 
-    What it sends is not believed: a message that is none ends it.
+    What it sends is not believed: a message that is none ends it, and so do messages without end.
 
     Raises:
         OSError: no process is to be had.
@@ -32,7 +35,10 @@ class Worker:
         self._loop = events
         self._identity = identity
         self._heard = heard
+        self._left = float(_BURST)
+        self._read_at = loop.now()
         ours, theirs = channel.Channel.pair()
+        ours.refuse_descriptors()
         try:
             self.pid = child.fork(lambda: self._work(theirs), {theirs.fileno()})
         except OSError:
@@ -90,8 +96,8 @@ class Worker:
                 received = self._post.receive() if self._post is not None else None
                 if received is None:
                     return False
-                message, fds = received
-                channel.close_all(fds)  # no worker has any to give
+                self._count()
+                message, _ = received
                 if message["kind"] == "pong":
                     self._answered = message.get("number")
                 else:
@@ -100,6 +106,13 @@ class Worker:
             self._give_up(error)
             return False
         return True
+
+    def _count(self) -> None:
+        now = loop.now()
+        self._left = min(_BURST, self._left + (now - self._read_at) * _STEADY) - 1
+        self._read_at = now
+        if self._left < 0:
+            raise channel.ChannelError("messages without end")
 
     def _give_up(self, error: channel.ChannelError) -> None:
         """The worker has ended, or it is not to be trusted; either way it must not go on."""

@@ -8,7 +8,7 @@ import os
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import assignment, changes, loop, service
+from tcpdconf.daemon import assignment, changes, liststatus, loop, service
 
 _SECONDS: Final = 60.0  # for everything
 
@@ -58,7 +58,7 @@ class _Trial:
         if message.get("failures"):
             for failure in assignment.failures(message):
                 self._note(each.name, failure)
-        for row in message.get("lists", ()):
+        for row in liststatus.rows(message.get("lists")):
             self._lists.setdefault(row["list"], row)
         self._waiting.discard(each.name)
         if not self._waiting:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -67,6 +68,23 @@ def test_an_end_that_does_not_read(ends: tuple[channel.Channel, channel.Channel]
 
     with pytest.raises(channel.ChannelError):
         send_on()
+
+
+@pytest.mark.parametrize("option", [channel._SO_PASSRIGHTS, -1], ids=["kernel refuses", "kernel cannot"])
+def test_descriptors_from_who_has_none_to_give(option: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_SO_PASSRIGHTS", option)
+    here, there = channel.Channel.pair()
+    here.refuse_descriptors()
+    before = len(os.listdir("/proc/self/fd"))
+    with contextlib.suppress(channel.ChannelError):  # where the kernel refuses them
+        there.send("pong", [0], number=2)
+        with pytest.raises(channel.ChannelError, match="descriptors"):
+            here.receive()
+    there.send("ready")
+    assert here.receive() == ({"kind": "ready"}, [])
+    assert len(os.listdir("/proc/self/fd")) == before
+    here.close()
+    there.close()
 
 
 def raw() -> tuple[channel.Channel, socket.socket]:

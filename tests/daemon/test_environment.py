@@ -1,5 +1,6 @@
 import os
 import pathlib
+import signal
 import stat
 
 import pytest
@@ -67,6 +68,7 @@ def test_bytes_that_are_no_utf8_come_through(tmp_path: pathlib.Path) -> None:
         ("A=1\nif\n", "ends with status 2: "),
         ("echo why >&2; exit 3\n", "ends with status 3: why"),
         ("exit 4\n", "ends with status 4: it says nothing"),
+        ("kill -9 $$\n", "ends with status -9: it says nothing"),
     ],
 )
 def test_a_shell_file_that_fails(tmp_path: pathlib.Path, text: str, said: str) -> None:
@@ -75,6 +77,20 @@ def test_a_shell_file_that_fails(tmp_path: pathlib.Path, text: str, said: str) -
 
     with pytest.raises(environment.EnvironmentFileError, match=said):
         read(path)
+
+
+def test_a_shell_whose_end_somebody_else_has_seen(tmp_path: pathlib.Path) -> None:
+    """The worker's loop waits for every child, while a thread reads the files of a reload."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("A=1\n")
+    bad.write_text("A=1\nexit 3\n")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes every status away
+    try:
+        assert read(good) == {"A": "1"}
+        with pytest.raises(environment.EnvironmentFileError, match="ends too early"):
+            read(bad)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_shell_file_that_hangs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,3 +81,13 @@ def test_any_bytes_in_it_are_survived(data: bytes) -> None:
 
     assert found == []
     os.close(fd)
+
+
+def test_a_ledger_as_large_as_a_file_can_be(fd: int) -> None:
+    first = ledger.Ledger(fd, 10)
+    first.hold(os.getpid(), PEERS[0], float("-inf"))
+    held = first.hold(os.getpid(), PEERS[1], 1.0)
+    first.hold(os.getpid(), PEERS[1], float("nan"))
+    os.ftruncate(fd, 1 << 60)
+
+    assert ledger.snapshot(fd).held == [held]
