@@ -31,6 +31,7 @@ class Tools:
         self.accept = self._compiled("accept")
         self.static = self._compiled("hello", "static", "-static")
         self.dynamic = self._compiled("hello", "dynamic")
+        self.bare = self._compiled("bare", "bare", "-static", "-nostartfiles")
 
     def _compiled(self, source: str, name: str = "", *options: str) -> str:
         program = str(self._folder / (name or source))

@@ -72,13 +72,12 @@ def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: i
     """All cases; `count` connections in one round of each."""
     gdbm, cdb = databases(folder)
     static, dynamic = servers.Service(0, tools.static), servers.Service(1, tools.dynamic)
-    denied = servers.Service(2, tools.static, gdbm, cdb)
-    single = servers.Service(3, tools.static, max_per_ip=1)
+    bare = servers.Service(2, tools.bare)
+    denied = servers.Service(3, tools.static, gdbm, cdb)
+    single = servers.Service(4, tools.static, max_per_ip=1)
+    every = [static, dynamic, bare, denied, single]
     with contextlib.ExitStack() as stack:
-        running = {
-            name: stack.enter_context(start([static, dynamic, denied, single]))
-            for name, start in STARTS.items()
-        }
+        running = {name: stack.enter_context(start(every)) for name, start in STARTS.items()}
         limiting = {name: server for name, server in running.items() if name != "tcpserver"}
         for server in limiting.values():
             stack.enter_context(clients.hold(server.port(single)))
@@ -86,6 +85,7 @@ def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: i
         cases = [
             *served(tools, static, count, running, "static program"),
             *served(tools, dynamic, count, running, "dynamic program"),
+            *served(tools, bare, count, running, "static program without a C library"),
             compare([REFUSED_BY_RULE], refusals(tools, denied, refused), running),
             compare([REFUSED_BY_LIMIT], refusals(tools, single, refused, clients.HOLDING), limiting),
             ceiling(tools, stack, refused),
