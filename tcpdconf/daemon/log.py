@@ -13,6 +13,7 @@ from typing import Final, Literal
 Level = Literal["alert", "error", "warning", "notice", "info", "debug"]
 PRIORITIES: Final[dict[str, int]] = {"alert": 1, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
 _STDERR: Final = 2
+_SEPARATING: Final = frozenset(' "=')
 _LONGEST: Final = 4000  # bytes of a line; with its end below PIPE_BUF, so that lines of processes do not mix
 
 
@@ -77,8 +78,8 @@ def write(level: Level, event: str, **fields: object) -> None:
     """Log one line."""
     if enabled(level):
         start = f"{level}: " if PRIORITIES[level] <= PRIORITIES["warning"] else ""
-        pairs = "".join(f" {key}={_value(value)}" for key, value in fields.items())
-        _stream.write(level, start + _safe(event) + pairs)
+        pairs = [f"{key}={_value(value)}" for key, value in fields.items()]
+        _stream.write(level, " ".join((start + _safe(event), *pairs)))
 
 
 def excerpt(level: Level, text: str) -> None:

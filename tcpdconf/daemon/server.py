@@ -244,11 +244,10 @@ class Server:
             self._refuse(serving, peer, link, verdict)
             return
         self._taken()
-        admitted = _Admitted(serving, peer, link, {}, loop.now() + _PATIENCE)
-        with self._guarded(admitted):
+        with self._guarded(peer, link):
             form, ways = serving.service.address_format, serving.ways
             variables = environ.of(link, said, verdict.variables, form, ways)
-            admitted = admitted._replace(variables=variables)
+            admitted = _Admitted(serving, peer, link, variables, loop.now() + _PATIENCE)
             if serving.lookups is None:
                 self._screen(admitted)
             else:
@@ -256,7 +255,7 @@ class Server:
                 serving.lookups.begin(link, known, functools.partial(self._looked_up, admitted))
 
     def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
-        with self._guarded(admitted):
+        with self._guarded(admitted.socket, admitted.link):
             until = loop.now() + _PATIENCE
             known = admitted._replace(variables={**admitted.variables, **found}, until=until)
             if self._closed:
@@ -265,14 +264,14 @@ class Server:
                 self._screen(known)
 
     @contextlib.contextmanager
-    def _guarded(self, admitted: _Admitted) -> Iterator[None]:
+    def _guarded(self, peer: socket.socket, link: connection.Connection) -> Iterator[None]:
         """A defect costs the one connection that has met it, and not its slot."""
         try:
             yield
         except Exception:  # noqa: BLE001
-            log.crash(f"cannot serve {admitted.link.peer}")
-            admitted.socket.close()
-            self._release(admitted.link.peer)
+            log.crash(f"cannot serve {link.peer}")
+            peer.close()
+            self._release(link.peer)
 
     def _screen(self, admitted: _Admitted) -> None:
         dropped = decision.screen(admitted.serving.service.drop, admitted.variables, admitted.serving.base)
