@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import daemons
+import greeters
 import markdown
 import nastystrings
 import peers
@@ -125,15 +126,6 @@ def unsafe(value: object) -> str:
     return f'!unsafe "{escaped}"' if "{" in value else f'"{escaped}"'  # the tag takes "0x10" for a number
 
 
-def service(port: int, **environment: str) -> dict[str, Any]:
-    """A service that prints its environment."""
-    return {
-        "program": ["/usr/bin/env", "-0"],
-        "environment": environment,
-        "listeners": [{"address": "127.0.0.1", "port": port}],
-    }
-
-
 class Story(NamedTuple):
     """A host, the daemon on it, and what was run so far."""
 
@@ -141,10 +133,6 @@ class Story(NamedTuple):
     daemon: daemons.Daemon
     ports: list[int]
     first: Run
-
-    def greeting(self, port: int) -> str:
-        """What a client of a service hears of its variable."""
-        return daemons.environment(daemons.talk(port))["GREETING"]
 
 
 @pytest.fixture(scope="module")
@@ -156,20 +144,15 @@ def story() -> Iterator[Story]:
         ports = [daemons.free_port() for _ in range(4)]
         first = host.play(
             tcpdconf_services={
-                "hello": service(ports[0], GREETING="hello"),
-                "other": service(ports[1], GREETING="other"),
-                "nasty": service(ports[2], **{f"N{i}": text for i, text in enumerate(nastystrings.STRINGS)}),
+                "hello": greeters.service(ports[0], GREETING="hello"),
+                "other": greeters.service(ports[1], GREETING="other"),
+                "nasty": greeters.nasty(ports[2]),
             },
             tcpdconf_daemon={"watch": False},
         )
         assert first.status == 0, first.text
         with daemons.Daemon(folder, None) as daemon:
             yield Story(host, daemon, ports, first)
-
-
-def changed(services: dict[str, Any], **changes: object) -> dict[str, Any]:
-    """Services with some of them replaced; None removes one."""
-    return {name: each for name, each in {**services, **changes}.items() if each is not None}
 
 
 def test_first_run_changes_and_second_does_not(story: Story) -> None:
@@ -188,15 +171,14 @@ def test_first_run_changes_and_second_does_not(story: Story) -> None:
 
 
 def test_forty_nasty_strings_reach_the_program(story: Story) -> None:
-    said = daemons.environment(daemons.talk(story.ports[2]))
-    assert [said[f"N{i}"] for i in range(len(nastystrings.STRINGS))] == list(nastystrings.STRINGS)
+    assert greeters.nastiness(story.ports[2]) == nastystrings.STRINGS
     assert len(nastystrings.STRINGS) == 40
     assert max(len(text.encode()) for text in nastystrings.STRINGS) > 70_000
 
 
 def test_a_changed_variable_reloads_one_service(story: Story) -> None:
     services = story.host.variables["tcpdconf_services"]
-    wanted = changed(services, hello=service(story.ports[0], GREETING='good "day"'))
+    wanted = greeters.changed(services, hello=greeters.service(story.ports[0], GREETING='good "day"'))
     files, before = story.host.files(), story.host.status()
 
     seen = story.host.play("--check", "--diff", tcpdconf_services=wanted)
@@ -204,12 +186,12 @@ def test_a_changed_variable_reloads_one_service(story: Story) -> None:
     assert '-GREETING = "hello"\n+GREETING = "good \\"day\\""\n' in seen.text
     assert seen.changed == ["Write the configuration"]
     assert story.host.files() == files
-    assert story.greeting(story.ports[0]) == "hello"
+    assert greeters.greeting(story.ports[0]) == "hello"
 
     done = story.host.play()
 
     assert done.changed == ["Write the configuration", "Ask for a reload"], done.text
-    assert story.greeting(story.ports[0]) == 'good "day"'
+    assert greeters.greeting(story.ports[0]) == 'good "day"'
     after = story.host.status()
     assert after["last_reload"]["changed"] == ["hello"]
     assert {name: each["pid"] for name, each in after["services"].items()} == {
@@ -219,10 +201,10 @@ def test_a_changed_variable_reloads_one_service(story: Story) -> None:
 
 def test_a_bad_value_fails_before_anything_is_moved_into_place(story: Story) -> None:
     services = story.host.variables["tcpdconf_services"]
-    wanted = changed(
+    wanted = greeters.changed(
         services,
-        hello=service(story.ports[0], GREETING="never"),
-        other={**service(story.ports[1]), "limits": {"max_per_ip": 0}, "umaks": "022"},
+        hello=greeters.service(story.ports[0], GREETING="never"),
+        other={**greeters.service(story.ports[1]), "limits": {"max_per_ip": 0}, "umaks": "022"},
     )
     files, before = story.host.files(), story.host.status()
     try:
@@ -238,7 +220,7 @@ def test_a_bad_value_fails_before_anything_is_moved_into_place(story: Story) -> 
     assert "\n".join(f"{story.host.conf}/{problem}" for problem in problems) in done.text
     assert story.host.files() == files
     assert story.host.status()["config"] == before["config"]
-    assert story.greeting(story.ports[0]) != "never"
+    assert greeters.greeting(story.ports[0]) != "never"
 
 
 def test_a_removed_service_is_purged_and_its_port_is_anothers(story: Story) -> None:
@@ -247,11 +229,11 @@ def test_a_removed_service_is_purged_and_its_port_is_anothers(story: Story) -> N
     foreign.write_text("# somebody else's\n")
     services = story.host.variables["tcpdconf_services"]
     first, second = story.ports[:2]
-    wanted = changed(
+    wanted = greeters.changed(
         services,
-        hello=service(second, GREETING="moved"),
+        hello=greeters.service(second, GREETING="moved"),
         other=None,
-        third=service(first, GREETING="third"),
+        third=greeters.service(first, GREETING="third"),
     )
 
     done = story.host.play(tcpdconf_services=wanted)
@@ -260,7 +242,7 @@ def test_a_removed_service_is_purged_and_its_port_is_anothers(story: Story) -> N
     assert sorted(story.host.files()) == [
         "00-tcpdconf.toml", "50-hello.toml", "50-nasty.toml", "50-third.toml", "90-foreign.toml",
     ]  # fmt: skip
-    assert [story.greeting(port) for port in (first, second)] == ["third", "moved"]
+    assert [greeters.greeting(port) for port in (first, second)] == ["third", "moved"]
     assert story.host.status()["last_reload"]["changed"] == ["hello", "other", "third"]
 
 
@@ -269,7 +251,9 @@ def test_what_the_daemon_refuses_fails_the_play_until_it_is_well(story: Story) -
     services = story.host.variables["tcpdconf_services"]
     taken = story.ports[3]
     with contextlib.closing(socket.create_server(("127.0.0.1", taken))):
-        done = story.host.play(tcpdconf_services=changed(services, late=service(taken, GREETING="late")))
+        done = story.host.play(
+            tcpdconf_services=greeters.changed(services, late=greeters.service(taken, GREETING="late"))
+        )
         assert done.status != 0
         assert f"cannot bind 127.0.0.1:{taken}: Address already in use" in done.text
         assert "rejected: what was loaded before goes on" in done.text
@@ -277,14 +261,16 @@ def test_what_the_daemon_refuses_fails_the_play_until_it_is_well(story: Story) -
     again = story.host.play()
 
     assert again.changed == ["See whether the last reload was refused", "Ask for a reload"], again.text
-    assert story.greeting(taken) == "late"
+    assert greeters.greeting(taken) == "late"
 
 
 def test_a_file_of_somebody_else_is_not_replaced(story: Story) -> None:
     services = story.host.variables["tcpdconf_services"]
     (story.host.conf / "50-mine.toml").write_text("# mine\n")
     try:
-        done = story.host.play(tcpdconf_services=changed(services, mine=service(daemons.free_port())))
+        done = story.host.play(
+            tcpdconf_services=greeters.changed(services, mine=greeters.service(daemons.free_port()))
+        )
     finally:
         story.host.variables["tcpdconf_services"] = services
     assert f"{story.host.conf}/50-mine.toml was not written by this role; remove it first" in done.text
@@ -316,14 +302,9 @@ def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.network
-def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path) -> None:
+def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path, wheel: pathlib.Path) -> None:
     """Nothing is there before; what Courier serves is translated, once, and a dry run says so."""
     peers.need("ansible-playbook", "/usr/sbin/courieresmtpd")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, TOP],
-        check=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
     courier = tmp_path / "courier"
     courier.mkdir()
     (courier / "esmtpd").write_text(

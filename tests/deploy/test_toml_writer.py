@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 TOP = Path(__file__).parents[2]
 WRITER = TOP / "deploy/ansible/roles/tcpdconf/module_utils/tcpdconf_toml.py"
-dumps: Callable[[dict[str, Any]], str] = runpy.run_path(str(WRITER))["dumps"]
+serialize: Callable[[dict[str, Any]], str] = runpy.run_path(str(WRITER))["serialize"]
 
 texts = st.text(st.characters(codec="utf-8"))
 scalars = texts | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
@@ -26,18 +26,18 @@ values = st.recursive(
 
 @given(st.dictionaries(texts, values, max_size=5))
 def test_what_is_written_reads_back(tables: dict[str, Any]) -> None:
-    assert tomllib.loads(dumps(tables)) == tables
+    assert tomllib.loads(serialize(tables)) == tables
 
 
 @pytest.mark.parametrize("text", nastystrings.STRINGS, ids=range(len(nastystrings.STRINGS)))
 def test_a_nasty_string_is_one_line(text: str) -> None:
-    written = dumps({"services": {text: {"environment": {"A": text}, "program": [text]}}})
+    written = serialize({"services": {text: {"environment": {"A": text}, "program": [text]}}})
     assert tomllib.loads(written) == {"services": {text: {"environment": {"A": text}, "program": [text]}}}
     assert len(written.splitlines()) == len(written.split("\n")) - 1
 
 
 def test_none_was_left_out() -> None:
-    written = dumps({"a": None, "b": {"c": None, "d": [{"e": None, "f": 1}]}})
+    written = serialize({"a": None, "b": {"c": None, "d": [{"e": None, "f": 1}]}})
     assert tomllib.loads(written) == {"b": {"d": [{"f": 1}]}}
 
 
@@ -52,7 +52,7 @@ def test_none_was_left_out() -> None:
 )
 def test_what_toml_cannot_say_is_named(tables: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dumps(tables)
+        serialize(tables)
 
 
 def test_it_is_laid_out_as_people_do() -> None:
@@ -63,7 +63,7 @@ def test_it_is_laid_out_as_people_do() -> None:
         "drop": ["A" * 60, "B" * 60],
     }
     assert (
-        dumps({"services": {"smtp": smtp}})
+        serialize({"services": {"smtp": smtp}})
         == f"""\
 [services.smtp]
 user = "courier"

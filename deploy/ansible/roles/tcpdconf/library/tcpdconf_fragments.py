@@ -9,7 +9,7 @@ import shutil
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.tcpdconf_toml import dumps
+from ansible.module_utils.tcpdconf_toml import serialize
 
 DOCUMENTATION = r"""
 ---
@@ -90,7 +90,7 @@ def fragments(tables: dict[str, Any]) -> dict[str, str]:
             raise RefusedError(f"services: {name!r} cannot be part of a file name")
         files[f"50-{name}.toml"] = {"services": {name: service}}
     try:
-        return {name: f"{MARKER}\n{dumps(content)}" for name, content in files.items()}
+        return {name: serialize(content, f"{MARKER}\n") for name, content in files.items()}
     except ValueError as error:
         raise RefusedError(f"cannot write {error}") from None
 

@@ -16,15 +16,15 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def dumps(tables: dict[str, Any]) -> str:
-    """Nested dicts as TOML: values first, then the tables below, each with its header.
+def serialize(tables: dict[str, Any], header: str = "") -> str:
+    """Nested dicts as TOML below a text of comments: values first, then tables, each with its header.
 
     Raises:
         ValueError: TOML cannot say this; the message names the key.
     """
     lines: list[str] = []
     _table(lines, (), tables)
-    return "\n".join(lines).lstrip("\n") + "\n"
+    return header + "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _table(lines: list[str], key: Key, table: dict[str, Any]) -> None:

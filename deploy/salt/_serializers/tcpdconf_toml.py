@@ -1,0 +1,1 @@
+../../ansible/roles/tcpdconf/module_utils/tcpdconf_toml.py

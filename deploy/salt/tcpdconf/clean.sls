@@ -1,0 +1,4 @@
+include:
+  - tcpdconf.service.clean
+  - tcpdconf.config.clean
+  - tcpdconf.package.clean

@@ -1,0 +1,2 @@
+include:
+  - tcpdconf.config.file

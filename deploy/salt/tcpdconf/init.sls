@@ -1,0 +1,4 @@
+include:
+  - tcpdconf.package
+  - tcpdconf.config
+  - tcpdconf.service
