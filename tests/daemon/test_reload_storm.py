@@ -20,7 +20,8 @@ from tcpdconf.daemon import controlclient
 
 RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "100"))
 CLIENTS = 4
-BY_FILE = 10  # every so manyth reload nobody asks for: its file has changed
+PAUSE = 0.008  # seconds between two visits of one client
+BY_FILE = 20  # every so manyth reload nobody asks for: its file has changed
 
 # What a program shows of its configuration: its arguments, its environment, and what an access rule sets.
 SERVICE = """
@@ -81,29 +82,29 @@ class Storm:
         self.ports = ports
         self.generation = 0  # that counts for sure
 
-    def status(self) -> dict[str, Any]:
-        """What `tcpdconf status` gets."""
-        return controlclient.ask(str(self.daemon.folder / "run"), {"command": "status"}, daemons.SECONDS)
+    def ask(self, command: str) -> dict[str, Any]:
+        """What the command gets."""
+        return controlclient.ask(str(self.daemon.folder / "run"), {"command": command}, daemons.SECONDS)
 
     def advance(self) -> None:
         """Go on to the next generation, which counts when this returns."""
         number = self.generation + 1
-        began, before = time.time(), self.status()["config"]["hash"]
+        before = self._hash()
         new = self.daemon.folder / "new"
         new.write_text(configuration(number, self.ports))
         new.rename(self.daemon.conf / "test.toml")
         if number % BY_FILE:
             self.daemon.process.send_signal(signal.SIGHUP)
-        daemons.until(lambda: self._has_changed(before, began), f"generation {number}")
+        daemons.until(lambda: self._hash() != before, f"generation {number}")
+        assert self.ask("reload")["ok"]  # after the one that is on its way
         self.generation = number
 
-    def _has_changed(self, before: str, since: float) -> bool:
-        config = self.status()["config"]
-        return bool(config["hash"] != before and config["loaded_at"] > since)
+    def _hash(self) -> object:
+        return self.ask("status")["config"]["hash"]
 
     def connections(self) -> dict[str, int]:
         """The slots in use, by service."""
-        return {name: each["connections"] for name, each in self.status()["services"].items()}
+        return {name: each["connections"] for name, each in self.ask("status")["services"].items()}
 
 
 class Load:
@@ -132,7 +133,7 @@ class Load:
     def _come(self, number: int) -> None:
         ports = self._storm.ports
         turns = [ports.kept, ports.moved, ports.replaced, ports.other, ports.passing]
-        while not self._over.is_set():
+        while not self._over.wait(PAUSE):
             number += 1
             self._visit(turns[number % len(turns)])
 
@@ -144,13 +145,16 @@ class Load:
             if port == self._storm.ports.passing and isinstance(error, ConnectionRefusedError):
                 self.refused += 1
             else:
-                self.failed.append(f"{port}: {error}")
+                self.failed.append(f"{self._name(port)}: {error}")
             return
         if not answer and port == self._storm.ports.passing:
             self.refused += 1  # its end came before it was accepted
         elif len(answer) != 3 or len(set(answer)) != 1 or int(answer[0]) < least:
-            self.failed.append(f"{port}: {answer!r} in generation {least}")
+            self.failed.append(f"{self._name(port)}: {answer!r} in generation {least}")
         self.answered[port] += 1
+
+    def _name(self, port: int) -> str:
+        return next(name for name, each in vars(self._storm.ports).items() if each == port)
 
 
 def descendants(pid: int) -> list[int]:
