@@ -14,9 +14,9 @@ import platform
 import sys
 from typing import Any, NamedTuple
 
-from bench import alone, clients, dns, figures, growth, proxy, serving, sizes
+from bench import alone, clients, dns, figures, growth, proxy, serving, sizes, steps
 
-SECTIONS = ("serving", "dns", "proxy", "sizes", "growth")
+SECTIONS = ("serving", "dns", "proxy", "sizes", "steps", "growth")
 
 
 class Extent(NamedTuple):
@@ -73,6 +73,8 @@ def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Ex
         return dns.measure(tools, folder, count=extent.lookups, rounds=extent.rounds)
     if section == "proxy":
         return proxy.measure(tools, count=extent.connections, rounds=extent.rounds)
+    if section == "steps":
+        return steps.measure(tools, count=extent.lookups, rounds=few)
     if section == "sizes":
         held = extent.held[-1]
         return sizes.measure(tools, networks=extent.networks, held=held, checked=extent.checked, rounds=few)

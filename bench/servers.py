@@ -75,15 +75,15 @@ class Daemon(NamedTuple):
 
 
 @contextlib.contextmanager
-def daemon(text: str) -> Iterator[Daemon]:
-    """A tcpdconf with this configuration; it has said that it is ready."""
+def daemon(text: str, module: str = "tcpdconf", log: int = subprocess.DEVNULL) -> Iterator[Daemon]:
+    """A tcpdconf with this configuration; it has said that it is ready. `module` may run it otherwise."""
     with clients.folder() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         folder = pathlib.Path(name)
         (folder / "bench.toml").write_text(text)
         heard.bind(f"{name}/notify")
         heard.settimeout(clients.SECONDS)
-        command = [sys.executable, "-m", "tcpdconf", "run", name, "--runtime-dir", f"{name}/run"]
-        with running(command, {"NOTIFY_SOCKET": f"{name}/notify"}) as pid:
+        command = [sys.executable, "-m", module, "run", name, "--runtime-dir", f"{name}/run"]
+        with running(command, {"NOTIFY_SOCKET": f"{name}/notify"}, log) as pid:
             while "READY=1" not in heard.recv(4096).decode().split("\n"):
                 pass
             heard.close()
@@ -134,12 +134,12 @@ def _each(
 
 
 @contextlib.contextmanager
-def running(command: list[str], environment: Mapping[str, str] | None = None) -> Iterator[int]:
+def running(
+    command: list[str], environment: Mapping[str, str] | None = None, log: int = subprocess.DEVNULL
+) -> Iterator[int]:
     """A process, until it is ended; its pid."""
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, stdout=nowhere, stderr=nowhere, env={**os.environ, **(environment or {})}
-    )
+    wanted = {**os.environ, **(environment or {})}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=wanted)
     try:
         yield process.pid
     finally:

@@ -1,0 +1,117 @@
+"""Where the time of one admitted connection goes, from the client's connect to its end.
+
+Run as a program this is tcpdconf with a clock at its steps: a worker writes to its log when each was reached.
+"""
+
+import functools
+import itertools
+import json
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from bench import clients, figures, servers
+from tcpdconf import cli
+from tcpdconf.daemon import log
+from tcpdconf.policy import decision
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_MARK: Final = "steps "
+_WARM: Final = 50  # connections that come before those that count
+WORKER: Final = (
+    "the worker wakes up and calls accept",
+    "accept",
+    "who is at the ends",
+    "rules, limits",
+    "the program's environment",
+    "posix_spawn: a process that shares our memory, to its exec",
+    "ledger, counters",
+    "close",
+    "log line",
+)
+CLIENT: Final = ("connect to its first byte", "connect to its end")
+
+
+def measure(tools: clients.Tools, *, count: int, rounds: int) -> list[figures.Figure]:
+    """Each step's microseconds, one client at a time."""
+    names = [*WORKER, *CLIENT]
+    metrics = tuple(figures.Metric(f"{index}. {name}", "us", "less") for index, name in enumerate(names, 1))
+    once = functools.partial(_once, tools, count)
+    return figures.measure([figures.Case(metrics, {figures.SUBJECT: once})], rounds)
+
+
+def _once(tools: clients.Tools, count: int) -> list[float]:
+    service = servers.Service(0, tools.bare)
+    with tempfile.TemporaryFile("w+") as file:
+        with servers.daemon(servers.toml(service), "bench.steps", file.fileno()):
+            seen = [_connect(4000) for _ in range(_WARM + count)][_WARM:]
+        file.seek(0)
+        reached = [json.loads(line.removeprefix(_MARK)) for line in file if line.startswith(_MARK)][_WARM:]
+    steps = [
+        [after - before for before, after in itertools.pairwise([began, *marks])]
+        + [first - began, end - began]
+        for (began, first, end), marks in zip(seen, reached, strict=True)
+    ]
+    return [statistics.median(column) / 1000 for column in zip(*steps, strict=True)]
+
+
+def _connect(port: int) -> tuple[int, int, int]:
+    """When a client began, had its first byte and had its end, in nanoseconds (CLOCK_MONOTONIC)."""
+    began = time.monotonic_ns()
+    with socket.create_connection(("127.0.0.1", port), clients.SECONDS) as client:
+        client.recv(4096)
+        first = time.monotonic_ns()
+        client.recv(4096)
+        end = time.monotonic_ns()
+    time.sleep(0.001)  # the worker comes to rest
+    return began, first, end
+
+
+class Clock:
+    """The times at which the steps of a connection were reached."""
+
+    def __init__(self) -> None:
+        self._marks: list[int] = []
+
+    def around(self, step: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Mark a step's begin and its end, unless it fails."""
+
+        def marked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            began = time.monotonic_ns()
+            result = step(*args, **kwargs)
+            self._marks += (began, time.monotonic_ns())
+            return result
+
+        return marked
+
+    def info(self, text: str, **fields: object) -> None:
+        """Log a line, and after a connection's first one its steps."""
+        log.write("info", text, **fields)
+        if text == "accept":
+            self._marks.append(time.monotonic_ns())
+            os.write(2, f"{_MARK}{json.dumps(self._marks)}\n".encode())
+            self._marks.clear()
+
+
+def main() -> None:
+    """Be a tcpdconf with a clock."""
+    clock = Clock()
+    for place, name in (
+        (socket.socket, "accept"),
+        (decision, "admit"),
+        (os, "posix_spawn"),
+        (socket.socket, "close"),
+    ):
+        setattr(place, name, clock.around(getattr(place, name)))
+    log.info = clock.info
+    sys.exit(cli.main())
+
+
+if __name__ == "__main__":
+    main()
