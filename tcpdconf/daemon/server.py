@@ -10,7 +10,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from tcpdconf.config import model, tables
@@ -244,7 +244,7 @@ class Server:
             self._refuse(serving, peer, link, verdict)
             return
         self._taken()
-        with self._guarded(peer, link):
+        try:
             form, ways = serving.service.address_format, serving.ways
             variables = environ.of(link, said, verdict.variables, form, ways)
             admitted = _Admitted(serving, peer, link, variables, loop.now() + _PATIENCE)
@@ -253,25 +253,25 @@ class Server:
             else:
                 known = {**serving.base, **variables}
                 serving.lookups.begin(link, known, functools.partial(self._looked_up, admitted))
+        except Exception:  # noqa: BLE001
+            self._break_off(peer, link)
 
     def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
-        with self._guarded(admitted.socket, admitted.link):
+        try:
             until = loop.now() + _PATIENCE
             known = admitted._replace(variables={**admitted.variables, **found}, until=until)
             if self._closed:
                 self._give_up(known, _STOPPING)
             else:
                 self._screen(known)
-
-    @contextlib.contextmanager
-    def _guarded(self, peer: socket.socket, link: connection.Connection) -> Iterator[None]:
-        """A defect costs the one connection that has met it, and not its slot."""
-        try:
-            yield
         except Exception:  # noqa: BLE001
-            log.crash(f"cannot serve {link.peer}")
-            peer.close()
-            self._release(link.peer)
+            self._break_off(admitted.socket, admitted.link)
+
+    def _break_off(self, peer: socket.socket, link: connection.Connection) -> None:
+        """Let a defect cost the one connection that has met it, and not its slot."""
+        log.crash(f"cannot serve {link.peer}")
+        peer.close()
+        self._release(link.peer)
 
     def _screen(self, admitted: _Admitted) -> None:
         dropped = decision.screen(admitted.serving.service.drop, admitted.variables, admitted.serving.base)
