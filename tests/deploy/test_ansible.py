@@ -21,6 +21,8 @@ import nastystrings
 import peers
 import pytest
 
+from tcpdconf.config import render
+
 TOP = pathlib.Path(__file__).parents[2]
 PLAY = """
 - name: Serve
@@ -69,6 +71,9 @@ class Host:
             "tcpdconf_runtime_directory": str(folder / "run"),
         }
 
+        self.before: list[str] = []  # words in front of the command
+        self.path = os.environ["PATH"]
+
     def play(self, *options: str, playbook: str = PLAY, **variables: object) -> Run:
         """Run the playbook."""
         self.variables |= variables
@@ -76,10 +81,11 @@ class Host:
         given = [f"{name}: {unsafe(value)}\n" for name, value in self.variables.items()]
         (self.folder / "variables.yml").write_text("".join(given))
         said = subprocess.run(
-            ["ansible-playbook", "site.yml", "--extra-vars=@variables.yml", *options],
+            [*self.before, "ansible-playbook", "site.yml", "--extra-vars=@variables.yml", *options],
             cwd=self.folder,
             env={
                 **os.environ,
+                "PATH": self.path,
                 "ANSIBLE_ROLES_PATH": str(TOP / "deploy/ansible/roles"),
                 "ANSIBLE_HOME": str(self.folder / "ansible"),
                 "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible/tmp"),
@@ -285,12 +291,61 @@ def test_a_key_that_the_schema_has_not_fails_first(tmp_path: pathlib.Path) -> No
     assert not (tmp_path / "conf.d").exists()
 
 
+SYSTEMCTL = """#!/bin/sh
+# what Ansible asks and says; a unit is what was said of it
+echo "$*" >>{said}
+case $1 in
+  show) echo LoadState=loaded
+    if grep -qx 'start tcpdconf' {said}; then echo ActiveState=active; else echo ActiveState=inactive; fi ;;
+  is-enabled) grep -qx 'enable tcpdconf' {said} && echo enabled ;;
+esac
+"""
+MOUNTED = 'mount --bind "$0" /etc/systemd/system && exec "$@"'
+
+
+def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Path) -> None:
+    """Units are written into a directory that is /etc/systemd/system for this play only."""
+    peers.need("ansible-playbook", "unshare", "systemd-analyze")
+    peers.need_root()
+    units, said = tmp_path / "units", tmp_path / "said"
+    units.mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/systemctl").write_text(SYSTEMCTL.format(said=said))
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    host = Host(tmp_path)
+    host.path = f"{tmp_path}/bin:{host.path}"
+    host.before = ["unshare", "--mount", "sh", "-c", MOUNTED, str(units)]
+    service = greeters.service(daemons.free_port())
+    with daemons.Daemon(tmp_path, f"daemon.watch = false\nservices.here = {render.literal(service)}\n"):
+        done = host.play(
+            tcpdconf_service_manager="systemd",
+            tcpdconf_services={"hello": greeters.service(daemons.free_port())},
+        )
+        again = host.play()
+
+    assert done.changed == [
+        "Write the configuration", "Install the unit", "Make the directory of its settings",
+        "Tell it the paths", "Start it", "Restart tcpdconf", "Ask for a reload",
+    ], done.text  # fmt: skip
+    assert [line for line in said.read_text().splitlines() if line.endswith("start tcpdconf")] == [
+        "start tcpdconf",
+        "restart tcpdconf",
+    ]
+    assert again.figures["changed"] == 0
+    assert (
+        f"{sys.prefix}/bin/tcpdconf run --runtime-dir {tmp_path}/run {host.conf}\n"
+        in (units / "tcpdconf.service.d/10-paths.conf").read_text()
+    )
+    verify = ["systemd-analyze", "verify", "--man=no", "tcpdconf.service"]
+    assert subprocess.run([*host.before, *verify], check=False, capture_output=True).stderr == b""
+
+
 def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
     peers.need("ansible-playbook")
     page = TOP / "docs/how-to/ansible.md"
     playbook, _ = (block.text for block in markdown.blocks(page, "yaml"))
     host = Host(tmp_path)
-    host.variables["ansible_connection"] = "local"
+    host.variables |= {"ansible_connection": "local", "ansible_become": False}
     for command, shown in zip(
         markdown.blocks(page, "sh"), markdown.blocks(page, "diff", "text"), strict=True
     ):
@@ -305,6 +360,7 @@ def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
 def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path, wheel: pathlib.Path) -> None:
     """Nothing is there before; what Courier serves is translated, once, and a dry run says so."""
     peers.need("ansible-playbook", "/usr/sbin/courieresmtpd")
+    peers.need_root()
     courier = tmp_path / "courier"
     courier.mkdir()
     (courier / "esmtpd").write_text(
@@ -326,8 +382,8 @@ def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path, wheel: path
     done = host.play()
 
     assert done.changed == [
-        "Make the directory of the virtual environment", "Copy the wheel", "Install the package",
-        "Make the directory", "Translate Courier's configuration",
+        "Make the directory of the virtual environment", "Copy the wheel", "Install the wheel",
+        "Note what was installed", "Make the directory", "Translate Courier's configuration",
     ], done.text  # fmt: skip
     assert "[services.smtp]" in (host.conf / "smtp.toml").read_text()
 
