@@ -2,16 +2,18 @@
 
 Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run,
 in order, in a directory with a copy of conf.d. A `tcpdconf run` among them, or at the end of a `sh` block,
-runs until the page ends, and `log` holds lines that it has written. Other `sh` blocks are shown only. A
-`toml` block that begins with `# PATH.toml` is that file. Numbers that differ from run to run (pids, ports,
-seconds) do not count.
+runs until the page ends, and `log` holds lines that the latest one has written; a command with `&` runs
+until then as well. Other `sh` blocks are shown only. A block that begins with `# PATH` is that file. Numbers
+that differ from run to run (pids, ports, seconds) do not count.
 """
 
 import ast
+import contextlib
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -27,7 +29,11 @@ from tcpdconf.policy import accessfile, connection, environ
 
 TOP = pathlib.Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
-NEEDED = {"docs/how-to/migrate.md": ["esmtpd", "imapd", "pop3d"]}  # Debian's, as they were installed
+NEEDED = {
+    "docs/how-to/migrate.md": ["esmtpd", "imapd", "pop3d"],  # Debian's, as they were installed
+    "docs/how-to/several-hosts.md": ["haproxy"],
+    "docs/how-to/systemd.md": ["systemd-socket-activate"],
+}
 VARYING = re.compile(
     r"(?<=\bpid=)\d+|(?<=\bpeer=127\.0\.0\.\d:)\d+|(?<=\bTCPREMOTEPORT=)\d+|(?<=\bseconds=)[\d.]+"
 )
@@ -50,23 +56,23 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 class Session:
-    """A directory in which a page's commands are run, and the daemon that one of them has started."""
+    """A directory in which a page's commands are run, and what some of them have left running."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
-        self._log = folder / "log"
         self._environment = {
             "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
             "RUNTIME_DIRECTORY": str(folder / "run"),
         }
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._others: list[subprocess.Popen[bytes]] = []
 
     def show(self, block: markdown.Block) -> None:
         """Do what a block shows."""
         match block.word:
-            case "toml":
-                file = re.match(r"# (\S+\.toml)\n", block.text)
+            case "toml" | "cfg" | "yaml":
+                file = re.match(r"# (\S+\.\w+)\n", block.text)
                 if file:
                     (self._folder / file[1]).write_text(block.text)
             case "sh":
@@ -76,23 +82,54 @@ class Session:
                     if command.startswith("tcpdconf run "):
                         self._serve(command.removeprefix("tcpdconf "))
                         self._check_log(output)
+                    elif command.endswith(" &"):
+                        self._start(command.removesuffix(" &"))
                     else:
                         assert steady(output) == steady(self._said(command)), command
             case "log":
                 self._check_log(block.text)
 
     def end(self) -> None:
-        """Stop the daemon."""
-        if self._daemon is not None:
-            self._daemon.terminate()
-            assert self._daemon.wait(daemons.SECONDS) == 0
+        """Stop what runs."""
+        for process in self._others:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(daemons.SECONDS)
+        for process in self._daemons:
+            process.terminate()
+        assert [process.wait(daemons.SECONDS) for process in self._daemons] == [0] * len(self._daemons)
+
+    @property
+    def _log(self) -> pathlib.Path:
+        return self._folder / f"log-{len(self._daemons)}"
 
     def _serve(self, *arguments: str) -> None:
         if arguments:
-            with self._log.open("wb") as log:
-                command = [sys.executable, "-m", "tcpdconf", *arguments[0].split()]
-                self._daemon = subprocess.Popen(command, cwd=self._folder, env=self._environment, stderr=log)
+            command = [sys.executable, "-m", "tcpdconf", *arguments[0].split()]
+            stderr = (self._folder / f"log-{len(self._daemons) + 1}").open("wb")
+            with stderr:
+                self._daemons.append(
+                    subprocess.Popen(command, cwd=self._folder, env=self._environment, stderr=stderr)
+                )
             daemons.until(lambda: "\nrunning " in self._log.read_text(), "the daemon")
+
+    def _start(self, command: str) -> None:
+        """Run it in the background, from when it listens or is connected."""
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._others.append(process)
+        daemons.until(lambda: self._has_a_socket(process.pid), command)
+
+    def _has_a_socket(self, session: int) -> bool:
+        """Whether a process of this session has a TCP socket."""
+        found = self._said("ss -Htanp")
+        members = (int(pid) for pid in set(re.findall(r"\bpid=(\d+)", found)))
+        return session in map(_session, members)
 
     def _said(self, command: str) -> str:
         said = subprocess.run(
@@ -116,15 +153,22 @@ class Session:
         )
 
 
+def _session(pid: int) -> int:
+    """The session that a process is in; 0 when it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return 0
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize("page", [page for page in PAGES if markdown.blocks(page, "console")], ids=name)
 def test_commands_do_what_is_shown(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    peers.need("nc", *NEEDED.get(name(page), ()))
+    peers.need("nc", "ss", *NEEDED.get(name(page), ()))
     peers.need_root()
     shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
     session = Session(tmp_path)
     try:
-        for block in markdown.blocks(page, "toml", "sh", "console", "log"):
+        for block in markdown.blocks(page, "toml", "cfg", "yaml", "sh", "console", "log"):
             session.show(block)
     finally:
         session.end()
