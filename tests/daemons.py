@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -15,15 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+_PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range
 SECONDS = 20.0  # the longest that anything is waited for
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port on which nobody listens."""
+    """A port on which nobody listens, and which the kernel gives to no client."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(_PORTS, 100):
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((address, port))
+            return port
+    raise AssertionError(f"no free port of {_PORTS} on {address}")
 
 
 def configure(folder: pathlib.Path, text: str) -> pathlib.Path:
