@@ -149,7 +149,7 @@ class Session:
         """All lines that are shown have been written, one after the other."""
         daemons.until(
             lambda: "\n".join(steady(shown)) in "\n".join(steady(self._log.read_text())),
-            f"these lines in the log:\n{shown}",
+            f"these lines in the log:\n{shown}\nwhich is\n{self._log.read_text()}",
         )
 
 
