@@ -4,17 +4,22 @@ This is the only module of `config` that reads configuration files. It judges TO
 """
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import codes, positions, problems
 
 Spot = Literal["key", "value"]
+
+_PARTS: Final = 100  # of a key
+_PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,25 @@ def _read_into(found: Found, path: str, *, piped: bool) -> None:
         found.broken.append(content.decode(errors="replace"))
         return
     try:
-        found.sources.append(Source(path, text, tomllib.loads(text)))
+        found.sources.append(Source(path, text, parsed(text)))
     except (ValueError, RecursionError) as error:
         found.broken.append(text)
         from tcpdconf.config import syntax  # noqa: PLC0415 (a good configuration has no syntax errors)
 
         found.problems.append(syntax.problem(Source(path, text, {}), error))
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """What a TOML text says.
+
+    Raises:
+        ValueError: it is none, or a key has so many parts that tomllib, whose time grows with their square,
+            would take minutes.
+        RecursionError: it is nested too deeply.
+    """
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key of more than {_PARTS} parts")
+    return tomllib.loads(text)
 
 
 def _content(path: str, *, piped: bool) -> bytes:

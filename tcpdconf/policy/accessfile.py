@@ -16,7 +16,6 @@ match nobody here either; `AccessTable.dead` names them. The same in text is an 
 """
 
 import re
-import tomllib
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -201,7 +200,7 @@ def _toml(path: str, data: bytes) -> access.AccessTable:
         raise AccessFileError(path, f"line {_line(data, error.start)}", "not UTF-8") from None
     source = sources.Source(path, text, {})
     try:
-        written = tomllib.loads(text)
+        written = sources.parsed(text)
     except (ValueError, RecursionError) as error:
         problem = syntax.problem(source, error)
         where = f"line {problem.line}" if problem.line else ""
