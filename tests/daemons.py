@@ -88,6 +88,7 @@ class Daemon:
     def __enter__(self) -> Self:
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(str(self.folder / "notify"))
+        (self.folder / "notify").chmod(0o777)  # whoever the daemon runs as
         self.process = subprocess.Popen(
             self._command,
             env={**self._environment, "NOTIFY_SOCKET": self._manager.getsockname()},
