@@ -30,7 +30,7 @@ def test_a_removed_service_drains_and_may_come_again_meanwhile(tmp_path: pathlib
     with reloads.Daemon(tmp_path, both(*ports)) as daemon, reloads.held(ports[1]) as client:
         first = daemon.uses("two")["pid"]
         assert daemon.change(reloads.service(ports[0], reloads.HOLD, name="one"), own) == ["two"]
-        assert refused(ports[1])
+        daemons.until(lambda: refused(ports[1]), "the end of its listener")
         assert list(daemon.ask("status")["services"]) == ["one"]
         assert daemon.change(both(*ports), own) == ["two"]
         with reloads.held(ports[1]) as second:
@@ -86,7 +86,7 @@ def test_a_service_that_is_disabled_and_enabled(tmp_path: pathlib.Path) -> None:
     ports = daemons.free_port(), daemons.free_port()
     with reloads.Daemon(tmp_path, both(*ports)) as daemon:
         assert daemon.change(both(*ports, "\nenabled = false")) == ["two"]
-        assert refused(ports[1])
+        daemons.until(lambda: refused(ports[1]), "the end of its listener")
         assert daemon.change(both(*ports)) == ["two"]
         with reloads.held(ports[1]) as client:
             assert reloads.lives(client)
@@ -139,7 +139,8 @@ def test_another_logger(tmp_path: pathlib.Path) -> None:
         assert daemon.change(text("new")) == ["test"]
         with reloads.held(port) as second:
             assert reloads.lives(second)
-        daemons.until(lambda: (tmp_path / "new").read_text() == "word\n", "the new log")
+        new = tmp_path / "new"
+        daemons.until(lambda: new.exists() and new.read_text() == "word\n", "the new log")
         assert not processes.over(old)
         assert reloads.lives(first)
         daemons.until(lambda: processes.over(old), "the end of the old logger")
