@@ -300,6 +300,7 @@ def test_a_replaced_worker_ends_though_it_had_adopted_a_program(tmp_path: pathli
         return reloads.service(port, f"{reloads.HOLD}\nuser = {user}\ngroup = {user}")
 
     with reloads.Daemon(tmp_path, text(54321)) as daemon, reloads.held(port) as client:
+        daemon.await_log("^accept ")  # then it is recorded
         os.kill(daemon.uses()["pid"], signal.SIGKILL)
         daemon.await_log("^ready service=test ", 2)
         adopter = daemon.uses()["pid"]
