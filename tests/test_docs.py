@@ -1,10 +1,11 @@
 """What README and docs show is what happens.
 
 Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run,
-in order, in a directory with a copy of conf.d. A `tcpdconf run` among them, or at the end of a `sh` block,
-runs until the page ends, and `log` holds lines that the latest one has written; a command with `&` runs
-until then as well. Other `sh` blocks are shown only. A block that begins with `# PATH` is that file. Numbers
-that differ from run to run (pids, ports, seconds) do not count.
+in order, in a directory with a copy of conf.d, where tcpdconf is the wheel in an environment of its own. A
+`tcpdconf run` among them, or at the end of a `sh` block, runs until the page ends, and `log` holds lines
+that the latest one has written; a command with `&` runs until then as well. Other `sh` blocks are shown
+only. A block that begins with `# PATH` is that file. Numbers that differ from run to run (pids, ports,
+seconds) do not count.
 """
 
 import ast
@@ -15,20 +16,22 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import daemons
 import markdown
+import packages
 import peers
 import pytest
+from daemon import courierhost
 
 from tcpdconf.config import model, tables
 from tcpdconf.policy import accessfile, connection, environ
 
 TOP = pathlib.Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+ON_A_MAIL_HOST = TOP / "docs/tutorial/imap.md"
 NEEDED = {
     "docs/how-to/migrate.md": ["esmtpd", "imapd", "pop3d"],  # Debian's, as they were installed
     "docs/how-to/several-hosts.md": ["haproxy"],
@@ -56,12 +59,16 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 class Session:
-    """A directory in which a page's commands are run, and what some of them have left running."""
+    """A directory in which a page's commands are run, and what some of them have left running.
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    `commands` is where tcpdconf is installed; `before` stands in front of every command.
+    """
+
+    def __init__(self, folder: pathlib.Path, commands: pathlib.Path, before: Sequence[str] = ()) -> None:
         self._folder = folder
+        self._before = before
         self._environment = {
-            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{commands}:{os.environ['PATH']}",
             "HOME": str(folder),
             "RUNTIME_DIRECTORY": str(folder / "run"),
         }
@@ -96,7 +103,8 @@ class Session:
             process.wait(daemons.SECONDS)
         for process in self._daemons:
             process.terminate()
-        assert [process.wait(daemons.SECONDS) for process in self._daemons] == [0] * len(self._daemons)
+        ended = {process.wait(daemons.SECONDS) for process in self._daemons}
+        assert ended <= {-signal.SIGTERM if self._before else 0}  # what stands before takes the signal itself
 
     @property
     def _log(self) -> pathlib.Path:
@@ -104,7 +112,7 @@ class Session:
 
     def _serve(self, *arguments: str) -> None:
         if arguments:
-            command = [sys.executable, "-m", "tcpdconf", *arguments[0].split()]
+            command = [*self._before, "tcpdconf", *arguments[0].split()]
             stderr = (self._folder / f"log-{len(self._daemons) + 1}").open("wb")
             with stderr:
                 self._daemons.append(
@@ -115,7 +123,7 @@ class Session:
     def _start(self, command: str) -> None:
         """Run it in the background, from when it listens or is connected."""
         process = subprocess.Popen(
-            ["/bin/sh", "-c", command],
+            [*self._before, "/bin/sh", "-c", command],
             cwd=self._folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -133,7 +141,7 @@ class Session:
 
     def _said(self, command: str) -> str:
         said = subprocess.run(
-            ["/bin/sh", "-c", command],
+            [*self._before, "/bin/sh", "-c", command],
             cwd=self._folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -160,18 +168,46 @@ def _session(pid: int) -> int:
     return 0
 
 
-@pytest.mark.peer
-@pytest.mark.parametrize("page", [page for page in PAGES if markdown.blocks(page, "console")], ids=name)
-def test_commands_do_what_is_shown(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    peers.need("nc", "ss", *NEEDED.get(name(page), ()))
-    peers.need_root()
-    shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
-    session = Session(tmp_path)
+@pytest.fixture(scope="module")
+def commands_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The commands of a fresh environment with the wheel in it, as a reader has them."""
+    folder = tmp_path_factory.mktemp("installed")
+    packages.install(packages.build(folder)["wheel"], folder / "venv")
+    return folder / "venv/bin"
+
+
+def follow(page: pathlib.Path, session: Session) -> None:
+    """Do all that a page shows, in its order."""
     try:
         for block in markdown.blocks(page, "toml", "cfg", "yaml", "sh", "console", "log"):
             session.show(block)
     finally:
         session.end()
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if markdown.blocks(page, "console") and page != ON_A_MAIL_HOST], ids=name
+)
+def test_commands_do_what_is_shown(
+    page: pathlib.Path, commands_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    peers.need("nc", "ss", *NEEDED.get(name(page), ()))
+    peers.need_root()
+    shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
+    follow(page, Session(tmp_path, commands_folder))
+
+
+@pytest.mark.peer
+def test_commands_do_what_is_shown_on_a_mail_host(
+    commands_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Its `sh` blocks have been followed: Courier is installed, and authdaemond knows users by userdb."""
+    peers.need("nc", "/usr/bin/imapd")
+    courierhost.need()
+    with courierhost.Host(tmp_path) as host, daemons.public_folder() as folder:
+        before = [*host.inside, "env", f"--chdir={folder}"]
+        follow(ON_A_MAIL_HOST, Session(folder, commands_folder, before))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if markdown.blocks(page, "toml")], ids=name)

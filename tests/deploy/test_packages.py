@@ -2,14 +2,12 @@
 
 import os
 import pathlib
-import shutil
-import site
 import subprocess
-import sys
 import tarfile
 import venv
 import zipfile
 
+import packages
 import pytest
 
 TOP = pathlib.Path(__file__).parents[2]
@@ -28,22 +26,7 @@ SHIPPED = [
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
-    """Both, made of a copy of the tree: a build leaves its traces in it."""
-    folder = tmp_path_factory.mktemp("built")
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", "venv", "*_cache", "__pycache__", "*.egg-info", ".hypothesis"
-    )
-    shutil.copytree(TOP, folder / "tree", ignore=ignored)
-    # without isolation: the tools that are here are used, and no index is needed
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist")]
-    result = subprocess.run(
-        command, cwd=folder / "tree", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout
-    shutil.rmtree(folder / "tree")
-    (wheel,) = (folder / "dist").glob("*.whl")
-    (sdist,) = (folder / "dist").glob("*.tar.gz")
-    return {"wheel": wheel, "sdist": sdist}
+    return packages.build(tmp_path_factory.mktemp("built"))
 
 
 def test_the_wheel_has_every_module_and_what_share_has(built: dict[str, pathlib.Path]) -> None:
@@ -100,16 +83,9 @@ def usable(environment: pathlib.Path, folder: pathlib.Path) -> None:
 def test_it_works_installed_beside_its_dependencies(
     built: dict[str, pathlib.Path], kind: str, tmp_path: pathlib.Path
 ) -> None:
-    """Without an index: what it depends on, and what builds it, is seen where it is installed already."""
-    environment = tmp_path / "venv"
-    venv.create(environment)
-    (packages,) = environment.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
-    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python")]
-    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed"]
-    subprocess.run([*pip, "install", *options, str(built[kind])], check=True)
+    packages.install(built[kind], tmp_path / "venv")
 
-    usable(environment, tmp_path)
+    usable(tmp_path / "venv", tmp_path)
 
 
 @pytest.mark.network
