@@ -16,10 +16,18 @@ _TURN: Final = 0.0005  # seconds after which a thread lets the other one go on
 
 
 def run(events: loop.Loop, work: Callable[[], None], done: Callable[[], None]) -> None:
-    """Call `work` in a thread, and `done` from the loop when that has returned or failed."""
+    """Call `work` in a thread, and `done` from the loop when that has returned or failed.
+
+    Raises:
+        OSError, RuntimeError: no descriptor or no thread is to be had.
+    """
     sys.setswitchinterval(_TURN)
     thread = threading.Thread(target=_work, args=(work, ready := _Ready()))
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        ready.close()
+        raise
     events.watch(ready, functools.partial(_finish, events, ready, thread, done))
 
 
