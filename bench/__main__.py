@@ -22,7 +22,7 @@ SECTIONS = ("serving", "dns", "proxy", "sizes", "steps", "growth")
 class Extent(NamedTuple):
     """How much is measured."""
 
-    rounds: int = 9
+    rounds: int = 5
     connections: int = 2000
     lookups: int = 400
     networks: int = 1_000_000
@@ -66,7 +66,7 @@ def main() -> None:
 
 def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Extent) -> list[figures.Figure]:
     """The figures of a section."""
-    few = (extent.rounds + 2) // 3  # rounds of what takes long and varies little
+    few = (extent.rounds + 1) // 2  # rounds of what takes long and varies little
     if section == "serving":
         return serving.measure(tools, folder, count=extent.connections, rounds=extent.rounds)
     if section == "dns":
@@ -79,7 +79,7 @@ def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Ex
         held = extent.held[-1]
         return sizes.measure(tools, networks=extent.networks, held=held, checked=extent.checked, rounds=few)
     return growth.measure(
-        tools, held=extent.held, services=extent.services, count=extent.connections // 2, rounds=few
+        tools, held=extent.held, services=extent.services, count=extent.connections // 3, rounds=few
     )
 
 

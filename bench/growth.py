@@ -1,7 +1,9 @@
 """How cost grows with the connections that are held, and with the services that there are."""
 
 import contextlib
+import time
 from collections.abc import Sequence
+from concurrent import futures
 from typing import Final
 
 from bench import clients, figures, servers, serving
@@ -34,9 +36,29 @@ def _measure(tools: clients.Tools, beside: str, at: int, count: int, rounds: int
             serving.compare(metrics[:1], serving.latency(tools, every[-1], count), running),
             serving.compare(metrics[1:], serving.rate(tools, every[-1], count), running),
         ]
+        if beside == SERVICES:
+            spread = _SPREAD._replace(beside=beside, at=at)
+            cases.append(serving.compare([spread], _over(tools, every, count), running))
         return figures.measure(cases, rounds)
 
 
+def _over(tools: clients.Tools, services: Sequence[servers.Service], count: int) -> serving.Once:
+    """Connections that services serve together in a second, with as many clients at once as elsewhere."""
+    used = services[:_USED]
+    each, at_once = count // len(used), serving.AT_ONCE // len(used)
+
+    def once(server: servers.Server) -> Sequence[float]:
+        began = time.perf_counter()
+        with futures.ThreadPoolExecutor(len(used)) as pool:
+            started = [pool.submit(tools.run, server.port(service), each, at_once) for service in used]
+            done = sum(load.result().served for load in started)
+        return (done / (time.perf_counter() - began),)
+
+    return once
+
+
+_USED: Final = 10
+_SPREAD: Final = figures.Metric(f"{serving.AT_ONCE} at once, over up to {_USED}", "1/s", "more")
 _METRICS: Final = (
     figures.Metric("one at a time", "us", "less"),
     figures.Metric(f"{serving.AT_ONCE} at once", "1/s", "more"),

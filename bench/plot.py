@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import matplotlib as mpl
 from matplotlib import axes, figure
 
 from bench import figures
@@ -24,7 +25,9 @@ def draw(found: Sequence[figures.Figure], path: Path) -> None:
     for (beside, name, unit), points in curves.items():
         _panel(panels[rows.index(beside)][columns.index(name)], points, f"{name} ({unit})", beside)
     panels[0][0].legend()
-    sheet.savefig(path, format="svg", metadata={"Date": None})
+    # Text stays text, and the same values give the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tcpdconf"}):
+        sheet.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _panel(panel: axes.Axes, points: Sequence[figures.Figure], title: str, beside: str) -> None:
