@@ -116,6 +116,11 @@ def reloading(daemon: reloads.Daemon) -> Iterator[list[dict[str, Any]]]:
         thread.join(daemons.SECONDS)
 
 
+def errors(answer: list[dict[str, Any]]) -> list[str]:
+    """What an answer to a reload says was wrong."""
+    return [each["message"] for each in answer[0]["problems"] if each["severity"] == "error"]
+
+
 class Slow:
     """A shell file that is not read to its end before the test says so."""
 
@@ -153,9 +158,7 @@ def test_a_worker_that_is_killed_before_it_has_prepared(tmp_path: pathlib.Path) 
             assert daemons.talk(port) == b"old\n"  # nobody waits for it
             os.kill(daemon.uses()["pid"], signal.SIGKILL)
         slow.let_go()
-        assert [each["message"] for each in answer[0]["problems"] if each["severity"] == "error"] == [
-            "the worker ended before it was ready; see the log"
-        ]
+        assert errors(answer) == ["the worker ended before it was ready; see the log"]
         daemon.await_log("^ready service=test ", 2)
         goes_on(daemon, port, daemon.uses()["pid"])
 
@@ -173,12 +176,13 @@ def test_a_worker_that_is_killed_after_it_has_prepared(tmp_path: pathlib.Path) -
         )
         with reloading(daemon) as answer:
             slow.await_reader()
-            daemons.until(lambda: len(os.listdir(f"/proc/{pid}/fd")) > fds, "what was prepared")
+            daemons.until(lambda: len(os.listdir(f"/proc/{pid}/fd")) > fds, "its descriptors")
+            time.sleep(0.3)  # it has said that it is prepared
             os.kill(pid, signal.SIGKILL)
             daemon.await_log("^ready service=test ", 2)
             assert daemons.talk(port) == b"old\n"
             slow.let_go()
-        assert not answer[0]["ok"]
+        assert errors(answer) == ["the worker ended before it was ready; see the log"]
         assert (daemons.talk(port), daemons.talk(other)) == (b"old\n", b"old\n")
         slow.file.write_text("")
         assert daemon.reload() == ["slow", "test"]
@@ -262,12 +266,21 @@ def test_many_programs_that_end_at_once(change: str, tmp_path: pathlib.Path) -> 
         second = daemon.uses()["pid"]
         assert daemon.uses()["connections"] == count
         programs = [each["pid"] for each in daemon.ask("connections")["connections"]]
-        os.kill(teller, signal.SIGSTOP)
-        for pid in programs:
-            os.kill(pid, signal.SIGKILL)
-        os.kill(teller, signal.SIGCONT)
+        with contextlib.ExitStack() as waking:
+            for pid in (second, neighbour):  # who hears of it has something else to do
+                os.kill(pid, signal.SIGSTOP)
+                waking.callback(os.kill, pid, signal.SIGCONT)
+            os.kill(teller, signal.SIGSTOP)
+            for pid in programs:
+                os.kill(pid, signal.SIGKILL)
+            os.kill(teller, signal.SIGCONT)
+            daemons.until(lambda: not any(map(_exists, programs)), "their end")
         daemons.until(lambda: daemon.uses()["connections"] == 0, "that their end is known")
         assert (daemon.uses()["pid"], daemon.uses("other")["pid"]) == (second, neighbour)
+
+
+def _exists(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
 
 
 def test_sighups_at_once_are_one_reload(tmp_path: pathlib.Path) -> None:
