@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import daemons
+import fakesystemd
 import greeters
 import markdown
 import nastystrings
@@ -291,30 +292,13 @@ def test_a_key_that_the_schema_has_not_fails_first(tmp_path: pathlib.Path) -> No
     assert not (tmp_path / "conf.d").exists()
 
 
-SYSTEMCTL = """#!/bin/sh
-# what Ansible asks and says; a unit is what was said of it
-echo "$*" >>{said}
-case $1 in
-  show) echo LoadState=loaded
-    if grep -qx 'start tcpdconf' {said}; then echo ActiveState=active; else echo ActiveState=inactive; fi ;;
-  is-enabled) grep -qx 'enable tcpdconf' {said} && echo enabled ;;
-esac
-"""
-MOUNTED = 'mount --bind "$0" /etc/systemd/system && exec "$@"'
-
-
 def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Path) -> None:
     """Units are written into a directory that is /etc/systemd/system for this play only."""
     peers.need("ansible-playbook", "unshare", "systemd-analyze")
     peers.need_root()
-    units, said = tmp_path / "units", tmp_path / "said"
-    units.mkdir()
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/systemctl").write_text(SYSTEMCTL.format(said=said))
-    (tmp_path / "bin/systemctl").chmod(0o755)
+    system = fakesystemd.System(tmp_path / "system")
     host = Host(tmp_path)
-    host.path = f"{tmp_path}/bin:{host.path}"
-    host.before = ["unshare", "--mount", "sh", "-c", MOUNTED, str(units)]
+    host.path, host.before = system.path, system.before
     service = greeters.service(daemons.free_port())
     with daemons.Daemon(tmp_path, f"daemon.watch = false\nservices.here = {render.literal(service)}\n"):
         done = host.play(
@@ -327,14 +311,11 @@ def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Pat
         "Write the configuration", "Install the unit", "Make the directory of its settings",
         "Tell it the paths", "Start it", "Restart tcpdconf", "Ask for a reload",
     ], done.text  # fmt: skip
-    assert [line for line in said.read_text().splitlines() if line.endswith("start tcpdconf")] == [
-        "start tcpdconf",
-        "restart tcpdconf",
-    ]
+    assert system.told("tcpdconf") == ["enable", "start", "restart"]
     assert again.figures["changed"] == 0
     assert (
         f"{sys.prefix}/bin/tcpdconf run --runtime-dir {tmp_path}/run {host.conf}\n"
-        in (units / "tcpdconf.service.d/10-paths.conf").read_text()
+        in (system.units / "tcpdconf.service.d/10-paths.conf").read_text()
     )
     verify = ["systemd-analyze", "verify", "--man=no", "tcpdconf.service"]
     assert subprocess.run([*host.before, *verify], check=False, capture_output=True).stderr == b""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import daemons
+import fakesystemd
 import greeters
 import markdown
 import nastystrings
@@ -50,6 +51,8 @@ class Minion:
         self.folder = folder
         self.conf = folder / "etc/conf.d"
         self.file = self.conf / "50-salt.toml"
+        self.before: list[str] = []  # words in front of the command
+        self.path = os.environ["PATH"]
         self.config: dict[str, Any] = {}
         self.pillar: dict[str, Any] = {
             "directory": str(self.conf),
@@ -65,6 +68,7 @@ class Minion:
             "file_roots": {"base": [str(TOP / "deploy/salt"), str(folder)]},
             "pillar_roots": {"base": [str(folder / "pillar")]},
             "enable_fqdns_grains": False,
+            "systemd.scope": False,  # systemctl by itself
         }
         (folder / "minion").write_text(json.dumps(minion))
         (folder / "pillar").mkdir()
@@ -95,9 +99,9 @@ class Minion:
         """Run salt-call."""
         options = ["--local", f"--config-dir={self.folder}", "--retcode-passthrough", "--log-level=quiet"]
         return subprocess.run(
-            ["salt-call", *options, *words],
+            [*self.before, "salt-call", *options, *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, "PATH": self.path, "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -252,6 +256,27 @@ def test_clean_leaves_what_is_not_its_own(story: Story) -> None:
     assert done.changed == ["tcpdconf-config-clean-file"]
     assert foreign.exists()
     assert not story.minion.file.exists()
+
+
+def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Path) -> None:
+    """Units are written into a directory that is /etc/systemd/system for these runs only."""
+    peers.need("unshare")
+    peers.need_root()
+    system = fakesystemd.System(tmp_path / "system")
+    minion = Minion(tmp_path)
+    minion.path, minion.before = system.path, system.before
+    minion.pillar["service"]["manager"] = "systemd"
+
+    done = minion.apply(services={"hello": greeters.service(daemons.free_port())})
+    again = minion.apply()
+    told = system.told("tcpdconf")
+    minion.apply(state="tcpdconf.clean")
+
+    assert done.status == 0, done.states
+    assert told == ["start", "enable"]
+    assert again.changed == []
+    assert system.told("tcpdconf")[2:] == ["stop", "disable"]
+    assert list(system.units.iterdir()) == []
 
 
 def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:

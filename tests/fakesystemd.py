@@ -1,0 +1,40 @@
+"""A systemctl that notes what it is told, for programs that configure a host which has no systemd running."""
+
+import os
+import pathlib
+
+# a unit is what was last said of it
+_SYSTEMCTL = """#!/bin/sh
+echo "$*" >>{said}
+last() {{ grep -E "^($1) " {said} | tail -1 | cut -d' ' -f1; }}
+active=inactive
+if [ "$(last 'start|stop')" = start ]; then active=active; fi
+case " $* " in
+  *" --version "*) echo "systemd 252 (252.1)" ;;
+  *" show "*) printf 'LoadState=loaded\nActiveState=%s\n' $active ;;
+  *" is-active "*) [ $active = active ] || exit 3 ;;
+  *" is-enabled "*) [ "$(last 'enable|disable')" = enable ] && echo enabled ;;
+esac
+"""
+_MOUNT = 'mount --bind "$0/units" /etc/systemd/system && mount --bind "$0/run" /run && exec "$@"'
+
+
+class System:
+    """What a command has to be run with: words `before` it, and `path`. Its units are in `units`."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.units = folder / "units"
+        self._said = folder / "said"
+        for path in (self.units, folder / "bin", folder / "run/systemd/system"):
+            path.mkdir(parents=True)
+        systemctl = folder / "bin/systemctl"
+        systemctl.write_text(_SYSTEMCTL.format(said=self._said))
+        systemctl.chmod(0o755)
+        self.path = f"{folder}/bin:{os.environ['PATH']}"
+        self.before = ["unshare", "--mount", "sh", "-c", _MOUNT, str(folder)]
+
+    def told(self, unit: str) -> list[str]:
+        """What was to be done with a unit: `start`, `enable`, ..."""
+        lines = [line.removesuffix(".service").split() for line in self._said.read_text().splitlines()]
+        asked = {"show", "is-active", "is-enabled"}
+        return [words[0] for words in lines if len(words) == 2 and words[1] == unit and words[0] not in asked]
