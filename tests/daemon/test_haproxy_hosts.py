@@ -70,6 +70,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
             (folder / name).mkdir()
             text = moved(service).replace(f'address = "{HOSTS["a"]}"', f'address = "{address}"')
             daemon = stack.enter_context(daemons.Daemon(folder / name, text))
+            found[name] = Host(daemon, (address, int(ports["4031"])), folder / f"admin-{name}")
+        for name, address in HOSTS.items():  # only now: each proxy is to find both services at its first look
             process = subprocess.Popen(
                 ["haproxy", "-db", "-q", "-L", name, "-f", "haproxy.cfg"],
                 cwd=folder,
@@ -77,7 +79,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
             )
             stack.callback(process.wait, daemons.SECONDS)
             stack.callback(process.terminate)
-            found[name] = Host(daemon, (address, int(ports["4031"])), folder / f"admin-{name}")
         for host in found.values():
             daemons.until(host.admin.exists, "haproxy")
             daemons.until(host.has_company, "the other host")
