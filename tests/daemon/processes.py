@@ -43,6 +43,16 @@ def over(pid: int) -> bool:
     return not status or status.rpartition(") ")[2].startswith("Z")
 
 
+def listening() -> set[int]:
+    """The TCP ports of this host on which somebody listens (proc(5), net/tcp)."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in _contents(pathlib.Path("/proc/net") / name).splitlines()[1:]
+    ]
+    return {int(fields[1].rpartition(":")[2], 16) for fields in lines if fields[3] == "0A"}
+
+
 def _contents(file: pathlib.Path) -> str:
     """A process's file; empty when the process has ended, or may not be looked at."""
     try:
