@@ -64,6 +64,7 @@ class Reload:
         self._changes = changes.between(before.loaded.config, loaded.config)
         self._opening = listeners.Opening(before.sockets)
         self._services: dict[str, service.Service] = {}
+        self._removed: dict[str, service.Service] = {}
         self._touched: list[service.Service] = []
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
@@ -85,7 +86,7 @@ class Reload:
 
         One that has prepared can fail as well, by its end, until all have.
         """
-        if self._services.get(each.name) is not each:
+        if each not in (self._services.get(each.name), self._removed.get(each.name)):
             return
         match message["kind"], self._committed:
             case "failed", False:
@@ -93,6 +94,8 @@ class Reload:
                     self._fail(each.name, failure)
                 self._waiting.clear()  # one is enough
             case ("prepared", False) | ("serving", True):
+                self._waiting.discard(each.name)
+            case "stopped", True if each.name in self._removed:
                 self._waiting.discard(each.name)
             case _:
                 return
@@ -144,7 +147,7 @@ class Reload:
         for name in sorted(self._waiting):
             if self._committed:
                 log.error("a worker does not begin to serve", service=name)
-                self._services[name].kill()
+                (self._services | self._removed)[name].kill()
             else:
                 self._fail(name, assignment.Failure((), f"is not prepared within {_PREPARE:g} s"))
         self._waiting.clear()
@@ -179,9 +182,19 @@ class Reload:
         for unwanted in unused:
             self._activated.let_go(unwanted)
         self._counts(State(self._loaded, self._services, self._opening.wanted))
+        self._remove()
         self._waiting = {each.name for each in self._touched}
+        self._waiting |= {name for name, each in self._removed.items() if each.accepts}
         self._timer = self._around.loop.after(_COMMIT, self._late)
         self._go_on()
+
+    def _remove(self) -> None:
+        """Stop what is not wanted any more; the next reload may want its ports again."""
+        daemon = self._loaded.config.daemon
+        for name, each in self._before.services.items():
+            if name not in self._services:
+                self._removed[name] = each
+                each.stop(daemon.drain_timeout, daemon.stop_timeout)
 
     def _finish(self) -> None:
         touched = {each.name for each in self._touched}

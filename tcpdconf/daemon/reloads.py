@@ -26,7 +26,7 @@ class Last(NamedTuple):
 class Reloads:
     """Takes on the configuration whenever somebody wishes; wishes that come meanwhile share the next reload.
 
-    `began` is called before each, `ended` after it, with the state before.
+    `began` is called before each, `ended` after it.
     """
 
     def __init__(
@@ -37,10 +37,9 @@ class Reloads:
         make: Callable[[str], service.Service],
         *,
         began: Callable[[], None],
-        ended: Callable[[Last, reloading.State], None],
+        ended: Callable[[Last], None],
     ) -> None:
         self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
-        self._before = self.state
         self.loaded_at = 0.0
         self.read_at = 0.0  # before the configuration that was tried last was read
         self.last: Last | None = None
@@ -140,12 +139,11 @@ class Reloads:
 
     def _finish(self, outcome: reloading.Outcome) -> None:
         self._reload = None
-        before, self._before = self._before, self.state
         if not outcome.problems:
             self.loaded_at, self.refused = time.time(), None
             outcome = outcome._replace(problems=list(self.state.loaded.warnings))
         self.last = Last(outcome, time.time(), self._asked)
-        self._ended(self.last, before)
+        self._ended(self.last)
         present, self._present = self._present, []
         for then in present:
             then(self.last)

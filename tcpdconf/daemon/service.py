@@ -55,7 +55,7 @@ class Service:
     """One service. Sockets, ledger and the logger's pipe outlive every worker.
 
     `heard` is called with what its worker says: prepared or failed, of what was asked for; serving (`first`:
-    or still); broken, when one cannot be started again; tried; report.
+    or still); broken, when one cannot be started again; stopped; tried; report.
     """
 
     def __init__(
@@ -79,6 +79,11 @@ class Service:
     def pids(self) -> list[int]:
         """The workers that have not ended; the first one is the one that accepts."""
         return [each.pid for each in (self._worker, self._coming, *self._elders) if each is not None]
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it has a worker, which may accept until it has said `stopped`."""
+        return self._worker is not None
 
     @property
     def answers(self) -> bool:
@@ -202,6 +207,7 @@ class Service:
             worker.ended()
             self._worker, self._serving = None, False
             self.process.ended(status)
+            self._heard(self, {"kind": "stopped"})
             if worker is self._preparing:
                 self._fail()
         elif self._own_logger is not None and self._own_logger.process.pid == pid:
@@ -304,7 +310,7 @@ class Service:
     def _hear(self, worker: remote.Worker, message: dict[str, Any]) -> None:
         if worker in self._elders:
             self._hear_elder(worker, message)
-        elif message["kind"] == "report":
+        elif message["kind"] in {"report", "stopped"}:
             self._heard(self, message)
         elif message.get("number") == worker.number:
             self._hear_of_assignment(worker, message)

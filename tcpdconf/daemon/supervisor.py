@@ -22,7 +22,6 @@ from tcpdconf.daemon import (
     loop,
     notify,
     relay,
-    reloading,
     reloads,
     service,
     signals,
@@ -133,13 +132,8 @@ class Supervisor:
     def _changed(self, _: list[str]) -> None:
         self._reloads.wish(again=False)
 
-    def _reloaded(self, last: reloads.Last, before: reloading.State) -> None:
+    def _reloaded(self, last: reloads.Last) -> None:
         """Go on with what a reload has come to."""
-        state = self._reloads.state
-        daemon = state.loaded.config.daemon
-        for name, each in before.services.items():
-            if name not in state.services:
-                each.stop(daemon.drain_timeout, daemon.stop_timeout)
         self._forget()
         if self._stopping:
             self._end_when_idle()

@@ -210,6 +210,7 @@ class _Worker:
             self._look()
         elif self._server is not None:
             self._server.close()
+        self._post.send("stopped")
         self._loop.after(drain, functools.partial(self._terminate, seconds))
         self._end_when_idle()
 
