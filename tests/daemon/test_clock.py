@@ -1,0 +1,38 @@
+"""The time of day may jump: it is shown, and compared with that of files, and nothing else depends on it."""
+
+import ast
+import pathlib
+
+import tcpdconf
+
+PACKAGE = pathlib.Path(tcpdconf.__file__).parent
+# Where the time of day is read: for `at` and `loaded_at`, for what is shown to people, and as the moment at
+# which files were read, which the watcher compares with their own times.
+TIME_OF_DAY = {
+    "controlling.py", "daemon/commands.py", "daemon/reloads.py", "daemon/supervisor.py", "daemon/watching.py",
+}  # fmt: skip
+NAMES = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "CLOCK_REALTIME", "CLOCK_TAI"}
+
+
+def readers(tree: ast.AST) -> bool:
+    """Whether a module calls for the time of day."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "time"
+        and node.attr in NAMES - {"localtime"}  # which is given what to show
+        for node in ast.walk(tree)
+    ) or any(
+        isinstance(node, ast.ImportFrom | ast.Import) and any(name.name == "datetime" for name in node.names)
+        for node in ast.walk(tree)
+    )
+
+
+def test_who_reads_the_time_of_day() -> None:
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if readers(ast.parse(path.read_bytes()))
+    }
+
+    assert found == TIME_OF_DAY

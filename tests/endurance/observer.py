@@ -1,0 +1,118 @@
+"""Looks at the daemon from outside: how many programs there are, for whom, and what its processes hold."""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import threading
+import time
+from typing import NamedTuple
+
+import daemons
+from endurance import world
+
+PROC = pathlib.Path("/proc")
+
+
+class Program(NamedTuple):
+    """A program of a service, and who its client is."""
+
+    service: str
+    peer: str
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process; none when it has ended."""
+    try:
+        return [int(each) for each in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def state(pid: int) -> str:
+    """The state of a process as proc(5) writes it, empty when there is none."""
+    try:
+        return (PROC / f"{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return ""
+
+
+def programs(supervisor: int) -> dict[int, Program]:
+    """Programs that all ran at one moment: those that were there before it and are there after it."""
+    workers = children(supervisor)
+    seen = {}
+    for pid in [each for parent in (supervisor, *workers) for each in children(parent)]:
+        with contextlib.suppress(OSError):
+            found = daemons.environment((PROC / f"{pid}/environ").read_bytes())
+            if "MARK" in found and "TCPREMOTEIP" in found:
+                seen[pid] = Program(found["MARK"].partition("-")[0], found["TCPREMOTEIP"])
+    return {pid: program for pid, program in seen.items() if state(pid) not in {"", "Z"}}
+
+
+class Watch(threading.Thread):
+    """Looks for too many programs all the time; `slack` is how many more a service may have."""
+
+    def __init__(self, supervisor: int, slack: "collections.Counter[str]") -> None:
+        super().__init__(daemon=True)
+        self.broken: list[str] = []
+        self.most: collections.Counter[str] = collections.Counter()
+        self.looks = 0
+        self._supervisor = supervisor
+        self._slack = slack
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Until told to stop."""
+        while not self._over.wait(0.05):
+            self.looks += 1
+            self._look(programs(self._supervisor).values())
+
+    def finish(self) -> None:
+        """Look no more."""
+        self._over.set()
+        self.join(daemons.SECONDS)
+
+    def _look(self, found: "collections.abc.Collection[Program]") -> None:
+        services = collections.Counter(program.service for program in found)
+        for name, count in services.items():
+            self.most[name] = max(self.most[name], count)
+            if count > world.SLOTS[name] + self._slack[name]:
+                self.broken.append(f"{name}: {count} programs")
+        for program, count in collections.Counter(found).items():
+            if count > world.PER_IP[program.service] + self._slack[program.service]:
+                self.broken.append(f"{program.service}: {count} programs for {program.peer}")
+
+
+class Holdings(NamedTuple):
+    """What a process holds: descriptors, kB of memory that is no file's (RssAnon), what it keeps itself."""
+
+    fds: int
+    memory: int
+    kept: dict[str, int]
+
+
+def holdings(pid: int, told: pathlib.Path) -> Holdings:
+    """What a process of a daemon behind watched.py holds."""
+    (told / str(pid)).unlink(missing_ok=True)
+    os.kill(pid, signal.SIGUSR2)
+    daemons.until((told / str(pid)).exists, f"what {pid} keeps")
+    lines = (PROC / f"{pid}/status").read_text().splitlines()
+    memory = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    kept = json.loads((told / str(pid)).read_text())
+    return Holdings(len(os.listdir(PROC / f"{pid}/fd")), memory, kept)
+
+
+def zombies(supervisor: int) -> list[int]:
+    """Ended processes that nobody has waited for, among the daemon's children and theirs."""
+    workers = children(supervisor)
+    return [pid for parent in (supervisor, *workers) for pid in children(parent) if state(pid) == "Z"]
+
+
+def settle(true: "collections.abc.Callable[[], bool]", seconds: float) -> float:
+    """Seconds until it is true; `seconds` when it never is."""
+    began = time.monotonic()
+    while not true() and time.monotonic() - began < seconds:
+        time.sleep(0.02)
+    return time.monotonic() - began

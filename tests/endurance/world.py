@@ -1,0 +1,70 @@
+"""The daemon under abuse: its services, and what each of them may do."""
+
+import json
+import pathlib
+import string
+from typing import Final
+
+USERS: Final = (54321, 54322)
+SLOTS: Final = {"steady": 50, "victim": 12, "proxied": 30, "listed": 8}
+PER_IP: Final = {"steady": 20, "victim": 2, "proxied": 10, "listed": 2}
+LASTING: Final = ["/bin/sh", "-c", "/usr/bin/env -0; exec sleep 0.2"]  # programs that are seen from outside
+DENIED: Final = "127.9"  # the network that access rules refuse
+RULED: Final = "127.8"  # the one for which a rule sets a variable
+LISTED: Final = "127.7"  # the one that is on the list
+PLAIN: Final = "127.6"
+PROXY_SECONDS: Final = 2.0
+
+_SERVICE: Final = string.Template("""
+[services.$name]
+program = $program
+user = $user
+group = $user
+environment = { GENERATION = "$generation", MARK = "$name-$generation" }
+messages = { access = "access", per_ip = "per_ip", dropped = "dropped", spawn = "spawn" }
+$keys
+[[services.$name.listeners]]
+address = "127.0.0.1"
+port = $port
+$listener
+[services.$name.limits]
+max_connections = $slots
+max_per_ip = $per_ip
+[[services.$name.access]]
+rules = [
+  { network = "$denied.0.0/16", action = "deny" },
+  { network = "$ruled.0.0/16", action = "allow", environment = { RULE = "ruled" } },
+]
+""")
+
+
+def configuration(
+    ports: dict[str, int], generation: int, folder: pathlib.Path, server: str, user: int
+) -> str:
+    """The whole configuration of one generation; `user` is that of the service `victim`."""
+    logger = f'stderr = {{ logger = ["/bin/sh", "-c", "exec cat >> {folder}/logged"], name = "x" }}'
+    table = 'zone = "bl.example", action = "block", variable = "BLOCK", probe = false'
+    lists = f"dns_lists = [{{ {table} }}]\ndns = {{ deadline = 0.5 }}"
+    special: dict[str, dict[str, object]] = {
+        "victim": {"user": user, "keys": logger},
+        "proxied": {"listener": f'haproxy = {{ trusted = ["127.0.0.0/8"], timeout = {PROXY_SECONDS} }}'},
+        "listed": {"keys": lists},
+    }
+    text = f'[dns]\nservers = ["{server}"]\ntimeout = 0.2\nattempts = 1\n[daemon]\nwatch = false\n'
+    for name, slots in SLOTS.items():
+        values: dict[str, object] = {
+            "name": name, "user": USERS[0], "generation": generation, "keys": "", "listener": "",
+            "port": ports[name], "slots": slots, "per_ip": PER_IP[name], "denied": DENIED, "ruled": RULED,
+            "program": json.dumps(LASTING if name in {"victim", "listed"} else ["/usr/bin/env", "-0"]),
+        }  # fmt: skip
+        text += _SERVICE.substitute(values | special.get(name, {}))
+    return text
+
+
+def expected(name: str, generation: str, source: str) -> dict[str, str]:
+    """The environment that a program must have, but for ports and what lists say."""
+    found = {"GENERATION": generation, "MARK": f"{name}-{generation}", "PROTO": "TCP"}
+    found |= {"TCPREMOTEIP": f"::ffff:{source}", "TCPLOCALIP": "::ffff:127.0.0.1"}
+    if source.startswith(f"{RULED}."):
+        found["RULE"] = "ruled"
+    return found
