@@ -53,7 +53,9 @@ def test_status(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_status_again_and_again_until_ctrl_c(tmp_path: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "tcpdconf", "status", "--watch", "--format", "json"]
+    # the tests themselves may have been started in the background, where SIGINT is ignored
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "tcpdconf"]
+    command += ["status", "--watch", "--format", "json"]
     with (
         daemon(tmp_path, status=STATUS),
         subprocess.Popen(

@@ -316,5 +316,5 @@ def test_a_list_that_goes_dead_under_load_delays_few_and_comes_back_by_itself(
     assert paused - died < 4 * WAIT  # three deadlines in a row
     assert len(dead) > 20
     assert all(each.variables == {} for each in dead)
-    assert up - back < 4 * PAUSE + WAIT  # the pause after the second try
+    assert up - back < 8 * PAUSE + WAIT  # the pause after the second try, or after a third just before
     assert all(each.variables["BLOCK_ZONE"] == "dies.example" for each in alive)
