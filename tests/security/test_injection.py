@@ -146,7 +146,9 @@ def test_vectors_of_a_header_are_values_or_nothing(tmp_path: pathlib.Path) -> No
 def test_a_bad_header_is_one_line_of_the_log(tmp_path: pathlib.Path, header: bytes) -> None:
     text, port = proxied()
     with daemons.Daemon(tmp_path, text) as daemon:
-        assert daemons.talk(port, say=header) == b""
+        with daemons.connect(port) as client:
+            client.sendall(header)
+            assert daemons.read(client) == b""
         line = loglines.read(daemon.await_log("^refuse ")[0])
         assert set(line.fields) == {"service", "reason", "peer", "error"}
         assert line.fields["peer"].startswith("127.0.0.1:")
