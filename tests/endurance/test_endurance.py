@@ -1,7 +1,8 @@
 """Everything at once, and afterwards as if nothing had been.
 
-The short form takes about a minute and a half, `ENDURANCE_SECONDS=3600 pytest -n 0 -s -m endurance` is the
-long one. It prints a report.
+The short form takes about a minute; `.ci/run` has its command, which is the long one with
+ENDURANCE_SECONDS=3600 before it: without the dump of faulthandler_timeout, after
+which a long run did not go on. It prints a report.
 """
 
 import collections
