@@ -77,7 +77,8 @@ class Daemon:
         self.conf = folder / "conf.d" if text is None else configure(folder, text)
         self._environment = {"PATH": os.defpath, **(environment or {})}
         self._command = [*before, sys.executable, "-m", "tcpdconf", "run", str(self.conf), *arguments]
-        self._command += ["--runtime-dir", str(folder / "run")]
+        self.runtime = str(folder / "run")
+        self._command += ["--runtime-dir", self.runtime]
         self._stderr = stderr
         self._pass_fds = pass_fds
         self._lines: list[str] = []

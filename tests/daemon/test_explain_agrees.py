@@ -15,6 +15,7 @@ import tomli_w
 from daemon import randomservices
 from policy import links
 
+from tcpdconf.daemon import controlclient
 from tcpdconf.policy import query
 
 SERVICES = 12
@@ -51,7 +52,7 @@ def test_what_is_explained_is_what_happens(tmp_path: pathlib.Path, seed: int) ->
             }
         )
         with daemons.Daemon(tmp_path, text, environment=GIVEN) as daemon:
-            seen = [each for service in services for each in _visit(service)]
+            seen = [each for service in services for each in _visit(service, daemon.runtime)]
             daemon.stop()
         requests = [_request(each) for each in seen]
         explained = explaining.ask(daemon.conf, requests)
@@ -89,8 +90,17 @@ def _script(server: dnsservers.Server, services: list[randomservices.Service], s
         )
 
 
-def _visit(service: randomservices.Service) -> Iterator[Seen]:
-    """Be every client of a service, one after the other; those that are held stay to the end."""
+def _visit(service: randomservices.Service, runtime: str) -> Iterator[Seen]:
+    """Be every client of a service, one after the other; those that are held stay to the end.
+
+    The next one comes when the daemon knows of the end of the one before.
+    """
+
+    def there_are_only_the_held() -> bool:
+        answer = controlclient.ask(runtime, {"command": "connections"})
+        found = [each for each in answer["connections"] if each["service"] == service.name]
+        return len(found) == len(live)
+
     held: list[socket.socket] = []
     live: list[str] = []
     try:
@@ -111,6 +121,7 @@ def _visit(service: randomservices.Service) -> Iterator[Seen]:
                 except OSError:  # refused before it could speak
                     pass
                 read = daemons.read(made).removesuffix(header)
+            daemons.until(there_are_only_the_held, "the end of the program")
             yield Seen(service.name, client, source, read, tuple(live))
     finally:
         for each in held:

@@ -42,7 +42,7 @@ def test_two_thousand_connections_held_at_once(tmp_path: pathlib.Path) -> None:
         log_level = "warning"  # a reader that falls behind makes the daemon lose lines, as it should
     """
     with daemons.Daemon(tmp_path, text) as daemon, contextlib.ExitStack() as clients:
-        (worker,) = children(daemon.process.pid)
+        worker = daemon.worker("test")
         for _ in range(100):  # what is allocated once is there before it is counted
             assert daemons.talk(port, say=b"x") == b"x"
         before = private(worker)
