@@ -115,7 +115,7 @@ def test_the_capabilities_are_enough_for_a_service_of_another_user(tmp_path: pat
     with someone_elses_folder() as folder:
         text = f"""
             [services.test]
-            program = ["/bin/sh", "-c", "id -un; echo $LISTED; ulimit -Hn; echo noise >&2; cat"]
+            program = ["/bin/sh", "-c", "id -un; echo $LISTED; echo noise >&2; ulimit -Hn; cat"]
             user = "nobody"
             rlimits = {{ nofile = 99 }}
             stderr = {{ file = "{folder}/log" }}
