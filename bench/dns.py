@@ -80,7 +80,7 @@ def _cold(
     def once(server: servers.Server) -> Sequence[float]:
         before = servers.spent(server)
         seconds = tools.run(server.port(service), count, AT_ONCE, fresh=True).seconds
-        return count / seconds, (servers.spent(server) - before) * 10_000 / count
+        return count / seconds, servers.since(before, server) * 10_000 / count
 
     name = f"DNS lists, cold: {service.lists}"
     rate = figures.Metric(name, "1/s", "more", {"couriertcpd": WANTED[service.lists]})

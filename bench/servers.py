@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from bench import clients
 
 MOST: Final = 2000  # connections at once
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
 class Service(NamedTuple):
@@ -148,12 +148,12 @@ def running(
 
 
 def children(pid: int) -> list[int]:
-    """What a process with one thread has started (proc(5), children); nothing where it is gone."""
-    try:
-        found = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(child) for child in found.split()]
+    """What any of a process's threads has started (proc(5), children); nothing where it is gone."""
+    found: list[int] = []
+    for thread in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def tree(pids: Sequence[int]) -> list[int]:
@@ -171,4 +171,9 @@ def spent(server: Server) -> float:
         with contextlib.suppress(OSError):
             fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
             ticks += sum(map(int, fields[11:15]))
-    return ticks / _TICKS
+    return ticks * _TICK
+
+
+def since(before: float, server: Server) -> float:
+    """What has been spent since `before`: a tick of the clock at least, less cannot be seen."""
+    return max(spent(server) - before, _TICK)

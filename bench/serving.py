@@ -35,7 +35,7 @@ def rate(tools: clients.Tools, service: servers.Service, count: int) -> Once:
     def once(server: servers.Server) -> Sequence[float]:
         before = servers.spent(server)
         seconds = _run(tools, server.port(service), count, AT_ONCE, served=True).seconds
-        return count / seconds, (servers.spent(server) - before) * 10_000 / count
+        return count / seconds, servers.since(before, server) * 10_000 / count
 
     return once
 

@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from bench import clients, figures, servers
 from tcpdconf import cli
-from tcpdconf.daemon import log
+from tcpdconf.daemon import log, spawn
 from tcpdconf.policy import decision
 
 _P = ParamSpec("_P")
@@ -105,7 +105,7 @@ def main() -> None:
     for place, name in (
         (socket.socket, "accept"),
         (decision, "admit"),
-        (os, "posix_spawn"),
+        (spawn, "start"),
         (socket.socket, "close"),
     ):
         setattr(place, name, clock.around(getattr(place, name)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tcpdconf import admission, arrival, explanation, inquiry, notebook
 from tcpdconf.config import load
-from tcpdconf.daemon import assignment, material, program, server
+from tcpdconf.daemon import assignment, client, material, program
 from tcpdconf.policy import accessplace, connection, decision, dnschain, environ
 
 Live = Mapping[str, Sequence[connection.Endpoint]]
@@ -134,7 +134,7 @@ class _Rehearsal:
         """A refusal; None where nobody would have accepted."""
         if refused is None:
             return self._explained("refused", reason="listener")
-        message = server.messages(self._service).get(refused.reason)
+        message = client.messages(self._service).get(refused.reason)
         said = None if message is None else message.decode()
         return self._explained("refused", reason=refused.reason, message=said)
 

@@ -20,6 +20,15 @@ _PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range
 SECONDS = 20.0  # the longest that anything is waited for
 
 
+def children(pid: int) -> list[int]:
+    """What any of a process's threads has started (proc(5), children); nothing where it is gone."""
+    found: list[int] = []
+    for thread in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
 def free_port(address: str = "127.0.0.1") -> int:
     """A port on which nobody listens, and which the kernel gives to no client."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from tcpdconf.daemon import log, loop
+from tcpdconf.daemon import log, loop, threads
 
 _TURN: Final = 0.0005  # seconds after which a thread lets the other one go on
 
@@ -22,9 +22,9 @@ def run(events: loop.Loop, work: Callable[[], None], done: Callable[[], None]) -
         OSError, RuntimeError: no descriptor or no thread is to be had.
     """
     sys.setswitchinterval(_TURN)
-    thread = threading.Thread(target=_work, args=(work, ready := _Ready()))
+    ready = _Ready()
     try:
-        thread.start()
+        thread = threads.start(functools.partial(_work, work, ready))
     except RuntimeError:
         ready.close()
         raise

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 
+from tcpdconf.config import model
 from tcpdconf.policy import connection
 
 
@@ -27,7 +28,14 @@ def endpoint(address: Address) -> connection.Endpoint:
     return connection.Endpoint(6, value, port, text)
 
 
-def line(text: str) -> bytes:
+def messages(service: model.Service) -> dict[str, bytes]:
+    """What to tell a refused client, by reason."""
+    texts = {"access": service.deny_message, "dropped": service.deny_message}
+    texts |= service.messages.model_dump(exclude_none=True)
+    return {reason: _line(text) for reason, text in texts.items() if text is not None}
+
+
+def _line(text: str) -> bytes:
     """SMTP, POP3 and IMAP end their lines with CRLF; a text that has its own end keeps it."""
     return (text if text.endswith("\n") else text + "\r\n").encode()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from tcpdconf.daemon import (
     assignment,
     channel,
+    client,
     files,
     lookups,
     loop,
@@ -69,7 +70,7 @@ class Equipment:
         runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
         for _, fd in self._fds.pop("overflow", ()):
             self._overflow = overflow.Overflow(events, self.task.name, fd)
-        messages = server.messages(service)
+        messages = client.messages(service)
         return server.Serving(
             service, self._sources, self._base, runner, self.lookups, messages, self.task.ways
         )

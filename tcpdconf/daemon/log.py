@@ -3,18 +3,21 @@
 A line is an event and key=value pairs (`accept service=imap peer=192.0.2.1:40000 slots=3/40`). Under systemd
 it begins with its level (sd-daemon(3)). Nothing foreign can end a line or begin another. Writing never blocks
 and never fails: a line that standard error does not take at once is lost and counted.
+
+A worker gathers its lines and writes them at the end of each turn of its loop, several at once.
 """
 
 import os
 import select
 import sys
+from collections.abc import Callable
 from typing import Final, Literal
 
 Level = Literal["alert", "error", "warning", "notice", "info", "debug"]
 PRIORITIES: Final[dict[str, int]] = {"alert": 1, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
 _STDERR: Final = 2
 _SEPARATING: Final = frozenset(' "=')
-_LONGEST: Final = 4000  # bytes of a line; with its end below PIPE_BUF, so that lines of processes do not mix
+_LONGEST: Final = 4000  # bytes of a line with its level, without its end
 
 
 class _Stream:
@@ -22,24 +25,49 @@ class _Stream:
 
     def __init__(self) -> None:
         self.threshold = PRIORITIES["info"]
-        self.lost = 0
+        self._lost = 0
+        self._later: Callable[[Callable[[], None]], None] | None = None
+        self._gathered: list[bytes] = []
+        self._size = 0
         self._journal = _is_journal()
         self._poll = select.poll()
         self._poll.register(_STDERR, select.POLLOUT)
 
-    def write(self, level: Level, text: str) -> None:
-        """Write one line, after a line that says how many were lost before it."""
-        if self.lost and self._put("warning", f"warning: log lines lost={self.lost}"):
-            self.lost = 0
-        if not self._put(level, text):
-            self.lost += 1
+    def gather(self, later: Callable[[Callable[[], None]], None] | None) -> None:
+        """Write lines when `later` calls back, or at once without it."""
+        self.flush()
+        self._later = later
 
-    def _put(self, level: Level, text: str) -> bool:
+    def write(self, level: Level, text: str) -> None:
+        """Write one line, or have it written later."""
+        line = self._line(level, text)
+        if self._size + len(line) > select.PIPE_BUF:  # lines of several processes do not mix up to there
+            self.flush()
+        self._gathered.append(line)
+        self._size += len(line)
+        if self._later is None:
+            self.flush()
+        elif len(self._gathered) == 1:
+            self._later(self.flush)
+
+    def flush(self) -> None:
+        """Write what was gathered, after a line that says how many were lost before it."""
+        lines, self._gathered, self._size = self._gathered, [], 0
+        if not lines:
+            return
+        if self._lost and self._put(self._line("warning", f"warning: log lines lost={self._lost}")):
+            self._lost = 0
+        if not self._put(b"".join(lines)):
+            self._lost += len(lines)
+
+    def _line(self, level: Level, text: str) -> bytes:
         start = f"<{PRIORITIES[level]}>" if self._journal else ""
-        line = (start + text).encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
+        return (start + text).encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
+
+    def _put(self, data: bytes) -> bool:
         try:
             ready = self._poll.poll(0)
-            return bool(ready) and ready[0][1] == select.POLLOUT and os.write(_STDERR, line) > 0
+            return bool(ready) and ready[0][1] == select.POLLOUT and os.write(_STDERR, data) > 0
         except OSError:
             return False
 
@@ -62,6 +90,14 @@ def redirect(fd: int) -> None:
     os.dup2(fd, _STDERR)
     threshold, _stream = _stream.threshold, _Stream()
     _stream.threshold = threshold
+
+
+def gather(later: Callable[[Callable[[], None]], None] | None) -> None:
+    """Let lines wait until `later` calls back with what it was given; None: write each at once, as at first.
+
+    A process that gathers does not fork.
+    """
+    _stream.gather(later)
 
 
 def set_level(level: str) -> None:

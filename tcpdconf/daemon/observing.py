@@ -4,19 +4,17 @@ watchdog has threads. So this module is imported in the watcher's process, which
 else.
 """
 
-import ctypes
 import errno
 import os
 import queue
-import threading
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from watchdog import events, observers
 from watchdog.observers import api
 
-_M_ARENA_MAX: Final = -8  # mallopt(3)
-_STACK: Final = 256 * 1024  # bytes; what watchdog's threads do is not deep
+from tcpdconf.daemon import threads
+
 _COMING_AND_GOING: Final[list[type[events.FileSystemEvent]]] = [
     events.FileCreatedEvent,
     events.DirCreatedEvent,
@@ -46,9 +44,7 @@ class Observation(events.FileSystemEventHandler):
         Raises:
             OSError: there are no inotify instances left.
         """
-        # An arena of 64 MiB for each thread, and a stack of 8, do not fit where a start script limits memory.
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-        threading.stack_size(_STACK)
+        threads.lean()
         self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._observed: dict[str, _Observed] = {}
         self._observer = observers.Observer()

@@ -3,17 +3,24 @@
 posix_spawn shares the daemon's memory until the exec (vfork), so that its cost does not grow with the
 daemon's size. It leaves directory, umask and identity as they are: those are the worker's own already.
 Descriptors other than 0, 1 and 2 are closed by the exec, since nothing here is inheritable (PEP 446).
+
+The thread that calls it waits for the exec, and so long does nothing. Of several programs every other one is
+started by a second thread, so that the processors have something to do.
 """
 
+import collections
+import contextlib
 import errno
+import functools
 import os
+import queue
 import signal
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
 
 from tcpdconf.config import tables
-from tcpdconf.daemon import files
+from tcpdconf.daemon import files, spawn, threads
 from tcpdconf.policy import dialect, environ
 
 # setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
@@ -32,17 +39,13 @@ _OWN: Final = (
 )
 
 
-class _Signals(TypedDict, total=False):
-    """What posix_spawn is told about them."""
-
-    setsigdef: Iterable[int]
-    setsigmask: Iterable[int]
-
-
 class Program:
     """One service's program, ready to be started any number of times.
 
     `stderr` is what standard error is: "socket" for the connection, "inherit" for the daemon's own.
+
+    Raises:
+        ValueError: an argument has a NUL within.
     """
 
     def __init__(
@@ -53,12 +56,13 @@ class Program:
         rlimits: tables.Rlimits,
         ways: dialect.Dialect = dialect.TOML,
     ) -> None:
-        self._argv = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
-        self._environment = environ.block(environment)
+        words = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
+        self._path, self._argv = words[0], spawn.Words(words)
+        self._environment = environ.entries(environment)
         self._stderr = stderr
-        self._signals: _Signals = {"setsigdef": _DEFAULTED, "setsigmask": ()}
-        if ways.keeps_signals:
-            self._signals = {"setsigdef": _OWN}
+        self._signals = spawn.Signals(
+            _OWN if ways.keeps_signals else _DEFAULTED, unblocked=not ways.keeps_signals
+        )
         self._behind_prlimit = argv[0] if _limited(rlimits) else None
 
     def start(self, connection: int, variables: Mapping[str, str]) -> int:
@@ -67,21 +71,63 @@ class Program:
         Raises:
             OSError: it cannot be run (ENOENT, EACCES, ENOEXEC, E2BIG, ...), or no process is to be had
                 now (EAGAIN, ENOMEM).
+            ValueError: a variable has a NUL within.
         """
         if self._behind_prlimit is not None:
             check(self._behind_prlimit)  # prlimit(1) could only tell standard error
-        environment = self._environment | environ.block(variables)
-        actions = [(os.POSIX_SPAWN_DUP2, connection, 0), (os.POSIX_SPAWN_DUP2, connection, 1)]
+        environment = spawn.Words([*(self._environment | environ.entries(variables)).values()])
+        fds = [connection, connection]
         if self._stderr != "inherit":
-            stderr = connection if self._stderr == "socket" else self._stderr.fileno()
-            actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
-        return os.posix_spawn(
-            self._argv[0],
-            self._argv,
-            environment,
-            file_actions=actions,
-            **self._signals,
-        )
+            fds.append(connection if self._stderr == "socket" else self._stderr.fileno())
+        return spawn.start(self._path, self._argv, environment, fds, self._signals)
+
+
+Started = int | Exception  # a pid, or why there is none
+
+
+class Starter:
+    """Starts programs; from when it first has several to start, with a second thread."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._helped = False
+
+    def start(self, starts: Sequence[Callable[[], int]]) -> list[Started]:
+        """Call them all, each of which starts a program; returns what has become of each."""
+        found: list[Started] = [0] * len(starts)
+        left = collections.deque(enumerate(starts))
+        helped = len(starts) > 1 and self._has_help()
+        if helped:
+            self._orders.put(functools.partial(_start, left, found))
+        _start(left, found)
+        if helped:
+            self._done.get()
+        return found
+
+    def _has_help(self) -> bool:
+        """Whether there is a second thread; if not it is tried again."""
+        if not self._helped:
+            with contextlib.suppress(RuntimeError):
+                threads.start(self._help)
+                self._helped = True
+        return self._helped
+
+    def _help(self) -> None:
+        while True:
+            self._orders.get()()
+            self._done.put(None)
+
+
+def _start(left: collections.deque[tuple[int, Callable[[], int]]], found: list[Started]) -> None:
+    """Start what is left; another thread may do the same."""
+    with contextlib.suppress(IndexError):
+        while True:
+            place, start = left.popleft()
+            try:
+                found[place] = start()
+            except Exception as error:  # noqa: BLE001 (the others are started nevertheless)
+                found[place] = error
 
 
 def _limited(rlimits: tables.Rlimits) -> list[str]:

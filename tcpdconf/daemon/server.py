@@ -87,6 +87,8 @@ class Server:
         self._slots = limits.Slots(tables.Limits())
         self._running: dict[int, ledger.Held] = {}
         self._adopted: set[int] = set()
+        self._ready: list[_Admitted] = []
+        self._starter = program.Starter()
         self._waiting: collections.deque[_Admitted] = collections.deque()
         self._parked: collections.deque[_Arrived] = collections.deque()
         self._admitting = False
@@ -168,10 +170,11 @@ class Server:
             each.close()
         for serving, peer, link, _ in self._parked:
             self._refuse(serving, peer, link, _STOPPING)
-        for waiting in self._waiting:
-            self._give_up(waiting, _STOPPING)
+        for admitted in (*self._waiting, *self._ready):
+            self._give_up(admitted, _STOPPING)
         self._parked.clear()
         self._waiting.clear()
+        self._ready.clear()
 
     def reap(self) -> None:
         """Take note of every program that has ended."""
@@ -275,30 +278,44 @@ class Server:
 
     def _screen(self, admitted: _Admitted) -> None:
         dropped = decision.screen(admitted.serving.service.drop, admitted.variables, admitted.serving.base)
-        if dropped is None:
-            self._spawn(admitted)
-        else:
+        if dropped is not None:
             self._give_up(admitted, dropped)
+            return
+        if not self._ready:
+            self._loop.soon(self._spawn)
+        self._ready.append(admitted)
 
-    def _spawn(self, admitted: _Admitted) -> None:
-        serving, peer, link, variables, until = admitted
-        try:
-            pid = serving.runner.start(peer.fileno(), variables)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in _NO_PROCESS and loop.now() < until:
-                self._wait(admitted, error)
-            else:
-                self._cannot_run(admitted, error)
+    def _spawn(self) -> None:
+        """Start the programs of all who are ready."""
+        ready, self._ready = self._ready, []
+        starts = [
+            functools.partial(serving.runner.start, peer.fileno(), variables)
+            for serving, peer, _, variables, _ in ready
+        ]
+        for admitted, started in zip(ready, self._starter.start(starts), strict=True):
+            try:
+                self._settle(admitted, started)
+            except Exception:  # noqa: BLE001
+                self._break_off(admitted.socket, admitted.link)
+
+    def _settle(self, admitted: _Admitted, started: program.Started) -> None:
+        """Go on with a connection whose program was started, or was not."""
+        if isinstance(started, OSError) and started.errno in _NO_PROCESS and loop.now() < admitted.until:
+            self._wait(admitted, started)
+            return
+        if isinstance(started, Exception):
+            self._cannot_run(admitted, started)
             return
         self._broken = ""
-        self._running[pid] = self._books.hold(pid, link.peer)
+        link = admitted.link
+        self._running[started] = self._books.hold(started, link.peer)
         self._books.count("accepted")
-        peer.close()
+        admitted.socket.close()
         if log.enabled("info"):
             slots = f"{self._slots.total}/{self._slots.most}"
-            log.info("accept", service=self._name, **_ends(link), local=link.local, pid=pid, slots=slots)
+            log.info("accept", service=self._name, **_ends(link), local=link.local, pid=started, slots=slots)
 
-    def _cannot_run(self, admitted: _Admitted, error: OSError | ValueError) -> None:
+    def _cannot_run(self, admitted: _Admitted, error: Exception) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         text = f"cannot run {admitted.serving.service.program[0]}: {reason}"
         if text != self._broken:
@@ -357,22 +374,15 @@ class Server:
         self._poll()
 
     def _retry(self) -> None:
-        waiting, self._waiting = self._waiting, collections.deque()
-        for admitted in waiting:
-            self._spawn(admitted)
+        self._ready += self._waiting
+        self._waiting.clear()
+        self._spawn()
         self._poll()
 
 
 def _ends(link: connection.Connection) -> dict[str, object]:
     """Who a log line says is connected: the client, and the proxy it came by."""
     return {"peer": link.peer} if link.proxy is None else {"peer": link.peer, "via": link.proxy.peer}
-
-
-def messages(service: model.Service) -> dict[str, bytes]:
-    """What to tell a refused client, by reason."""
-    texts = {"access": service.deny_message, "dropped": service.deny_message}
-    texts |= service.messages.model_dump(exclude_none=True)
-    return {reason: client.line(text) for reason, text in texts.items() if text is not None}
 
 
 def _ending(status: int) -> dict[str, object]:

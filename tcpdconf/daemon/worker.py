@@ -35,7 +35,10 @@ def main(post: channel.Channel) -> int:
     """Serve until the supervisor says stop or is gone; returns the exit status."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # only the supervisor stops a worker
         signal.signal(number, signal.SIG_IGN)
-    return _Worker(post).run()
+    try:
+        return _Worker(post).run()
+    finally:
+        log.gather(None)
 
 
 class _Worker:
@@ -55,6 +58,7 @@ class _Worker:
 
     def run(self) -> int:
         """Serve; returns the exit status."""
+        log.gather(self._loop.soon)
         self._loop.watch(self._arrived, self._children)
         self._loop.watch(self._post, self._messages)
         self._loop.run()

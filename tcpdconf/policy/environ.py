@@ -50,6 +50,11 @@ def block(variables: Mapping[str, str]) -> dict[bytes, bytes]:
     return {encoded(name): encoded(value) for name, value in variables.items()}
 
 
+def entries(variables: Mapping[str, str]) -> dict[str, bytes]:
+    """Variables as they stand in a program's environment (environ(7)), by name."""
+    return {name: encoded(f"{name}={value}") for name, value in variables.items()}
+
+
 def decoded(data: bytes) -> str:
     """Text from bytes; `encoded` gives the same bytes back."""
     return data.decode("utf-8", "surrogateescape")

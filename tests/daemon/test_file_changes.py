@@ -232,7 +232,7 @@ class Watched(daemons.Daemon):
 
 def inotify(parent: int) -> Iterator[str]:
     """What the children of a process observe with inotify (proc(5), fdinfo)."""
-    for pid in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+    for pid in daemons.children(parent):
         for file in pathlib.Path(f"/proc/{pid}/fdinfo").glob("*"):
             with contextlib.suppress(OSError):
                 yield file.read_text()

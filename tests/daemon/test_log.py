@@ -1,4 +1,5 @@
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -97,6 +98,35 @@ def test_lost_lines_are_counted() -> None:
         process.stderr.read(int(process.stdout.readline()))
         process.stdin.close()
         assert process.stderr.read() == b"warning: log lines lost=3\nback\n"
+
+
+GATHER = """
+import os, select, sys
+from tcpdconf.daemon import log
+later = []
+log.gather(later.append)
+for number in range(100):
+    log.info("line", number=number, filler="x" * 100)
+early = os.fstat(2).st_size
+assert len(later) == early // 4000 + 1, (len(later), early)
+for flush in later:
+    flush()
+log.info("last")
+assert os.fstat(2).st_size < early + select.PIPE_BUF, "written before its time"
+log.gather(None)
+log.info("at once")
+"""
+
+
+def test_gathered_lines_are_written_together_in_their_order(tmp_path: pathlib.Path) -> None:
+    """No more at once than stays together where several processes write."""
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        subprocess.run([sys.executable, "-c", GATHER], stderr=file, check=True)
+    lines = path.read_text().splitlines()
+
+    assert [line.split()[1] for line in lines[:-2]] == [f"number={number}" for number in range(100)]
+    assert lines[-2:] == ["last", "at once"]
 
 
 def test_a_throttle_lets_a_burst_through_and_counts_the_rest() -> None:

@@ -101,3 +101,29 @@ def test_what_was_forgotten_is_not_told(events: loop.Loop) -> None:
         theirs.close()
 
     assert len(seen) == 1
+
+
+def test_what_is_to_be_done_soon_comes_after_all_that_was_ready(events: loop.Loop) -> None:
+    """And before the next wait; what that adds is done as well."""
+    seen: list[str] = []
+    pairs = [socket.socketpair() for _ in range(2)]
+
+    def read(index: int) -> None:
+        pairs[index][0].recv(1)
+        seen.append("read")
+        events.soon(add)
+
+    def add() -> None:
+        seen.append("add")
+        events.soon(lambda: seen.append("added"))
+
+    for index, (ours, theirs) in enumerate(pairs):
+        events.watch(ours, lambda index=index: read(index))  # type: ignore[misc]
+        theirs.send(b"x")
+    events.after(0.05, events.stop)
+    events.run()
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+    assert seen == ["read", "read", "add", "add", "added", "added"]

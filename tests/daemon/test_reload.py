@@ -79,8 +79,7 @@ def test_nothing_has_changed(tmp_path: pathlib.Path) -> None:
         environment_files = ["{tmp_path}/old"]
         access = [{{ file = "{tmp_path}/old.access" }}]"""
     with reloads.Daemon(tmp_path, reloads.service(port, settings)) as daemon:
-        children = pathlib.Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
-        before = children.read_text()
+        before = daemons.children(daemon.process.pid)
         (tmp_path / "conf.d/test.toml").touch()
         said = subprocess.run(
             [sys.executable, "-m", "tcpdconf", "reload", "--runtime-dir", str(tmp_path / "run")],
@@ -89,7 +88,7 @@ def test_nothing_has_changed(tmp_path: pathlib.Path) -> None:
 
         assert said.stdout == "nothing has changed\n"
         assert daemon.reload() == []
-        assert children.read_text() == before
+        assert daemons.children(daemon.process.pid) == before
         assert daemon.await_log("^reloaded changed=nothing$", 2)
 
 

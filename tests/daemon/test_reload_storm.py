@@ -159,8 +159,7 @@ class Load:
 
 def descendants(pid: int) -> list[int]:
     """A process and all that it has started."""
-    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in descendants(int(child)))]
+    return [pid, *(found for child in daemons.children(pid) for found in descendants(child))]
 
 
 def descriptors(pids: list[int]) -> int:

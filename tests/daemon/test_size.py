@@ -24,11 +24,6 @@ def private(pid: int) -> int:
     return proportional(pid, "Private_(?:Clean|Dirty)")
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process with one thread has started (proc(5), children)."""
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def test_two_thousand_connections_held_at_once(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     text = f"""
@@ -53,7 +48,7 @@ def test_two_thousand_connections_held_at_once(tmp_path: pathlib.Path) -> None:
         each = (private(worker) - before) / HELD
         daemon.await_log("^alert: all slots are taken service=test max_connections=2000$")
         clients.close()
-        daemons.until(lambda: not children(worker), "every program to end")
+        daemons.until(lambda: not daemons.children(worker), "every program to end")
         assert daemons.talk(port, say=b"x") == b"x"
 
     print(f"{each:.0f} bytes of the worker's memory for each held connection")

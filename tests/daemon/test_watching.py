@@ -33,8 +33,7 @@ def watcher(daemon: daemons.Daemon) -> int:
     found: list[int] = []
 
     def has_threads() -> list[int]:
-        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        found[:] = [int(child) for child in children if len(os.listdir(f"/proc/{child}/task")) > 1]
+        found[:] = [child for child in daemons.children(pid) if len(os.listdir(f"/proc/{child}/task")) > 1]
         return found
 
     daemons.until(has_threads, "the watcher")

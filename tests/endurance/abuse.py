@@ -131,7 +131,7 @@ class Abuse(threading.Thread):
             os.kill(pid, signal.SIGKILL)
 
     def _kill_logger(self) -> None:
-        for pid in observer.children(self._daemon.process.pid):
+        for pid in daemons.children(self._daemon.process.pid):
             if b"exec cat" in (observer.PROC / f"{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
                 return

@@ -23,14 +23,6 @@ class Program(NamedTuple):
     peer: str
 
 
-def children(pid: int) -> list[int]:
-    """The children of a process; none when it has ended."""
-    try:
-        return [int(each) for each in (PROC / f"{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def state(pid: int) -> str:
     """The state of a process as proc(5) writes it, empty when there is none."""
     try:
@@ -41,9 +33,9 @@ def state(pid: int) -> str:
 
 def programs(supervisor: int) -> dict[int, Program]:
     """Programs that all ran at one moment: those that were there before it and are there after it."""
-    workers = children(supervisor)
+    workers = daemons.children(supervisor)
     seen = {}
-    for pid in [each for parent in (supervisor, *workers) for each in children(parent)]:
+    for pid in [each for parent in (supervisor, *workers) for each in daemons.children(parent)]:
         with contextlib.suppress(OSError):
             found = daemons.environment((PROC / f"{pid}/environ").read_bytes())
             if "MARK" in found and "TCPREMOTEIP" in found:
@@ -106,8 +98,8 @@ def holdings(pid: int, told: pathlib.Path) -> Holdings:
 
 def zombies(supervisor: int) -> list[int]:
     """Ended processes that nobody has waited for, among the daemon's children and theirs."""
-    workers = children(supervisor)
-    return [pid for parent in (supervisor, *workers) for pid in children(parent) if state(pid) == "Z"]
+    workers = daemons.children(supervisor)
+    return [pid for parent in (supervisor, *workers) for pid in daemons.children(parent) if state(pid) == "Z"]
 
 
 def settle(true: "collections.abc.Callable[[], bool]", seconds: float) -> float:
