@@ -1,6 +1,7 @@
 """What is done to the daemon, a little of everything at random."""
 
 import collections
+import contextlib
 import os
 import pathlib
 import random
@@ -132,9 +133,10 @@ class Abuse(threading.Thread):
 
     def _kill_logger(self) -> None:
         for pid in daemons.children(self._daemon.process.pid):
-            if b"exec cat" in (observer.PROC / f"{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-                return
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if b"exec cat" in (observer.PROC / f"{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    return
 
     def _exhaust_descriptors(self) -> None:
         self._limit("nofile", lambda pid: len(os.listdir(f"/proc/{pid}/fd")), 20000)

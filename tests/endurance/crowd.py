@@ -16,7 +16,10 @@ PATIENCE: Final = 60.0  # seconds for a client to be served or refused while eve
 
 
 class Visit(NamedTuple):
-    """One client to be: of which service, from where, what it says at once, whether it says no more."""
+    """One client to be: of which service, from where, what it says at once.
+
+    It says no more, which it shows at once (`ends`) or when it is answered.
+    """
 
     service: str
     port: int
@@ -121,6 +124,8 @@ class Crowd(threading.Thread):
                 self._selector.modify(client.end, selectors.EVENT_READ, client)
                 return
             data = client.end.recv(65536)
+            if data and not client.visit.ends and not client.said:
+                client.end.shutdown(socket.SHUT_WR)
         except OSError:
             data = b""
         client.said += data

@@ -9,12 +9,14 @@ USERS: Final = (54321, 54322)
 SLOTS: Final = {"steady": 50, "victim": 12, "proxied": 30, "listed": 8}
 PER_IP: Final = {"steady": 20, "victim": 2, "proxied": 10, "listed": 2}
 LASTING: Final = ["/bin/sh", "-c", "/usr/bin/env -0; exec sleep 0.2"]  # programs that are seen from outside
+TALKING: Final = ["/bin/cat", "/proc/self/environ", "-"]  # that hold their slot until the client says no more
 DENIED: Final = "127.9"  # the network that access rules refuse
 RULED: Final = "127.8"  # the one for which a rule sets a variable
 LISTED: Final = "127.7"  # the one that is on the list
 PLAIN: Final = "127.6"
 PROXY_SECONDS: Final = 2.0
 
+_PROGRAMS: Final = {"steady": TALKING, "proxied": ["/usr/bin/env", "-0"]}
 _SERVICE: Final = string.Template("""
 [services.$name]
 program = $program
@@ -55,7 +57,7 @@ def configuration(
         values: dict[str, object] = {
             "name": name, "user": USERS[0], "generation": generation, "keys": "", "listener": "",
             "port": ports[name], "slots": slots, "per_ip": PER_IP[name], "denied": DENIED, "ruled": RULED,
-            "program": json.dumps(LASTING if name in {"victim", "listed"} else ["/usr/bin/env", "-0"]),
+            "program": json.dumps(_PROGRAMS.get(name, LASTING)),
         }  # fmt: skip
         text += _SERVICE.substitute(values | special.get(name, {}))
     return text
