@@ -5,6 +5,7 @@ that another thread can start another program meanwhile.
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -51,13 +52,16 @@ def start(path: bytes, argv: Words, environment: Words, fds: Sequence[int], sign
     Other threads go on meanwhile.
 
     Raises:
-        OSError: it cannot be run, or no process is to be had.
+        OSError: it cannot be run, or no process is to be had; EMFILE: a descriptor is beyond RLIMIT_NOFILE,
+            which somebody has lowered.
     """
     actions, pid = _Opaque(), ctypes.c_int()
     _C.posix_spawn_file_actions_init(actions)
     try:
         for place, fd in enumerate(fds):
-            _C.posix_spawn_file_actions_adddup2(actions, fd, place)
+            if code := _C.posix_spawn_file_actions_adddup2(actions, fd, place):
+                code = errno.EMFILE if code == errno.EBADF else code
+                raise OSError(code, os.strerror(code))
         code = _C.posix_spawn(
             ctypes.byref(pid), path, actions, signals.attributes, argv.array, environment.array
         )

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -100,6 +101,21 @@ def test_what_cannot_be_run(tmp_path: pathlib.Path, path: str, expected: int) ->
         made.start(theirs.fileno(), {})
 
     assert raised.value.errno == expected
+
+
+def test_a_connection_beyond_the_limit_of_descriptors_has_to_wait() -> None:
+    """Somebody has lowered the limit since: there is no lower descriptor to be had now."""
+    made = program.Program(["/bin/true"], {}, "inherit", tables.Rlimits())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with connected() as (_, theirs):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (theirs.fileno(), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files") as raised:
+                made.start(theirs.fileno(), {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert raised.value.errno == errno.EMFILE
 
 
 def test_a_nul_does_not_end_a_variable() -> None:
