@@ -16,7 +16,6 @@ from typing import Final, Literal
 Level = Literal["alert", "error", "warning", "notice", "info", "debug"]
 PRIORITIES: Final[dict[str, int]] = {"alert": 1, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
 _STDERR: Final = 2
-_SEPARATING: Final = frozenset(' "=')
 _LONGEST: Final = 4000  # bytes of a line with its level, without its end
 
 
@@ -158,7 +157,7 @@ def crash(what: str) -> None:
 def _value(value: object) -> str:
     """A value, in quotes where it would not be told from what follows; a backslash before a quote is text."""
     text = str(value)
-    if text and not set(text) & set(' "='):
+    if text and " " not in text and '"' not in text and "=" not in text:
         return _safe(text)
     return '"' + _safe(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
