@@ -150,9 +150,9 @@ def running(
 def children(pid: int) -> list[int]:
     """What any of a process's threads has started (proc(5), children); nothing where it is gone."""
     found: list[int] = []
-    for thread in pathlib.Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            found += map(int, (thread / "children").read_text().split())
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, pathlib.Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 

@@ -23,9 +23,9 @@ SECONDS = 20.0  # the longest that anything is waited for
 def children(pid: int) -> list[int]:
     """What any of a process's threads has started (proc(5), children); nothing where it is gone."""
     found: list[int] = []
-    for thread in pathlib.Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            found += map(int, (thread / "children").read_text().split())
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, pathlib.Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 
