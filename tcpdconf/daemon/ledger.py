@@ -4,8 +4,8 @@ A memfd of the supervisor's: counters, and a record of every running program. A 
 crash reads who is there, so that a limit holds; the supervisor reads the counters without asking anybody.
 The worker can write anything into it, so a reader believes nothing but numbers.
 
-Between a program's start and its record lie some microseconds; one that is started when its worker is killed
-there is not counted afterwards.
+Between a program's start and its record lie some microseconds, or the start of another one; a program that is
+started when its worker is killed there is not counted afterwards.
 """
 
 import math

@@ -11,13 +11,12 @@ started by a second thread, so that the processors have something to do.
 import collections
 import contextlib
 import errno
-import functools
 import os
 import queue
 import signal
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import tables
 from tcpdconf.daemon import files, spawn, threads
@@ -83,27 +82,31 @@ class Program:
 
 
 Started = int | Exception  # a pid, or why there is none
+_Start = Callable[[], int]  # starts a program, returns its pid
 
 
 class Starter:
     """Starts programs; from when it first has several to start, with a second thread."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._helped = False
 
-    def start(self, starts: Sequence[Callable[[], int]]) -> list[Started]:
-        """Call them all, each of which starts a program; returns what has become of each."""
-        found: list[Started] = [0] * len(starts)
-        left = collections.deque(enumerate(starts))
+    def start(self, starts: Sequence[_Start]) -> Iterator[tuple[int, Started]]:
+        """Call them all, each of which starts a program; says of each by its place what has become of it.
+
+        It is said as soon as can be, in any order, and to be heard to the end.
+        """
+        work = _Work(collections.deque(enumerate(starts)), collections.deque())
         helped = len(starts) > 1 and self._has_help()
         if helped:
-            self._orders.put(functools.partial(_start, left, found))
-        _start(left, found)
+            self._orders.put(work)
+        while work.go_on():
+            yield from work.news()
         if helped:
             self._done.get()
-        return found
+            yield from work.news()
 
     def _has_help(self) -> bool:
         """Whether there is a second thread; if not it is tried again."""
@@ -115,19 +118,34 @@ class Starter:
 
     def _help(self) -> None:
         while True:
-            self._orders.get()()
+            work = self._orders.get()
+            while work.go_on():
+                pass
             self._done.put(None)
 
 
-def _start(left: collections.deque[tuple[int, Callable[[], int]]], found: list[Started]) -> None:
-    """Start what is left; another thread may do the same."""
-    with contextlib.suppress(IndexError):
-        while True:
-            place, start = left.popleft()
-            try:
-                found[place] = start()
-            except Exception as error:  # noqa: BLE001 (the others are started nevertheless)
-                found[place] = error
+class _Work(NamedTuple):
+    """Starts that are left, which two threads share, and what has become of the others."""
+
+    left: collections.deque[tuple[int, _Start]]
+    done: collections.deque[tuple[int, Started]]
+
+    def go_on(self) -> bool:
+        """Start one more program; whether there was one left."""
+        try:
+            place, start = self.left.popleft()
+        except IndexError:
+            return False
+        try:
+            self.done.append((place, start()))
+        except Exception as error:  # noqa: BLE001 (the others are started nevertheless)
+            self.done.append((place, error))
+        return True
+
+    def news(self) -> Iterator[tuple[int, Started]]:
+        """What has become of those that nothing was said of yet."""
+        while self.done:
+            yield self.done.popleft()
 
 
 def _limited(rlimits: tables.Rlimits) -> list[str]:

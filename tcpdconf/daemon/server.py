@@ -292,11 +292,11 @@ class Server:
             functools.partial(serving.runner.start, peer.fileno(), variables)
             for serving, peer, _, variables, _ in ready
         ]
-        for admitted, started in zip(ready, self._starter.start(starts), strict=True):
+        for place, started in self._starter.start(starts):
             try:
-                self._settle(admitted, started)
+                self._settle(ready[place], started)
             except Exception:  # noqa: BLE001
-                self._break_off(admitted.socket, admitted.link)
+                self._break_off(ready[place].socket, ready[place].link)
 
     def _settle(self, admitted: _Admitted, started: program.Started) -> None:
         """Go on with a connection whose program was started, or was not."""

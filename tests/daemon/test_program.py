@@ -154,7 +154,8 @@ def test_several_are_started_at_once() -> None:
 
         return wait
 
-    assert program.Starter().start([start(number) for number in range(8)]) == list(range(8))
+    found = list(program.Starter().start([start(number) for number in range(8)]))
+    assert sorted(found) == [(number, number) for number in range(8)]
 
 
 def test_one_that_cannot_be_started_does_not_keep_the_others() -> None:
@@ -163,9 +164,10 @@ def test_one_that_cannot_be_started_does_not_keep_the_others() -> None:
 
     starter = program.Starter()
     for _ in range(10):
-        found = starter.start([fail, lambda: 1, fail, fail, lambda: 2])
-        assert [each for each in found if isinstance(each, int)] == [1, 2]
-        assert [type(each) for each in found].count(ZeroDivisionError) == 3
+        found = dict(starter.start([fail, lambda: 1, fail, fail, lambda: 2]))
+        assert found.keys() == set(range(5))
+        assert (found[1], found[4]) == (1, 2)
+        assert {type(found[place]) for place in (0, 2, 3)} == {ZeroDivisionError}
 
 
 def test_without_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +181,8 @@ def test_without_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "start", start)
     starter = program.Starter()
 
-    assert starter.start([lambda: 1]) == [1]
+    assert list(starter.start([lambda: 1])) == [(0, 1)]
     assert not wanted
-    assert starter.start([lambda: 1, lambda: 2]) == [1, 2]
-    assert starter.start([lambda: 3, lambda: 4]) == [3, 4]
+    assert list(starter.start([lambda: 1, lambda: 2])) == [(0, 1), (1, 2)]
+    assert list(starter.start([lambda: 3, lambda: 4])) == [(0, 3), (1, 4)]
     assert len(wanted) == 2
