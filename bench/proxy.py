@@ -18,20 +18,22 @@ HEADER: Final = "PROXY TCP4 192.0.2.7 198.51.100.9 5555 25"
 
 def measure(tools: clients.Tools, *, count: int, rounds: int) -> list[figures.Figure]:
     """All cases; `count` connections in one round of each."""
-    free, beside = (servers.Service(number, tools.static, haproxy=True) for number in range(2))
+    free, other = (servers.Service(number, tools.static, haproxy=True) for number in range(2))
 
-    def rate(port: int) -> Sequence[float]:
-        found = tools.run(port, count, AT_ONCE, say=HEADER)
+    def rate(port: int, stalled: int) -> Sequence[float]:
+        with contextlib.ExitStack() as beside:
+            for _ in range(stalled):  # in every round: they are refused after a while
+                beside.enter_context(socket.create_connection(("127.0.0.1", port)))
+            found = tools.run(port, count, AT_ONCE, say=HEADER)
         if found.served != count:
             raise RuntimeError(f"port {port} has served {found.served} of {count}")
         return (count / found.seconds,)
 
-    with contextlib.ExitStack() as stack:
-        own = stack.enter_context(servers.tcpdconf([free, beside]))
-        for _ in range(STALLED):
-            stack.enter_context(socket.create_connection(("127.0.0.1", own.port(beside))))
-        ports = {figures.SUBJECT: own.port(beside), "without": own.port(free)}
-        once = {name: functools.partial(rate, port) for name, port in ports.items()}
+    with servers.tcpdconf([free, other]) as own:
+        once = {
+            figures.SUBJECT: functools.partial(rate, own.port(other), STALLED),
+            "without": functools.partial(rate, own.port(free), 0),
+        }
         return figures.measure([figures.Case((_METRIC,), once)], rounds)
 
 

@@ -24,7 +24,7 @@ def latency(tools: clients.Tools, service: servers.Service, count: int) -> Once:
     """Microseconds from a connect to its end, one client at a time."""
 
     def once(server: servers.Server) -> Sequence[float]:
-        return (_run(tools, server.port(service), count // 10, 1, served=True).median * 1e6,)
+        return (_run(tools, server.port(service), count // 4, 1, served=True).median * 1e6,)
 
     return once
 
