@@ -108,6 +108,9 @@ class Scene(contextlib.ExitStack):
         self.told = folder / "told"
         self.told.mkdir()
         self.told.chmod(0o777)
+        logged = folder / "logged"  # by loggers of all users
+        logged.touch()
+        logged.chmod(0o666)
         self.ports = {name: daemons.free_port() for name in world.SLOTS}
         before = [sys.executable, watched.__file__, str(self.told)]
         self.log = folder / "log"
