@@ -21,7 +21,6 @@ pytestmark = pytest.mark.peer
 PAGE = pathlib.Path(__file__).parents[2] / "docs/how-to/several-hosts.md"
 HOSTS = {"a": "127.0.0.1", "b": "127.0.0.2"}
 LIMIT = 5  # new connections of a source in a minute, as the page says
-GLOBAL = 'global\n    stats socket "{folder}/admin-${{HAPROXY_LOCALPEER}}" level admin\n'
 
 
 class Host(NamedTuple):
@@ -39,8 +38,8 @@ class Host(NamedTuple):
             return daemons.read(admin).decode()
 
     def has_company(self) -> bool:
-        """Whether its HAProxy is connected to the other one."""
-        return "status=ESTA" in self.said("show peers")
+        """Whether its HAProxy has a connection to the other one that lasts."""
+        return re.search(r"rx_hbt=[1-9]", self.said("show peers")) is not None
 
     def knows(self, name: str, source: str) -> int:
         """How many connections of a source it knows of at a host."""
@@ -63,14 +62,14 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
 
     (service,) = (block.text for block in markdown.blocks(PAGE, "toml"))
     (haproxy,) = (block.text for block in markdown.blocks(PAGE, "cfg"))
-    (folder / "haproxy.cfg").write_text(GLOBAL.format(folder=folder) + moved(haproxy))
+    (folder / "haproxy.cfg").write_text(moved(haproxy))
     with contextlib.ExitStack() as stack:
         found = {}
         for name, address in HOSTS.items():
             (folder / name).mkdir()
             text = moved(service).replace(f'address = "{HOSTS["a"]}"', f'address = "{address}"')
             daemon = stack.enter_context(daemons.Daemon(folder / name, text))
-            found[name] = Host(daemon, (address, int(ports["4031"])), folder / f"admin-{name}")
+            found[name] = Host(daemon, (address, int(ports["4031"])), folder / f"{name}.sock")
         for name, address in HOSTS.items():  # only now: each proxy is to find both services at its first look
             process = subprocess.Popen(
                 ["haproxy", "-db", "-q", "-L", name, "-f", "haproxy.cfg"],
