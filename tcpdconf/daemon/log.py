@@ -26,6 +26,7 @@ class _Stream:
         self.threshold = PRIORITIES["info"]
         self._lost = 0
         self._later: Callable[[Callable[[], None]], None] | None = None
+        self._due = False
         self._gathered: list[bytes] = []
         self._size = 0
         self._journal = _is_journal()
@@ -46,11 +47,13 @@ class _Stream:
         self._size += len(line)
         if self._later is None:
             self.flush()
-        elif len(self._gathered) == 1:
+        elif not self._due:
+            self._due = True
             self._later(self.flush)
 
     def flush(self) -> None:
         """Write what was gathered, after a line that says how many were lost before it."""
+        self._due = False
         lines, self._gathered, self._size = self._gathered, [], 0
         if not lines:
             return

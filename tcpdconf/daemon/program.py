@@ -90,7 +90,6 @@ class Starter:
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._helped = False
 
     def start(self, starts: Sequence[_Start]) -> Iterator[tuple[int, Started]]:
@@ -98,37 +97,46 @@ class Starter:
 
         It is said as soon as can be, in any order, and to be heard to the end.
         """
-        work = _Work(collections.deque(enumerate(starts)), collections.deque())
+        work = _Work(collections.deque(enumerate(starts)), collections.deque(), queue.SimpleQueue())
         helped = len(starts) > 1 and self._has_help()
         if helped:
             self._orders.put(work)
         while work.go_on():
             yield from work.news()
         if helped:
-            self._done.get()
+            work.finished.get()
             yield from work.news()
 
     def _has_help(self) -> bool:
         """Whether there is a second thread; if not it is tried again."""
         if not self._helped:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError, MemoryError):
                 threads.start(self._help)
                 self._helped = True
         return self._helped
 
     def _help(self) -> None:
-        while True:
-            work = self._orders.get()
-            while work.go_on():
-                pass
-            self._done.put(None)
+        try:
+            while True:
+                work = self._orders.get()
+                try:
+                    while work.go_on():
+                        pass
+                finally:
+                    work.finished.put(None)
+        finally:
+            self._helped = False
 
 
 class _Work(NamedTuple):
-    """Starts that are left, which two threads share, and what has become of the others."""
+    """Starts that are left, which two threads share, and what has become of the others.
+
+    `finished` gets one entry, when the second thread has nothing left to do.
+    """
 
     left: collections.deque[tuple[int, _Start]]
     done: collections.deque[tuple[int, Started]]
+    finished: queue.SimpleQueue[None]
 
     def go_on(self) -> bool:
         """Start one more program; whether there was one left."""

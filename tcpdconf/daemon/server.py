@@ -20,8 +20,7 @@ from tcpdconf.policy import connection, decision, dialect, environ, limits
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REST: Final = 0.1  # seconds before another try when there is no process to be had
 _PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
-
-
+_TOGETHER: Final = 8  # programs started at once: until then each keeps its connection's descriptor open
 _STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
 
 
@@ -284,6 +283,8 @@ class Server:
         if not self._ready:
             self._loop.soon(self._spawn)
         self._ready.append(admitted)
+        if len(self._ready) == _TOGETHER:
+            self._spawn()
 
     def _spawn(self) -> None:
         """Start the programs of all who are ready."""
@@ -303,9 +304,11 @@ class Server:
         if isinstance(started, OSError) and started.errno in _NO_PROCESS and loop.now() < admitted.until:
             self._wait(admitted, started)
             return
-        if isinstance(started, Exception):
+        if isinstance(started, OSError | ValueError):
             self._cannot_run(admitted, started)
             return
+        if isinstance(started, Exception):
+            raise started
         self._broken = ""
         link = admitted.link
         self._running[started] = self._books.hold(started, link.peer)
@@ -315,7 +318,7 @@ class Server:
             slots = f"{self._slots.total}/{self._slots.most}"
             log.info("accept", service=self._name, **_ends(link), local=link.local, pid=started, slots=slots)
 
-    def _cannot_run(self, admitted: _Admitted, error: Exception) -> None:
+    def _cannot_run(self, admitted: _Admitted, error: OSError | ValueError) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         text = f"cannot run {admitted.serving.service.program[0]}: {reason}"
         if text != self._broken:
@@ -365,7 +368,7 @@ class Server:
         self._poll()
 
     def _wait(self, admitted: _Admitted, error: OSError) -> None:
-        """Keep a connection for which there is no process; nobody else is accepted meanwhile."""
+        """Keep a connection for which there is no process; accept nobody else meanwhile."""
         if self._seldom.due("process", loop.now()):
             log.error(f"cannot start a program: {error.strerror}", service=self._name, retry=f"{_REST}s")
         if not self._waiting:
@@ -374,7 +377,7 @@ class Server:
         self._poll()
 
     def _retry(self) -> None:
-        self._ready += self._waiting
+        self._ready[:0] = self._waiting
         self._waiting.clear()
         self._spawn()
         self._poll()

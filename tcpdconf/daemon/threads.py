@@ -1,5 +1,6 @@
 """Threads that take little room, for the processes that have any: they never fork."""
 
+import contextlib
 import ctypes
 import threading
 from collections.abc import Callable
@@ -14,7 +15,8 @@ def lean() -> None:
 
     An arena of 64 MiB for each, and a stack of 8, do not fit where a start script limits memory.
     """
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    with contextlib.suppress(AttributeError):  # a C library without it has no arenas for threads
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     threading.stack_size(_STACK)
 
 
