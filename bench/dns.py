@@ -5,6 +5,7 @@ import functools
 import pathlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -58,6 +59,7 @@ def _await_answers() -> None:
             client.send(question)
             if client.recv(512):
                 return
+        time.sleep(0.02)  # refused at once, while it is not there yet
     raise TimeoutError("rbldnsd does not answer")
 
 

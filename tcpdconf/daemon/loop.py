@@ -35,7 +35,7 @@ class Loop:
         self._timers: dict[int, Callable[[], None]] = {}
         self._due: list[tuple[float, int]] = []  # a heap of times and timers, with those that were cancelled
         self._numbers = itertools.count()
-        self._soon: collections.deque[Callable[[], None]] = collections.deque()
+        self._soon: collections.deque[Callable[[], object]] = collections.deque()
         self._running = False
 
     def watch(self, source: Watchable, callback: Callable[[], None], *, writing: bool = False) -> None:
@@ -57,7 +57,7 @@ class Loop:
         heapq.heappush(self._due, (now() + seconds, number))
         return number
 
-    def soon(self, callback: Callable[[], None]) -> None:
+    def soon(self, callback: Callable[[], object]) -> None:
         """Call back once, when all that is ready and due has been: before the next wait.
 
         For what costs less when it is done for several connections at once.

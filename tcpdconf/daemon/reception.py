@@ -3,12 +3,11 @@
 The listeners are polled only while a connection could be served; otherwise clients wait in the kernel.
 """
 
-import contextlib
 import errno
 import functools
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from tcpdconf.config import tables
@@ -51,6 +50,7 @@ class Reception:
     """The listeners of one service.
 
     `arrived` is called with each connection that is to be decided and the variables of its PROXY header;
+    `settle` when descriptors have run out: it lets go of connections, or says that there are none.
     `refused`, `left` and `lenient` are a gate's.
     """
 
@@ -61,6 +61,7 @@ class Reception:
         listeners: list[Listener],
         *,
         arrived: gate.Passed,
+        settle: Callable[[], bool],
         refused: gate.Refused,
         left: gate.Left,
         lenient: bool = False,
@@ -68,6 +69,7 @@ class Reception:
         self._loop = events
         self._name = name
         self._arrived = arrived
+        self._settle = settle
         self._doors = [
             _Door(
                 listener,
@@ -132,7 +134,7 @@ class Reception:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in _GONE:
+                if error.errno not in _GONE and not self._settle():
                     self._rest(error)
                 continue
             self._enter(door, accepted, address)
@@ -147,9 +149,16 @@ class Reception:
 
     def _empty(self, door: _Door) -> None:
         """Accept whom the kernel has queued, as far as that goes."""
-        with contextlib.suppress(OSError):
-            for _ in range(_QUEUED):
-                self._enter(door, *door.listener.accept())
+        for _ in range(_QUEUED):
+            try:
+                accepted, address = door.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _GONE and not self._settle():
+                    return
+                continue
+            self._enter(door, accepted, address)
 
     def _rest(self, error: OSError) -> None:
         """Leave the listeners alone for a moment: descriptors or memory have run out."""

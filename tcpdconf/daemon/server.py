@@ -14,13 +14,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from tcpdconf.config import model, tables
-from tcpdconf.daemon import client, ledger, log, lookups, loop, program, reception, throttle
+from tcpdconf.daemon import client, ledger, log, lookups, loop, program, reception, signals, throttle
 from tcpdconf.policy import connection, decision, dialect, environ, limits
 
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REST: Final = 0.1  # seconds before another try when there is no process to be had
 _PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
-_TOGETHER: Final = 8  # programs started at once: until then each keeps its connection's descriptor open
+_TOGETHER: Final = 32  # programs started at once: until then each connection keeps its descriptor
 _STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
 
 
@@ -121,6 +121,7 @@ class Server:
             arrived=functools.partial(self._arrive, serving),
             refused=functools.partial(self._refuse, serving),
             left=self._leave,
+            settle=self._spawn,
             lenient=serving.ways.lenient_proxy,
         )
         if self._receptions:
@@ -136,8 +137,8 @@ class Server:
         `kept` are the listeners (inodes) that the successor has. It has adopted what this one had adopted:
         only it is told of the end of those.
         """
-        self._receptions[-1].retire(kept)
         self._books = books
+        self._receptions[-1].retire(kept)
         for pid in self._adopted & self._running.keys():
             self._slots.release(self._running.pop(pid).peer)
         self._adopted.clear()
@@ -286,8 +287,8 @@ class Server:
         if len(self._ready) == _TOGETHER:
             self._spawn()
 
-    def _spawn(self) -> None:
-        """Start the programs of all who are ready."""
+    def _spawn(self) -> bool:
+        """Start the programs of all who are ready; whether there was anybody."""
         ready, self._ready = self._ready, []
         starts = [
             functools.partial(serving.runner.start, peer.fileno(), variables)
@@ -298,6 +299,7 @@ class Server:
                 self._settle(ready[place], started)
             except Exception:  # noqa: BLE001
                 self._break_off(ready[place].socket, ready[place].link)
+        return bool(ready)
 
     def _settle(self, admitted: _Admitted, started: program.Started) -> None:
         """Go on with a connection whose program was started, or was not."""
@@ -390,11 +392,4 @@ def _ends(link: connection.Connection) -> dict[str, object]:
 
 def _ending(status: int) -> dict[str, object]:
     code = os.waitstatus_to_exitcode(status)
-    return {"status": code} if code >= 0 else {"signal": _signal_name(-code)}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
+    return {"status": code} if code >= 0 else {"signal": signals.name(-code)}

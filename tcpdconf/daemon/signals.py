@@ -42,3 +42,11 @@ def restore() -> None:
     signal.set_wakeup_fd(-1)
     for number in SUPERVISOR:
         signal.signal(number, signal.SIG_DFL)
+
+
+def name(number: int) -> str:
+    """A signal's name (SIGTERM), or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

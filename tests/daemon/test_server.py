@@ -102,7 +102,7 @@ def test_who_waits_at_a_listener_that_is_given_up_needs_no_descriptor_of_his_own
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(daemons.connect(made.port)) for _ in range(60)]
-        few = max(client.fileno() for client in clients) + 20
+        few = max(client.fileno() for client in clients) + 15
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
         try:
             made.server.drain()
