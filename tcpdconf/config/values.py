@@ -16,7 +16,7 @@ LONGEST_SERVICE_NAME: Final = 32
 _SHOWN: Final = 60  # characters of a value that fit beside a message
 MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
-SIZE: Final = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|[KMGT]|B)")
+SIZE: Final = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|kB|[KMGT]|B)")
 _SIZE_UNITS: Final = {
     "": 1, "B": 1,
     "K": 2**10, "KiB": 2**10, "kB": 10**3, "KB": 10**3,
