@@ -1,5 +1,6 @@
 """What the models look like from a key path: the keys of a table, where a key belongs, an example of it."""
 
+import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def homes(model: Model, key: positions.Key) -> list[str]:
             found = [header(table) for table, at in level if key[-1] in _fields(at) and table != key[:-1]]
             if found:
                 return list(dict.fromkeys(found))[:3]
-            level = [home for table, at in level for home in _tables(table, at)]
+            level = [((*table, *below), found) for table, at in level for below, found in _tables(at)]
     return []
 
 
@@ -67,6 +68,7 @@ def example(model: Model, key: positions.Key) -> str | None:
     return None
 
 
+@functools.cache
 def _fields(model: Model) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
@@ -98,16 +100,17 @@ def _step(annotation: Any, part: str | int) -> Iterator[Any]:  # noqa: ANN401 (a
             yield from _flat(_fields(found)[part].annotation)
 
 
-def _tables(table: positions.Key, model: Model) -> Iterator[Home]:
-    """The tables directly below one."""
+@functools.cache
+def _tables(model: Model) -> list[Home]:
+    """The tables directly below one, by their keys in it."""
+    tables: list[Home] = []
     for name, field in _fields(model).items():
         for found in _flat(field.annotation):
-            below: positions.Key = (*table, name)
+            below: positions.Key = (name,)
             deeper = found
             if typing.get_origin(found) is dict:
                 below, deeper = (*below, _ANY), typing.get_args(found)[1]
             elif typing.get_origin(found) is tuple:
                 below, deeper = (*below, 0), typing.get_args(found)[0]
-            for each in _flat(deeper):
-                if _is_model(each):
-                    yield below, each
+            tables += [(below, each) for each in _flat(deeper) if _is_model(each)]
+    return tables
