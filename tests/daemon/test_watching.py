@@ -28,12 +28,15 @@ def mark(port: int) -> str | None:
 
 
 def watcher(daemon: daemons.Daemon) -> int:
-    """The pid of the watcher: the child with threads."""
-    pid = daemon.process.pid
+    """The pid of the watcher: the child that always has threads, a worker has some at times."""
     found: list[int] = []
 
     def has_threads() -> list[int]:
-        found[:] = [child for child in daemons.children(pid) if len(os.listdir(f"/proc/{child}/task")) > 1]
+        workers = {
+            int(line.rpartition("pid=")[2]) for line in daemon.log if line.startswith("ready service=")
+        }
+        others = set(daemons.children(daemon.process.pid)) - workers
+        found[:] = [child for child in others if len(os.listdir(f"/proc/{child}/task")) > 1]
         return found
 
     daemons.until(has_threads, "the watcher")
