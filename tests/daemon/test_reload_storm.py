@@ -107,6 +107,10 @@ class Storm:
         return {name: each["connections"] for name, each in self.ask("status")["services"].items()}
 
 
+# Who comes between the last look at a listener's queue and its end is reset by the kernel.
+_NOBODY = (ConnectionRefusedError, ConnectionResetError)
+
+
 class Load:
     """Clients who come one after the other; what has become of them, by port."""
 
@@ -142,7 +146,7 @@ class Load:
         try:
             answer = daemons.talk(port).split()
         except OSError as error:
-            if port == self._storm.ports.passing and isinstance(error, ConnectionRefusedError):
+            if port == self._storm.ports.passing and isinstance(error, _NOBODY):
                 self.refused += 1
             else:
                 self.failed.append(f"{self._name(port)}: {error}")
