@@ -69,8 +69,11 @@ def masks(text: bytes) -> dict[str, set[int]]:
 def test_the_signals_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is ignored or blocked; with the drop-in they are as its own were, but for those it sets itself."""
     script = (
-        "import signal, sys; signal.signal(signal.SIGUSR1, signal.SIG_IGN);"
-        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]);"
+        "import signal, sys\n"
+        "for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:\n"
+        "    signal.signal(number, signal.SIG_DFL)\n"  # a shell may have had some ignored
+        "signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR2])\n"
         "import test_program; test_program.tell(sys.argv[1])"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
