@@ -167,7 +167,8 @@ def test_a_missing_logger_stops_nobody(tmp_path: pathlib.Path) -> None:
 def test_a_worker_killed_under_load_refuses_no_client(tmp_path: pathlib.Path) -> None:
     """A client is never refused: its connection waits in the kernel until the next worker accepts it.
 
-    What the worker had accepted and not yet given to a program dies with it: at most one client each time.
+    What the worker had accepted and not yet given to a program dies with it: who came in the same turn of its
+    loop, each time at most everybody who is there.
     """
     port = daemons.free_port()
     answers: list[bytes] = []
@@ -195,7 +196,7 @@ def test_a_worker_killed_under_load_refuses_no_client(tmp_path: pathlib.Path) ->
         assert len(daemon.await_log("worker of test ended with signal 9")) == kills
 
     lost = [answer for answer in answers if answer != b"in\n"]
-    assert len(lost) <= kills
+    assert len(lost) <= kills * len(clients)
     assert set(lost) <= {b""}
 
 
