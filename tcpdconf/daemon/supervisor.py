@@ -66,7 +66,7 @@ class Supervisor:
         self._order = order
         self._arrived = arrived
         self._loop = loop.Loop()
-        self._notifier = notify.Notifier()
+        self._notifier = notify.Notifier(self._loop)
         taken = () if order.predecessor is None else order.predecessor.sockets
         self._activated = listeners.Activated(order.environment, taken)
         self._store = fdstore.Store(self._notifier, self._activated)
