@@ -80,7 +80,8 @@ class Daemon:
         arguments: Sequence[str] = (),
         stderr: int | None = None,
         pass_fds: Sequence[int] = (),
-        stored: dict[str, int] | None = None,
+        stored: dict[str, list[int]] | None = None,
+        ready: bool = True,
     ) -> None:
         self.folder = folder
         self.conf = folder / "conf.d" if text is None else configure(folder, text)
@@ -92,7 +93,9 @@ class Daemon:
         self._pass_fds = pass_fds
         self._lines: list[str] = []
         self._grown = threading.Condition()
+        self._attention = threading.Lock()
         self.notified: list[str] = []
+        self._ready = ready  # whether to wait for READY
         self.stored = stored  # what is in the service manager's store, if it has one; the test closes it
 
     def __enter__(self) -> Self:
@@ -113,7 +116,8 @@ class Daemon:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
         try:
-            self.await_notice("READY=1")
+            if self._ready:
+                self.await_notice("READY=1")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -132,20 +136,30 @@ class Daemon:
         """What a service manager hears until the daemon has ended."""
         while (received := socket.recv_fds(self._manager, 4096, 1))[0]:
             said = received[0].decode().split("\n")
-            with self._grown:
+            with self._attention, self._grown:
                 self.notified += said
                 self._keep(dict(line.partition("=")[::2] for line in said), received[1])
                 self._grown.notify_all()
 
+    @contextlib.contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Let the service manager take no message, after more than it has room for."""
+        with self._attention, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"X_NOISE=1", self._manager.getsockname())
+            yield
+
     def _keep(self, said: dict[str, str], fds: list[int]) -> None:
-        """Do what systemd does for FDSTORE and FDSTOREREMOVE, or without a store."""
-        if self.stored is None:
-            for fd in fds:
-                os.close(fd)
-        elif "FDSTORE" in said:
-            self.stored[said["FDNAME"]] = fds[0]
-        elif "FDSTOREREMOVE" in said:
-            os.close(self.stored.pop(said["FDNAME"]))
+        """Do as systemd with FDSTORE, FDSTOREREMOVE and BARRIER; without a store close whatever comes."""
+        if self.stored is not None and "FDSTORE" in said:
+            self.stored.setdefault(said["FDNAME"], []).extend(fds)
+            return
+        if self.stored is not None and "FDSTOREREMOVE" in said:
+            fds = self.stored.pop(said["FDNAME"], [])
+        for fd in fds:
+            os.close(fd)
 
     def _read(self) -> None:
         assert self.process.stderr is not None

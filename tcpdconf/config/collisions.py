@@ -23,7 +23,7 @@ def pairs(listeners: Iterable[Bound]) -> Iterator[tuple[Bound, Bound]]:
     by_port: dict[int, list[Bound]] = {}
     for bound in listeners:
         known = by_port.setdefault(bound.port, [])
-        other = next((other for other in known if _overlap(other.address, bound.address)), None)
+        other = next((other for other in known if overlap(other.address, bound.address)), None)
         known.append(bound)
         if other is not None:
             yield bound, other
@@ -43,7 +43,7 @@ def is_loopback(address: str) -> bool:
     return address != "*" and ipaddress.ip_address(unmapped(address)).is_loopback
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     """Whether two addresses cannot share a port; "::" is bound for IPv6 only, "*" for both families."""
     if one == other or "*" in {one, other}:
         return True

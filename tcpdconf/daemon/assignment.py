@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from tcpdconf.config import model
 from tcpdconf.policy import dialect
 
-Kind = Literal["ledger", "listener", "access", "environment", "zone", "stderr", "overflow"]
+Kind = Literal["ledger", "listener", "inherited", "access", "environment", "zone", "stderr", "overflow"]
 
 
 class Role(NamedTuple):

@@ -18,14 +18,22 @@ _BUSIEST: Final = 10
 class Commands:
     """The commands of one daemon; `stop` is called with the seconds that programs may go on."""
 
-    def __init__(self, events: loop.Loop, running: reloads.Reloads, stop: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        events: loop.Loop,
+        running: reloads.Reloads,
+        activated: listeners.Activated,
+        stop: Callable[[float], None],
+    ) -> None:
         self._loop = events
         self._reloads = running
+        self._activated = activated
         self._stop = stop
         self._lists: dict[str, dict[str, Any]] = {}  # by service: what its worker has said last
         self._missing: set[str] = set()  # services whose worker has not said it yet
         self._waiting: list[Callable[[], None]] = []
         self._timer = 0
+        self._heir: int | None = None  # the pid of the daemon that takes over
 
     def all(self) -> dict[str, control.Command]:
         """Every command by its name."""
@@ -89,7 +97,11 @@ class Commands:
             "max_connections": settings.limits.max_connections,
             "accepted": counts["accepted"],
             "refused": {reason: counts[reason] for reason in ledger.REASONS},
-            "listeners": [listeners.described(one) for _, one in (each.setup.sockets if each.setup else ())],
+            "listeners": [
+                listeners.described(one)
+                for _, one in (each.setup.sockets if each.setup else ())
+                if one.fileno() >= 0  # of a daemon that stops all are closed
+            ],
             "dns_lists": self._lists.get(name, {}) if settings.dns_lists else {},
         }
 
@@ -115,10 +127,26 @@ class Commands:
         self._reloads.wish(lambda last: reply(_outcome(last)), again=True)
 
     def _hand_over(self, _: dict[str, Any], reply: control.Reply) -> None:
-        """Give a successor the listening sockets. Both accept from them until the successor says stop."""
-        found = [each.fileno() for sockets in self._reloads.state.sockets.values() for each in sockets]
-        log.info("handing over", sockets=len(found))
-        reply({"ok": True, "pid": os.getpid(), "sockets": len(found)}, found)
+        """Give one successor the listening sockets. Both accept from them until the successor says stop.
+
+        A successor that hangs up before has failed; then another one may come.
+        """
+        if self._heir is not None:
+            reply({"ok": False, "error": f"pid {self._heir} takes over already"})
+            return
+        found = [each for sockets in self._reloads.state.sockets.values() for each in sockets]
+        if any(each.fileno() < 0 for each in found):
+            reply({"ok": False, "error": "the daemon stops"})
+            return
+        self._heir = reply.pid
+        reply.keep(self._disinherit)
+        log.info("handing over", sockets=len(found), to=self._heir)
+        units = [self._activated.unit(each) for each in found]
+        answer = {"ok": True, "pid": os.getpid(), "sockets": len(found), "units": units}
+        reply(answer, [each.fileno() for each in found])
+
+    def _disinherit(self) -> None:
+        self._heir = None
 
     def _end(self, request: dict[str, Any], reply: control.Reply) -> None:
         drain = request.get("drain")

@@ -26,10 +26,17 @@ _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED
 
 
 class Reply(Protocol):
-    """Answers a request, at once or later, once. Descriptors are duplicated."""
+    """Answers a request, at once or later, once. Descriptors are duplicated. `pid` is the client's."""
+
+    @property
+    def pid(self) -> int:
+        """The process that connected."""
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Answer it."""
+
+    def keep(self, gone: Callable[[], None]) -> None:
+        """Let the client take its time for the next request; call `gone` when it has hung up."""
 
 
 Command = Callable[[dict[str, Any], Reply], None]
@@ -139,7 +146,21 @@ class _Client:
         self._watched = False
         self._waiting = False  # for the answer of a command
         self._last = False  # nothing is read after this answer
+        self._gone: Callable[[], None] | None = None  # of a client that has no time limit
         self._timer: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that connected."""
+        return credentials(self._end).pid
+
+    def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+        """Answer the request that it waits for."""
+        self._answer(answer, fds)
+
+    def keep(self, gone: Callable[[], None]) -> None:
+        """Let it take its time for the next request; call `gone` when it has hung up."""
+        self._gone = gone
 
     def read_on(self) -> None:
         """Wait for a request, or take the one that has come already."""
@@ -189,7 +210,7 @@ class _Client:
 
     def _obey(self, command: Command, request: dict[str, Any]) -> None:
         try:
-            command(request, self._answer)
+            command(request, self)
         except Exception:  # noqa: BLE001 (a defect costs this answer, not the daemon)
             log.crash("cannot answer")
             self._answer({"ok": False, "error": "a defect of tcpdconf; see the log"})
@@ -235,7 +256,8 @@ class _Client:
         if not self._watched:
             self._watched = True
             self._loop.watch(self._end, callback, writing=writing)
-            self._timer = self._loop.after(SECONDS, self._close)
+            if writing or self._gone is None:
+                self._timer = self._loop.after(SECONDS, self._close)
 
     def _forget(self) -> None:
         if self._watched:
@@ -252,6 +274,8 @@ class _Client:
         self._fds = []
         self._end.close()
         self._ended(self)
+        if self._gone is not None:
+            self._gone()
 
 
 def _listen(directory: int, path: str, replace: bool) -> socket.socket:

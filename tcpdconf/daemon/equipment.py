@@ -87,9 +87,9 @@ class Equipment:
         )
         return lookups.Lookups(events, self.task.name, service, chain=chain, asked=questions)
 
-    def listeners(self) -> list[reception.Listener]:
-        """The sockets, each with what is expected of its peers."""
-        found = self._fds.pop("listener", ())
+    def listeners(self, kind: assignment.Kind = "listener") -> list[reception.Listener]:
+        """The sockets of a kind (listener, inherited), each with what is expected of its peers."""
+        found = self._fds.pop(kind, ())
         return [(socket.socket(fileno=fd), self._service.listeners[role.place].haproxy) for role, fd in found]
 
     def ledger(self) -> int:

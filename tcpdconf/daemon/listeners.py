@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from tcpdconf.config import host, tables
+from tcpdconf.config import collisions, host, tables
 
 STORED: Final = "tcpdconf listen "  # how the names of our sockets in the store begin
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
@@ -36,8 +36,23 @@ def key(listener: tables.Listener) -> Key:
     return Key(listener.address, host.port_number(listener.port))
 
 
+def key_of(found: socket.socket) -> Key:
+    """What a socket is bound to: the listener that would bind just this one.
+
+    Family, address, port and IPV6_V6ONLY count: "*" is IPv6's any address for both families, "::" for one.
+    """
+    address, port = found.getsockname()[:2]
+    if address == "::" and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        address = "*"
+    return Key(address, port)
+
+
 class CannotBindError(Exception):
-    """A socket cannot be had; the text says which and why."""
+    """A listener's socket cannot be opened; the text says which and why."""
+
+    def __init__(self, which: Key, why: str) -> None:
+        super().__init__(f"cannot bind {which}: {why}")
+        self.which = which
 
 
 class Opening:
@@ -46,33 +61,58 @@ class Opening:
     Nothing that is open is touched before `commit`; `undo` closes what was opened here.
     """
 
-    def __init__(self, have: Mapping[Key, list[socket.socket]]) -> None:
+    def __init__(self, have: Mapping[Key, list[socket.socket]], activated: "Activated") -> None:
         self._have = have
+        self._all = frozenset(each for open_ in have.values() for each in open_)
+        self._bound = {key_of(each): each for each in self._all}
+        self._activated = activated
         self._opened: list[socket.socket] = []
         self._silent: list[tuple[socket.socket, tables.Listener]] = []  # bound, and to listen at `commit`
         self.wanted: dict[Key, list[socket.socket]] = {}
 
-    def sockets(self, listener: tables.Listener, activated: "Activated") -> list[socket.socket]:
+    def sockets(self, listener: tables.Listener) -> list[socket.socket]:
         """The sockets of one more listener.
+
+        Raises:
+            CannotBindError: the kernel refuses, or a socket unit has bound what overlaps.
+        """
+        which = key(listener)
+        found = self._known(which)
+        if found:
+            self._silent += [(each, listener) for each in found]  # its backlog may be another
+        else:
+            found = self._activated.claim(listener, which.port) or [self._open(listener, which)]
+        self.wanted[which] = found
+        return found
+
+    def unwanted(self) -> frozenset[socket.socket]:
+        """The open sockets that no listener wants any more."""
+        wanted = {each for sockets in self.wanted.values() for each in sockets}
+        return self._all - wanted
+
+    def inherited(self, listener: tables.Listener) -> list[socket.socket]:
+        """The unwanted sockets of this listener's port in whose queues clients of another daemon may wait."""
+        which = key(listener)
+        return [
+            each
+            for each in self.unwanted() & self._activated.inherited
+            if each.getsockname()[1] == which.port and not self._activated.lent(each)
+        ]
+
+    def commit(self) -> frozenset[socket.socket]:
+        """Listen on all that is wanted; returns the unwanted sockets, for the caller to close.
 
         Raises:
             CannotBindError: the kernel refuses.
         """
-        which = key(listener)
-        if which in self._have:
-            self.wanted[which] = self._have[which]
-            self._silent += [(each, listener) for each in self._have[which]]  # its backlog may be another
-        else:
-            self.wanted[which] = activated.claim(listener, which.port) or [self._open(listener, which)]
-        return self.wanted[which]
-
-    def commit(self) -> list[socket.socket]:
-        """Listen on all that is wanted; the sockets that nobody wants any more, for the caller to close."""
-        unwanted = [each for which, open_ in self._have.items() if which not in self.wanted for each in open_]
+        unwanted = self.unwanted()
         for each, listener in self._silent:
-            # the kernel looks once more whether the port is free; it was at the bind, under the same terms
-            with _shared([each, *unwanted]), contextlib.suppress(OSError):
-                _listen(each, listener)
+            try:
+                # the kernel looks once more whether the port is free, and others may have bound it since
+                with _shared([each, *unwanted]):
+                    _listen(each, listener)
+            except OSError as error:
+                raise CannotBindError(key(listener), str(error.strerror)) from None
         return unwanted
 
     def undo(self) -> None:
@@ -80,24 +120,38 @@ class Opening:
         for each in self._opened:
             each.close()
 
+    def _known(self, which: Key) -> list[socket.socket]:
+        """The open sockets of a listener, if there are; "*" is one for each family as well."""
+        if which in self._have:
+            return self._have[which]
+        if which in self._bound:
+            return [self._bound[which]]
+        each_family = [Key(address, which.port) for address in ("0.0.0.0", "::")]  # noqa: S104 (compared)
+        if which.address == "*" and not _has_ipv6():
+            del each_family[1]
+        if which.address == "*" and all(each in self._bound for each in each_family):
+            return [self._bound[each] for each in each_family]
+        return []
+
     def _open(self, listener: tables.Listener, which: Key) -> socket.socket:
+        unit = self._activated.overlapping(which)
+        if unit is not None:
+            raise CannotBindError(which, f"it overlaps {unit}")
         try:
             found = _bound(listener, which)
             self._opened.append(found)
             _listen(found, listener)
         except OSError as error:
-            in_the_way = [
-                each for key, open_ in self._have.items() if key.port == which.port for each in open_
-            ]
+            in_the_way = [each for each in self._all if key_of(each).port == which.port]
             if error.errno != errno.EADDRINUSE or not in_the_way:
-                raise CannotBindError(f"cannot bind {which}: {error.strerror}") from None
+                raise CannotBindError(which, str(error.strerror)) from None
             found = self._open_beside(listener, which, in_the_way)
         return found
 
     def _open_beside(
         self, listener: tables.Listener, which: Key, others: list[socket.socket]
     ) -> socket.socket:
-        """Bind beside sockets of ours that this configuration does not want any more ("*" for an address).
+        """Bind beside sockets that this configuration does not want any more ("*" for an address).
 
         SO_REUSEPORT is set for this moment only: else another process of the same user could bind as well.
         It listens at `commit`: until then the clients are the other socket's.
@@ -106,7 +160,7 @@ class Opening:
             with _shared(others):
                 found = _bound(listener, which, beside=True)
         except OSError as error:
-            raise CannotBindError(f"cannot bind {which}: {error.strerror}") from None
+            raise CannotBindError(which, str(error.strerror)) from None
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         self._opened.append(found)
         self._silent.append((found, listener))
@@ -168,61 +222,100 @@ def _listen(found: socket.socket, listener: tables.Listener) -> None:
     found.listen(listener.backlog or socket.SOMAXCONN)
 
 
+class Passed(NamedTuple):
+    """A socket that was open before this process; `unit` is the socket unit that has bound it, if one has."""
+
+    socket: socket.socket
+    unit: str | None = None
+
+
 class Activated:
-    """Sockets that were open before this process, until listeners have claimed them.
+    """Sockets that were open before this process.
 
     They come from a socket unit, from the service manager's file descriptor store, or from a daemon whose
-    place is taken; only the first have to be wanted by a listener.
+    place is taken. Only those of a unit have to be wanted by a listener: the unit goes on listening.
     """
 
-    def __init__(self, environment: Mapping[str, str], taken: Iterable[int] = ()) -> None:
+    def __init__(self, environment: Mapping[str, str], taken: Iterable[Passed] = ()) -> None:
         """`environment` is the one this process was started with; `taken` are another daemon's sockets."""
-        self._units: list[socket.socket] = []
-        self._others = [socket.socket(fileno=fd) for fd in taken]
-        self.stored: dict[str, socket.socket] = {}  # by name in the store
-        for which, found in _received(environment):
-            if which.startswith(STORED):
-                self.stored[which] = found
-                self._others.append(found)
+        self._units: dict[socket.socket, str] = {}  # each with the name of its unit
+        self._unclaimed: list[socket.socket] = []
+        self._spare: list[socket.socket] = []  # a unit's that a listener had, and none has now
+        self.stored: dict[str, list[socket.socket]] = {}  # by name in the store
+        others = []
+        for found, unit in taken:
+            if unit is None:
+                others.append(found)
             else:
-                self._units.append(found)
-        self._lent = frozenset(self._units)
+                self._add(unit, found)
+        for name, found in _received(environment):
+            if name.startswith(STORED):
+                self.stored.setdefault(name, []).append(found)
+                others.append(found)
+            else:
+                self._add(name, found)
+        # those of another daemon, until this one serves
+        self.inherited = frozenset(each for each in others if _is_tcp(each))
+        for each in self.inherited:
+            each.setblocking(False)
+
+    def open(self) -> dict[Key, list[socket.socket]]:
+        """The inherited sockets, as what was listened on before the first configuration."""
+        found: dict[Key, list[socket.socket]] = {}
+        for each in self.inherited:
+            found.setdefault(key_of(each), []).append(each)
+        return found
 
     def claim(self, listener: tables.Listener, port: int) -> list[socket.socket]:
-        """The sockets for a listener, ready to accept, or none; "*" takes those of both families."""
-        claimed: list[socket.socket] = []
-        for source in (self._units, self._others):
-            found = [s for s in source if _is_for(s, listener.address, port)] if not claimed else []
+        """The sockets that units have for a listener, ready to accept, or none; "*" takes both families'."""
+        for source in (self._unclaimed, self._spare):
+            found = [each for each in source if _is_for(each, listener.address, port)]
             for each in found:
                 source.remove(each)
                 _listen(each, listener)
-            claimed += found
-        return claimed
+            if found:
+                return found
+        return []
+
+    def overlapping(self, which: Key) -> str | None:
+        """The socket of a unit, with the unit's name, beside which nobody can listen on this address."""
+        for each, unit in self._units.items():
+            if _is_tcp(each):
+                bound = key_of(each)
+                if bound.port == which.port and collisions.overlap(bound.address, which.address):
+                    return f"{bound}, which {unit} has bound"
+        return None
 
     def let_go(self, found: socket.socket) -> None:
         """Close a listener's socket that is not wanted any more; a unit's would be refused if it is again."""
         if self.lent(found):
-            self._others.append(found)
+            self._spare.append(found)
         else:
             found.close()
 
     def lent(self, found: socket.socket) -> bool:
         """Whether a socket is a socket unit's: it has it, and gives it again."""
-        return found in self._lent
+        return found in self._units
+
+    def unit(self, found: socket.socket) -> str | None:
+        """The name of a socket's unit, if it has one."""
+        return self._units.get(found)
 
     def unclaimed(self) -> list[str]:
         """What the sockets of socket units are that no listener has claimed."""
-        return [f"descriptor {each.fileno()} ({described(each)})" for each in self._units]
+        return [f"descriptor {each.fileno()} ({described(each)})" for each in self._unclaimed]
 
-    def close(self) -> None:
-        """Close the others that no listener has claimed."""
-        for each in self._others:
-            each.close()
-        self._others.clear()
+    def settled(self) -> None:
+        """Note that this daemon serves: no other one's clients wait any more."""
+        self.inherited = frozenset()
+
+    def _add(self, unit: str, found: socket.socket) -> None:
+        self._units[found] = unit or "a socket unit"
+        self._unclaimed.append(found)
 
 
 def _received(environment: Mapping[str, str]) -> Iterator[tuple[str, socket.socket]]:
-    """Each passed-on socket with its name (sd_listen_fds(3))."""
+    """Each passed-on socket with its name, a unit's as a rule (sd_listen_fds(3))."""
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return
@@ -233,12 +326,26 @@ def _received(environment: Mapping[str, str]) -> Iterator[tuple[str, socket.sock
         yield names[number] if number < len(names) else "", found
 
 
+def _is_tcp(found: socket.socket) -> bool:
+    return found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
+
+
 def _is_for(found: socket.socket, address: str, port: int) -> bool:
-    if found.family not in {socket.AF_INET, socket.AF_INET6} or found.type != socket.SOCK_STREAM:
+    if not _is_tcp(found):
         return False
     host, its_port = found.getsockname()[:2]
     wildcard = host in {"::", "0.0.0.0"}  # noqa: S104 (compared, not bound)
     return its_port == port and (host == address or (address == "*" and wildcard))
+
+
+def _has_ipv6() -> bool:
+    """Whether this host binds IPv6 addresses."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError as error:
+        return error.errno not in _NO_IPV6
+    return True
 
 
 def described(found: socket.socket) -> str:

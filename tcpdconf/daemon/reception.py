@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf.config import tables
@@ -58,7 +58,7 @@ class Reception:
         self,
         events: loop.Loop,
         name: str,
-        listeners: list[Listener],
+        listeners: Sequence[Listener],
         *,
         arrived: gate.Passed,
         settle: Callable[[], bool],

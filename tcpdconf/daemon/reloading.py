@@ -7,7 +7,7 @@ and only what it has opened is closed again.
 
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import host, load, model, problems
 from tcpdconf.daemon import assignment, changes, listeners, log, privileges, service
@@ -16,6 +16,9 @@ _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
 _COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
 
 Open = Mapping[listeners.Key, list[socket.socket]]
+Stage = Literal["prepare", "release", "begin", "over"]
+"""Workers prepare; the service manager closes its copies of sockets; workers begin; it is over."""
+Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
 
 
 class Outcome(NamedTuple):
@@ -37,8 +40,8 @@ class State(NamedTuple):
 class Reload:
     """A reload on its way.
 
-    `counts` is called with what runs as soon as that is another configuration, `done` once with what it has
-    come to.
+    `release` lets the service manager give up its copies of sockets, and then calls back. `counts` is called
+    with what runs as soon as that is another configuration, `done` once with what it has come to.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Reload:
         activated: listeners.Activated,
         again: bool,
         make: Callable[[str], service.Service],
+        release: Release,
         counts: Callable[[State], None],
         done: Callable[[Outcome], None],
     ) -> None:
@@ -59,16 +63,18 @@ class Reload:
         self._activated = activated
         self._again = again
         self._make = make
+        self._release = release
         self._counts = counts
         self._done = done
         self._changes = changes.between(before.loaded.config, loaded.config)
-        self._opening = listeners.Opening(before.sockets)
+        self._opening = listeners.Opening(before.sockets, activated)
         self._services: dict[str, service.Service] = {}
         self._removed: dict[str, service.Service] = {}
         self._touched: list[service.Service] = []
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
-        self._committed = False
+        self._emptied: set[socket.socket] = set()
+        self._stage: Stage = "prepare"
         self._timer = 0
 
     def begin(self) -> None:
@@ -77,7 +83,7 @@ class Reload:
         sockets = {} if self._problems else self._bind()
         if not self._problems:
             for name, found in sockets.items():
-                self._prepare(name, found)
+                self._prepare(name, found, self._inherited(name))
         self._timer = self._around.loop.after(_PREPARE, self._late)
         self._go_on()
 
@@ -88,14 +94,14 @@ class Reload:
         """
         if each not in (self._services.get(each.name), self._removed.get(each.name)):
             return
-        match message["kind"], self._committed:
-            case "failed", False:
+        match message["kind"], self._stage:
+            case "failed", "prepare" | "release":
                 for failure in assignment.failures(message):
                     self._fail(each.name, failure)
                 self._waiting.clear()  # one is enough
-            case ("prepared", False) | ("serving", True):
+            case ("prepared", "prepare") | ("serving", "begin"):
                 self._waiting.discard(each.name)
-            case "stopped", True if each.name in self._removed:
+            case "stopped", "begin" if each.name in self._removed:
                 self._waiting.discard(each.name)
             case _:
                 return
@@ -103,34 +109,56 @@ class Reload:
 
     def give_up(self, why: str) -> None:
         """Undo what is being prepared; what counts already goes on."""
-        if not self._committed:
+        if self._stage in {"prepare", "release"}:
             self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
             self._waiting.clear()
             self._go_on()
 
     def _bind(self) -> dict[str, service.Sockets]:
-        """The sockets of each service."""
+        """Open the sockets of each service."""
         found: dict[str, service.Sockets] = {}
         for name, settings in self._loaded.config.enabled().items():
             mine: list[tuple[int, socket.socket]] = []
             for place, listener in enumerate(settings.listeners):
                 try:
-                    mine += [(place, each) for each in self._opening.sockets(listener, self._activated)]
+                    mine += [(place, each) for each in self._opening.sockets(listener)]
                 except listeners.CannotBindError as error:
-                    key = ("services", name, "listeners", place, "port")
-                    self._problems.append(self._loaded.problem(key, str(error), "cannot-bind"))
+                    self._cannot_bind(error)
             found[name] = mine
         for which in self._activated.unclaimed():
             text = f"no listener is configured for the passed-on {which}"
             self._problems.append(self._loaded.problem(("services",), text, "unclaimed-socket"))
         return found
 
-    def _prepare(self, name: str, sockets: service.Sockets) -> None:
+    def _cannot_bind(self, error: listeners.CannotBindError) -> None:
+        """Note the problem at the listener that cannot be served."""
+        key = next(
+            ("services", name, "listeners", place, "port")
+            for name, settings in self._loaded.config.enabled().items()
+            for place, listener in enumerate(settings.listeners)
+            if listeners.key(listener) == error.which
+        )
+        self._problems.append(self._loaded.problem(key, str(error), "cannot-bind"))
+
+    def _inherited(self, name: str) -> service.Sockets:
+        """Sockets of another daemon on this service's ports that nobody wants: their clients may wait.
+
+        The first listener of a port gets them.
+        """
+        found: list[tuple[int, socket.socket]] = []
+        for place, listener in enumerate(self._loaded.config.services[name].listeners):
+            for each in self._opening.inherited(listener):
+                if each not in self._emptied:
+                    self._emptied.add(each)
+                    found.append((place, each))
+        return found
+
+    def _prepare(self, name: str, sockets: service.Sockets, inherited: service.Sockets) -> None:
         known = self._before.services.get(name)
         try:
             each = self._services[name] = known or self._make(name)
             part = changes.part(self._loaded.config, name)
-            if each.prepare(part, sockets, again=self._again):
+            if each.prepare(part, sockets, inherited, again=self._again):
                 self._touched.append(each)
                 self._waiting.add(name)
         except service.CannotPrepareError as error:
@@ -145,7 +173,7 @@ class Reload:
 
     def _late(self) -> None:
         for name in sorted(self._waiting):
-            if self._committed:
+            if self._stage == "begin":
                 log.error("a worker does not begin to serve", service=name)
                 (self._services | self._removed)[name].kill()
             else:
@@ -160,12 +188,14 @@ class Reload:
         self._around.loop.cancel(self._timer)
         if self._problems:
             self._undo()
-        elif not self._committed:
-            self._commit()
-        else:
+        elif self._stage == "prepare":
+            self._stage = "release"
+            self._release(self._opening.unwanted(), self._commit)
+        elif self._stage == "begin":
             self._finish()
 
     def _undo(self) -> None:
+        self._stage = "over"
         for each in self._touched:
             each.discard()
         for name, each in self._services.items():
@@ -175,8 +205,15 @@ class Reload:
         self._done(Outcome([], [], self._problems))
 
     def _commit(self) -> None:
-        self._committed = True
-        unused = self._opening.commit()
+        if self._stage == "over":  # undone while the service manager was waited for
+            return
+        try:
+            unused = self._opening.commit()
+        except listeners.CannotBindError as error:
+            self._cannot_bind(error)
+            self._undo()
+            return
+        self._stage = "begin"
         for each in self._touched:
             each.commit()
         for unwanted in unused:
@@ -197,6 +234,7 @@ class Reload:
                 each.stop(daemon.drain_timeout, daemon.stop_timeout)
 
     def _finish(self) -> None:
+        self._stage = "over"
         touched = {each.name for each in self._touched}
         changed = sorted({*touched, *self._changes.names()})
         self._done(Outcome(changed, list(self._details(touched)), []))

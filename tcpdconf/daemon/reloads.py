@@ -26,7 +26,7 @@ class Last(NamedTuple):
 class Reloads:
     """Takes on the configuration whenever somebody wishes; wishes that come meanwhile share the next reload.
 
-    `began` is called before each, `ended` after it.
+    `began` is called before each, `ended` after it; `release` is a reload's.
     """
 
     def __init__(
@@ -36,10 +36,11 @@ class Reloads:
         activated: listeners.Activated,
         make: Callable[[str], service.Service],
         *,
+        release: reloading.Release,
         began: Callable[[], None],
         ended: Callable[[Last], None],
     ) -> None:
-        self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
+        self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, activated.open())
         self.loaded_at = 0.0
         self.read_at = 0.0  # before the configuration that was tried last was read
         self.last: Last | None = None
@@ -48,6 +49,7 @@ class Reloads:
         self._read = read
         self._activated = activated
         self._make = make
+        self._release = release
         self._began = began
         self._ended = ended
         self._reload: reloading.Reload | None = None
@@ -129,6 +131,7 @@ class Reloads:
             activated=self._activated,
             again=self._asked,
             make=self._make,
+            release=self._release,
             counts=self._count,
             done=self._finish,
         )

@@ -103,18 +103,35 @@ class Server:
                 os.kill(pid, signal.SIGTERM)
         os.killpg(0, signal.SIGTERM)
 
-    def serve(self, serving: Serving, listeners: list[reception.Listener]) -> None:
+    def serve(
+        self,
+        serving: Serving,
+        listeners: list[reception.Listener],
+        inherited: Sequence[reception.Listener] = (),
+    ) -> None:
         """Serve connections with this from now on, and accept them here.
 
-        Those that were accepted before go on with what they have. At first the programs that an earlier
-        worker left are counted.
+        Those that were accepted before go on with what they have. Clients who wait at an inherited listener
+        are accepted before it is closed. At first the programs that an earlier worker left are counted.
         """
         self._slots = self._slots.resized(serving.service.limits)
         self._ledger.grow(self._slots.most)
         if not self._receptions:
             for held in self._ledger.take_over():
                 self._take_in(held)
-        made = reception.Reception(
+        made = self._reception(serving, listeners)
+        emptied = self._reception(serving, inherited)
+        if self._receptions:
+            self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
+        self._receptions = [*self._receptions, emptied, made]
+        emptied.retire(())
+        self._receptions = [each for each in self._receptions if each.pending or each is made]
+        self._books.set("connections", self._slots.total)
+        self._broken = ""
+        self._poll()
+
+    def _reception(self, serving: Serving, listeners: Sequence[reception.Listener]) -> reception.Reception:
+        return reception.Reception(
             self._loop,
             self._name,
             listeners,
@@ -124,12 +141,6 @@ class Server:
             settle=self._spawn,
             lenient=serving.ways.lenient_proxy,
         )
-        if self._receptions:
-            self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
-        self._receptions = [each for each in self._receptions if each.pending] + [made]
-        self._books.set("connections", self._slots.total)
-        self._broken = ""
-        self._poll()
 
     def retire(self, books: Books, kept: Collection[int]) -> None:
         """Accept no more, and write down in other books what becomes of the connections that are there.

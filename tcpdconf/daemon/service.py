@@ -90,17 +90,18 @@ class Service:
         """Whether the worker, if there is one, has answered when it was asked last."""
         return self._worker is None or self._worker.answers
 
-    def prepare(self, config: model.Config, sockets: Sockets, *, again: bool) -> bool:
+    def prepare(self, config: model.Config, sockets: Sockets, inherited: Sockets, *, again: bool) -> bool:
         """Prepare to serve with `config` (a `changes.part`); False when that is what is done already.
 
-        `again` reads shell files again though they are the same. The worker will say prepared or failed.
+        Clients who wait at the `inherited` sockets are accepted once. `again` reads shell files again though
+        they are the same. The worker will say prepared or failed.
 
         Raises:
             CannotPrepareError: what it needs cannot be had.
         """
         try:
             self._next = self._setup(config, sockets)
-            return self._prepare_next(again)
+            return self._prepare_next(inherited, again)
         except OSError as error:
             self.discard()
             text = f"cannot start its worker: {error.strerror}"
@@ -254,10 +255,12 @@ class Service:
         given.open_log(service)
         return given
 
-    def _prepare_next(self, again: bool) -> bool:
+    def _prepare_next(self, inherited: Sockets, again: bool) -> bool:
         """Let a worker prepare for the next setup; False when that is the one there is."""
         assert self._next is not None  # noqa: S101 (just made)
         given = self._open(self._next)
+        for place, each in inherited:
+            given.lend("inherited", each.fileno(), place)
         try:
             if given.failures:
                 raise CannotPrepareError(given.failures)

@@ -75,11 +75,12 @@ class Supervisor:
             order.read,
             self._activated,
             self._make,
+            release=self._store.release,
             began=self._notifier.reloading,
             ended=self._reloaded,
         )
         self._watching = watching.Watching(self._loop, self._changed)
-        self._commands = commands.Commands(self._loop, self._reloads, self._drain)
+        self._commands = commands.Commands(self._loop, self._reloads, self._activated, self._drain)
         self._controlled: control.Control | None = None
         self._all: list[service.Service] = []  # with those that are coming, or drain
         self._started = False
@@ -162,13 +163,13 @@ class Supervisor:
             log.error("the configuration is not taken on; the one before goes on")
             status += f"; the last reload was refused: {last.outcome.problems[0]}"
         self._started = True
-        self._notifier.ready(status)
         self._store.keep(self._reloads.state.sockets)
+        self._notifier.ready(status)
         self._watching.watch(loaded.config, self._reloads.refused, loaded.directory, self._reloads.read_at)
 
     def _succeed(self) -> None:
-        """Everything serves: nobody else has to, and what was passed on and is not wanted can go."""
-        self._activated.close()
+        """Everything serves: nobody else has to."""
+        self._activated.settled()
         if self._order.predecessor is not None:
             self._control()
             seconds = self._reloads.state.loaded.config.daemon.drain_timeout
@@ -238,6 +239,7 @@ class Supervisor:
     def _drain(self, seconds: float) -> None:
         """Stop on command, after so many seconds for the programs."""
         log.info("stopping", drain=f"{seconds:g}s")
+        self._store.clear()  # unlike a signal, which a restart may follow, this gives the ports up
         self._stop(seconds)
 
     def _stop(self, drain: float) -> None:
@@ -245,6 +247,9 @@ class Supervisor:
         self._notifier.stopping()
         self._reloads.close()
         self._watching.close()
+        for sockets in self._reloads.state.sockets.values():
+            for listening in sockets:
+                listening.close()  # clients are refused from now on, instead of waiting for nobody
         seconds = self._reloads.state.loaded.config.daemon.stop_timeout
         for each in self._all:
             each.stop(drain, seconds)

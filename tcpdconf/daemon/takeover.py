@@ -1,8 +1,9 @@
 """The running daemon whose place this one takes (`tcpdconf run --take-over`)."""
 
+import socket
 from typing import Final
 
-from tcpdconf.daemon import controlclient, log
+from tcpdconf.daemon import controlclient, listeners, log
 
 _PATIENCE: Final = 30.0  # seconds; it may be about to take on its configuration
 
@@ -11,13 +12,15 @@ class Predecessor:
     """A daemon that answers on control.sock; `sockets` are its listening ones, which both have from now on.
 
     Raises:
-        ControlError: none runs there, or it gives nothing.
+        ControlError: none runs there, or it gives nothing: it does to one successor at a time.
     """
 
     def __init__(self, runtime: str | None) -> None:
         self._connection = controlclient.Connection(runtime)
-        self._connection.ask({"command": "hand-over"}, _PATIENCE)
-        self.sockets = tuple(self._connection.fds)
+        answer = self._connection.ask({"command": "hand-over"}, _PATIENCE)
+        sockets = [socket.socket(fileno=fd) for fd in self._connection.fds]
+        units = answer.get("units") or [None] * len(sockets)  # an older daemon does not tell
+        self.sockets = tuple(map(listeners.Passed, sockets, units))
 
     def dismiss(self, seconds: float) -> None:
         """Let it accept no more, and its programs go on for so long."""

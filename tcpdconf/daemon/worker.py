@@ -157,7 +157,7 @@ class _Worker:
         else:
             os.close(held)
         before, self._equipment, self._prepared = self._equipment, found, None
-        self._server.serve(found.serving(self._loop), found.listeners())
+        self._server.serve(found.serving(self._loop), found.listeners(), found.listeners("inherited"))
         if before is not None:
             before.retire(found)
         self._post.send("serving", number=self._wanted)

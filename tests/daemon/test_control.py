@@ -223,6 +223,31 @@ def test_a_successor_takes_the_place_and_keeps_it(server: controls.Server) -> No
     server.control = heir
 
 
+def test_a_client_that_is_kept_may_take_its_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its end is told."""
+    monkeypatch.setattr(control, "SECONDS", 0.1)
+    gone: list[int] = []
+
+    def keep(_: dict[str, Any], reply: control.Reply) -> None:
+        pid = reply.pid
+        reply.keep(lambda: gone.append(pid))
+        reply({"ok": True})
+
+    with controls.Server(tmp_path / "run", {"keep": keep, **COMMANDS}) as server:
+        with server.connect() as kept, server.connect() as other:
+            kept.sendall(b'{"command": "keep"}\n')
+            assert next(lines(kept)) == {"ok": True}
+            other.sendall(b'{"command": "echo"}\n')
+            assert [answer["ok"] for answer in lines(other)] == [True]  # it has had its time
+            kept.sendall(b'{"command": "echo", "say": "still here"}\n')
+            assert next(lines(kept))["said"] == "still here"
+            assert gone == []
+        daemons.until(lambda: gone, "that its end is told")
+    assert gone == [os.getpid()]
+
+
 def test_a_long_path(tmp_path: pathlib.Path) -> None:
     directory = tmp_path / ("x" * 200)
     with controls.Server(directory, COMMANDS):

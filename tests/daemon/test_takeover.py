@@ -8,19 +8,21 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import daemons
+import networks
+import stores
 from daemon import processes
 
 GREET = 'program = ["/bin/sh", "-c", "echo here; read line; echo $line"]'
 
 
-def service(port: int, program: str = 'program = ["/bin/echo", "in"]') -> str:
+def service(port: int, program: str = 'program = ["/bin/echo", "in"]', *, address: str = "127.0.0.1") -> str:
     return f"""
         [services.test]
         {program}
-        listeners = [{{ address = "127.0.0.1", port = {port} }}]
+        listeners = [{{ address = "{address}", port = {port} }}]
         [services.test.limits]
         max_connections = 1000
         """
@@ -103,18 +105,27 @@ def test_connections_of_the_first_daemon_go_on(tmp_path: pathlib.Path) -> None:
         assert second.process.returncode == 0
 
 
+def refused_successor(
+    folder: pathlib.Path, first: daemons.Daemon, text: str, before: Sequence[str] = ()
+) -> str:
+    """What a successor says that does not come to serve."""
+    folder.mkdir()
+    command = [*before, sys.executable, "-m", "tcpdconf", "run", str(daemons.configure(folder, text))]
+    command += ["--take-over", "--runtime-dir", first.runtime]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    assert found.returncode != 0
+    return found.stderr
+
+
 def test_a_second_daemon_that_cannot_start_leaves_the_first_alone(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with daemons.Daemon(tmp_path, service(port)) as first:
-        folder = successor(tmp_path, first)
-        conf = daemons.configure(folder, service(port, 'program = ["/bin/echo"]\numask = "8"'))
-        command = [sys.executable, "-m", "tcpdconf", "run", str(conf), "--take-over"]
-        command += ["--runtime-dir", str(folder / "run")]
-        found = subprocess.run(command, capture_output=True, timeout=daemons.SECONDS, check=False)
-
-        assert found.returncode == 78
+        broken = service(port, 'program = ["/bin/echo"]\numask = "8"')
+        assert "umask" in refused_successor(tmp_path / "broken", first, broken)
         assert daemons.talk(port) == b"in\n"
         assert not any(line.startswith("stopping") for line in first.log)
+        with daemons.Daemon(successor(tmp_path, first), service(port), arguments=["--take-over"]):
+            assert first.process.wait(daemons.SECONDS) == 0
 
 
 def test_without_a_daemon_there_is_nothing_to_take_over(tmp_path: pathlib.Path) -> None:
@@ -127,34 +138,10 @@ def test_without_a_daemon_there_is_nothing_to_take_over(tmp_path: pathlib.Path) 
     assert found.stderr.startswith("error: no daemon runs: ")
 
 
-def activated(folder: pathlib.Path, text: str, stored: dict[str, int]) -> daemons.Daemon:
-    """A daemon that a service manager starts with what is in its store."""
-    folder.mkdir()
-    fds = list(stored.values())
-    moved = " ".join(f"{3 + index}<&{fd}-" for index, fd in enumerate(fds))
-    start = f'exec {moved}; export LISTEN_FDS={len(fds)}; LISTEN_PID=$$ exec "$@"'
-    for fd in fds:
-        os.set_inheritable(fd, True)
-    names = {"LISTEN_FDNAMES": ":".join(stored)}
-    before = ["/bin/bash", "-c", start, "bash"]
-    return daemons.Daemon(folder, text, environment=names, before=before, pass_fds=fds, stored=stored)
-
-
-@contextlib.contextmanager
-def store() -> Iterator[dict[str, int]]:
-    """A service manager's store, which outlives its daemons."""
-    found: dict[str, int] = {}
-    try:
-        yield found
-    finally:
-        for fd in found.values():
-            os.close(fd)
-
-
 def test_no_queued_connection_is_lost_when_the_daemon_is_killed(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with contextlib.ExitStack() as stack:
-        stored = stack.enter_context(store())
+        stored = stack.enter_context(stores.store())
         first = stack.enter_context(daemons.Daemon(tmp_path, service(port), stored=stored))
         daemons.until(lambda: stored, "the store")
         worker = first.worker("test")
@@ -162,7 +149,7 @@ def test_no_queued_connection_is_lost_when_the_daemon_is_killed(tmp_path: pathli
         first.process.wait(daemons.SECONDS)
         daemons.until(lambda: processes.over(worker), "the end of the worker")
         waiting = [stack.enter_context(daemons.connect(port)) for _ in range(50)]
-        second = stack.enter_context(activated(tmp_path / "second", service(port), stored))
+        second = stack.enter_context(stores.activated(tmp_path / "second", service(port), stored))
         answers = [daemons.read(client) for client in waiting]
 
     assert answers == [b"in\n"] * 50
@@ -173,7 +160,7 @@ def test_clients_who_come_while_a_daemon_is_killed_again_and_again(tmp_path: pat
     """Those of whom nobody has heard yet; one that was accepted is lost with the worker that had it."""
     port = daemons.free_port()
     with contextlib.ExitStack() as stack:
-        stored = stack.enter_context(store())
+        stored = stack.enter_context(stores.store())
         daemon = stack.enter_context(daemons.Daemon(tmp_path, service(port), stored=stored))
         daemons.until(lambda: stored, "the store")
         some = stack.enter_context(clients(port))
@@ -181,7 +168,7 @@ def test_clients_who_come_while_a_daemon_is_killed_again_and_again(tmp_path: pat
             some.await_more()
             daemon.process.send_signal(signal.SIGKILL)
             daemon.process.wait(daemons.SECONDS)
-            daemon = stack.enter_context(activated(tmp_path / str(number), service(port), stored))
+            daemon = stack.enter_context(stores.activated(tmp_path / str(number), service(port), stored))
         some.await_more()
         some.stop()
 
@@ -191,12 +178,53 @@ def test_clients_who_come_while_a_daemon_is_killed_again_and_again(tmp_path: pat
 
 def test_a_stored_socket_that_is_not_wanted_any_more_is_let_go(tmp_path: pathlib.Path) -> None:
     ports = daemons.free_port(), daemons.free_port()
-    with store() as stored:
+    with stores.store() as stored:
         with daemons.Daemon(tmp_path, service(ports[0]), stored=stored):
             daemons.until(lambda: stored, "the store")
         (name,) = stored
-        with activated(tmp_path / "second", service(ports[1]), stored):
+        with stores.activated(tmp_path / "second", service(ports[1]), stored):
             daemons.until(lambda: name not in stored, "that it is let go")
             with socket.socket() as client:
                 assert client.connect_ex(("127.0.0.1", ports[0])) != 0
             assert daemons.talk(ports[1]) == b"in\n"
+
+
+def test_a_second_successor_is_told_so_and_the_first_one_takes_over(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with daemons.Daemon(tmp_path, service(port)) as first:
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        slow = (
+            service(port)
+            + f"""
+            [[services.test.environment_files]]
+            path = "{tmp_path}/slow"
+            shell = true
+            """
+        )
+        (tmp_path / "slow").write_text(f"read line <{gate}\n")
+        folder = successor(tmp_path, first)
+        with daemons.Daemon(folder, slow, arguments=["--take-over"], ready=False) as second:
+            first.await_log("^handing over ")
+            third = refused_successor(tmp_path / "third", first, service(port))
+            assert third.endswith(f" says: pid {second.process.pid} takes over already\n")
+            gate.write_text("go\n")
+            second.await_notice("READY=1")
+            assert first.process.wait(daemons.SECONDS) == 0
+            assert daemons.talk(port) == b"in\n"
+
+
+def test_a_successor_that_fails_leaves_every_address_served(tmp_path: pathlib.Path) -> None:
+    """It has bound another address of the same port, and then finds that it cannot have another port."""
+    port, taken = daemons.free_port("127.0.0.2"), daemons.free_port()
+    with (
+        networks.Network() as network,
+        daemons.Daemon(tmp_path, service(port, address="*"), before=network.before) as first,
+        network.do(lambda: socket.create_server(("127.0.0.1", taken))),
+    ):
+        both = service(port) + service(taken).replace("services.test", "services.other")
+        said = refused_successor(tmp_path / "second", first, both, network.before)
+        assert f"cannot bind 127.0.0.1:{taken}: Address already in use" in said
+        for address in ("127.0.0.1", "127.0.0.2", "::1"):
+            with network.connect(port, address) as client:
+                assert daemons.read(client) == b"in\n"

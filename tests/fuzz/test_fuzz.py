@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tcpdconf.config import load, model
-from tcpdconf.daemon import commands, reloading, reloads
+from tcpdconf.daemon import commands, listeners, reloading, reloads
 
 EXAMPLES = int(os.environ.get("TCPDCONF_FUZZ", "300"))
 SLOWEST = 2.0  # seconds for an input, which is small, on a busy machine
@@ -137,7 +137,8 @@ def test_any_request_has_one_answer(tmp_path: pathlib.Path) -> None:
         running = types.SimpleNamespace(
             state=state, loaded_at=0.0, last=last, wish=lambda then, again: then(last) if again else None
         )
-        served |= commands.Commands(server.loop, running, stops.append).all()  # type: ignore[arg-type]
+        activated = listeners.Activated({})
+        served |= commands.Commands(server.loop, running, activated, stops.append).all()  # type: ignore[arg-type]
 
         @FUZZED
         @given(
