@@ -53,7 +53,6 @@ class Lists:
             )
             for entry in chain.entries
         }
-        self._asked: set[query.Question] = set()  # those whose answers are yet to be counted
         self._untested = {zone for zone, each in self._lists.items() if each.health.state == "untested"}
         self._held: list[Callable[[], None]] = []
         self._shown: dict[str, dict[str, str]] = {}  # by zone: what the last test has shown
@@ -81,21 +80,9 @@ class Lists:
                 self._resolver.ask(question, heard, now + entry.deadline, fresh=True)
             done(question, query.SUSPENDED)
             return
-        # A text alone is no listing; equal questions are one; what comes at once comes out of the cache.
-        first = question.type == "A" and question not in self._asked
-        if first:
-            self._asked.add(question)
-        at_once = True
-
-        def answered(answer: query.Answer) -> None:
-            if first:
-                self._asked.discard(question)
-                if not at_once:
-                    self._heard(each, entry, answer)
-            done(question, answer)
-
-        self._resolver.ask(question, answered, now + entry.deadline)
-        at_once = False
+        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # no text alone
+        answered = functools.partial(done, question)
+        self._resolver.ask(question, answered, now + entry.deadline, heard=heard)
 
     def report(self) -> list[dict[str, str]]:
         """Each list's state, and what its last test has shown: for people."""

@@ -4,6 +4,7 @@ It asks recursive name servers, believes nobody else, and keeps what they say fo
 after the process has forked: its random numbers are its own.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Final, get_args
@@ -54,12 +55,21 @@ class Resolver:
         return {**self._counts, "strays": sum(server.strays for server in self._known.values())}
 
     def ask(
-        self, question: query.Question, done: dnslookup.Done, until: float, *, fresh: bool = False
+        self,
+        question: query.Question,
+        done: dnslookup.Done,
+        until: float,
+        *,
+        fresh: bool = False,
+        heard: dnslookup.Done | None = None,
     ) -> None:
-        """Call `done` with the answer, once: before this returns if it is known, at `until` at the latest.
+        """Call `done` with the answer, once: at `until` at the latest, perhaps before this returns.
 
         `until` is a time of the loop's clock. "timeout" is the answer when nobody has answered by then, and
         "nxdomain" for a name that cannot be. A `fresh` answer does not come from the cache.
+
+        `heard` is called with the answer before `done` if name servers were asked for it, however soon that
+        came to nothing. It is not called for an answer that is kept, nor when an equal question is on its way.
         """
         self._counts["asked"] += 1
         try:
@@ -77,8 +87,10 @@ class Resolver:
         elif section in self._lookups:
             self._counts["joined"] += 1
             self._lookups[section].join(done, until)
-        else:
+        elif heard is None:
             self._look_up(section, done, until)
+        else:
+            self._look_up(section, functools.partial(_tell, heard, done), until)
 
     def close(self) -> None:
         """Let go of every socket and timer. Those who wait are not told."""
@@ -140,6 +152,11 @@ class Resolver:
         self._counts["timeout" if answer is None else answer.status] += 1
         if answer is not None:
             self._cache.put(lookup.section, answer, self._clock())
+
+
+def _tell(first: dnslookup.Done, second: dnslookup.Done, answer: query.Answer) -> None:
+    first(answer)
+    second(answer)
 
 
 def _tokens(random: Callable[[int], bytes]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import resolvers
 from daemon import lookedup
 from policy import chains, links
 
-from tcpdconf.config import model
+from tcpdconf.config import model, values
 from tcpdconf.daemon import lookups
 from tcpdconf.policy import connection, dnschain
 
@@ -107,6 +107,18 @@ def test_without_a_name_server_nobody_is_refused() -> None:
     assert found(client, looked) == {}
     assert counted(looked) == {"unreachable": 1}
     assert time.monotonic() - began < 0.3
+
+
+def test_a_question_that_cannot_be_sent_counts_like_any_other() -> None:
+    """It fails before it is on its way, so that the answer is there at once, as one from the cache is."""
+    client = resolvers.Client(values.Server("255.255.255.255", 53))  # connect(2): EACCES
+    looked = looking(client, {"zone": "bl.example", "probe": False})
+    clients = [LINK._replace(peer=links.end(f"127.0.0.{n}")) for n in (5, 5, 6, 7, 8)]
+
+    assert [found(client, looked, link) for link in clients] == [{}] * 5
+    assert counted(looked) == {"unreachable": 3}  # the second is kept, the fifth not asked
+    assert looked.status()["bl.example"]["state"] == "paused"
+    assert looked.status()["bl.example"]["why"] == "3 failures in a row, the last: unreachable"
 
 
 @pytest.mark.parametrize(
