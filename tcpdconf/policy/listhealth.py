@@ -2,9 +2,8 @@
 
 Test points (RFC 5782, 5): a list has 127.0.0.2 and never 127.0.0.1; for IPv6 the same, mapped. With a
 random name they find lists that list everybody, parked domains, and resolvers that rewrite "no such name".
-A list that fails is not asked until it passes. The breaker is for lists that do not answer: after so many
-failures in a row a list is left alone for a while, then one question is let through, and so on with a
-growing pause.
+A list that fails is not asked until it passes. The breaker (`policy.breaker`) is for lists that do not
+answer: one question is a try.
 
 Times are seconds of any clock that never goes back.
 """
@@ -14,16 +13,15 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import answerfilter, dnstables
-from tcpdconf.policy import answermatch, connection, query
+from tcpdconf.policy import answermatch, breaker, connection, query
 
 # up: asked; untested: not asked before its first test; suspended: failed a test; paused: does not answer
 Answers = Mapping[query.Question, query.Answer]
 State = Literal["up", "untested", "suspended", "paused"]
 
-FAILURES: Final = 3  # in a row, until a list is paused
-LONGEST_PAUSE: Final = 600.0
 EVERY: Final = 1800.0  # between tests that the list passes
 
+_GOOD: Final = "answers as it should"
 _SILENCE: Final = query.Answer("timeout")
 _ANSWERED: Final = frozenset({"answer", "nxdomain"})
 _SIGNS: Final[dict[answermatch.Outcome, str]] = {
@@ -79,35 +77,23 @@ class Health:
         self._tests = probe is not False
         self._expected = probe if isinstance(probe, dnstables.Probe) else dnstables.Probe()
         self._reading = reading
-        self._failures = 0  # in a row
-        self._first_pause = self._pause = pause
-        self._until = 0.0  # when a paused list may be tried
-        self._trying = False
+        self._breaker = breaker.Breaker(pause)
         self._test_at = 0.0
-        self._test_pause = pause
+        self._first_pause = self._test_pause = pause
         self._told: set[answermatch.Outcome] = set()
 
     def tries(self, now: float) -> bool:
         """Whether to ask a list that is not up all the same: the one question let through to a paused one."""
-        if self.state != "paused" or now < self._until:
-            return False
-        self._until, self._trying = now + self._pause, True
-        return True
+        return self._breaker.tries(now)
 
     def heard(self, outcome: answermatch.Outcome, now: float) -> Change | None:
         """Count what came of one question that was sent (not out of a cache) for a client."""
         self.counts[outcome] += 1
         if outcome not in answermatch.TROUBLE:
-            self._failures = 0
-            return self._recovered() if self.state == "paused" else None
-        self._failures += 1
-        if self.state == "paused" and self._trying:
-            self._trying, self._pause = False, self._longer(self._pause)
-            self._until = now + self._pause
-        elif self.state == "up" and self._failures >= FAILURES:
-            self._until = now + self._pause
-            return self._become("paused", f"{self._failures} failures in a row, the last: {outcome}")
-        elif self.state == "up" and outcome in _SIGNS and outcome not in self._told:
+            return self._become("up", _GOOD) if self._breaker.passed() else None
+        if self.state in {"up", "paused"} and self._breaker.failed(now):
+            return self._become("paused", f"{breaker.FAILURES} failures in a row, the last: {outcome}")
+        if self.state == "up" and outcome in _SIGNS and outcome not in self._told:
             self._told.add(outcome)
             return Change("up", "up", _SIGNS[outcome])
         return None
@@ -136,10 +122,12 @@ class Health:
         if wrong is None and silent is None:
             self._test_at, self._test_pause = now + EVERY, self._first_pause
             self._told.clear()
-            return None if self.state == "up" else self._recovered()
+            self._breaker.passed()
+            return None if self.state == "up" else self._become("up", _GOOD)
         self._test_at = now + self._test_pause
-        self._test_pause = self._longer(self._test_pause)
+        self._test_pause = breaker.longer(self._test_pause, self._first_pause)
         if wrong is not None and (self.state, self.why) != ("suspended", wrong):
+            self._breaker.passed()
             return self._become("suspended", wrong)
         if wrong is None and self.state == "untested" and not self.why:
             return self._become("untested", f"cannot be tested: {silent}")
@@ -178,13 +166,6 @@ class Health:
 
     def _question(self, label: str) -> query.Question:
         return query.Question(f"{label}.{self.zone}", "A")
-
-    def _longer(self, pause: float) -> float:
-        return min(pause * 2, max(LONGEST_PAUSE, self._first_pause))
-
-    def _recovered(self) -> Change:
-        self._failures, self._pause, self._trying = 0, self._first_pause, False
-        return self._become("up", "answers as it should")
 
     def _become(self, state: State, why: str) -> Change:
         before, self.state, self.why = self.state, state, why

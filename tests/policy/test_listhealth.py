@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpdconf.config import dnstables
-from tcpdconf.policy import answermatch, listhealth
+from tcpdconf.policy import answermatch, breaker, listhealth
 
 V4, V6 = "{}.0.0.127.bl.test", "{}.0.0.0.0.0.f.7.f.f.f.f" + ".0" * 20 + ".bl.test"
 A2 = {"A": ["127.0.0.2"]}
@@ -304,7 +304,7 @@ def test_a_list_always_comes_back(steps: list[tuple[Any, float]]) -> None:
         else:
             made.heard(step, now)
     for _ in range(2):
-        now += listhealth.LONGEST_PAUSE
+        now += breaker.LONGEST
         if made.is_due(now):
             feed(made, GOOD, now)
         if asked(made, now):
