@@ -127,11 +127,11 @@ class _Lookups(lookups.Lookups):
         """Whether name servers are asked about a list."""
         return self._inquiry.ask and entry.zone not in self._inquiry.listed
 
-    def ask(self, question: query.Question, done: lists.Answered, until: float) -> None:
+    def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:
         """Ask about a name."""
         heard = functools.partial(self._heard, done)
         if self._inquiry.ask:
-            super().ask(question, heard, until)
+            super().ask(question, heard, until, client=client)
         else:
             heard(question, query.SUSPENDED)
 

@@ -7,7 +7,7 @@ files.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-_NO_CLASS: Final = frozenset({"state", "why", "asked"})  # of what is said of a list
+_NO_CLASS: Final = frozenset({"state", "why", "asked"})  # of what is said of a list or of names
 
 
 class _Family(NamedTuple):
@@ -25,6 +25,8 @@ _REFUSED: Final = _Family("tcpdconf_refused_total", "counter", "Connections that
 _WORKER: Final = _Family("tcpdconf_worker_up", "gauge", "Whether the service has a worker.")
 _LIST: Final = _Family("tcpdconf_dns_list_up", "gauge", "Whether a DNS list is asked at present.")
 _ANSWERS: Final = _Family("tcpdconf_dns_list_answers_total", "counter", "Answers of a DNS list, by class.")
+_NAMES: Final = _Family("tcpdconf_names_up", "gauge", "Whether name servers are asked for names at present.")
+_NAMED: Final = _Family("tcpdconf_names_answers_total", "counter", "Answers about names, by class.")
 _LOADED: Final = _Family(
     "tcpdconf_config_loaded_timestamp_seconds", "gauge", "When the configuration was taken on."
 )
@@ -67,6 +69,11 @@ def _service(labels: dict[str, str], service: Mapping[str, Any]) -> Iterator[_Sa
         yield _LIST, labels | {"zone": zone}, each["state"] == "up"
         for which in sorted(each.keys() - _NO_CLASS):
             yield _ANSWERS, labels | {"zone": zone, "class": which}, each[which]
+    names = service.get("names")
+    if names is not None:
+        yield _NAMES, labels, names["state"] == "up"
+        for which in sorted(names.keys() - _NO_CLASS):
+            yield _NAMED, labels | {"class": which}, names[which]
 
 
 def _labels(labels: Mapping[str, str]) -> str:

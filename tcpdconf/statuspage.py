@@ -16,6 +16,7 @@ def status(answer: Mapping[str, Any], now: float) -> str:
         columns.table((), _head(answer, now)),
         columns.table(("SERVICE", "SLOTS", "ACCEPTED", "REFUSED", "LISTENERS"), _services(answer)),
         columns.table(("LIST", "SERVICE", "STATE", "ASKED", "LISTED"), _lists(answer)),
+        columns.table(("NAMES", "STATE", "ASKED", "UNANSWERED", "WHY"), _names(answer)),
         columns.table(("BUSIEST ADDRESSES", "CONNECTIONS"), _busiest(answer)),
     ]
     return "\n".join(part for part in parts if part)
@@ -89,6 +90,14 @@ def _lists(answer: Mapping[str, Any]) -> Iterator[list[str]]:
     for name, service in answer["services"].items():
         for zone, each in service["dns_lists"].items():
             yield [zone, name, each["state"], str(each["asked"]), str(each["listed"])]
+
+
+def _names(answer: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, service in answer["services"].items():
+        each = service.get("names")
+        if each is not None:
+            unanswered = each["timeout"] + each["unreachable"]
+            yield [name, each["state"], str(each["asked"]), str(unanswered), each["why"] or "-"]
 
 
 def _busiest(answer: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ import tcpdconf
 from tcpdconf.config import model, problems
 from tcpdconf.daemon import control, ledger, listeners, liststatus, log, loop, reloads, service
 
-_REPORT: Final = 1.0  # seconds that workers have to say how their lists are
+_REPORT: Final = 1.0  # seconds that workers have to say how their lists and names are
 _BUSIEST: Final = 10
 
 
@@ -29,7 +29,7 @@ class Commands:
         self._reloads = running
         self._activated = activated
         self._stop = stop
-        self._lists: dict[str, dict[str, Any]] = {}  # by service: what its worker has said last
+        self._reports: dict[str, liststatus.Report] = {}  # by service: what its worker has said last
         self._missing: set[str] = set()  # services whose worker has not said it yet
         self._waiting: list[Callable[[], None]] = []
         self._timer = 0
@@ -46,19 +46,19 @@ class Commands:
         }
 
     def reported(self, name: str, message: dict[str, Any]) -> None:
-        """Take note of what a worker says of its lists; it is handed on as far as it has the right form."""
-        self._lists[name] = liststatus.checked(message.get("lists"))
+        """Take note of what a worker says of lists and names, as far as it has the right form."""
+        self._reports[name] = liststatus.report(message)
         self._missing.discard(name)
         if not self._missing:
             self._answer()
 
     def _status(self, _: dict[str, Any], reply: control.Reply) -> None:
-        """Ask the workers for their lists, and answer when all have said it, or one second later."""
+        """Ask the workers for lists and names, and answer when all have said it, or one second later."""
         self._waiting.append(lambda: reply(self._page()))
         if self._missing:
             return
         for name, each in self._reloads.state.services.items():
-            if _settings(each).dns_lists:
+            if _settings(each).dns_lists or _settings(each).lookup_names:
                 self._missing.add(name)
                 each.tell("report")
         self._timer = self._loop.after(_REPORT if self._missing else 0, self._answer)
@@ -91,6 +91,7 @@ class Commands:
 
     def _service(self, name: str, each: service.Service, counts: Mapping[str, int]) -> dict[str, object]:
         settings = _settings(each)
+        said = self._reports.get(name, liststatus.NOTHING)
         return {
             "pid": each.pids[0] if each.pids else None,
             "connections": counts["connections"],
@@ -102,7 +103,8 @@ class Commands:
                 for _, one in (each.setup.sockets if each.setup else ())
                 if one.fileno() >= 0  # of a daemon that stops all are closed
             ],
-            "dns_lists": self._lists.get(name, {}) if settings.dns_lists else {},
+            "dns_lists": said.lists if settings.dns_lists else {},
+            "names": said.names if settings.lookup_names else None,
         }
 
     def _connections(self, _: dict[str, Any], reply: control.Reply) -> None:

@@ -76,12 +76,12 @@ class Lists:
         each = self._lists[entry.zone]
         if each.health.state != "up":
             if question.type == "A" and each.health.tries(now):
-                heard = functools.partial(self._heard, each, entry)
-                self._resolver.ask(question, heard, now + entry.deadline, fresh=True)
+                tried = functools.partial(self._heard, each, entry)
+                self._resolver.ask(question, tried, now + entry.deadline, fresh=True)
             done(question, query.SUSPENDED)
             return
-        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # no text alone
         answered = functools.partial(done, question)
+        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # no text alone
         self._resolver.ask(question, answered, now + entry.deadline, heard=heard)
 
     def report(self) -> list[dict[str, str]]:

@@ -7,13 +7,16 @@ or a good one miss them.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from tcpdconf.config import model
-from tcpdconf.daemon import lists, loop, resolver
+from tcpdconf.daemon import hostnames, lists, loop, resolver
 from tcpdconf.policy import connection, decision, dnschain, dnslist, hostname, query
 
 Done = Callable[[dict[str, str]], None]
+Probed = Callable[[list[dict[str, str]]], None]
+
+_NAMES: Final = "(names)"  # stands among lists; no zone is called so
 
 
 class Lookups:
@@ -33,7 +36,7 @@ class Lookups:
         self.drop = settings.drop
         self.chain = chain
         self._lists = lists.Lists(events, name, chain, asked)
-        self._resolver = asked
+        self._hostnames = hostnames.Hostnames(name, asked, self.seconds, settings.dns.pause)
 
     def begin(self, link: connection.Connection, environment: Mapping[str, str], done: Done) -> None:
         """Look up what is wanted of a connection; `done` is called with the variables, perhaps at once.
@@ -55,19 +58,33 @@ class Lookups:
         """Each list's state, and what its last test has shown: for people."""
         return self._lists.report()
 
+    def probe(self, done: Probed) -> None:
+        """Test what is asked, and call back with the report; if names are wanted they have a row there."""
+        self.when_tested(functools.partial(self._probe_names, done))
+
     def status(self) -> dict[str, dict[str, Any]]:
         """Each list's state and counts (`lists.Lists.status`)."""
         return self._lists.status()
 
-    def ask(self, question: query.Question, done: lists.Answered, until: float) -> None:
-        """Ask about a name."""
-        self._resolver.ask(question, functools.partial(done, question), until)
+    def names_status(self) -> dict[str, Any] | None:
+        """The state and counts of names (`hostnames.Hostnames.status`); None where they are not wanted."""
+        return self._hostnames.status() if self.names else None
+
+    def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:
+        """Ask about a name, of a client or of this host's end of a connection."""
+        self._hostnames.ask(question, functools.partial(done, question), until, client=client)
 
     def ask_list(
         self, question: query.Question, entry: dnschain.Entry, done: lists.Answered, now: float
     ) -> None:
         """Ask a list about a client."""
         self._lists.ask(question, entry, done, now)
+
+    def _probe_names(self, done: Probed) -> None:
+        if self.names:
+            self._hostnames.probe(lambda row: done([*self.report(), {"list": _NAMES, **row}]))
+        else:
+            done(self.report())
 
 
 class _Lookup:
@@ -134,7 +151,8 @@ class _Lookup:
             verdict = hostname.judge(end, self._answers)
             while verdict.open is not None and verdict.open not in self._missing:
                 self._missing.add(verdict.open)
-                self._lookups.ask(verdict.open, self._answered, self._until)
+                client = variable == "TCPREMOTEHOST"
+                self._lookups.ask(verdict.open, self._answered, self._until, client=client)
                 verdict = hostname.judge(end, self._answers)
             if verdict.open is not None:
                 complete = False

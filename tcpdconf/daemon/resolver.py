@@ -68,8 +68,8 @@ class Resolver:
         `until` is a time of the loop's clock. "timeout" is the answer when nobody has answered by then, and
         "nxdomain" for a name that cannot be. A `fresh` answer does not come from the cache.
 
-        `heard` is called with the answer before `done` if name servers were asked for it, however soon that
-        came to nothing. It is not called for an answer that is kept, nor when an equal question is on its way.
+        `heard` is called with the answer, before `done`, if this call has name servers asked, however soon
+        that comes to nothing: not for an answer that is kept, nor when an equal question is on its way.
         """
         self._counts["asked"] += 1
         try:

@@ -178,19 +178,20 @@ class _Worker:
         if asked is None:
             self._tried(number, found.failures, [])
         else:
-            asked.when_tested(lambda: self._tried(number, found.failures, asked.report()))
+            asked.probe(functools.partial(self._tried, number, found.failures))
 
     def _tried(self, number: int, failures: list[assignment.Failure], lists: list[dict[str, str]]) -> None:
         self._post.send("tried", number=number, failures=failures, lists=lists)
         self._end()
 
     def _report(self) -> None:
-        """Say how the lists are."""
+        """Say how the lists and the names are."""
         asked = None if self._equipment is None else self._equipment.lookups
+        names = None if asked is None else asked.names_status()
         try:
-            self._post.send("report", lists={} if asked is None else asked.status())
+            self._post.send("report", lists={} if asked is None else asked.status(), names=names)
         except channel.ChannelError:  # so many lists that they are too long for a message
-            self._post.send("report", lists={})
+            self._post.send("report", lists={}, names=names)
 
     def _retire(self, serving: server.Server, kept: list[int]) -> None:
         """Leave new connections to another worker; end when the programs of the old ones have."""

@@ -42,8 +42,7 @@ def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
 
     Every question depends on the answer before, so there is never more than one.
     """
-    asked = query.Question(query.labels(end) + _REVERSE[end.version], "PTR")
-    question, answer = _followed(asked, answers)
+    question, answer = _followed(pointer(end), answers)
     if answer is None:
         return Verdict(None, "not asked yet", question)
     if answer.status in _FAILED:
@@ -55,6 +54,11 @@ def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
         return Verdict(None, "the name of the address is no host name")
     verdict = _forward(end, name, answers)
     return verdict._replace(value=displayed(name)) if verdict.value == name else verdict
+
+
+def pointer(end: connection.Endpoint) -> query.Question:
+    """The question for the name of an address (RFC 1035, 3.5; RFC 3596, 2.5)."""
+    return query.Question(query.labels(end) + _REVERSE[end.version], "PTR")
 
 
 def is_valid(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import daemons
@@ -40,3 +42,9 @@ def answer(port: int, source: str = "127.0.0.5") -> dict[str, str]:
     """The variables that were looked up for a client."""
     found = daemons.environment(daemons.talk(port, source=source))
     return {name: value for name, value in found.items() if not name.endswith(("IP", "PORT", "PROTO"))}
+
+
+def probed(conf: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """What `check --probe` says of a configuration."""
+    command = [sys.executable, "-m", "tcpdconf", "check", "--probe", str(conf)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpdconf import statuspage
+from tcpdconf import metrics, statuspage
 from tcpdconf.daemon import ledger, liststatus, relay
 from tcpdconf.policy import access
 
@@ -19,7 +19,7 @@ JSON = st.recursive(
 )
 STATUS = st.fixed_dictionaries(
     {"state": st.sampled_from(["up", "paused", "else"]) | JSON, "why": st.text() | JSON, "asked": JSON},
-    optional={"listed": st.integers() | JSON, "x": JSON},
+    optional={name: st.integers() | JSON for name in ("listed", "timeout", "unreachable", "x")},
 )
 ENTRIES = st.fixed_dictionaries(
     {"kind": st.sampled_from(["count", "adopt", "release"])},
@@ -35,19 +35,18 @@ RELAYED = st.fixed_dictionaries(
 )
 
 
-@given(JSON | st.dictionaries(st.text(max_size=5), STATUS, max_size=3))
-def test_lists_can_be_shown_whatever_is_said_of_them(said: object) -> None:
-    found = liststatus.checked(json.loads(json.dumps(said)))
+@given(JSON | st.dictionaries(st.text(max_size=5), STATUS, max_size=3), JSON | STATUS)
+def test_lists_and_names_can_be_shown_whatever_is_said_of_them(lists: object, names: object) -> None:
+    found = liststatus.report(json.loads(json.dumps({"lists": lists, "names": names})))
 
     json.dumps(found, allow_nan=False)
     service: dict[str, Any] = {
         "pid": 1, "connections": 0, "max_connections": 1, "accepted": 0, "refused": {}, "listeners": [],
-        "dns_lists": found,
+        "dns_lists": found.lists, "names": found.names,
     }  # fmt: skip
     config = {"dir": "", "loaded_at": 0.0}
-    page = statuspage.status(
-        {"version": "", "pid": 1, "config": config, "last_reload": None, "services": {"a": service}}, 0.0
-    )
+    status = {"version": "", "pid": 1, "config": config, "last_reload": None, "services": {"a": service}}
+    page = statuspage.status(status, 0.0) + metrics.exposition(status)
     assert all(character.isprintable() or character == "\n" for character in page)
 
 
@@ -55,6 +54,9 @@ def test_what_is_right_stays() -> None:
     right = {"bl.example": {"state": "up", "why": "", "asked": 3, "listed": 1, "timeout": 0}}
 
     assert liststatus.checked({**right, "other": {"state": "up"}, "third": 5}) == right
+    names = {"state": "paused", "why": "no name server answers", "asked": 2, "timeout": 1, "unreachable": 1}
+    assert liststatus.report({"lists": right, "names": names}) == (right, names)
+    assert liststatus.report({"lists": right, "names": {**names, "state": "suspended"}}).names is None
 
 
 @given(JSON | st.lists(st.dictionaries(st.text(max_size=4) | st.just("list"), JSON, max_size=3), max_size=3))

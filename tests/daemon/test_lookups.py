@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import subprocess
-import sys
 import time
 
 import daemons
@@ -150,18 +148,13 @@ def test_a_secret_zone_is_shown_to_nobody(tmp_path: pathlib.Path) -> None:
             daemon.await_log("zone=parked.example state=suspended")
             daemon.await_log("zone=dead.example state=untested")
             log = "\n".join(daemon.log)
-        probe = probed(daemon.conf)
+        probe = lookedup.probed(daemon.conf)
 
     assert (found["BLOCK"], found["BLOCK_ZONE"]) == ("Blacklisted by dq.example", "dq.example")
     assert [row.split()[1] for row in probe.stdout.splitlines() if ".example " in row] == [
         "up", "suspended", "untested",
     ]  # fmt: skip
     assert not re.search(r"key\d", log + probe.stdout + probe.stderr + repr(found))
-
-
-def probed(conf: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tcpdconf", "check", "--probe", str(conf)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
 
 def test_the_probe_shows_what_each_list_answers(tmp_path: pathlib.Path) -> None:
@@ -178,7 +171,7 @@ def test_the_probe_shows_what_each_list_answers(tmp_path: pathlib.Path) -> None:
             [dns]
             servers = ["127.0.0.1:{server.address.port}"]
         """
-        found = probed(daemons.configure(tmp_path, text))
+        found = lookedup.probed(daemons.configure(tmp_path, text))
     rows = [line.split(maxsplit=7) for line in found.stdout.splitlines() if ".example" in line]
 
     assert (found.returncode, found.stderr) == (0, "")

@@ -55,6 +55,18 @@ def test_every_class_of_answers_of_a_list_is_a_sample() -> None:
     ]
 
 
+def test_every_class_of_answers_about_names_is_a_sample() -> None:
+    names = {"state": "paused", "why": "", "asked": 3, "answered": 1, "timeout": 2}
+    text = metrics.exposition(answer(names=names))
+
+    assert re.findall(r"^tcpdconf_names.*", text, re.MULTILINE) == [
+        'tcpdconf_names_up{service="smtp"} 0',
+        'tcpdconf_names_answers_total{service="smtp",class="answered"} 1',
+        'tcpdconf_names_answers_total{service="smtp",class="timeout"} 2',
+    ]
+    assert "tcpdconf_names" not in metrics.exposition(answer(names=None))
+
+
 def test_a_name_cannot_end_its_label() -> None:
     text = metrics.exposition(answer(dns_lists={'a"b\\c\nd': LIST}))
 

@@ -8,6 +8,8 @@ import pytest
 from tcpdconf import statuspage
 
 NOW = 1_700_000_000.0  # 2023-11-14, 22:13:20 UTC
+PAUSED = {"state": "paused", "why": "no name server answers", "asked": 9, "timeout": 2, "unreachable": 3}
+UP = {"state": "up", "why": "", "asked": 7, "timeout": 0, "unreachable": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,8 @@ def test_the_page() -> None:
             last_reload={"ok": False, "at": NOW - 90_000, "changed": [], "problems": [problem]},
             services={
                 "smtp": service(connections=13, accepted=10_000, refused=refused, dns_lists=lists),
-                "imap": service(pid=None, max_connections=300, listeners=["*:143", "*:220"]),
+                "imap": service(pid=None, max_connections=300, listeners=["*:143", "*:220"], names=PAUSED),
+                "pop3": service(listeners=["*:110"], names=UP),
             },
             connections_by_address=[{"address": "192.0.2.1", "connections": 12}],
         ),
@@ -72,9 +75,14 @@ def test_the_page() -> None:
         "SERVICE  SLOTS                                   ACCEPTED  REFUSED              LISTENERS\n"
         "smtp     [######..............] 13/40            10000     access 3, per_ip 20  *:25\n"
         "imap     [....................] 0/300 no worker  0         -                    *:143, *:220\n"
+        "pop3     [....................] 0/40             0         -                    *:110\n"
         "\n"
         "LIST           SERVICE  STATE  ASKED  LISTED\n"
         "dnsbl.example  smtp     up     12     3\n"
+        "\n"
+        "NAMES  STATE   ASKED  UNANSWERED  WHY\n"
+        "imap   paused  9      5           no name server answers\n"
+        "pop3   up      7      0           -\n"
         "\n"
         "BUSIEST ADDRESSES  CONNECTIONS\n"
         "192.0.2.1          12\n"

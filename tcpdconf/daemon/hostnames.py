@@ -1,0 +1,104 @@
+"""The name servers of a service, as far as names go: asks them unless none of them answers.
+
+Whether they are worth asking is `policy.namehealth`'s. Nobody waits for name servers that are not: a client
+gets what it would have got after its wait, and the question that tries them again is sent beside.
+"""
+
+import functools
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from tcpdconf.daemon import dnslookup, log, loop, resolver
+from tcpdconf.policy import listhealth, namehealth, query
+
+PROBE: Final = 5.0  # seconds that a question of our own may take, or as long as a client waits
+_NOW: Final = 0.0  # a deadline that is over: only what is kept is an answer
+_CLASSES: Final[dict[query.Status, str]] = {
+    "answer": "answered",
+    "nxdomain": "no_such_name",
+    "servfail": "servfail",
+    "refused": "refused",
+    "timeout": "timeout",
+    "unreachable": "unreachable",
+    "malformed": "malformed",
+}
+
+
+class Hostnames:
+    """What is asked about the names of one service's connections; clients wait for `seconds` at most."""
+
+    def __init__(self, service: str, asked: resolver.Resolver, seconds: float, pause: float) -> None:
+        self._service = service
+        self._resolver = asked
+        self._seconds = min(seconds, PROBE)
+        self._health = namehealth.Health(pause)
+        self._asking = False  # a question of our own
+
+    def ask(self, question: query.Question, done: dnslookup.Done, until: float, *, client: bool) -> None:
+        """Ask about a client, or about this host's end of a connection.
+
+        In a pause the answer is there at once: what is kept, or "timeout".
+        """
+        health = self._health
+        if health.state == "paused":
+            if health.tries(loop.now()):
+                self._ask_own()
+            self._resolver.ask(question, done, _NOW)
+        else:
+            self._resolver.ask(question, done, until, heard=functools.partial(self._heard, client))
+
+    def probe(self, done: Callable[[dict[str, str]], None]) -> None:
+        """Ask a question of our own, and call back with what came of it: for people."""
+        began = loop.now()
+
+        def answered(answer: query.Answer) -> None:
+            silent = answer.status in namehealth.SILENT
+            done(
+                {
+                    "state": "down" if silent else "up",
+                    "time": f"{(loop.now() - began) * 1000:.0f} ms",
+                    "random": "none" if answer.status in {"answer", "nxdomain"} else answer.status,
+                    "why": "no name server answers" if silent else "",
+                }
+            )
+
+        self._resolver.ask(_own_question(), answered, began + self._seconds)
+
+    def status(self) -> dict[str, Any]:
+        """The state, and how often name servers were asked and what they said, by class.
+
+        {"state": "up", "why": "", "asked": 2, "answered": 1, "no_such_name": 1, "servfail": 0, ...}; neither
+        what comes out of the cache is counted nor a question of our own.
+        """
+        counts = self._health.counts
+        return {
+            "state": self._health.state,
+            "why": self._health.why,
+            "asked": counts.total(),
+            **{name: counts[status] for status, name in _CLASSES.items()},
+        }
+
+    def _heard(self, client: bool, answer: query.Answer) -> None:
+        self._log(self._health.heard(answer.status, loop.now(), client=client))
+        if self._health.doubtful:
+            self._ask_own()
+
+    def _ask_own(self) -> None:
+        """Ask a question of our own, unless one is on its way."""
+        if not self._asking:
+            self._asking = True
+            self._resolver.ask(_own_question(), self._proved, loop.now() + self._seconds)
+
+    def _proved(self, answer: query.Answer) -> None:
+        self._asking = False
+        self._log(self._health.proved(answer.status, loop.now()))
+
+    def _log(self, change: listhealth.Change | None) -> None:
+        if change is not None:
+            level: log.Level = "notice" if change.after == "up" else "warning"
+            log.write(level, "names", service=self._service, state=change.after, why=change.why)
+
+
+def _own_question() -> query.Question:
+    return namehealth.own_question(secrets.randbits(28))
