@@ -101,6 +101,8 @@ def inquire(inquiry: Inquiry, link: connection.Connection, known: Mapping[str, s
     if not found:
         events.run()
     names = list(_names(inquiry, link, asked)) if service.lookup_names else []
+    if any(step.effect == "failed" for step in names) and not _hears(events, asked):
+        names = [_unheard(step) for step in names]
     judged = dnslist.judge(asked.chain, link.peer, asked.answers, known)
     return Found(found[0], [*names, *_lists(inquiry, link, asked, judged)])
 
@@ -169,6 +171,25 @@ def _names(inquiry: Inquiry, link: connection.Connection, asked: _Lookups) -> It
         if verdict.value == hostname.SOFT:
             effect = "failed"
         yield explanation.Step("name", variable, effect if inquiry.ask else "not-asked", text, sets=sets)
+
+
+def _hears(events: loop.Loop, asked: _Lookups) -> bool:
+    """Whether any name server answers at all."""
+    rows: list[dict[str, str]] = []
+
+    def done(found: list[dict[str, str]]) -> None:
+        rows.extend(found)
+        events.stop()
+
+    asked.probe(done)
+    if not rows:
+        events.run()
+    return rows[-1]["state"] == "up"
+
+
+def _unheard(step: explanation.Step) -> explanation.Step:
+    """The step, with the reason why its question was not answered."""
+    return step._replace(text=f"{step.text}; no name server answers") if step.effect == "failed" else step
 
 
 def _lists(

@@ -292,6 +292,26 @@ def test_lists_and_names_are_asked_as_a_worker_asks(
     assert [place and place[1] for place in places(found, "list")] == [9, 9, 7]
 
 
+@pytest.mark.parametrize(
+    ("lost", "zone"), [(0, "timeout"), (1 << 30, "timeout; no name server answers")], ids=["zone", "server"]
+)
+def test_a_name_without_an_answer_is_told_from_dead_name_servers(
+    tmp_path: pathlib.Path, server: dnsservers.Server, lost: int, zone: str
+) -> None:
+    server.says("1.2.0.192.in-addr.arpa", "PTR")
+    server.lose = lost
+    text = f"""{PLAIN}
+        lookup_names = true
+        dns = {{ deadline = 0.5 }}
+        [dns]
+        servers = ["127.0.0.1:{server.address.port}"]
+    """
+    found = said(daemons.configure(tmp_path, text), client="192.0.2.1")
+
+    assert steps(found, "name")[0] == ("TCPREMOTEHOST", "failed", f"192.0.2.1: PTR: {zone}")
+    assert found["environment"]["TCPREMOTEHOST"] == "softdnserr"
+
+
 def test_what_strangers_write_cannot_drive_a_terminal(tmp_path: pathlib.Path) -> None:
     (tmp_path / "env").write_text('A="\x1b[31m\x07"\n')
     text = PLAIN + f'environment_files = ["{tmp_path}/env"]\n'
