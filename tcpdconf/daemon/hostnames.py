@@ -2,6 +2,9 @@
 
 Whether they are worth asking is `policy.namehealth`'s. Nobody waits for name servers that are not: a client
 gets what it would have got after its wait, and the question that tries them again is sent beside.
+
+The names of this host's end are looked up with every client. So each question about them has a breaker as
+well: one reverse zone that does not answer would make all clients wait.
 """
 
 import functools
@@ -10,9 +13,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tcpdconf.daemon import dnslookup, log, loop, resolver
-from tcpdconf.policy import listhealth, namehealth, query
+from tcpdconf.policy import breaker, listhealth, namehealth, query
 
 PROBE: Final = 5.0  # seconds that a question of our own may take, or as long as a client waits
+_MOST: Final = 256  # questions about this host's end with a breaker: a proxy may name many addresses
 _NOW: Final = 0.0  # a deadline that is over: only what is kept is an answer
 _CLASSES: Final[dict[query.Status, str]] = {
     "answer": "answered",
@@ -32,21 +36,25 @@ class Hostnames:
         self._service = service
         self._resolver = asked
         self._seconds = min(seconds, PROBE)
+        self._pause = pause
         self._health = namehealth.Health(pause)
         self._asking = False  # a question of our own
+        self._failing: dict[query.Question, breaker.Breaker] = {}  # about this host's end
 
     def ask(self, question: query.Question, done: dnslookup.Done, until: float, *, client: bool) -> None:
         """Ask about a client, or about this host's end of a connection.
 
         In a pause the answer is there at once: what is kept, or "timeout".
         """
-        health = self._health
-        if health.state == "paused":
-            if health.tries(loop.now()):
+        if self._health.state == "paused":
+            if self._health.tries(loop.now()):
                 self._ask_own()
-            self._resolver.ask(question, done, _NOW)
-        else:
-            self._resolver.ask(question, done, until, heard=functools.partial(self._heard, client))
+            until = _NOW
+        elif question in self._failing and self._failing[question].paused:
+            self._try(question)
+            until = _NOW
+        heard = self._heard if client else functools.partial(self._heard_of_host, question)
+        self._resolver.ask(question, done, until, heard=heard)
 
     def probe(self, done: Callable[[dict[str, str]], None]) -> None:
         """Ask a question of our own, and call back with what came of it: for people."""
@@ -79,10 +87,30 @@ class Hostnames:
             **{name: counts[status] for status, name in _CLASSES.items()},
         }
 
-    def _heard(self, client: bool, answer: query.Answer) -> None:
-        self._log(self._health.heard(answer.status, loop.now(), client=client))
+    def _heard(self, answer: query.Answer) -> None:
+        self._log(self._health.heard(answer.status, loop.now(), client=True))
         if self._health.doubtful:
             self._ask_own()
+
+    def _heard_of_host(self, question: query.Question, answer: query.Answer) -> None:
+        now = loop.now()
+        self._health.heard(answer.status, now, client=False)
+        if answer.status not in namehealth.SILENT:
+            known = self._failing.pop(question, None)
+            if known is not None and known.paused:
+                self._log(listhealth.Change("paused", "up", namehealth.ANSWERS), about=question.name)
+        elif question in self._failing or len(self._failing) < _MOST:
+            known = self._failing.setdefault(question, breaker.Breaker(self._pause))
+            if known.failed(now):
+                why = f"{breaker.FAILURES} failures in a row, the last: {answer.status}"
+                self._log(listhealth.Change("up", "paused", why), about=question.name)
+
+    def _try(self, question: query.Question) -> None:
+        """Ask a question about this host's end again, if it is time to."""
+        now = loop.now()
+        if self._failing[question].tries(now):
+            heard = functools.partial(self._heard_of_host, question)
+            self._resolver.ask(question, heard, now + self._seconds, fresh=True)
 
     def _ask_own(self) -> None:
         """Ask a question of our own, unless one is on its way."""
@@ -94,10 +122,10 @@ class Hostnames:
         self._asking = False
         self._log(self._health.proved(answer.status, loop.now()))
 
-    def _log(self, change: listhealth.Change | None) -> None:
+    def _log(self, change: listhealth.Change | None, **of: str) -> None:
         if change is not None:
             level: log.Level = "notice" if change.after == "up" else "warning"
-            log.write(level, "names", service=self._service, state=change.after, why=change.why)
+            log.write(level, "names", service=self._service, **of, state=change.after, why=change.why)
 
 
 def _own_question() -> query.Question:

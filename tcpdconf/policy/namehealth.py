@@ -21,6 +21,7 @@ from tcpdconf.policy import breaker, connection, hostname, listhealth, query
 State = Literal["up", "paused"]  # asked; not asked
 
 SILENT: Final[frozenset[query.Status]] = frozenset({"timeout", "unreachable"})
+ANSWERS: Final = "a name server answers"  # why a pause is over
 _NOBODY: Final = 0xF0000000  # 240.0.0.0/4 (RFC 1112, 4)
 
 
@@ -65,7 +66,7 @@ class Health:
     def _judge(self, status: query.Status, now: float) -> listhealth.Change | None:
         if status not in SILENT:
             self._shown = False
-            return self._become("up", "a name server answers") if self._breaker.passed() else None
+            return self._become("up", ANSWERS) if self._breaker.passed() else None
         if self._breaker.failed(now, pauses=self._shown):
             why = f"no name server answers: {self._breaker.failures} failures in a row, the last: {status}"
             return self._become("paused", why)

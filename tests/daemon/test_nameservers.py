@@ -201,6 +201,34 @@ def test_a_reverse_zone_that_does_not_answer_is_no_dead_name_server(tmp_path: pa
     assert own(server)
 
 
+def test_a_reverse_zone_of_this_host_that_does_not_answer_costs_few_clients_a_wait(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Each of them is looked up with the same question about this host."""
+    with dnsservers.Server() as server, running(tmp_path, server) as (daemon, port):
+        server.says("1.0.0.127.in-addr.arpa", "PTR")
+        names(server, "127.0.0.6", "client.example")
+        waited = [served(port, "127.0.0.6") for _ in range(3)]
+        paused = daemon.await_log("names service=test")
+        rest = [served(port, source) for source in ("127.0.0.6", "127.0.0.7")]
+        state = daemon.uses()["names"]["state"]
+
+        names(server, "127.0.0.1", "host.example")
+        daemons.until(lambda: served(port, "127.0.0.6").names["TCPLOCALHOST"] == "host.example", "the name")
+        back = daemon.await_log("names service=test", 2)[1]
+
+    assert all(each.seconds >= WAIT for each in waited)
+    assert all(each.seconds < WAIT for each in rest)
+    assert [each.names for each in (*waited, *rest)] == [
+        *[{"TCPREMOTEHOST": "client.example", "TCPLOCALHOST": "softdnserr"}] * 4,
+        {"TCPLOCALHOST": "softdnserr"},
+    ]
+    assert state == "up"
+    about = "service=test about=1.0.0.127.in-addr.arpa"
+    assert paused == [f'warning: names {about} state=paused why="3 failures in a row, the last: timeout"']
+    assert back == f'names {about} state=up why="a name server answers"'
+
+
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED"])
 def test_a_failure_that_a_server_tells_is_an_answer(tmp_path: pathlib.Path, rcode: str) -> None:
     with dnsservers.Server() as server, running(tmp_path, server) as (daemon, port):
