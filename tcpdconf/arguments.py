@@ -60,7 +60,8 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--probe",
         action="store_true",
-        help="also try programs, access and environment files, with each service's rights, and DNS lists",
+        help="also try programs, access and environment files, with each service's rights, and ask DNS lists "
+        "and, where names are looked up, name servers",
     )
 
 

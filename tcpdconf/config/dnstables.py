@@ -133,8 +133,8 @@ class Judging(tables.Model):
     )
     pause: fields.Seconds = Field(
         default=10,
-        description="Seconds for which a list that fails three times in a row is not asked; twice as many "
-        "each time that it then fails again, up to ten minutes.",
+        description="Seconds for which a list that fails three times in a row is not asked, or name servers "
+        "that do not answer for names; twice as many each time that it then fails again, up to ten minutes.",
         examples=[30],
     )
     exempt: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(

@@ -124,7 +124,7 @@ class ServiceSettings(tables.Model):
     )
     dns: dnstables.Judging = Field(
         default=dnstables.Judging(),
-        description="How its own dns_lists are judged, and how long names may take; a chain has its own.",
+        description="How its own dns_lists are judged, and deadline and pause of names; a chain has its own.",
         examples=[{"deadline": 5}],
     )
 

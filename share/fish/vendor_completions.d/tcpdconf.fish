@@ -65,7 +65,7 @@ complete -c tcpdconf -n '_shtab_tcpdconf_using; and test $_shtab_tcpdconf_npos -
 complete -c tcpdconf -n '_shtab_tcpdconf_using check' -s h -l help -d 'show this help message and exit'
 complete -c tcpdconf -n '_shtab_tcpdconf_using check' -l replace -x -d 'check CANDIDATE as if it were FILE, a file of DIR that need not exist; repeatable'
 complete -c tcpdconf -n '_shtab_tcpdconf_using check' -l format -xka "text json github" -d 'how problems are shown'
-complete -c tcpdconf -n '_shtab_tcpdconf_using check' -l probe -d 'also try programs, access and environment files, with each service'"'"'s rights, and DNS lists'
+complete -c tcpdconf -n '_shtab_tcpdconf_using check' -l probe -d 'also try programs, access and environment files, with each service'"'"'s rights, and ask DNS lists and, where names are looked up, name servers'
 complete -c tcpdconf -n '_shtab_tcpdconf_using check; and test $_shtab_tcpdconf_npos -eq 0' -ka "(__fish_complete_directories)" -d 'directory of *.toml files (default: /etc/tcpdconf/conf.d)'
 complete -c tcpdconf -n '_shtab_tcpdconf_using; and test $_shtab_tcpdconf_npos -eq 0' -a show -d 'print the effective configuration, defaults included'
 complete -c tcpdconf -n '_shtab_tcpdconf_using show' -s h -l help -d 'show this help message and exit'
