@@ -60,6 +60,8 @@ class Health:
 
     def proved(self, status: query.Status, now: float) -> listhealth.Change | None:
         """Judge what came of a question of our own."""
+        if status in SILENT and not self._breaker.failures:
+            return None  # a name server has answered something else meanwhile
         self._shown = True
         return self._judge(status, now)
 

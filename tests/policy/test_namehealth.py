@@ -83,6 +83,16 @@ def test_an_answer_after_an_own_failure_begins_the_row_anew() -> None:
     assert made.doubtful
 
 
+def test_an_own_question_that_an_answer_has_overtaken_proves_nothing() -> None:
+    made = namehealth.Health(10)
+    feed(made, "timeout")
+    feed(made, "nxdomain")
+    assert made.proved("timeout", 0) is None
+    feed(made, "timeout", 50)
+
+    assert made.doubtful
+
+
 def test_the_own_end_of_a_connection_is_counted_and_proves_nothing() -> None:
     made = namehealth.Health(10)
     for status in (*SILENT * 9, *SPOKEN):
