@@ -1,10 +1,10 @@
-"""The name servers of a service, as far as names go: asks them unless none of them answers.
+"""Asks for the names of both ends of a service's connections, unless no name server answers.
 
-Whether they are worth asking is `policy.namehealth`'s. Nobody waits for name servers that are not: a client
-gets what it would have got after its wait, and the question that tries them again is sent beside.
+`policy.namehealth` decides whether name servers are worth asking. In a pause no client waits for them: it
+gets at once what it would have got after the wait, and the question that tries them again is sent beside.
 
-The names of this host's end are looked up with every client. So each question about them has a breaker as
-well: one reverse zone that does not answer would make all clients wait.
+Every client's lookup asks for the name of this host's end too. One reverse zone that does not answer would
+make all clients wait, so each of these questions has a breaker of its own.
 """
 
 import functools
@@ -15,8 +15,8 @@ from typing import Any, Final
 from tcpdconf.daemon import dnslookup, log, loop, resolver
 from tcpdconf.policy import breaker, listhealth, namehealth, query
 
-PROBE: Final = 5.0  # seconds that a question of our own may take, or as long as a client waits
-_MOST: Final = 256  # questions about this host's end with a breaker: a proxy may name many addresses
+_PROBE: Final = 5.0  # seconds that a question of our own may take, unless clients wait for less
+_MOST: Final = 256  # breakers of questions about this host's end: a proxy may name many addresses
 _NOW: Final = 0.0  # a deadline that is over: only what is kept is an answer
 _CLASSES: Final[dict[query.Status, str]] = {
     "answer": "answered",
@@ -30,12 +30,15 @@ _CLASSES: Final[dict[query.Status, str]] = {
 
 
 class Hostnames:
-    """What is asked about the names of one service's connections; clients wait for `seconds` at most."""
+    """Asks for the names of one service's connections.
+
+    Clients wait for `seconds` at most; `pause` is the length of a first pause, in seconds.
+    """
 
     def __init__(self, service: str, asked: resolver.Resolver, seconds: float, pause: float) -> None:
         self._service = service
         self._resolver = asked
-        self._seconds = min(seconds, PROBE)
+        self._seconds = min(seconds, _PROBE)
         self._pause = pause
         self._health = namehealth.Health(pause)
         self._asking = False  # a question of our own
@@ -99,11 +102,12 @@ class Hostnames:
             known = self._failing.pop(question, None)
             if known is not None and known.paused:
                 self._log(listhealth.Change("paused", "up", namehealth.ANSWERS), about=question.name)
-        elif question in self._failing or len(self._failing) < _MOST:
-            known = self._failing.setdefault(question, breaker.Breaker(self._pause))
-            if known.failed(now):
-                why = f"{breaker.FAILURES} failures in a row, the last: {answer.status}"
-                self._log(listhealth.Change("up", "paused", why), about=question.name)
+            return
+        if question not in self._failing and len(self._failing) >= _MOST:
+            del self._failing[next(iter(self._failing))]
+        if self._failing.setdefault(question, breaker.Breaker(self._pause)).failed(now):
+            why = f"{breaker.FAILURES} failures in a row, the last: {answer.status}"
+            self._log(listhealth.Change("up", "paused", why), about=question.name)
 
     def _try(self, question: query.Question) -> None:
         """Ask a question about this host's end again, if it is time to."""

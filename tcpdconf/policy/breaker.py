@@ -1,4 +1,4 @@
-"""A breaker: leaves alone for a while what has failed several times in a row.
+"""Leaves alone for a while what has failed several times in a row.
 
 When the pause is over one try is let through. If that fails too the next pause is twice as long; if it passes
 everything goes on as before.
@@ -13,7 +13,7 @@ LONGEST: Final = 600.0  # seconds of a pause
 
 
 class Breaker:
-    """Counts the `failures` in a row of one thing, and tells when to leave it alone: while it is `paused`.
+    """Counts the `failures` in a row of one thing, which is to be left alone while this is `paused`.
 
     `pause` is the length of the first pause, in seconds. What was begun before a pause and fails in it does
     not make it longer, however often.

@@ -1,10 +1,10 @@
-"""Whether name servers are worth asking for names: a breaker (`policy.breaker`) for all of them together.
+"""Decides whether to ask name servers for names, by one breaker (`policy.breaker`) for all of them.
 
-Silence about a client is no proof that they are dead. Its owner also owns its reverse zone, and can leave
-every question about it without an answer; many reverse zones are broken anyway. So with the first silence
-about a client the name servers get a question of our own: for the name of an address in 240.0.0.0/4, which
-nobody has. No client chooses it, no cache on the way holds its answer, and a server that passes questions on
-has to reach others for it. Whatever comes back shows that a name server answers, SERVFAIL included.
+Silence about a client does not prove that they are dead. Who owns a network owns its reverse zone, and can
+leave every question about it without an answer; many reverse zones are broken anyway. So the first silence
+about a client has the name servers asked a question of our own: for the name of an address in 240.0.0.0/4,
+which nobody has. No client chooses it, no cache on the way holds its answer, and a server that passes
+questions on has to reach others for it. Any answer shows that a name server is alive, SERVFAIL included.
 
 Names are paused after `breaker.FAILURES` questions in a row that nobody answered, at least one of them our
 own. A paused breaker is tried with our own questions only. What is asked about this host's end does not
@@ -26,12 +26,12 @@ _NOBODY: Final = 0xF0000000  # 240.0.0.0/4 (RFC 1112, 4)
 
 
 def own_question(token: int) -> query.Question:
-    """The question that shows whether anybody answers; `token` is a random number, another one each time."""
+    """Return the question that shows whether a server answers; `token` is a random number, new each time."""
     return hostname.pointer(connection.endpoint(4, _NOBODY | token & ~_NOBODY, 0))
 
 
 class Health:
-    """The name servers of one service, asked for names while `state` is "up".
+    """Judges the name servers of one service, which are asked for names while `state` is "up".
 
     `counts` are the answers about both ends of connections by status, since the start. `pause` is in seconds.
     """
