@@ -29,9 +29,9 @@ class Worker:
     def __init__(self, events: loop.Loop, name: str, identity: host.Identity, heard: Heard) -> None:
         self.name = name
         self.number = 0  # of its latest preparation
+        self.serves = False  # or has served, if it is being replaced
+        self.missed = 0  # pings since its last answer
         self._over = False
-        self._pings = 0
-        self._answered: object = 0  # number of the last ping that it has answered
         self._loop = events
         self._identity = identity
         self._heard = heard
@@ -58,15 +58,14 @@ class Worker:
         except channel.ChannelError as error:
             self._give_up(error)
 
-    @property
-    def answers(self) -> bool:
-        """Whether it has answered the last ping, if there was one."""
-        return self._answered == self._pings
-
     def ping(self) -> None:
         """Ask it whether it is well."""
-        self._pings += 1
-        self.tell("ping", number=self._pings)
+        self.missed += 1
+        self.tell("ping")
+
+    def forgive(self) -> None:
+        """Count missed pings from the beginning."""
+        self.missed = 0
 
     def kill(self) -> None:
         """End it at once; its programs live on."""
@@ -99,7 +98,7 @@ class Worker:
                 self._count()
                 message, _ = received
                 if message["kind"] == "pong":
-                    self._answered = message.get("number")
+                    self.forgive()
                 else:
                     self._heard(self, message)
         except channel.ChannelError as error:

@@ -72,23 +72,22 @@ class Service:
         self._worker: remote.Worker | None = None
         self._coming: remote.Worker | None = None  # takes over from the worker at `commit`
         self._predecessor: remote.Worker | None = None  # the elder that the worker waits for
-        self._serving = False
         self._elders: list[remote.Worker] = []
 
     @property
     def pids(self) -> list[int]:
         """The workers that have not ended; the first one is the one that accepts."""
-        return [each.pid for each in (self._worker, self._coming, *self._elders) if each is not None]
+        return [each.pid for each in self.workers]
+
+    @property
+    def workers(self) -> list[remote.Worker]:
+        """As `pids`: the one that accepts, one that is to take over, those that were replaced."""
+        return [each for each in (self._worker, self._coming, *self._elders) if each is not None]
 
     @property
     def accepts(self) -> bool:
         """Whether it has a worker, which may accept until it has said `stopped`."""
         return self._worker is not None
-
-    @property
-    def answers(self) -> bool:
-        """Whether the worker, if there is one, has answered when it was asked last."""
-        return self._worker is None or self._worker.answers
 
     def prepare(self, config: model.Config, sockets: Sockets, inherited: Sockets, *, again: bool) -> bool:
         """Prepare to serve with `config` (a `changes.part`); False when that is what is done already.
@@ -123,7 +122,6 @@ class Service:
             return
         elder, self._worker, self._coming = self._worker, self._coming, None
         self.process.replace(self._worker.pid)
-        self._serving = False
         if elder is None:
             self.tell("commit")
         else:
@@ -140,7 +138,7 @@ class Service:
             self._coming.kill()
             self._elders.append(self._coming)  # until its end is known
             self._coming = None
-        elif worker is not None and self._serving:
+        elif worker is not None and worker.serves:
             worker.tell("discard")
         elif worker is not None:  # it was being started again, and this was all that it knew
             worker.kill()
@@ -167,11 +165,6 @@ class Service:
         if self._worker is not None:
             self._worker.tell(kind, (), **content)
 
-    def ping(self) -> None:
-        """Ask the worker whether it is well."""
-        if self._worker is not None:
-            self._worker.ping()
-
     def stop(self, drain: float, seconds: float) -> None:
         """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
         self.process.finish()
@@ -183,9 +176,8 @@ class Service:
 
     def kill(self) -> None:
         """End the workers at once; their programs live on."""
-        for each in (self._worker, self._coming, *self._elders):
-            if each is not None:
-                each.kill()
+        for each in self.workers:
+            each.kill()
 
     def close(self) -> None:
         """Let go of the rest. The logger ends when the last program has."""
@@ -206,7 +198,7 @@ class Service:
         elif self._worker is not None and self._worker.pid == pid:
             worker = self._worker
             worker.ended()
-            self._worker, self._serving = None, False
+            self._worker = None
             self.process.ended(status)
             self._heard(self, {"kind": "stopped"})
             if worker is self._preparing:
@@ -330,7 +322,7 @@ class Service:
             case "failed":
                 self._heard(self, {**message, "kind": "broken"})
             case "serving" if worker is self._worker:
-                first, self._serving = not self._serving, True
+                first, worker.serves = not worker.serves, True
                 self._heard(self, {**message, "first": first})
 
     def _hear_elder(self, elder: remote.Worker, message: dict[str, Any]) -> None:

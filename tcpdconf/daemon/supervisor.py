@@ -17,12 +17,14 @@ from tcpdconf.daemon import (
     commands,
     control,
     fdstore,
+    heartbeat,
     listeners,
     log,
     loop,
     notify,
     relay,
     reloads,
+    remote,
     service,
     signals,
     takeover,
@@ -154,7 +156,9 @@ class Supervisor:
             log.info("running", services=count, pid=os.getpid())
             self._order.started()
             self._succeed()
-            self._feed_watchdog(notify.watchdog_seconds())
+            watchdog = notify.watchdog_seconds()
+            self._keep_alive(watchdog)
+            heartbeat.Heartbeat(self._loop, watchdog, self._workers).start()
         elif last.ok:
             level: log.Level = "info" if last.outcome.changed or last.asked else "debug"
             log.write(level, "reloaded", changed=",".join(last.outcome.changed) or "nothing")
@@ -188,16 +192,16 @@ class Supervisor:
                     log.info("ready", service=each.name, pid=each.pids[0])
                 self._reloads.heard(each, message)
 
-    def _feed_watchdog(self, seconds: float | None) -> None:
-        """Tell the service manager that all is well while all workers answer."""
+    def _keep_alive(self, seconds: float | None) -> None:
+        """Tell the service manager that the daemon is alive; its workers have a heartbeat of their own."""
         if self._stopping or seconds is None:
             return
-        services = self._reloads.state.services.values()
-        if all(each.answers for each in services):
-            self._notifier.watchdog()
-        for each in services:
-            each.ping()
-        self._loop.after(seconds / 3, lambda: self._feed_watchdog(seconds))
+        self._notifier.watchdog()
+        self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))
+
+    def _workers(self) -> list[remote.Worker]:
+        """Every worker, with those that are coming, or drain."""
+        return [worker for each in self._all for worker in each.workers]
 
     def _signalled(self) -> None:
         for number in self._arrived.take():

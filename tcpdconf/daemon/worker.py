@@ -83,8 +83,8 @@ class _Worker:
                 self._discard()
             case {"kind": "try", "number": number}:
                 self._try(number, fds)
-            case {"kind": "ping", "number": number}:
-                self._post.send("pong", number=number)
+            case {"kind": "ping"}:
+                self._post.send("pong")
             case {"kind": "stop", "drain": drain, "seconds": seconds}:
                 self._stop(drain, seconds)
             case _ if self._server is not None:

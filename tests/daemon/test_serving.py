@@ -369,22 +369,6 @@ def test_only_the_named_services_run(tmp_path: pathlib.Path) -> None:
             daemons.connect(ports[0])
 
 
-def test_the_watchdog_is_fed_while_workers_answer(tmp_path: pathlib.Path) -> None:
-    port = daemons.free_port()
-    environment = {"WATCHDOG_USEC": "300000"}
-    with daemons.Daemon(tmp_path, service(ENV, port), environment=environment) as daemon:
-        daemon.await_notice("WATCHDOG=1")
-        worker = daemon.worker("test")
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            daemon.quiet(0.3)
-            daemon.quiet(1.0)
-            assert "WATCHDOG=1" not in daemon.notified
-        finally:
-            os.kill(worker, signal.SIGCONT)
-        daemon.await_notice("WATCHDOG=1")
-
-
 def test_a_client_that_resets_is_no_trouble(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     text = service('program = ["/bin/echo", "in"]\nstderr = { file = "/dev/null" }', port)
