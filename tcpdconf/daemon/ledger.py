@@ -2,7 +2,7 @@
 
 A memfd of the supervisor's: counters, and a record of every running program. A worker that takes over after a
 crash reads who is there, so that a limit holds; the supervisor reads the counters without asking anybody.
-The worker can write anything into it, so a reader believes nothing but numbers.
+The worker can write anything into it, so a reader believes nothing but numbers, whatever they are.
 
 Between a program's start and its record lie some microseconds, or the start of another one; a program that is
 started when its worker is killed there is not counted afterwards.
@@ -13,9 +13,9 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
+from tcpdconf.daemon import procfs
 from tcpdconf.policy import access, connection
 
 REASONS: Final = ("access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn")
@@ -25,8 +25,8 @@ _OFFSETS: Final = {name: index * _COUNTER.size for index, name in enumerate(COUN
 _HEADER: Final = 256
 _RECORD: Final = struct.Struct("=IHBxd16s")  # pid, port, version, start (boot time), address
 _READ: Final = 100_000  # records that are read of a ledger; the rest are a worker's that lies, as a rule
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
-_SAME_START: Final = 1.0  # seconds between a program's start and its record, generously
+_MOST: Final = _HEADER + _READ * _RECORD.size  # bytes
+_LARGEST: Final = (1 << 8 * _COUNTER.size) - 1
 
 
 class Held(NamedTuple):
@@ -36,6 +36,22 @@ class Held(NamedTuple):
     pid: int
     peer: connection.Endpoint
     started: float
+
+
+class Books(Protocol):
+    """Where it is written down who holds a slot and what has been counted: a `Ledger`, as a rule."""
+
+    def set(self, name: str, value: int) -> None:
+        """Set a counter."""
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+
+    def hold(self, pid: int, peer: connection.Endpoint) -> Held:
+        """Record a program that was started just now."""
+
+    def release(self, held: Held) -> None:
+        """Forget a program that has ended."""
 
 
 def boot_time() -> float:
@@ -58,11 +74,14 @@ class Ledger:
         self.grow(capacity)
 
     def grow(self, capacity: int) -> None:
-        """Make room for so many records; it never gets smaller."""
-        size = _HEADER + capacity * _RECORD.size
-        if os.fstat(self._fd).st_size < size:
+        """Make room for so many records; it never gets smaller.
+
+        Of one that is larger than it can have become, only the beginning is used.
+        """
+        size, found = _HEADER + capacity * _RECORD.size, os.fstat(self._fd).st_size
+        if found < size:
             os.ftruncate(self._fd, size)
-        self._map = mmap.mmap(self._fd, 0)
+        self._map = mmap.mmap(self._fd, max(size, min(found, _MOST)))
         self._end = (len(self._map) - _HEADER) // _RECORD.size
 
     def set(self, name: str, value: int) -> None:
@@ -72,7 +91,7 @@ class Ledger:
     def count(self, name: str) -> None:
         """Add one to a counter."""
         at = _OFFSETS[name]
-        _COUNTER.pack_into(self._map, at, _COUNTER.unpack_from(self._map, at)[0] + 1)
+        _COUNTER.pack_into(self._map, at, min(_COUNTER.unpack_from(self._map, at)[0] + 1, _LARGEST))
 
     def counts(self) -> dict[str, int]:
         """All counters."""
@@ -94,20 +113,42 @@ class Ledger:
 
     def release(self, held: Held) -> None:
         """Forget a program that has ended."""
-        _RECORD.pack_into(self._map, self._at(held.record), 0, 0, 0, 0.0, b"")
+        self._clear(held.record)
         self._free.append(held.record)
 
-    def take_over(self) -> Iterator[Held]:
-        """The programs of an earlier worker that still run; to be called once, before `hold`."""
+    def take_over(self, lineage: procfs.Lineage) -> list[tuple[Held, procfs.Process]]:
+        """The programs of earlier workers that still run; to be called once, before `hold`.
+
+        Two records of one process are one: the later counts, since the other one was of another process with
+        this number, which has ended.
+        """
+        found: dict[int, tuple[Held, procfs.Process]] = {}
+        written = set()
         for index in range(self._end):
             pid, port, version, started, address = _RECORD.unpack_from(self._map, self._at(index))
-            peer = _peer(version, address, port)
-            if pid and peer is not None and _runs(pid, started):
-                self._free.extend(range(self._next, index))
-                self._next = index + 1
-                yield Held(index, pid, peer, started)
-            elif pid:
-                _RECORD.pack_into(self._map, self._at(index), 0, 0, 0, 0.0, b"")
+            peer = _peer(version, address, port) if pid else None
+            if pid:
+                written.add(index)
+            runs = procfs.look(pid) if peer is not None else None
+            if (
+                peer is None
+                or runs is None
+                or runs.ended
+                or not runs.fits(started)
+                or not lineage.counts(runs)
+            ):
+                continue
+            if pid not in found or found[pid][0].started < started:
+                found[pid] = (Held(index, pid, peer, started), runs)
+        used = {held.record for held, _ in found.values()}
+        self._next = max(used, default=-1) + 1
+        self._free = [index for index in range(self._next) if index not in used]
+        for index in written - used:
+            self._clear(index)
+        return list(found.values())
+
+    def _clear(self, index: int) -> None:
+        _RECORD.pack_into(self._map, self._at(index), 0, 0, 0, 0.0, b"")
 
     def _at(self, index: int) -> int:
         return _HEADER + index * _RECORD.size
@@ -130,7 +171,7 @@ class Snapshot(NamedTuple):
 
 def snapshot(fd: int) -> Snapshot:
     """Read a ledger that another process writes."""
-    data = os.pread(fd, min(os.fstat(fd).st_size, _HEADER + _READ * _RECORD.size), 0)
+    data = os.pread(fd, min(os.fstat(fd).st_size, _MOST), 0)
     if len(data) < _HEADER:
         return Snapshot(dict.fromkeys(COUNTERS, 0), [])
     counts = {name: _COUNTER.unpack_from(data, at)[0] for name, at in _OFFSETS.items()}
@@ -141,13 +182,3 @@ def snapshot(fd: int) -> Snapshot:
         if peer is not None and 0 <= started < math.inf:
             held.append(Held(index, pid, peer, started))
     return Snapshot(counts, held)
-
-
-def _runs(pid: int, started: float) -> bool:
-    """Whether this very process runs: the number may have been given to another one since (proc(5), stat)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return False
-    return fields[0] != b"Z" and abs(int(fields[19]) / _TICKS - started) < _SAME_START

@@ -1,8 +1,9 @@
 """What workers are told of programs that they have not started, and how what a worker says of them is read.
 
 A worker that is being replaced has no ledger any more: what becomes of its connections it tells the
-supervisor, which hands it to the worker that has. What is not of the right form is not handed on. Many
-programs may end in one moment, and a channel holds some hundred messages: so a message tells of many.
+supervisor, which hands it to the worker that has. What is not of the right form is not handed on, and neither
+is a program that this worker has not started, as /proc shows. Many programs may end in one moment, and a
+channel holds some hundred messages: so a message tells of many.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from tcpdconf.daemon import channel, ledger, loop
+from tcpdconf.daemon import channel, ledger, loop, procfs
 from tcpdconf.policy import access, connection
 
 _LAST_PID: Final = 1 << 22  # PID_MAX_LIMIT (proc(5))
@@ -26,7 +27,7 @@ def parts(entries: Sequence[_Entry]) -> Iterator[Sequence[_Entry]]:
 
 
 class Relay:
-    """Books kept by the successor: see `server.Books`. It sends once in a turn of the loop."""
+    """Books kept by the successor: see `ledger.Books`. It sends once in a turn of the loop."""
 
     def __init__(self, events: loop.Loop, post: channel.Channel) -> None:
         self._loop = events
@@ -43,12 +44,17 @@ class Relay:
     def hold(self, pid: int, peer: connection.Endpoint) -> ledger.Held:
         """Let the successor record a program that was started just now."""
         held = ledger.Held(-1, pid, peer, ledger.boot_time())
-        self._add("adopt", pid=pid, peer=[peer.version, peer.value, peer.port], started=held.started)
+        self.tell(held)
         return held
+
+    def tell(self, held: ledger.Held) -> None:
+        """Let the successor record a program that runs, if it has not."""
+        peer = held.peer
+        self._add("adopt", pid=held.pid, peer=[peer.version, peer.value, peer.port], started=held.started)
 
     def release(self, held: ledger.Held) -> None:
         """Let the successor forget a program that has ended."""
-        self._add("release", pid=held.pid)
+        self._add("release", pid=held.pid, started=held.started)
 
     def flush(self) -> None:
         """Send what was written."""
@@ -76,15 +82,35 @@ def _checked(entry: Any) -> dict[str, Any] | None:  # noqa: ANN401 (JSON)
     match entry:
         case {"kind": "count", "name": str(name)} if name in ledger.COUNTERS:
             return {"kind": "count", "name": name}
-        case {"kind": "release", "pid": int(pid)} if 1 < pid <= _LAST_PID:
-            return {"kind": "release", "pid": pid}
-        case {"kind": "adopt", "pid": int(pid), "peer": [int(version), int(value), int(port)]} if (
+        case {"kind": "release", "pid": int(pid), "started": float(started)} if (
+            1 < pid <= _LAST_PID and 0 <= started < math.inf
+        ):
+            return {"kind": "release", "pid": pid, "started": started}
+        case {
+            "kind": "adopt",
+            "pid": int(pid),
+            "peer": [int(version), int(value), int(port)],
+            "started": float(started),
+        } if (
             1 < pid <= _LAST_PID
             and version in access.BITS
             and 0 <= value < 1 << access.BITS[version]
             and 0 <= port < 1 << 16
-            and isinstance(started := entry.get("started"), float)
             and 0 <= started < math.inf
         ):
             return {"kind": "adopt", "pid": pid, "peer": [version, value, port], "started": started}
     return None
+
+
+def verified(entries: list[dict[str, Any]], lineage: procfs.Lineage) -> list[dict[str, Any]]:
+    """The entries without programs that are not, or no more, of this lineage; others get their `start`."""
+    return [found for found in (_verified(entry, lineage) for entry in entries) if found is not None]
+
+
+def _verified(entry: dict[str, Any], lineage: procfs.Lineage) -> dict[str, Any] | None:
+    if entry["kind"] != "adopt":
+        return entry
+    found = procfs.look(entry["pid"])
+    if found is None or not lineage.proves(found) or not found.fits(entry["started"]):
+        return None
+    return {**entry, "start": found.start}

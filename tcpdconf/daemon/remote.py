@@ -95,7 +95,7 @@ class Worker:
                 received = self._post.receive() if self._post is not None else None
                 if received is None:
                     return False
-                self._count()
+                self.charge(1)
                 message, _ = received
                 if message["kind"] == "pong":
                     self.forgive()
@@ -106,9 +106,14 @@ class Worker:
             return False
         return True
 
-    def _count(self) -> None:
+    def charge(self, messages: int) -> None:
+        """Count what it has sent as so many messages more.
+
+        Raises:
+            ChannelError: it sends without end.
+        """
         now = loop.now()
-        self._left = min(_BURST, self._left + (now - self._read_at) * _STEADY) - 1
+        self._left = min(_BURST, self._left + (now - self._read_at) * _STEADY) - messages
         self._read_at = now
         if self._left < 0:
             raise channel.ChannelError("messages without end")

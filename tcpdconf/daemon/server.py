@@ -11,10 +11,22 @@ import os
 import signal
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from tcpdconf.config import model, tables
-from tcpdconf.daemon import client, ledger, log, lookups, loop, program, reception, signals, throttle
+from tcpdconf.daemon import (
+    adopted,
+    client,
+    ledger,
+    log,
+    lookups,
+    loop,
+    procfs,
+    program,
+    reception,
+    signals,
+    throttle,
+)
 from tcpdconf.policy import connection, decision, dialect, environ, limits
 
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -39,22 +51,6 @@ class Serving(NamedTuple):
     ways: dialect.Dialect = dialect.TOML
 
 
-class Books(Protocol):
-    """Where it is written down who holds a slot and what has been counted: a `ledger.Ledger`, as a rule."""
-
-    def set(self, name: str, value: int) -> None:
-        """Set a counter."""
-
-    def count(self, name: str) -> None:
-        """Add one to a counter."""
-
-    def hold(self, pid: int, peer: connection.Endpoint) -> ledger.Held:
-        """Record a program that was started just now."""
-
-    def release(self, held: ledger.Held) -> None:
-        """Forget a program that has ended."""
-
-
 class _Arrived(NamedTuple):
     """A connection that may go on to be decided, with the variables of its PROXY header."""
 
@@ -75,17 +71,22 @@ class _Admitted(NamedTuple):
 
 
 class Server:
-    """One service at work. Its owner calls `reap` on SIGCHLD and `gone` for programs that were adopted."""
+    """One service at work. Its owner calls `reap` on SIGCHLD, and tells `adopted` what others say.
 
-    def __init__(self, name: str, events: loop.Loop, held: ledger.Ledger) -> None:
+    Programs that it has started itself are known by their pid, which is theirs until `reap` has waited for
+    them. What other processes say is of adopted programs only.
+    """
+
+    def __init__(self, name: str, events: loop.Loop, held: ledger.Ledger, lineage: procfs.Lineage) -> None:
         self._name = name
         self._loop = events
-        self._books: Books = held
+        self._books: ledger.Books = held
         self._ledger = held
+        self._lineage = lineage
         self._receptions: list[reception.Reception] = []  # the last one accepts, the others await headers
         self._slots = limits.Slots(tables.Limits())
-        self._running: dict[int, ledger.Held] = {}
-        self._adopted: set[int] = set()
+        self._running: dict[int, ledger.Held] = {}  # its own
+        self.adopted = adopted.Adopted(self._over)
         self._ready: list[_Admitted] = []
         self._starter = program.Starter()
         self._waiting: collections.deque[_Admitted] = collections.deque()
@@ -98,9 +99,7 @@ class Server:
 
     def terminate(self) -> None:
         """Send SIGTERM to the programs: those of this worker's process group, and those adopted."""
-        for pid in self._adopted & self._running.keys():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGTERM)
+        self.adopted.terminate()
         os.killpg(0, signal.SIGTERM)
 
     def serve(
@@ -117,8 +116,8 @@ class Server:
         self._slots = self._slots.resized(serving.service.limits)
         self._ledger.grow(self._slots.most)
         if not self._receptions:
-            for held in self._ledger.take_over():
-                self._take_in(held)
+            for held, runs in self._ledger.take_over(self._lineage):
+                self._take_in(adopted.Program(held, runs.start, proven=self._lineage.proves(runs)))
         made = self._reception(serving, listeners)
         emptied = self._reception(serving, inherited)
         if self._receptions:
@@ -142,7 +141,7 @@ class Server:
             lenient=serving.ways.lenient_proxy,
         )
 
-    def retire(self, books: Books, kept: Collection[int]) -> None:
+    def retire(self, books: ledger.Books, kept: Collection[int]) -> None:
         """Accept no more, and write down in other books what becomes of the connections that are there.
 
         `kept` are the listeners (inodes) that the successor has. It has adopted what this one had adopted:
@@ -150,9 +149,9 @@ class Server:
         """
         self._books = books
         self._receptions[-1].retire(kept)
-        for pid in self._adopted & self._running.keys():
-            self._slots.release(self._running.pop(pid).peer)
-        self._adopted.clear()
+        for each in self.adopted:
+            self._slots.release(each.held.peer)
+        self.adopted.clear()
 
     def drain(self) -> None:
         """Accept no more than who waits in the kernel already."""
@@ -164,9 +163,21 @@ class Server:
         waiting = self._slots.total > 0 or self._parked
         return bool(waiting) or any(each.pending for each in self._receptions)
 
-    def adopt(self, pid: int, peer: connection.Endpoint, started: float) -> None:
-        """Count a program that the worker before this one has started: `started` in seconds since boot."""
-        self._take_in(self._ledger.hold(pid, peer, started))
+    @property
+    def programs(self) -> list[ledger.Held]:
+        """The running programs that it has started itself."""
+        return list(self._running.values())
+
+    def adopt(self, pid: int, peer: connection.Endpoint, started: float, start: int) -> None:
+        """Count a program that a worker before this one has started, as the supervisor has found it to be.
+
+        `started` is when that worker has recorded it, in seconds since boot, `start` its own start in clock
+        ticks. Nothing happens if it is counted already.
+        """
+        if self.adopted.has(pid, start):
+            return
+        held = self._ledger.hold(pid, peer, started)
+        self._take_in(adopted.Program(held, start, proven=True))
         self._ledger.set("connections", self._slots.total)
         self._poll()
 
@@ -188,30 +199,24 @@ class Server:
         self._ready.clear()
 
     def reap(self) -> None:
-        """Take note of every program that has ended."""
+        """Take note of every program of its own that has ended."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                self.gone(*ended)
+                pid, status = ended
+                if pid in self._running:
+                    self._over(self._running.pop(pid), status)
 
-    def gone(self, pid: int, status: int | None) -> None:
-        """Take note that a program has ended; of any other process's end nothing happens.
-
-        Without a status it has been logged by another worker.
-        """
-        held = self._running.pop(pid, None)
-        if held is None:
-            return
-        self._adopted.discard(pid)
+    def _over(self, held: ledger.Held, status: int | None = None) -> None:
         self._books.release(held)
         self._release(held.peer)
         if status is not None and log.enabled("info"):
             seconds = f"{ledger.boot_time() - held.started:.1f}"
-            log.info("end", service=self._name, peer=held.peer, pid=pid, **_ending(status), seconds=seconds)
+            ends = {"peer": held.peer, "pid": held.pid}
+            log.info("end", service=self._name, **ends, **_ending(status), seconds=seconds)
 
-    def _take_in(self, held: ledger.Held) -> None:
-        self._running[held.pid] = held
-        self._adopted.add(held.pid)
-        self._slots.hold(held.peer)
+    def _take_in(self, program: adopted.Program) -> None:
+        self.adopted.add(program)
+        self._slots.hold(program.held.peer)
 
     def _poll(self) -> None:
         """Accept exactly while a connection could be served; first those whose header came meanwhile."""

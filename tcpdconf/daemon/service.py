@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tcpdconf.config import host, model
-from tcpdconf.daemon import assignment, child, handover, ledger, log, logger, loop, relay, remote
+from tcpdconf.daemon import assignment, child, handover, ledger, log, logger, loop, procfs, relay, remote
 from tcpdconf.policy import dialect
 
 Sockets = Sequence[tuple[int, socket.socket]]
@@ -73,6 +73,7 @@ class Service:
         self._coming: remote.Worker | None = None  # takes over from the worker at `commit`
         self._predecessor: remote.Worker | None = None  # the elder that the worker waits for
         self._elders: list[remote.Worker] = []
+        self._left: set[int] = set()  # workers that have ended and whose programs live on
 
     @property
     def pids(self) -> list[int]:
@@ -118,12 +119,12 @@ class Service:
             if self._own_logger is not None:
                 self._own_logger.process.start()
         if self._coming is None:
-            self.tell("commit")  # a worker that has died meanwhile is started again with this setup
+            self._let_serve()  # a worker that has died meanwhile is started again with this setup
             return
         elder, self._worker, self._coming = self._worker, self._coming, None
         self.process.replace(self._worker.pid)
         if elder is None:
-            self.tell("commit")
+            self._let_serve()
         else:
             self._elders.append(elder)
             self._predecessor = elder
@@ -189,6 +190,8 @@ class Service:
         for elder in [each for each in self._elders if each.pid == pid]:
             elder.ended()
             self._elders.remove(elder)
+            self._leave_behind(pid)
+            self._around.loop.after(0, lambda: self.tell("recount"))  # after what the supervisor has to say
             self._succeed(elder)
             return True
         if self._coming is not None and self._coming.pid == pid:
@@ -198,6 +201,7 @@ class Service:
         elif self._worker is not None and self._worker.pid == pid:
             worker = self._worker
             worker.ended()
+            self._leave_behind(pid)
             self._worker = None
             self.process.ended(status)
             self._heard(self, {"kind": "stopped"})
@@ -208,6 +212,28 @@ class Service:
         else:
             return False
         return True
+
+    def forget_workers(self) -> None:
+        """Let go of ended workers whose last program has ended: their numbers may be used again."""
+        self._left = {pid for pid in self._left if not procfs.group_is_empty(pid)}
+
+    def _leave_behind(self, pid: int) -> None:
+        """Remember a worker that has ended, by which its programs are recognised (`procfs.Lineage`)."""
+        if not procfs.group_is_empty(pid):
+            self._left.add(pid)
+
+    def _let_serve(self, retired: remote.Worker | None = None) -> None:
+        """Let the worker serve with what it has prepared.
+
+        If it has just been started it finds in the ledger what `retired` had; what older ones have
+        started since they were replaced it may not have heard, so they tell it again.
+        """
+        self.forget_workers()
+        self.tell("commit", workers=[*self._left, *(each.pid for each in self._elders)])
+        if self._worker is not None and not self._worker.serves:
+            for each in self._elders:
+                if each is not retired:
+                    each.tell("retell")
 
     @property
     def _own_logger(self) -> logger.Logger | None:
@@ -318,7 +344,7 @@ class Service:
             case "prepared" | "failed" if worker is self._preparing:
                 self._heard(self, message)
             case "prepared" if self._predecessor is None:
-                worker.tell("commit")
+                self._let_serve()
             case "failed":
                 self._heard(self, {**message, "kind": "broken"})
             case "serving" if worker is self._worker:
@@ -329,13 +355,14 @@ class Service:
         if message["kind"] == "retired":
             self._succeed(elder)
         elif (entries := relay.checked(message)) is not None:
-            self.tell("relay", entries=entries)
+            elder.charge(sum(entry["kind"] == "adopt" for entry in entries))  # each is looked for in /proc
+            self.tell("relay", entries=relay.verified(entries, procfs.Lineage(os.getpid(), (elder.pid,))))
 
     def _succeed(self, elder: remote.Worker) -> None:
         """Let the worker begin if it has waited for this one, which does not accept any more."""
         if elder is self._predecessor:
             self._predecessor = None
-            self.tell("commit")
+            self._let_serve(retired=elder)
 
     def _fail(self) -> None:
         """The worker has ended before what it has prepared could count."""

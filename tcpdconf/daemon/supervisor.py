@@ -3,6 +3,7 @@
 It may be root and therefore reads no byte that came from the network.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -22,6 +23,7 @@ from tcpdconf.daemon import (
     log,
     loop,
     notify,
+    procfs,
     relay,
     reloads,
     remote,
@@ -219,11 +221,13 @@ class Supervisor:
     def _reap(self) -> None:
         """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
         programs = []
-        for pid, status in _ended():
-            if not self._watching.ended(pid, status) and not any(
-                each.ended(pid, status) for each in self._all
+        for found, status in _ended():
+            if not self._watching.ended(found.pid, status) and not any(
+                each.ended(found.pid, status) for each in self._all
             ):
-                programs.append((pid, status))
+                programs.append((found.pid, found.start, status))
+        for each in self._all:
+            each.forget_workers()
         for some in relay.parts(programs):
             for each in self._all:
                 each.tell("gone", ended=some)
@@ -285,12 +289,10 @@ def _adopt_orphans() -> None:
         log.warning(f"cannot become a subreaper: {os.strerror(ctypes.get_errno())}")
 
 
-def _ended() -> Iterator[tuple[int, int]]:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, status
+def _ended() -> Iterator[tuple[procfs.Process, int]]:
+    """Wait for each process that has ended; its number can be given to another one only after that."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            found = procfs.look(ended.si_pid)
+            _, status = os.waitpid(ended.si_pid, 0)
+            yield found or procfs.Process(ended.si_pid, True, 0, 0, 0), status

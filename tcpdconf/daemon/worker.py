@@ -21,6 +21,7 @@ from tcpdconf.daemon import (
     ledger,
     log,
     loop,
+    procfs,
     relay,
     server,
     signals,
@@ -77,8 +78,8 @@ class _Worker:
         match message:
             case {"kind": "prepare", "number": number}:
                 self._prepare(number, fds)
-            case {"kind": "commit"} if self._prepared is not None:
-                self._commit(self._prepared)
+            case {"kind": "commit", "workers": workers} if self._prepared is not None:
+                self._commit(self._prepared, workers)
             case {"kind": "discard"}:
                 self._discard()
             case {"kind": "try", "number": number}:
@@ -96,11 +97,16 @@ class _Worker:
         """What only a worker that serves is told."""
         match message:
             case {"kind": "gone", "ended": ended}:
-                for pid, status in ended:
-                    serving.gone(pid, status)
+                for pid, start, status in ended:
+                    serving.adopted.ended(pid, start, status)
             case {"kind": "relay", "entries": entries}:
                 for entry in entries:
                     _take_on(serving, entry)
+            case {"kind": "recount"}:
+                serving.adopted.recount()
+            case {"kind": "retell"} if self._relay is not None:
+                for held in serving.programs:
+                    self._relay.tell(held)
             case {"kind": "retire", "kept": kept}:
                 self._retire(serving, kept)
             case {"kind": "report"}:
@@ -148,12 +154,13 @@ class _Worker:
         if self._server is None:
             self._end(1)
 
-    def _commit(self, found: equipment.Equipment) -> None:
+    def _commit(self, found: equipment.Equipment, workers: list[int]) -> None:
         log.set_level(found.task.config.daemon.log_level)
         held = found.ledger()
         if self._server is None:
             most = found.task.service.limits.max_connections
-            self._server = server.Server(found.task.name, self._loop, ledger.Ledger(held, most))
+            lineage = procfs.Lineage(os.getppid(), workers)
+            self._server = server.Server(found.task.name, self._loop, ledger.Ledger(held, most), lineage)
         else:
             os.close(held)
         before, self._equipment, self._prepared = self._equipment, found, None
@@ -243,11 +250,11 @@ class _Worker:
 
 
 def _take_on(serving: server.Server, entry: dict[str, Any]) -> None:
-    """What a worker says that this one has replaced."""
+    """What a worker says that this one has replaced, as far as the supervisor believes it."""
     match entry:
-        case {"kind": "adopt", "pid": pid, "peer": peer, "started": started}:
-            serving.adopt(pid, connection.endpoint(*peer), started)
-        case {"kind": "release", "pid": pid}:
-            serving.gone(pid, None)
+        case {"kind": "adopt", "pid": pid, "peer": peer, "started": started, "start": start}:
+            serving.adopt(pid, connection.endpoint(*peer), started, start)
+        case {"kind": "release", "pid": pid, "started": started}:
+            serving.adopted.released(pid, started)
         case {"kind": "count", "name": name}:
             serving.count(name)

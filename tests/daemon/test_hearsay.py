@@ -72,8 +72,9 @@ def test_what_is_relayed_has_its_form(message: dict[str, Any]) -> None:
         match entry:
             case {"kind": "count", "name": name}:
                 assert name in ledger.COUNTERS
-            case {"kind": "release", "pid": pid}:
+            case {"kind": "release", "pid": pid, "started": started}:
                 assert 1 < pid < 1 << 23
+                assert 0 <= started < math.inf
             case {"kind": "adopt", "pid": pid, "peer": [version, value, port], "started": started}:
                 assert 1 < pid < 1 << 23
                 assert 0 <= value < 1 << access.BITS[version]

@@ -1,4 +1,5 @@
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 
@@ -6,10 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpdconf.daemon import ledger
+from tcpdconf.daemon import ledger, procfs
 from tcpdconf.policy import connection
 
 PEERS = [connection.endpoint(4, 0xC0000201, 1), connection.endpoint(6, 0x20010DB8 << 96, 65535)]
+CHILDREN = procfs.Lineage(os.getpid(), [os.getpgrp()])
+
+
+def taken_over(fd: int) -> list[ledger.Held]:
+    """What the next worker finds there, all of whose programs are this process's children."""
+    return [held for held, _ in ledger.Ledger(fd, 10).take_over(CHILDREN)]
 
 
 @pytest.fixture
@@ -27,9 +34,11 @@ def program() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_running_programs_are_taken_over(fd: int, program: subprocess.Popen[bytes]) -> None:
     first = ledger.Ledger(fd, 10)
-    held = [first.hold(program.pid, peer) for peer in PEERS]
+    held = first.hold(program.pid, PEERS[0])
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as second:
+        more = first.hold(second.pid, PEERS[1])
 
-    assert list(ledger.Ledger(fd, 10).take_over()) == held
+        assert taken_over(fd) == [held, more]
 
 
 def test_ended_programs_and_other_processes_of_that_number_are_not(fd: int) -> None:
@@ -39,7 +48,43 @@ def test_ended_programs_and_other_processes_of_that_number_are_not(fd: int) -> N
     first.hold(ended.pid, PEERS[0])
     first.hold(1, PEERS[1])  # runs, but did not start when the record says
 
-    assert list(ledger.Ledger(fd, 10).take_over()) == []
+    assert taken_over(fd) == []
+
+
+def test_two_records_of_one_process_are_one(fd: int, program: subprocess.Popen[bytes]) -> None:
+    """The process that had the number before has been recorded earlier."""
+    first = ledger.Ledger(fd, 10)
+    earlier = first.hold(program.pid, PEERS[0])
+    later = first.hold(program.pid, PEERS[1], earlier.started + 0.1)
+    first.hold(program.pid, PEERS[0])
+
+    after = ledger.Ledger(fd, 10)
+    assert [held for held, _ in after.take_over(CHILDREN)] == [later]
+    assert {after.hold(program.pid, PEERS[0]).record for _ in range(2)} == {0, 2}
+
+
+def test_what_was_recorded_before_a_process_began_was_another_one(
+    fd: int, program: subprocess.Popen[bytes]
+) -> None:
+    made = ledger.Ledger(fd, 10)
+    runs = procfs.look(program.pid)
+    assert runs is not None
+    made.hold(program.pid, PEERS[0], runs.start / os.sysconf("SC_CLK_TCK") - 0.001)
+
+    assert taken_over(fd) == []
+
+
+def test_processes_of_other_parents_are_not(fd: int) -> None:
+    command = ["sh", "-c", "exec 3<&0; cat <&3 & echo $!; wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        held = ledger.Ledger(fd, 10).hold(int(shell.stdout.readline()), PEERS[0])
+
+        assert taken_over(fd) == []
+        runs = procfs.look(held.pid)
+        assert runs is not None
+        assert not runs.ended
+        assert runs.fits(held.started)
 
 
 def test_records_are_used_again(fd: int, program: subprocess.Popen[bytes]) -> None:
@@ -52,7 +97,7 @@ def test_records_are_used_again(fd: int, program: subprocess.Popen[bytes]) -> No
     kept = made.hold(program.pid, PEERS[1])
 
     after = ledger.Ledger(fd, 3)
-    assert list(after.take_over()) == [kept]
+    assert [held for held, _ in after.take_over(CHILDREN)] == [kept]
     assert {after.hold(program.pid, PEERS[0]).record for _ in range(2)} | {kept.record} == {0, 1, 2}
 
 
@@ -76,7 +121,8 @@ def test_any_bytes_in_it_are_survived(data: bytes) -> None:
     os.pwrite(fd, data, 0)
     made = ledger.Ledger(fd, 20)
 
-    found = list(made.take_over())
+    found = made.take_over(CHILDREN)
+    made.count("accepted")
     made.counts()
 
     assert found == []
@@ -91,3 +137,20 @@ def test_a_ledger_as_large_as_a_file_can_be(fd: int) -> None:
     os.ftruncate(fd, 1 << 60)
 
     assert ledger.snapshot(fd).held == [held]
+
+
+NUMBERS = [0.0, -1.0, 1e308, float("inf"), float("-inf"), float("nan")]
+
+
+@pytest.mark.parametrize("pid", [1, 2, 1 << 22, 1 << 31, (1 << 32) - 1])
+def test_numbers_that_nobody_can_mean(fd: int, pid: int) -> None:
+    record = struct.Struct("=IHBxd16s")
+    data = b"".join(record.pack(pid, 1, 4, started, bytes(16)) for started in NUMBERS)
+    os.pwrite(fd, b"\xff" * 256 + data, 0)
+    os.ftruncate(fd, 1 << 60)
+    made = ledger.Ledger(fd, 10)
+
+    assert made.take_over(CHILDREN) == []
+    made.count("accepted")
+    assert made.counts()["accepted"] == (1 << 64) - 1
+    assert made.hold(os.getpid(), PEERS[0]).record == 0

@@ -221,6 +221,37 @@ def test_a_worker_that_is_killed_when_what_it_has_prepared_counts(tmp_path: path
             assert reloads.lives(second)
 
 
+def test_a_program_that_a_replaced_worker_starts_while_nobody_hears_of_it(tmp_path: pathlib.Path) -> None:
+    """Its client's PROXY header comes when the successor has been killed: the next one counts it as well."""
+    port = daemons.free_port()
+    more = ', haproxy = { trusted = ["127.0.0.1"], timeout = 60 }'
+    text = reloads.service(port, more=more)
+    header = b"PROXY TCP4 192.0.2.7 127.0.0.1 1 2\r\n"
+    with reloads.Daemon(tmp_path, text) as daemon, daemons.connect(port) as early:
+        elder = daemon.uses()["pid"]
+        early.sendall(header[:10])
+        with daemons.connect(port) as late:
+            late.sendall(header + b"bye\n")
+            assert daemons.read(late) == b"\nbye\n"  # then the other has arrived too
+        assert daemon.change(reloads.service(port, f'{reloads.HOLD}\numask = "027"', more=more)) == ["test"]
+        worker = daemon.uses()["pid"]
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        try:
+            os.kill(worker, signal.SIGKILL)
+            daemons.until(lambda: processes.over(worker), "its end")
+            early.sendall(header[10:])
+            assert daemons.line(early) == b"\n"
+            daemons.until(lambda: daemon.log[-1].startswith("accept "), "that it is told")
+        finally:
+            os.kill(daemon.process.pid, signal.SIGCONT)
+        daemon.await_log("^ready service=test ", 3)
+        daemons.until(lambda: daemon.uses()["connections"] == 1, "that it is counted")
+        assert [each["peer"] for each in daemon.ask("connections")["connections"]] == ["192.0.2.7:1"]
+        assert reloads.lives(early)
+        daemons.until(lambda: daemon.uses()["connections"] == 0, "that its end is known")
+        daemons.until(lambda: processes.over(elder), "the end of the first worker")
+
+
 def test_a_reload_while_a_worker_waits_to_be_started_again(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     rules = tmp_path / "rules"

@@ -1,14 +1,19 @@
 """What a running daemon cannot be made to do: a defect in the middle of a connection."""
 
 import contextlib
+import os
 import resource
+import signal
 import socket
+import subprocess
 
 import daemons
 import pytest
+from daemon import processes
 
 from tcpdconf.config import model, tables
-from tcpdconf.daemon import ledger, loop, program, server
+from tcpdconf.daemon import adopted, ledger, loop, procfs, program, server
+from tcpdconf.policy import connection
 
 
 class Broken:
@@ -28,7 +33,8 @@ class Made:
             {"program": ["/bin/true"], "listeners": [{"port": 1}], "limits": limits}
         )
         self.events = loop.Loop()
-        self.held = ledger.Ledger(ledger.create(), slots)
+        self.fd = ledger.create()
+        self.held = ledger.Ledger(self.fd, slots)
         listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
@@ -40,7 +46,8 @@ class Made:
             lookups=lookups,  # type: ignore[arg-type] # its only use is to fail
             messages={},
         )
-        self.server = server.Server("test", self.events, self.held)
+        lineage = procfs.Lineage(os.getppid(), [os.getpid()])
+        self.server = server.Server("test", self.events, self.held, lineage)
         self.server.serve(serving, [(listener, None)])
 
     def run(self, seconds: float = 0.05) -> None:
@@ -112,3 +119,81 @@ def test_who_waits_at_a_listener_that_is_given_up_needs_no_descriptor_of_his_own
         assert made.held.counts()["accepted"] == 60
         made.run(0.2)
     made.server.close()
+
+
+PEERS = [connection.endpoint(4, 0xC0000200 + number, number) for number in range(4)]
+
+
+def test_what_others_say_is_of_adopted_programs_only() -> None:
+    """A program of its own may have the number of one whose end is told late, or not yet."""
+    sleeps = program.Program(["/bin/sleep", "1000"], {}, "inherit", tables.Rlimits())
+    made = Made(10, runner=sleeps)
+    with daemons.connect(made.port):
+        made.run()
+        (own,) = made.server.programs
+        runs = procfs.look(own.pid)
+        assert runs is not None
+        made.server.adopt(own.pid, PEERS[0], 1.5, 150)
+        made.server.adopt(own.pid, PEERS[1], 2.5, 250)  # from another worker, before the end of the first
+        made.server.adopt(own.pid, PEERS[1], 2.5, 250)
+        assert made.held.counts()["connections"] == 3
+
+        made.server.adopted.ended(own.pid, runs.start, 0)
+        made.server.adopted.ended(own.pid, 0, 0)
+        made.server.adopted.released(own.pid, own.started)
+        assert made.held.counts()["connections"] == 3
+        made.server.adopted.released(own.pid, 1.5)
+        made.server.adopted.released(own.pid, 1.5)
+        assert peers_of(made) == {own.peer, PEERS[1]}
+        made.server.adopted.ended(own.pid, 250, 0)
+        assert peers_of(made) == {own.peer}
+        assert made.server.programs == [own]
+
+        os.kill(own.pid, signal.SIGKILL)
+        daemons.until(lambda: processes.over(own.pid), "its end")
+        made.server.reap()
+        assert peers_of(made) == set()
+        assert not made.server.busy
+    made.server.close()
+
+
+def peers_of(made: Made) -> set[connection.Endpoint]:
+    """The clients that are counted, and recorded."""
+    found = ledger.snapshot(made.fd)
+    assert found.counts["connections"] == len(found.held)
+    return {each.peer for each in found.held}
+
+
+def test_adopted_programs_whose_worker_has_ended_are_looked_for() -> None:
+    made = Made(10)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as runs, subprocess.Popen(["true"]) as ended:
+        daemons.until(lambda: processes.over(ended.pid), "its end")
+        starts = [procfs.look(each.pid) for each in (runs, ended)]
+        for peer, found in zip(PEERS, starts, strict=False):
+            assert found is not None
+            made.server.adopt(found.pid, peer, ledger.boot_time(), found.start)
+        made.server.adopt(runs.pid, PEERS[2], 1.0, 1)
+        made.server.adopted.recount()
+        assert peers_of(made) == set(PEERS[:2])  # of the other one the supervisor is still to be told
+        ended.wait()
+        made.server.adopted.recount()
+        assert peers_of(made) == {PEERS[0]}
+    made.server.close()
+
+
+def test_a_signal_goes_to_the_program_that_was_adopted_and_to_no_other() -> None:
+    """Not to one that has got its number since, and not to what a ledger only claims."""
+    programs = adopted.Adopted(lambda *_: None)
+    with contextlib.ExitStack() as stack:
+        cats = [stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)) for _ in range(3)]
+        for cat, later, proven in zip(cats, (0, 1, 0), (True, True, False), strict=True):
+            runs = procfs.look(cat.pid)
+            assert runs is not None
+            held = ledger.Held(0, cat.pid, PEERS[0], ledger.boot_time())
+            programs.add(adopted.Program(held, runs.start + later, proven))
+        programs.terminate()
+        assert cats[0].wait(daemons.SECONDS) == -signal.SIGTERM
+        for cat in cats[1:]:
+            assert cat.stdin is not None
+            cat.stdin.close()
+            assert cat.wait(daemons.SECONDS) == 0

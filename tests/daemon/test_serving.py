@@ -1,5 +1,6 @@
 """What a client and a program see of a running daemon."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -323,6 +324,20 @@ def test_a_stop_ends_programs_and_listeners(tmp_path: pathlib.Path, number: int)
         with pytest.raises(ConnectionRefusedError):
             daemons.connect(port)
         daemon.await_notice("STOPPING=1")
+
+
+def test_a_stop_ends_programs_of_workers_that_were_killed(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with daemons.Daemon(tmp_path, service(HOLD, port)) as daemon, contextlib.ExitStack() as clients:
+        held = []
+        for count in (1, 2, 3):
+            held.append(clients.enter_context(daemons.connect(port)))
+            assert daemons.line(held[-1]) == b"here\n"
+            daemon.await_log("^accept ", count)  # then it is recorded
+            os.kill(daemon.worker("test"), signal.SIGKILL)
+            daemon.await_log("^ready service=test ", count + 1)
+        assert daemon.stop() == 0
+        assert [daemons.read(client) for client in held] == [b""] * 3
 
 
 def test_a_second_signal_does_not_wait_for_programs(tmp_path: pathlib.Path) -> None:

@@ -7,6 +7,8 @@ import array
 import itertools
 import json
 import os
+import pathlib
+import signal
 import socket
 import struct
 import sys
@@ -14,8 +16,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tcpdconf import cli
-from tcpdconf.daemon import equipment, worker
+from tcpdconf.daemon import equipment, server, worker
 
+VICTIMS: Final = "VICTIMS"  # the variable that names a file of pids
+_RECORD: Final = struct.Struct("=IHBxd16s")  # of a ledger
 KINDS: Final = (
     "prepared",
     "failed",
@@ -133,36 +137,80 @@ ATTACKS: Final[dict[str, Callable[[socket.socket, int], None]]] = {
 
 def main() -> int:
     """Run the daemon."""
-    attack = ATTACKS.get(sys.argv[1])
-    serve = worker._Worker._commit
+    attack = sys.argv[1]
+    serve, retire = worker._Worker._commit, worker._Worker._retire
 
-    def turned(self: worker._Worker, found: equipment.Equipment) -> None:
-        serve(self, found)
+    def turned(self: worker._Worker, found: equipment.Equipment, workers: list[int]) -> None:
+        serve(self, found, workers)
         if found.task.name != "evil":
             return
-        if attack is None:
-            _spoil(self)
+        if attack in IN_LEDGER:
+            IN_LEDGER[attack](self)
             return
-        end = self._post._socket
-        end.setblocking(True)
-        try:
-            attack(end, self._wanted)
-        except OSError as error:
-            sys.stderr.write(f"attack ends: {error.strerror}\n")
-        end.setblocking(False)
+        if attack in ATTACKS:
+            _attack(ATTACKS[attack], self)
+
+    def replaced(self: worker._Worker, serving: server.Server, kept: list[int]) -> None:
+        retire(self, serving, kept)
+        if attack == adopting.__name__:
+            _attack(adopting, self)
 
     worker._Worker._commit = turned  # type: ignore[method-assign]
+    worker._Worker._retire = replaced  # type: ignore[method-assign]
     del sys.argv[1 : sys.argv.index("tcpdconf") + 1]
     return cli.main()
 
 
-def _spoil(self: worker._Worker) -> None:
+def _attack(attack: Callable[[socket.socket, int], None], self: worker._Worker) -> None:
+    end = self._post._socket
+    end.setblocking(True)
+    try:
+        attack(end, self._wanted)
+    except OSError as error:
+        sys.stderr.write(f"attack ends: {error.strerror}\n")
+    end.setblocking(False)
+
+
+def adopting(end: socket.socket, _: int) -> None:
+    """What only a worker that is replaced says: processes that it has not started, with their true start."""
+    claims = [{"pid": pid, "peer": [4, 1, pid % 65536], "started": started} for pid, started in victims()]
+    for kind in ("adopt", "release", "adopt"):
+        say(end, {"kind": "relay", "entries": [{"kind": kind, **claim} for claim in claims]})
+
+
+def spoil(self: worker._Worker) -> None:
     """Make the ledger as large as a file can be, with records that nobody can believe."""
+    record = _RECORD.pack(os.getpid(), 1, 4, float("-inf"), bytes(16))
+    os.pwrite(_ledger(self), b"\xff" * 256 + record * 5000 + bytes(range(256)) * 4096, 0)
+    os.ftruncate(_ledger(self), 1 << 50)
+
+
+def naming(self: worker._Worker) -> None:
+    """Name processes in the ledger that it has not started, and leave that to the next worker."""
+    records = [_RECORD.pack(pid, 1, 4, started, bytes(16)) for pid, started in victims()]
+    if records:
+        os.pwrite(_ledger(self), b"".join(records), 256)
+        pathlib.Path(os.environ[VICTIMS]).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+IN_LEDGER: Final = {"ledger": spoil, "naming": naming}
+
+
+def victims() -> list[tuple[int, float]]:
+    """The processes that a test has named by now, each with the time at which its record would be made."""
+    try:
+        pids = map(int, pathlib.Path(os.environ[VICTIMS]).read_text().split())
+    except FileNotFoundError:
+        return []
+    ticks = os.sysconf("SC_CLK_TCK")
+    starts = ((pid, pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2]) for pid in pids)
+    return [(pid, int(fields.split()[19]) / ticks + 0.1) for pid, fields in starts]
+
+
+def _ledger(self: worker._Worker) -> int:
     assert self._server is not None
-    fd = self._server._ledger._fd
-    record = struct.pack("=IHBxd16s", os.getpid(), 1, 4, float("-inf"), bytes(16))
-    os.pwrite(fd, b"\xff" * 256 + record * 5000 + bytes(range(256)) * 4096, 0)
-    os.ftruncate(fd, 1 << 50)
+    return self._server._ledger._fd
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 """What a worker that has been taken over can do: spoil its own service, and nothing else."""
 
+import contextlib
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import daemons
 import pytest
+import reloads
+from daemon import processes
 from security import compromised
 
 from tcpdconf.daemon import controlclient
@@ -75,3 +82,78 @@ def test_a_ledger_that_is_spoiled(tmp_path: pathlib.Path) -> None:
         assert daemons.talk(daemon.evil) in {b"in\n", b""}
         daemon.serves()
         assert daemon.ask("status")["services"]["good"]["connections"] <= 1
+
+
+class Naming(reloads.Daemon):
+    """A daemon whose worker `evil` claims processes that it has not started, once the test has named them."""
+
+    OWN = "[daemon]\nwatch = false\ndrain_timeout = 0\nstop_timeout = 1\n"
+
+    def __init__(self, folder: pathlib.Path, attack: str) -> None:
+        self.ports = {"good": daemons.free_port(), "evil": daemons.free_port()}
+        self._names = folder / "victims"
+        environment = {compromised.VICTIMS: str(self._names)}
+        before = [sys.executable, str(SCRIPT), attack]
+        super().__init__(folder, self.text(), environment=environment, before=before)
+
+    def text(self, evil: str = "") -> str:
+        """Both services; `evil` are further settings of that one."""
+        return "".join(
+            reloads.service(self.ports[name], f"{reloads.HOLD}\n{more}", name=name)
+            for name, more in (("good", ""), ("evil", evil))
+        )
+
+    def name(self, victims: list[int]) -> None:
+        """Let the worker know whom to claim."""
+        self._names.write_text(" ".join(map(str, victims)))
+
+    def programs(self, service: str) -> list[int]:
+        """The pids of a service's programs, as far as they count."""
+        found = self.ask("connections")["connections"]
+        return [each["pid"] for each in found if each["service"] == service]
+
+
+@contextlib.contextmanager
+def outsider() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is not the daemon's."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("attack", "change"), [("adopting", 'umask = "027"'), ("naming", 'messages = { access = "no" }')]
+)
+def test_processes_that_it_has_not_started_are_neither_counted_nor_signalled(
+    tmp_path: pathlib.Path, attack: str, change: str
+) -> None:
+    """A stranger, another service's program, one whose worker was killed, and another service's worker."""
+    with (
+        Naming(tmp_path, attack) as daemon,
+        reloads.held(daemon.ports["good"]) as orphan,
+        outsider() as stranger,
+    ):
+        daemon.await_log("^accept service=good ")
+        first = daemon.uses("good")["pid"]
+        os.kill(first, signal.SIGKILL)
+        daemon.await_log("^ready service=good ", 2)
+        with reloads.held(daemon.ports["good"]) as client:
+            daemon.await_log("^accept service=good ", 2)
+            worker, programs = daemon.uses("good")["pid"], daemon.programs("good")
+            elder = daemon.uses("evil")["pid"]
+            daemon.name([stranger.pid, *programs, worker])
+            assert daemon.change(daemon.text(change), daemon.OWN) == ["evil"]
+            daemons.until(lambda: processes.over(elder), "the end of the worker that lies")
+            daemon.await_log("^ready service=evil ", 2)
+            with reloads.held(daemon.ports["evil"]):
+                daemons.until(lambda: daemon.uses("evil")["accepted"], "that it serves")
+                assert not set(daemon.programs("evil")) & {stranger.pid, *programs}
+            good = reloads.service(daemon.ports["good"], reloads.HOLD + "\n", name="good")
+            assert daemon.change(good, daemon.OWN) == ["evil"]
+            assert daemon.programs("good") == programs
+            assert daemon.uses("good")["pid"] == worker
+            assert stranger.poll() is None
+            assert reloads.lives(client)
+            assert reloads.lives(orphan)
