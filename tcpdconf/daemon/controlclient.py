@@ -44,6 +44,8 @@ class Connection:
             # pid, uid, gid of the process that listens (unix(7))
             data = self._end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             self.pid: int = struct.unpack("3i", data)[0]
+            # opened before anything is asked: who answers afterwards still has this pid
+            self._process = _process(self.pid)
         except OSError as error:
             self._end.close()
             path = f"{directory}/{runtimedir.SOCKET}"
@@ -58,6 +60,8 @@ class Connection:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.close()
+        if isinstance(self._process, int):
+            os.close(self._process)
 
     def ask(self, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
         """The answer to a request; it must come within so many seconds.
@@ -78,21 +82,14 @@ class Connection:
         return found
 
     def wait(self) -> None:
-        """Return when the daemon has ended.
+        """Return when the daemon has ended, which has answered a request.
 
         Raises:
             ControlError: its end cannot be seen from here.
         """
-        try:
-            process = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        except OSError as error:
-            raise ControlError(f"cannot wait for pid {self.pid}: {error.strerror}") from error
-        try:
-            select.select([process], [], [])
-        finally:
-            os.close(process)
+        if isinstance(self._process, OSError):
+            raise ControlError(f"cannot wait for pid {self.pid}: {self._process.strerror}")
+        select.select([self._process], [], [])
 
     def _line(self, end: float, timeout: float) -> bytes:
         found = b""
@@ -128,6 +125,14 @@ def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIEN
     """
     with Connection(directory) as connection:
         return connection.ask(request, timeout)
+
+
+def _process(pid: int) -> int | OSError:
+    """A descriptor for a process; why there is none matters only to those that wait for it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        return error
 
 
 def _connect(end: socket.socket, directory: str) -> None:

@@ -6,6 +6,8 @@ import os
 import pathlib
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,6 +115,36 @@ def test_large_answers(server: controls.Server) -> None:
     answer = controlclient.ask(str(server.directory), {"command": "large", "size": 4_000_000})
 
     assert len(answer["data"]) == 4_000_000
+
+
+DAEMON = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind("control.sock")
+    listener.listen()
+    print("ready", flush=True)
+    end, _ = listener.accept()
+    end.recv(1000)
+    end.sendall(b"{}\\n")
+    sys.stdin.read()
+"""
+
+
+def test_the_daemon_whose_end_is_awaited_is_the_one_that_has_answered(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may have been given to another process by then: so nobody looks for that."""
+    command = [sys.executable, "-c", DAEMON]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with controlclient.Connection(str(tmp_path)) as end:
+            assert end.pid == process.pid
+            end.ask({"command": "stop"})
+            process.communicate()
+            monkeypatch.setattr(os, "pidfd_open", lambda _: pytest.fail("looks for a number"))
+            end.wait()
 
 
 @pytest.mark.parametrize("count", [1, 250, 600])
