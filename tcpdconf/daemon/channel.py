@@ -37,6 +37,7 @@ class Channel:
         end.setblocking(False)
         self._socket = end
         self._fds: list[int] = []
+        self.size = 0  # bytes of the message that was received last
         self._lost = False  # some of the descriptors of the message that is being received
         self._most = _FDS
 
@@ -98,6 +99,7 @@ class Channel:
         for fd in fds:
             os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC is not to be had
         self._fds += fds
+        self.size = len(data)
         if not data:
             raise ChannelError("closed")
         if flags & socket.MSG_TRUNC:

@@ -8,11 +8,13 @@ from typing import Any, Final
 from tcpdconf.config import host
 from tcpdconf.daemon import channel, child, log, loop, privileges, worker
 
-_AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn
+_AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn, or the work of
+_ENOUGH: Final = 200  # messages: a large one is the work of many
+_UNIT: Final = 250  # bytes
 _LEFT: Final = 100  # times as many that it can have left behind; a process that it has started may go on
 # A worker answers; only one that is replaced says more, of the connections that it still has.
-_BURST: Final = 20_000  # messages
-_STEADY: Final = 500.0  # messages a second
+_BURST: Final = 20_000  # messages' work
+_STEADY: Final = 500.0  # a second
 
 Heard = Callable[["Worker", dict[str, Any]], None]
 
@@ -36,6 +38,7 @@ class Worker:
         self._identity = identity
         self._heard = heard
         self._left = float(_BURST)
+        self._done = 0
         self._read_at = loop.now()
         ours, theirs = channel.Channel.pair()
         ours.refuse_descriptors()
@@ -90,12 +93,15 @@ class Worker:
 
     def _listen(self) -> bool:
         """Read some messages; whether there may be more."""
+        self._done = 0
         try:
             for _ in range(_AT_ONCE):
+                if self._done > _ENOUGH:
+                    break
                 received = self._post.receive() if self._post is not None else None
-                if received is None:
+                if self._post is None or received is None:
                     return False
-                self.charge(1)
+                self.charge(1 + self._post.size // _UNIT)
                 message, _ = received
                 if message["kind"] == "pong":
                     self.forgive()
@@ -107,12 +113,13 @@ class Worker:
         return True
 
     def charge(self, messages: int) -> None:
-        """Count what it has sent as so many messages more.
+        """Count what it has sent as the work of so many messages.
 
         Raises:
             ChannelError: it sends without end.
         """
         now = loop.now()
+        self._done += messages
         self._left = min(_BURST, self._left + (now - self._read_at) * _STEADY) - messages
         self._read_at = now
         if self._left < 0:

@@ -77,6 +77,13 @@ def endless_pongs(end: socket.socket, _: int) -> None:
             say(end, {"kind": "report", "lists": {str(key): {"state": "up"} for key in range(1500)}})
 
 
+def endless_reports(end: socket.socket, _: int) -> None:
+    """Messages as large as they may be, without end."""
+    message = json.dumps({"kind": "report", "lists": {str(key): {"state": "up"} for key in range(2500)}})
+    while True:
+        say(end, message.encode())
+
+
 def descriptors(end: socket.socket, _: int) -> None:
     """Descriptors, which a worker has none to give of."""
     sent = array.array("i", [0] * 250)
@@ -130,7 +137,8 @@ def pretending(end: socket.socket, _: int) -> None:
 ATTACKS: Final[dict[str, Callable[[socket.socket, int], None]]] = {
     attack.__name__: attack
     for attack in (
-        garbage, huge, endless, endless_pongs, descriptors, lingering, nonsense, deep, news, pretending
+        garbage, huge, endless, endless_pongs, endless_reports, descriptors, lingering, nonsense, deep, news,
+        pretending,
     )
 }  # fmt: skip
 
@@ -152,8 +160,8 @@ def main() -> int:
 
     def replaced(self: worker._Worker, serving: server.Server, kept: list[int]) -> None:
         retire(self, serving, kept)
-        if attack == adopting.__name__:
-            _attack(adopting, self)
+        if attack in WHEN_REPLACED:
+            _attack(WHEN_REPLACED[attack], self)
 
     worker._Worker._commit = turned  # type: ignore[method-assign]
     worker._Worker._retire = replaced  # type: ignore[method-assign]
@@ -176,6 +184,16 @@ def adopting(end: socket.socket, _: int) -> None:
     claims = [{"pid": pid, "peer": [4, 1, pid % 65536], "started": started} for pid, started in victims()]
     for kind in ("adopt", "release", "adopt"):
         say(end, {"kind": "relay", "entries": [{"kind": kind, **claim} for claim in claims]})
+
+
+def claiming(end: socket.socket, _: int) -> None:
+    """Programs without end, each of which has to be looked for."""
+    claim = {"kind": "adopt", "pid": os.getppid(), "peer": [4, 1, 1], "started": 1.0}
+    while True:
+        say(end, {"kind": "relay", "entries": [claim] * 700})
+
+
+WHEN_REPLACED: Final = {"adopting": adopting, "claiming": claiming}
 
 
 def spoil(self: worker._Worker) -> None:

@@ -20,7 +20,13 @@ from security import compromised
 from tcpdconf.daemon import controlclient
 
 SCRIPT = pathlib.Path(compromised.__file__)
-ENDED = {"garbage", "huge", "endless", "endless_pongs"}  # attacks that cost the worker its life
+ENDED = {
+    "garbage",
+    "huge",
+    "endless",
+    "endless_pongs",
+    "endless_reports",
+}  # attacks that cost the worker its life
 SLOWEST = 1.0  # seconds for an answer of the supervisor while it is attacked
 
 
@@ -75,6 +81,23 @@ def test_the_others_are_served_and_the_supervisor_answers(tmp_path: pathlib.Path
         assert not [said for said in daemon.notified if said.startswith("MAINPID")]
         assert not [line for line in daemon.log if line.startswith("<1>")]
         assert "a process of the daemon fails" not in "\n".join(daemon.log)
+
+
+def test_programs_without_end_are_not_looked_for_without_end(tmp_path: pathlib.Path) -> None:
+    """The supervisor answers meanwhile, and ends the worker that names them."""
+    with Naming(tmp_path, "claiming") as daemon:
+        elder = daemon.uses("evil")["pid"]
+        daemon.write(daemon.text('umask = "027"'), daemon.OWN)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.await_log("^ready service=evil ", 2)
+        slowest = 0.0
+        while not processes.over(elder):
+            began = time.monotonic()
+            controlclient.ask(daemon.runtime, {"command": "status"}, SLOWEST + 1.5)
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < SLOWEST + 1.5
+        with reloads.held(daemon.ports["good"]), reloads.held(daemon.ports["evil"]):
+            assert daemon.uses("evil")["connections"] == 1
 
 
 def test_a_ledger_that_is_spoiled(tmp_path: pathlib.Path) -> None:
