@@ -60,6 +60,19 @@ def test_a_stopped_worker_is_started_again_and_the_keep_alive_goes_on(tmp_path: 
         assert len(daemon.await_log("does not answer")) == 1
 
 
+def test_others_are_reloaded_and_shown_beside_a_stopped_worker(tmp_path: pathlib.Path) -> None:
+    port, other = daemons.free_port(), daemons.free_port()
+    text = reloads.service(port, GREET)
+    with reloads.Daemon(tmp_path, text + reloads.service(other, GREET, name="other")) as daemon:
+        worker = daemon.uses()["pid"]
+        with stopped(worker):
+            greet = 'program = ["/bin/echo", "changed"]'
+            assert daemon.change(text + reloads.service(other, greet, name="other")) == ["other"]
+            assert daemons.talk(other) == b"changed\n"
+            assert daemon.uses()["pid"] == worker
+            assert not [line for line in daemon.log if "does not answer" in line]
+
+
 @pytest.mark.slow
 def test_a_stopped_worker_is_started_again_where_there_is_no_watchdog(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
