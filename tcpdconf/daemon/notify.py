@@ -38,6 +38,7 @@ class Notifier:
         if os.environ.get("NOTIFY_SOCKET"):
             self._socket = sdnotify.SystemdNotifier().socket
         self._waiting: collections.deque[_Message] = collections.deque()
+        self._pausing = False  # until the manager is tried again
         if self._socket is not None:
             self._socket.setblocking(False)
 
@@ -107,17 +108,19 @@ class Notifier:
         self._waiting.append(_Message(text, own, state))
         if len(self._waiting) > _MOST:
             channel.close_all(self._waiting.popleft().fds)
-        if len(self._waiting) == 1:
+        if not self._pausing:
             self._send()
 
     def _send(self) -> None:
         """Send what waits, as far as the manager takes it."""
+        self._pausing = False
         while self._waiting and self._socket is not None:
             message = self._waiting[0]
             try:
                 socket.send_fds(self._socket, [message.text.encode("utf-8", "replace")], message.fds)
             except OSError as error:
                 if error.errno in _FULL:
+                    self._pausing = True
                     self._loop.after(_AGAIN, self._send)
                     return
                 # as sd_notify(3) recommends: nobody there is no reason not to go on
