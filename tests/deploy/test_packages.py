@@ -98,3 +98,17 @@ def test_pip_installs_all_that_it_needs(
     subprocess.run([environment / "bin/pip", "install", "--quiet", built[kind]], check=True)
 
     usable(environment, tmp_path)
+
+
+@pytest.mark.network
+def test_the_locked_versions_can_be_installed_and_are_enough(
+    built: dict[str, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    lock = str(TOP / "deploy/requirements.lock")
+    for options in (["--require-hashes", "--requirement", lock], ["--no-deps", str(built["wheel"])]):
+        subprocess.run([environment / "bin/pip", "install", "--quiet", *options], check=True)
+    subprocess.run([environment / "bin/pip", "check"], check=True)
+
+    usable(environment, tmp_path)

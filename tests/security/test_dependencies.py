@@ -1,44 +1,57 @@
-"""What a deployment installs is pinned, with hashes, and is what pyproject.toml asks for."""
+"""What a deployment installs is pinned, with hashes, and is what pyproject.toml asks for.
+
+Nothing here depends on what others have released since: of a package in another version than the locked one
+nothing is asked. That all of the lock can be installed, and is enough, is tests/deploy/test_packages.py's.
+"""
 
 import pathlib
-import re
+import runpy
 import tomllib
+from collections.abc import Callable, Iterator
 from importlib import metadata
+from typing import Any
 
+import pytest
 from packaging import requirements, utils, version
 
 TOP = pathlib.Path(__file__).parents[2]
-ENTRY = re.compile(
-    r"^([a-z0-9-]+)==([^ ;]+)(?: ; [^\\]+)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
-)
+SCRIPT: dict[str, Callable[..., Any]] = runpy.run_path(str(TOP / "deploy/newer_releases.py"))
 
 
-def locked() -> dict[str, str]:
-    """The version of each package; there is nothing else in the file but comments."""
-    text = (TOP / "deploy/requirements.lock").read_text()
-    rest = ENTRY.sub("", text).splitlines()
-    assert [line for line in rest if not line.startswith("#")] == []
-    return {found[1]: found[2] for found in ENTRY.finditer(text)}
-
-
-def wanted() -> list[requirements.Requirement]:
-    """What pyproject.toml asks for, and what that needs in its turn."""
+def asked_for() -> Iterator[requirements.Requirement]:
+    """What pyproject.toml asks for, and what those packages ask for that are installed as they are locked."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-    found: dict[str, requirements.Requirement] = {}
-    left = [requirements.Requirement(text) for text in project["dependencies"]]
-    while left:
-        one = left.pop()
-        if one.name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
-            found[one.name] = one
-            left += [requirements.Requirement(text) for text in metadata.requires(one.name) or ()]
-    return list(found.values())
+    yield from map(requirements.Requirement, project["dependencies"])
+    pinned = SCRIPT["locked"]()
+    for installed in metadata.distributions():
+        if pinned.get(utils.canonicalize_name(installed.name)) == installed.version:
+            needed = map(requirements.Requirement, installed.requires or ())
+            yield from (one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""}))
 
 
 def test_the_lock_file_is_what_the_project_asks_for() -> None:
-    versions = locked()
-    names = {str(utils.canonicalize_name(one.name)) for one in wanted()}
+    versions = SCRIPT["locked"]()
 
-    assert names == set(versions)
-    for one in wanted():
-        pinned = version.Version(versions[utils.canonicalize_name(one.name)])
-        assert one.specifier.contains(pinned), f"{one} is locked at {pinned}"
+    for one in asked_for():
+        pinned = versions.get(utils.canonicalize_name(one.name))
+        assert pinned is not None, f"{one} is not locked"
+        assert one.specifier.contains(version.Version(pinned)), f"{one} is locked at {pinned}"
+
+
+def test_what_has_no_hash_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy/requirements.lock").write_text("# head\nsdnotify==0.3.2\n")
+    monkeypatch.setitem(SCRIPT["locked"].__globals__, "TOP", tmp_path)
+
+    with pytest.raises(ValueError, match="no version with hashes: sdnotify"):
+        SCRIPT["locked"]()
+
+
+def test_newer_releases_are_a_report() -> None:
+    pinned = {"kept": "1", "moved": "1", "gone": "1"}
+
+    assert SCRIPT["differences"](pinned, {"kept": "1", "moved": "2", "new": "1", "tcpdconf": "1"}) == [
+        "gone: locked 1, offered not",
+        "moved: locked 1, offered 2",
+        "new: locked not, offered 1",
+    ]
