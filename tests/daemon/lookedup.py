@@ -10,6 +10,9 @@ import daemons
 import dnsservers
 
 A = dnsservers.Reply(records=("A 127.0.0.2",))
+# Seconds for an answer. A list that does not answer in time does not count, and its client is admitted: with
+# less a test's name server, which waits for a processor as all do on a busy machine, would be such a list.
+PATIENCE = 5.0
 
 
 def healthy(server: dnsservers.Server, *zones: str) -> None:
@@ -20,7 +23,7 @@ def healthy(server: dnsservers.Server, *zones: str) -> None:
 
 @contextlib.contextmanager
 def running(
-    folder: pathlib.Path, server: dnsservers.Server, settings: str, timeout: float = 0.2
+    folder: pathlib.Path, server: dnsservers.Server, settings: str, timeout: float = PATIENCE
 ) -> Iterator[tuple[daemons.Daemon, int]]:
     """The service and its port; its program prints its environment."""
     port = daemons.free_port()

@@ -89,16 +89,16 @@ def test_an_allow_list_goes_before_a_block_list(tmp_path: pathlib.Path) -> None:
 
 
 def test_lists_are_asked_at_once(tmp_path: pathlib.Path) -> None:
-    """Eight lists of 0.15 s each take 0.15 s, not 1.2."""
+    """Eight lists of 0.5 s each take 0.5 s, not 4."""
     zones = [f"l{number}.example" for number in range(8)]
     lists = ", ".join(f'{{ zone = "{zone}", probe = false }}' for zone in zones)
     with dnsservers.Server() as server:
         for zone in zones:
-            server.says(f"5.0.0.127.{zone}", "A", dnsservers.Reply(rcode="NXDOMAIN", soa=60, delay=0.15))
+            server.says(f"5.0.0.127.{zone}", "A", dnsservers.Reply(rcode="NXDOMAIN", soa=60, delay=0.5))
         with lookedup.running(tmp_path, server, f"dns_lists = [{lists}]") as (_, port):
             began = time.monotonic()
             assert lookedup.answer(port) == {}
-            assert 0.15 <= time.monotonic() - began < 1.0
+            assert 0.5 <= time.monotonic() - began < 3.0
 
 
 @pytest.mark.parametrize(
