@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import daemons
 
@@ -20,9 +20,7 @@ def store() -> Iterator[dict[str, list[int]]]:
                 os.close(fd)
 
 
-def activated(
-    folder: pathlib.Path, text: str, stored: dict[str, list[int]], before: Sequence[str] = ()
-) -> daemons.Daemon:
+def activated(folder: pathlib.Path, text: str, stored: dict[str, list[int]]) -> daemons.Daemon:
     """A daemon that a service manager starts with what is in its store."""
     folder.mkdir()
     fds = [fd for each in stored.values() for fd in each]
@@ -36,7 +34,7 @@ def activated(
         folder,
         text,
         environment={"LISTEN_FDNAMES": names},
-        before=[*before, "/bin/bash", "-c", start, "bash"],
+        before=["/bin/bash", "-c", start, "bash"],
         pass_fds=fds,
         stored=stored,
     )

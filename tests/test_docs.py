@@ -1,11 +1,11 @@
 """What README and docs show is what happens.
 
 Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run,
-in order, in a directory with a copy of conf.d, where tcpdconf is the wheel in an environment of its own. A
-`tcpdconf run` among them, or at the end of a `sh` block, runs until the page ends, and `log` holds lines
-that the latest one has written; a command with `&` runs until then as well. Other `sh` blocks are shown
-only. A block that begins with `# PATH` is that file. Numbers that differ from run to run (pids, ports,
-seconds) do not count.
+in order, in a directory with a copy of conf.d and in a network whose ports are all free, where tcpdconf is
+the wheel in an environment of its own. A `tcpdconf run` among them, or at the end of a `sh` block, runs until
+the page ends, and `log` holds lines that the latest one has written; a command with `&` runs until then as
+well. Other `sh` blocks are shown only. A block that begins with `# PATH` is that file. Numbers that differ
+from run to run (pids, ports, seconds) do not count.
 """
 
 import ast
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 
 import daemons
 import markdown
+import networks
 import packages
 import peers
 import pytest
@@ -193,9 +194,9 @@ def test_commands_do_what_is_shown(
     page: pathlib.Path, commands_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     peers.need("nc", "ss", *NEEDED.get(name(page), ()))
-    peers.need_root()
     shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
-    follow(page, Session(tmp_path, commands_folder))
+    with networks.new():
+        follow(page, Session(tmp_path, commands_folder))
 
 
 @pytest.mark.peer
@@ -205,7 +206,7 @@ def test_commands_do_what_is_shown_on_a_mail_host(
     """Its `sh` blocks have been followed: Courier is installed, and authdaemond knows users by userdb."""
     peers.need("nc", "/usr/bin/imapd")
     courierhost.need()
-    with courierhost.Host(tmp_path) as host, daemons.public_folder() as folder:
+    with networks.new(), courierhost.Host(tmp_path) as host, daemons.public_folder() as folder:
         before = [*host.inside, "env", f"--chdir={folder}"]
         follow(ON_A_MAIL_HOST, Session(folder, commands_folder, before))
 

@@ -1,9 +1,12 @@
 """The project as a whole: its houses, its shipped files, and that they say the same."""
 
 import ast
+import os
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 
@@ -111,6 +114,16 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     assert len(commands) == 2
     script = (TOP / ".ci/run").read_text()
     assert [command for command in commands if command not in script] == []
+
+
+@pytest.mark.parametrize("command", ["run", "status", "reload", "stop"])
+def test_no_test_meets_the_daemon_of_the_host(command: str) -> None:
+    """tests/conftest.py stops what would look for it; with the variable that it sets nobody finds it."""
+    words = [sys.executable, "-m", "tcpdconf", command]
+    with pytest.raises(AssertionError, match="without --runtime-dir"):
+        subprocess.run(words, env={"PATH": os.defpath}, check=False)
+    assert not os.path.exists(os.environ["RUNTIME_DIRECTORY"])
+    assert {"NOTIFY_SOCKET", "LISTEN_FDS", "XDG_RUNTIME_DIR"}.isdisjoint(os.environ)
 
 
 def tracked() -> Iterator[pathlib.Path]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import daemons
 import peers
@@ -40,10 +41,12 @@ def free_descriptor(pid: int) -> int:
     return next(number for number in itertools.count() if number not in used)
 
 
-def run(conf: pathlib.Path, *before: str) -> subprocess.CompletedProcess[str]:
+def run(conf: pathlib.Path, *before: str, pass_fds: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
     """A daemon that is not expected to start."""
     command = [*before, sys.executable, "-m", "tcpdconf", "run", str(conf), "--runtime-dir", f"{conf}.run"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False, pass_fds=pass_fds
+    )
 
 
 def test_without_descriptors_clients_wait(tmp_path: pathlib.Path) -> None:
@@ -371,25 +374,8 @@ def test_a_passed_socket_that_no_listener_wants_is_an_error(tmp_path: pathlib.Pa
     with socket.create_server(("127.0.0.1", 0)) as passed:
         port = passed.getsockname()[1]
         activate = 'exec 3<&"$0"; export LISTEN_FDS=1; LISTEN_PID=$$ exec "$@"'
-        command = [
-            "/bin/bash",
-            "-c",
-            activate,
-            str(passed.fileno()),
-            sys.executable,
-            "-m",
-            "tcpdconf",
-            "run",
-            str(conf),
-        ]
-        found = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            pass_fds=[passed.fileno()],
-            timeout=daemons.SECONDS,
-        )
+        before = ["/bin/bash", "-c", activate, str(passed.fileno())]
+        found = run(conf, *before, pass_fds=[passed.fileno()])
 
     assert found.returncode == 1
     assert f"no listener is configured for the passed-on descriptor 3 (127.0.0.1:{port})\n" in found.stderr

@@ -29,47 +29,47 @@ def service(port: int, address: str = "127.0.0.1", name: str = "test", program: 
 
 
 @pytest.fixture
-def network() -> Iterator[networks.Network]:
-    with networks.Network() as found:
-        yield found
+def network() -> Iterator[None]:
+    with networks.new():
+        yield
 
 
 @pytest.mark.peer
-def test_clients_who_wait_at_an_address_that_has_changed_are_served(
-    tmp_path: pathlib.Path, network: networks.Network
-) -> None:
+@pytest.mark.usefixtures("network")
+def test_clients_who_wait_at_an_address_that_has_changed_are_served(tmp_path: pathlib.Path) -> None:
     """They came while no daemon ran: their socket is not wanted any more, and its queue is."""
     port = 2525
     with contextlib.ExitStack() as stack:
         stored = stack.enter_context(stores.store())
-        with daemons.Daemon(tmp_path, service(port), before=network.before, stored=stored) as first:
+        with daemons.Daemon(tmp_path, service(port), stored=stored) as first:
             daemons.until(lambda: stored, "the store")
             worker = first.worker("test")
         daemons.until(lambda: processes.over(worker), "the end of the worker")
-        waiting = [stack.enter_context(network.connect(port, "127.0.0.1")) for _ in range(50)]
-        stack.enter_context(stores.activated(tmp_path / "second", service(port, "*"), stored, network.before))
+        waiting = [stack.enter_context(daemons.connect(port, "127.0.0.1")) for _ in range(50)]
+        stack.enter_context(stores.activated(tmp_path / "second", service(port, "*"), stored))
         for client in waiting:
             assert daemons.read(client) == b"in\n"
-        with network.connect(port, "::1") as client:
+        with daemons.connect(port, "::1") as client:
             assert daemons.read(client) == b"in\n"
         daemons.until(lambda: list(stored) == ["tcpdconf listen * 2525"], "the store")
 
 
 @pytest.mark.peer
-def test_two_sockets_of_one_listener_are_both_kept(tmp_path: pathlib.Path, network: networks.Network) -> None:
+@pytest.mark.usefixtures("network")
+def test_two_sockets_of_one_listener_are_both_kept(tmp_path: pathlib.Path) -> None:
     """A listener on all addresses has one for each family where a predecessor had them so."""
     port = 2525
     text = service(port, "0.0.0.0") + service(port, "::", "other")
     with stores.store() as stored:
-        with daemons.Daemon(tmp_path, text, before=network.before, stored=stored):
+        with daemons.Daemon(tmp_path, text, stored=stored):
             daemons.until(lambda: len(stored) == 2, "the store")
         for number in range(2):
             folder = tmp_path / str(number)
-            with stores.activated(folder, service(port, "*"), stored, network.before) as daemon:
+            with stores.activated(folder, service(port, "*"), stored) as daemon:
                 assert daemon.await_log("^running")
                 daemons.until(lambda: [len(fds) for fds in stored.values()] == [2], "both in the store")
                 for address in ("127.0.0.1", "::1"):
-                    with network.connect(port, address) as client:
+                    with daemons.connect(port, address) as client:
                         assert daemons.read(client) == b"in\n"
 
 
@@ -86,12 +86,13 @@ def test_a_service_manager_that_does_not_listen_is_told_again(tmp_path: pathlib.
 
 
 @pytest.mark.peer
-def test_a_listener_that_overlaps_a_socket_units(tmp_path: pathlib.Path, network: networks.Network) -> None:
+@pytest.mark.usefixtures("network")
+def test_a_listener_that_overlaps_a_socket_units(tmp_path: pathlib.Path) -> None:
     """At the start, and at a reload; the unit would go on listening, and nobody accept."""
     port, other = 2525, 2526
-    with network.do(lambda: socket.create_server(("127.0.0.1", port))) as unit:
+    with socket.create_server(("127.0.0.1", port)) as unit:
         start = 'exec 3<&$0; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
-        before = [*network.before, "/bin/bash", "-c", start, str(unit.fileno())]
+        before = ["/bin/bash", "-c", start, str(unit.fileno())]
         environment = {"LISTEN_FDNAMES": "smtp.socket"}
         problem = f"cannot bind *:{port}: it overlaps 127.0.0.1:{port}, which smtp.socket has bound"
 
@@ -116,7 +117,7 @@ def test_a_listener_that_overlaps_a_socket_units(tmp_path: pathlib.Path, network
         ) as daemon:
             assert daemon.refusal(service(port, "*")) == [problem]
             assert daemon.change(service(port) + service(other, name="other")) == ["other"]
-            with network.connect(port, "127.0.0.1") as client:
+            with daemons.connect(port, "127.0.0.1") as client:
                 assert daemons.read(client) == b"in\n"
 
 
@@ -132,19 +133,20 @@ socket.socket = Socket
 
 
 @pytest.mark.peer
-def test_a_listen_that_fails_refuses_the_reload(tmp_path: pathlib.Path, network: networks.Network) -> None:
+@pytest.mark.usefixtures("network")
+def test_a_listen_that_fails_refuses_the_reload(tmp_path: pathlib.Path) -> None:
     port, flag = 2525, tmp_path / "flag"
     (tmp_path / "sitecustomize.py").write_text(_FAILING.format(flag=str(flag)))
     environment = {"PYTHONPATH": str(tmp_path)}
     with reloads.Daemon(
-        tmp_path, service(port, "*"), before=network.before, environment=environment
+        tmp_path, service(port, "*"), environment=environment
     ) as daemon:
         flag.touch()
         said = daemon.refusal(service(port))
         flag.unlink()
         assert said == [f"cannot bind 127.0.0.1:{port}: Address already in use"]
         for address in ("127.0.0.1", "127.0.0.2", "::1"):
-            with network.connect(port, address) as client:
+            with daemons.connect(port, address) as client:
                 assert daemons.read(client) == b"in\n"
         assert daemon.change(service(port)) == ["test"]
 

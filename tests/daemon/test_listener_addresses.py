@@ -32,24 +32,17 @@ CIRCUIT: Final = [*itertools.chain.from_iterable(itertools.combinations(FORMS, 2
 pytestmark = pytest.mark.peer
 
 
-@pytest.fixture(scope="module")
-def network() -> Iterator[networks.Network]:
-    with networks.Network() as found:
-        yield found
-
-
 class Stage(NamedTuple):
-    """Where a daemon runs: its folders, its network, and what it leaves behind when the test ends."""
+    """Where a daemon runs: its folder, and what it leaves behind when the test ends."""
 
     folder: pathlib.Path
-    network: networks.Network
     stack: contextlib.ExitStack
 
 
 @pytest.fixture
-def stage(tmp_path: pathlib.Path, network: networks.Network) -> Iterator[Stage]:
-    with contextlib.ExitStack() as stack:
-        yield Stage(tmp_path, network, stack)
+def stage(tmp_path: pathlib.Path) -> Iterator[Stage]:
+    with networks.new(), contextlib.ExitStack() as stack:
+        yield Stage(tmp_path, stack)
 
 
 def service(address: str, port: int = PORT) -> str:
@@ -60,11 +53,11 @@ def service(address: str, port: int = PORT) -> str:
         """
 
 
-def answered(network: networks.Network) -> set[str]:
+def answered() -> set[str]:
     """The addresses at which a client is served; at the others it is refused."""
     found = set()
     for address in (IPV4, IPV6):
-        with contextlib.suppress(ConnectionRefusedError), network.connect(PORT, address) as client:
+        with contextlib.suppress(ConnectionRefusedError), daemons.connect(PORT, address) as client:
             assert daemons.read(client) == b"in\n", address
             found.add(address)
     return found
@@ -72,7 +65,7 @@ def answered(network: networks.Network) -> set[str]:
 
 def reload(stage: Stage, addresses: list[str]) -> Iterator[daemons.Daemon]:
     """One daemon that takes on one address after the other."""
-    daemon = reloads.Daemon(stage.folder, service(addresses[0]), before=stage.network.before)
+    daemon = reloads.Daemon(stage.folder, service(addresses[0]))
     yield stage.stack.enter_context(daemon)
     for address in addresses[1:]:
         daemon.change(service(address))
@@ -84,7 +77,7 @@ def restart(stage: Stage, addresses: list[str]) -> Iterator[daemons.Daemon]:
     stored = stage.stack.enter_context(stores.store())
     for number, address in enumerate(addresses):
         daemon = stores.activated(
-            stage.folder / str(number), service(address), stored, before=stage.network.before
+            stage.folder / str(number), service(address), stored
         )
         with daemon:
             yield daemon
@@ -101,7 +94,6 @@ def take_over(stage: Stage, addresses: list[str]) -> Iterator[daemons.Daemon]:
         daemon = daemons.Daemon(
             folder,
             service(address),
-            before=stage.network.before,
             arguments=["--take-over"] if before else [],
         )
         stage.stack.enter_context(daemon)
@@ -126,5 +118,5 @@ def test_the_circuit_has_every_pair() -> None:
 def test_an_address_becomes_another_one(way: str, stage: Stage) -> None:
     before = "nothing"
     for address, _ in zip(CIRCUIT, WAYS[way](stage, CIRCUIT), strict=True):
-        assert answered(stage.network) == FORMS[address], f"{before} -> {address}"
+        assert answered() == FORMS[address], f"{before} -> {address}"
         before = address

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import daemons
 import networks
@@ -105,12 +105,10 @@ def test_connections_of_the_first_daemon_go_on(tmp_path: pathlib.Path) -> None:
         assert second.process.returncode == 0
 
 
-def refused_successor(
-    folder: pathlib.Path, first: daemons.Daemon, text: str, before: Sequence[str] = ()
-) -> str:
+def refused_successor(folder: pathlib.Path, first: daemons.Daemon, text: str) -> str:
     """What a successor says that does not come to serve."""
     folder.mkdir()
-    command = [*before, sys.executable, "-m", "tcpdconf", "run", str(daemons.configure(folder, text))]
+    command = [sys.executable, "-m", "tcpdconf", "run", str(daemons.configure(folder, text))]
     command += ["--take-over", "--runtime-dir", first.runtime]
     found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
     assert found.returncode != 0
@@ -218,13 +216,13 @@ def test_a_successor_that_fails_leaves_every_address_served(tmp_path: pathlib.Pa
     """It has bound another address of the same port, and then finds that it cannot have another port."""
     port, taken = daemons.free_port("127.0.0.2"), daemons.free_port()
     with (
-        networks.Network() as network,
-        daemons.Daemon(tmp_path, service(port, address="*"), before=network.before) as first,
-        network.do(lambda: socket.create_server(("127.0.0.1", taken))),
+        networks.new(),
+        daemons.Daemon(tmp_path, service(port, address="*")) as first,
+        socket.create_server(("127.0.0.1", taken)),
     ):
         both = service(port) + service(taken).replace("services.test", "services.other")
-        said = refused_successor(tmp_path / "second", first, both, network.before)
+        said = refused_successor(tmp_path / "second", first, both)
         assert f"cannot bind 127.0.0.1:{taken}: Address already in use" in said
         for address in ("127.0.0.1", "127.0.0.2", "::1"):
-            with network.connect(port, address) as client:
+            with daemons.connect(port, address) as client:
                 assert daemons.read(client) == b"in\n"
