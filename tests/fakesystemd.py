@@ -10,7 +10,7 @@ last() {{ grep -E "^($1) " {said} | tail -1 | cut -d' ' -f1; }}
 active=inactive
 if [ "$(last 'start|stop')" = start ]; then active=active; fi
 case " $* " in
-  *" --version "*) echo "systemd 252 (252.1)" ;;
+  *" --version "*) echo "systemd {version} ({version}.1)" ;;
   *" show "*) printf 'LoadState=loaded\nActiveState=%s\n' $active ;;
   *" is-active "*) [ $active = active ] || exit 3 ;;
   *" is-enabled "*) [ "$(last 'enable|disable')" = enable ] && echo enabled ;;
@@ -20,18 +20,25 @@ _MOUNT = 'mount --bind "$0/units" /etc/systemd/system && mount --bind "$0/run" /
 
 
 class System:
-    """What a command has to be run with: words `before` it, and `path`. Its units are in `units`."""
+    """What a command has to be run with: words `before` it, and `path`. Its units are in `units`.
+
+    It says that it is systemd 252, the oldest that tcpdconf is for, until it is given another version.
+    """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.units = folder / "units"
         self._said = folder / "said"
+        self._systemctl = folder / "bin/systemctl"
         for path in (self.units, folder / "bin", folder / "run/systemd/system"):
             path.mkdir(parents=True)
-        systemctl = folder / "bin/systemctl"
-        systemctl.write_text(_SYSTEMCTL.format(said=self._said))
-        systemctl.chmod(0o755)
+        self.become(252)
+        self._systemctl.chmod(0o755)
         self.path = f"{folder}/bin:{os.environ['PATH']}"
         self.before = ["unshare", "--mount", "sh", "-c", _MOUNT, str(folder)]
+
+    def become(self, version: int) -> None:
+        """Be another version of systemd."""
+        self._systemctl.write_text(_SYSTEMCTL.format(said=self._said, version=version))
 
     def told(self, unit: str) -> list[str]:
         """What was to be done with a unit: `start`, `enable`, ..."""

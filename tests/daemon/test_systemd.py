@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,13 +39,31 @@ def settings(unit: pathlib.Path) -> list[tuple[str, str]]:
     return re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["tcpdconf.service", "tcpdconf.socket"])
-def test_systemd_finds_nothing_to_complain_about(tmp_path: pathlib.Path, name: str) -> None:
-    for unit in UNITS.iterdir():
+@pytest.fixture
+def units(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the units, which name the tests' tcpdconf."""
+    for unit in (SERVICE, SOCKET):
         text = unit.read_text().replace("/opt/tcpdconf/bin/tcpdconf", COMMAND)
         (tmp_path / unit.name).write_text(text)
+    return tmp_path
 
-    assert said("systemd-analyze", "verify", "--man=no", tmp_path / name) == ""
+
+@pytest.mark.parametrize("name", ["tcpdconf.service", "tcpdconf.socket"])
+def test_systemd_finds_nothing_to_complain_about(units: pathlib.Path, name: str) -> None:
+    assert said("systemd-analyze", "verify", "--man=no", units / name) == ""
+
+
+def test_the_drop_in_is_for_newer_versions_of_systemd(units: pathlib.Path) -> None:
+    (units / "tcpdconf.service.d").mkdir()
+    shutil.copy(UNITS / "restart.conf", units / "tcpdconf.service.d")
+    version = int(said("systemctl", "--version").split()[1])
+    complaints = said("systemd-analyze", "verify", "--man=no", units / "tcpdconf.service")
+
+    unknown = re.findall(
+        r"Unknown key(?: name)? '(\w+)' in section .*, ignoring\.$", complaints, re.MULTILINE
+    )
+    assert len(unknown) == len(complaints.splitlines())
+    assert unknown == ([] if version >= 254 else ["RestartSteps", "RestartMaxDelaySec"])
 
 
 def test_the_exposure_is_what_the_unit_says() -> None:

@@ -21,6 +21,8 @@ SHIPPED = [
     "share/tcpdconf/conf.d/10-hello.toml",
     "share/tcpdconf/schemas/tcpdconf.schema.json",
     "share/tcpdconf/systemd/tcpdconf.service",
+    "share/tcpdconf/systemd/tcpdconf.socket",
+    "share/tcpdconf/systemd/restart.conf",
 ]
 
 

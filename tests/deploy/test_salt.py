@@ -271,11 +271,14 @@ def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Pat
     done = minion.apply(services={"hello": greeters.service(daemons.free_port())})
     again = minion.apply()
     told = system.told("tcpdconf")
+    system.become(254)
+    newer = minion.apply()
     minion.apply(state="tcpdconf.clean")
 
     assert done.status == 0, done.states
     assert told == ["start", "enable"]
     assert again.changed == []
+    assert newer.changed == ["tcpdconf-service-running-restart", "tcpdconf-service-running-daemon-reload"]
     assert system.told("tcpdconf")[2:] == ["stop", "disable"]
     assert list(system.units.iterdir()) == []
 

@@ -25,12 +25,27 @@ tcpdconf-service-running-paths:
         ExecReload=
         ExecReload={{ command }} reload {{ control }}
 
+{#- An older systemd does not know its keys. #}
+{%-   set grows = grains.get("systemd", {}).get("version", 0) | int >= 254 %}
+{%-   if grows %}
+
+tcpdconf-service-running-restart:
+  file.managed:
+    - name: /etc/systemd/system/tcpdconf.service.d/20-restart.conf
+    - source: salt://tcpdconf/files/restart.conf
+    - makedirs: true
+    - mode: '0644'
+{%-   endif %}
+
 tcpdconf-service-running-daemon-reload:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
       - file: tcpdconf-service-running-unit
       - file: tcpdconf-service-running-paths
+{%-   if grows %}
+      - file: tcpdconf-service-running-restart
+{%-   endif %}
 
 tcpdconf-service-running:
   service.running:
