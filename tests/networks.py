@@ -23,7 +23,10 @@ def new() -> Iterator[None]:
     peers.need_root()
     peers.need("ip")
     with _returning():
-        _check(_C.unshare(_NETWORK))
+        try:
+            _check(_C.unshare(_NETWORK))
+        except OSError as error:
+            peers.without(f"network namespaces ({error.strerror})")
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         yield
 

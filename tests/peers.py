@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -21,19 +21,19 @@ def need(*programs: str) -> None:
     path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM}"
     missing = [program for program in programs if shutil.which(program, path=path) is None]
     if missing:
-        _without(", ".join(missing))
+        without(", ".join(missing))
 
 
 def need_root() -> None:
     """Go on only as root."""
     if os.geteuid() != 0:
-        _without("root")
+        without("root")
 
 
 def beside(path: str) -> pathlib.Path:
     """A file of the material that lies beside the project."""
     if not (_SHARED / path).exists():
-        _without(f"../shared/{path}")
+        without(f"../shared/{path}")
     return _SHARED / path
 
 
@@ -42,7 +42,8 @@ def shared(path: str) -> Any:  # noqa: ANN401 (JSON)
     return json.loads(beside(path).read_text(encoding="utf-8"))
 
 
-def _without(what: str) -> None:
+def without(what: str) -> NoReturn:
+    """Skip the test, or fail it in CI, for what is missing."""
     if os.environ.get("CI"):
         pytest.fail(f"needs {what}")
     pytest.skip(f"needs {what}")
