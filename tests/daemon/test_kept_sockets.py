@@ -138,9 +138,7 @@ def test_a_listen_that_fails_refuses_the_reload(tmp_path: pathlib.Path) -> None:
     port, flag = 2525, tmp_path / "flag"
     (tmp_path / "sitecustomize.py").write_text(_FAILING.format(flag=str(flag)))
     environment = {"PYTHONPATH": str(tmp_path)}
-    with reloads.Daemon(
-        tmp_path, service(port, "*"), environment=environment
-    ) as daemon:
+    with reloads.Daemon(tmp_path, service(port, "*"), environment=environment) as daemon:
         flag.touch()
         said = daemon.refusal(service(port))
         flag.unlink()

@@ -76,9 +76,7 @@ def restart(stage: Stage, addresses: list[str]) -> Iterator[daemons.Daemon]:
     """Daemons that follow each other with one store."""
     stored = stage.stack.enter_context(stores.store())
     for number, address in enumerate(addresses):
-        daemon = stores.activated(
-            stage.folder / str(number), service(address), stored
-        )
+        daemon = stores.activated(stage.folder / str(number), service(address), stored)
         with daemon:
             yield daemon
             daemons.until(lambda: len(stored) == 1, "one socket in the store")

@@ -70,7 +70,9 @@ def test_what_a_deaf_manager_has_missed_comes_later_and_in_order(
         notifier.watchdog()
         notifier.store("new", kept)
     for _ in range(10):
-        notifier.ready("1 service")  # the socket is closed by now, and a later state stands for those before it
+        notifier.ready(
+            "1 service"
+        )  # the socket is closed by now, and a later state stands for those before it
     assert len(events._timers) == 1
     assert list(heard(manager)) == []
     turn(events, 0.3)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import daemons
 import networks
+import pytest
 import stores
 from daemon import processes
 
@@ -212,6 +213,7 @@ def test_a_second_successor_is_told_so_and_the_first_one_takes_over(tmp_path: pa
             assert daemons.talk(port) == b"in\n"
 
 
+@pytest.mark.peer
 def test_a_successor_that_fails_leaves_every_address_served(tmp_path: pathlib.Path) -> None:
     """It has bound another address of the same port, and then finds that it cannot have another port."""
     port, taken = daemons.free_port("127.0.0.2"), daemons.free_port()
