@@ -30,14 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _signal(action: argvoptions.Action, path: str) -> int:
-    """-stop or -restart. With a folder that is missing there is nothing to signal either: 0, as elsewhere."""
+    """-stop or -restart: 1 when a daemon may run that was not signalled, or has not ended.
+
+    With a folder that is missing there is nothing to signal: 0, as elsewhere.
+    """
     try:
         if action == "stop":
             pidfile.PidFile(path).stop()
         else:
             pidfile.PidFile(path).send(signal.SIGHUP)
     except OSError as error:
-        _complain(2, f"cannot signal by {error.filename or path}: {error.strerror}")
+        status = _complain(2, f"cannot signal by {error.filename or path}: {error.strerror}")
+        return 0 if isinstance(error, FileNotFoundError | NotADirectoryError) else status
     return 0
 
 
@@ -57,6 +61,7 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
             return 0  # one is running already, which is what was wanted
     except OSError as error:
         return _complain(terminal, f"cannot open {error.filename}: {error.strerror}")
+    # from here on -stop and -restart find this process; their signals are read once everything serves
 
     gc.disable()  # importing makes much and leaves nothing to collect: a fifth of the time
     from tcpdconf.daemon import dropin  # noqa: PLC0415 (slow)
@@ -65,13 +70,14 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
 
     def started() -> None:
         if pid_file is not None:
-            pid_file.write()
             os.dup2(2, terminal, inheritable=False)  # what goes wrong from now on is for the log
         report(0)
 
     try:
         dropin.run(words, arrived, started, in_background=pid_file is not None)
     except dropin.StartError as error:
+        if pid_file is not None:
+            pid_file.remove()
         return _complain(terminal, str(error))
     return 0
 
