@@ -44,7 +44,7 @@ class Server:
         self._thread.join(SECONDS)
         self.control.close()
         for client in list(self.control._clients):
-            client._close()
+            client.close()
         self._wake.close()
         self._woken.close()
 

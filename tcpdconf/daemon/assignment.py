@@ -48,16 +48,24 @@ class Failure(NamedTuple):
 
 
 def write(assignment: Assignment) -> int:
-    """A memfd that holds the assignment."""
+    """A memfd that holds the assignment.
+
+    Raises:
+        OSError: no descriptor or memory is to be had.
+    """
     fd = os.memfd_create("tcpdconf-assignment", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(fd), "wb") as file:
-        pickle.dump(assignment, file)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            pickle.dump(assignment, file)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
 def read(fd: int) -> Assignment:
     """The assignment in a memfd of the supervisor's."""
-    with os.fdopen(os.dup(fd), "rb") as file:
+    with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         found: Assignment = pickle.load(file)  # noqa: S301 (from the supervisor, which forked this process)
     return found

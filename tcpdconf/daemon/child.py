@@ -39,6 +39,9 @@ class Child:
             reason = error.strerror if isinstance(error, OSError) else error
             log.error(f"cannot start {self.name}: {reason}", retry=f"{self._pause:g}s")
             self._again()
+        except Exception:  # noqa: BLE001 (a defect must not be the end of a service)
+            log.crash(f"cannot start {self.name}")
+            self._again()
 
     def replace(self, pid: int) -> None:
         """Go on with a process that was started elsewhere; what ran before is no longer this one."""

@@ -29,9 +29,8 @@ class Commands:
         self._reloads = running
         self._activated = activated
         self._stop = stop
-        self._reports: dict[str, liststatus.Report] = {}  # by service: what its worker has said last
-        self._missing: set[str] = set()  # services whose worker has not said it yet
-        self._waiting: list[Callable[[], None]] = []
+        self._missing: set[service.Service] = set()  # whose worker has not said yet what it has to report
+        self._waiting: list[control.Reply] = []
         self._timer = 0
         self._heir: int | None = None  # the pid of the daemon that takes over
 
@@ -45,21 +44,21 @@ class Commands:
             "hand-over": self._hand_over,
         }
 
-    def reported(self, name: str, message: dict[str, Any]) -> None:
+    def reported(self, each: service.Service, message: dict[str, Any]) -> None:
         """Take note of what a worker says of lists and names, as far as it has the right form."""
-        self._reports[name] = liststatus.report(message)
-        self._missing.discard(name)
+        each.report = liststatus.report(message)
+        self._missing.discard(each)
         if not self._missing:
             self._answer()
 
     def _status(self, _: dict[str, Any], reply: control.Reply) -> None:
         """Ask the workers for lists and names, and answer when all have said it, or one second later."""
-        self._waiting.append(lambda: reply(self._page()))
+        self._waiting.append(reply)
         if self._missing:
             return
-        for name, each in self._reloads.state.services.items():
+        for each in self._reloads.state.services.values():
             if _settings(each).dns_lists or _settings(each).lookup_names:
-                self._missing.add(name)
+                self._missing.add(each)
                 each.tell("report")
         self._timer = self._loop.after(_REPORT if self._missing else 0, self._answer)
 
@@ -67,8 +66,8 @@ class Commands:
         self._loop.cancel(self._timer)
         self._missing.clear()
         waiting, self._waiting = self._waiting, []
-        for answer in waiting:
-            answer()
+        for reply in waiting:
+            control.answer(reply, self._page)
 
     def _page(self) -> dict[str, object]:
         running = self._reloads
@@ -77,34 +76,15 @@ class Commands:
             "pid": os.getpid(),
             "version": tcpdconf.__version__,
             "config": {
-                "dir": os.path.abspath(running.state.loaded.directory),
+                "dir": running.state.loaded.directory,
                 "hash": _hash(running.state.loaded.config),
                 "loaded_at": running.loaded_at,
             },
             "last_reload": _last(running.last),
             "services": {
-                name: self._service(name, each, read[name].counts)
-                for name, each in running.state.services.items()
+                name: _service(each, read[name].counts) for name, each in running.state.services.items()
             },
             "connections_by_address": _busiest(read),
-        }
-
-    def _service(self, name: str, each: service.Service, counts: Mapping[str, int]) -> dict[str, object]:
-        settings = _settings(each)
-        said = self._reports.get(name, liststatus.NOTHING)
-        return {
-            "pid": each.pids[0] if each.pids else None,
-            "connections": counts["connections"],
-            "max_connections": settings.limits.max_connections,
-            "accepted": counts["accepted"],
-            "refused": {reason: counts[reason] for reason in ledger.REASONS},
-            "listeners": [
-                listeners.described(one)
-                for _, one in (each.setup.sockets if each.setup else ())
-                if one.fileno() >= 0  # of a daemon that stops all are closed
-            ],
-            "dns_lists": said.lists if settings.dns_lists else {},
-            "names": said.names if settings.lookup_names else None,
         }
 
     def _connections(self, _: dict[str, Any], reply: control.Reply) -> None:
@@ -126,7 +106,7 @@ class Commands:
 
     def _reload(self, _: dict[str, Any], reply: control.Reply) -> None:
         log.info("reloading", because="command")
-        self._reloads.wish(lambda last: reply(_outcome(last)), again=True)
+        self._reloads.wish(lambda last: control.answer(reply, lambda: _outcome(last)), again=True)
 
     def _hand_over(self, _: dict[str, Any], reply: control.Reply) -> None:
         """Give one successor the listening sockets. Both accept from them until the successor says stop.
@@ -157,6 +137,24 @@ class Commands:
             return
         reply({"ok": True, "pid": os.getpid()})
         self._loop.after(0, lambda: self._stop(drain or 0))
+
+
+def _service(each: service.Service, counts: Mapping[str, int]) -> dict[str, object]:
+    settings = _settings(each)
+    return {
+        "pid": each.pids[0] if each.pids else None,
+        "connections": counts["connections"],
+        "max_connections": settings.limits.max_connections,
+        "accepted": counts["accepted"],
+        "refused": {reason: counts[reason] for reason in ledger.REASONS},
+        "listeners": [
+            listeners.described(one)
+            for _, one in (each.setup.sockets if each.setup else ())
+            if one.fileno() >= 0  # of a daemon that stops all are closed
+        ],
+        "dns_lists": each.report.lists if settings.dns_lists else {},
+        "names": each.report.names if settings.lookup_names else None,
+    }
 
 
 def _settings(each: service.Service) -> model.Service:

@@ -21,16 +21,20 @@ ANSWER: Final = 4 * 1024 * 1024
 CLIENTS: Final = 16
 SECONDS: Final = 10.0  # for a request to come, and for an answer to be read
 _FDS: Final = 250  # descriptors with one byte; the kernel takes 253 (unix(7))
+_DEFECT: Final = "a defect of tcpdconf; see the log"
 _BREATHER: Final = 1.0  # seconds without accepting, when descriptors have run out
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
 class Reply(Protocol):
-    """Answers a request, at once or later, once. Descriptors are duplicated. `pid` is the client's."""
+    """Answers a request, at once or later, once. Descriptors are duplicated.
+
+    It never raises: an answer that cannot be made becomes an error, and a client may have gone.
+    """
 
     @property
     def pid(self) -> int:
-        """The process that connected."""
+        """The process that connected, which has not hung up."""
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Answer it."""
@@ -58,6 +62,16 @@ def credentials(end: socket.socket) -> Credentials:
     """Who connected, or for who connected: who listens."""
     data = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return Credentials(*_CREDENTIALS.unpack(data))
+
+
+def answer(reply: Reply, make: Callable[[], Mapping[str, object]]) -> None:
+    """Answer with what `make` returns; a defect there costs this answer, and the client is told so."""
+    try:
+        made = make()
+    except Exception:  # noqa: BLE001 (as it says)
+        log.crash("cannot answer")
+        made = _error(_DEFECT)
+    reply(made)
 
 
 class Control:
@@ -111,13 +125,17 @@ class Control:
             self._loop.after(_BREATHER, self._accept_again)
             return
         client = _Client(self._loop, end, self._commands, self._clients.discard)
-        if credentials(end).uid not in {0, os.geteuid()}:
-            client.refuse("only root and the user of the daemon are answered")
-        elif len(self._clients) >= CLIENTS:
-            client.refuse("too many clients")
-        else:
-            self._clients.add(client)
-            client.read_on()
+        try:
+            if credentials(end).uid not in {0, os.geteuid()}:
+                client.refuse("only root and the user of the daemon are answered")
+            elif len(self._clients) >= CLIENTS:
+                client.refuse("too many clients")
+            else:
+                self._clients.add(client)
+                client.read_on()
+        except Exception:
+            client.close()
+            raise
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:
@@ -126,7 +144,10 @@ class Control:
 
 
 class _Client:
-    """One client: it is read from, or waits for its answer, or is written to."""
+    """One client: it is read from, or waits for its answer, or is written to.
+
+    In each of these its end is noticed, and its descriptors and its place are free.
+    """
 
     def __init__(
         self,
@@ -162,19 +183,32 @@ class _Client:
         """Let it take its time for the next request; call `gone` when it has hung up."""
         self._gone = gone
 
+    def close(self) -> None:
+        """Let go of it and of all that it has."""
+        self._forget()
+        self._waiting = False
+        self._drop_descriptors()
+        self._end.close()
+        self._ended(self)
+        if self._gone is not None:
+            self._gone()
+
     def read_on(self) -> None:
         """Wait for a request, or take the one that has come already."""
         if b"\n" in self._in:
             self._loop.after(0, self._request)
-        else:
-            self._watch(self._read)
+        elif not self._watched:
+            self._watch(
+                lambda: self._loop.watch(self._end, self._read),
+                seconds=SECONDS if self._gone is None else None,
+            )
 
     def refuse(self, why: str) -> None:
         """Answer with an error, and end it."""
         self._forget()
         self._last = True
         self._waiting = True
-        self._answer({"ok": False, "error": why})
+        self._answer(_error(why))
 
     def _read(self) -> None:
         try:
@@ -184,7 +218,7 @@ class _Client:
         except OSError:
             data = b""
         if not data:
-            self._close()
+            self.close()
             return
         self._in += data
         if b"\n" in self._in:
@@ -204,7 +238,7 @@ class _Client:
             self.refuse("a request is JSON in one line")
         except (KeyError, TypeError):
             known = ", ".join(self._commands)
-            self._answer({"ok": False, "error": f'a request is an object with a "command": {known}'})
+            self._answer(_error(f'a request is an object with a "command": {known}'))
         else:
             self._obey(command, request)
 
@@ -213,18 +247,32 @@ class _Client:
             command(request, self)
         except Exception:  # noqa: BLE001 (a defect costs this answer, not the daemon)
             log.crash("cannot answer")
-            self._answer({"ok": False, "error": "a defect of tcpdconf; see the log"})
+            self._answer(_error(_DEFECT))
+        if self._waiting:
+            self._watch(lambda: self._loop.watch_end(self._end, self.close))
 
     def _answer(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         if not self._waiting:
             return
+        self._forget()
         self._waiting = False
-        data = json.dumps(answer).encode() + b"\n"
-        if len(data) > ANSWER:
-            data = json.dumps({"ok": False, "error": f"an answer of {len(data)} bytes"}).encode() + b"\n"
-        self._out = memoryview(data)
-        self._fds = [os.dup(fd) for fd in fds]
+        self._out = memoryview(_line(answer))
+        try:
+            self._duplicate(fds)
+        except OSError as error:
+            self._out = memoryview(
+                _line(_error(f"cannot hand over {len(fds)} descriptors: {error.strerror}"))
+            )
         self._write()
+
+    def _duplicate(self, fds: Sequence[int]) -> None:
+        """Keep descriptors until they are sent: all of them, or none."""
+        try:
+            for fd in fds:
+                self._fds.append(os.dup(fd))
+        except OSError:
+            self._drop_descriptors()
+            raise
 
     def _write(self) -> None:
         try:
@@ -232,14 +280,14 @@ class _Client:
                 self._out = self._out[self._send() :]
         except BlockingIOError:
             if not self._watched:
-                self._watch(self._write, writing=True)
+                self._watch(lambda: self._loop.watch(self._end, self._write, writing=True), seconds=SECONDS)
             return
         except OSError:
-            self._close()
+            self.close()
             return
         self._forget()
         if self._last:
-            self._close()
+            self.close()
         else:
             self.read_on()
 
@@ -252,12 +300,16 @@ class _Client:
         del self._fds[:_FDS]
         return sent
 
-    def _watch(self, callback: Callable[[], None], *, writing: bool = False) -> None:
-        if not self._watched:
-            self._watched = True
-            self._loop.watch(self._end, callback, writing=writing)
-            if writing or self._gone is None:
-                self._timer = self._loop.after(SECONDS, self._close)
+    def _watch(self, begin: Callable[[], None], *, seconds: float | None = None) -> None:
+        """Watch the socket; where the kernel has no room for that, or after some seconds, end."""
+        try:
+            begin()
+        except OSError:
+            self.close()
+            return
+        self._watched = True
+        if seconds is not None:
+            self._timer = self._loop.after(seconds, self.close)
 
     def _forget(self) -> None:
         if self._watched:
@@ -267,15 +319,23 @@ class _Client:
             self._loop.cancel(self._timer)
             self._timer = None
 
-    def _close(self) -> None:
-        self._forget()
-        self._waiting = False
+    def _drop_descriptors(self) -> None:
         channel.close_all(self._fds)
-        self._fds = []
-        self._end.close()
-        self._ended(self)
-        if self._gone is not None:
-            self._gone()
+        self._fds.clear()
+
+
+def _error(why: str) -> dict[str, object]:
+    return {"ok": False, "error": why}
+
+
+def _line(answer: Mapping[str, object]) -> bytes:
+    """An answer as it is sent, or an error in the place of one that cannot be."""
+    try:
+        data = json.dumps(answer).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError):
+        log.crash("cannot answer")
+        return _line(_error(_DEFECT))
+    return data if len(data) <= ANSWER else _line(_error(f"an answer of {len(data)} bytes"))
 
 
 def _listen(directory: int, path: str, replace: bool) -> socket.socket:
@@ -289,8 +349,8 @@ def _listen(directory: int, path: str, replace: bool) -> socket.socket:
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=directory)
+            os.fchmod(listener.fileno(), 0o600)  # the mode that bind(2) gives it: no name is looked up twice
             listener.bind(runtimedir.address(directory, new))
-            os.chmod(new, 0o600, dir_fd=directory)
             listener.listen(CLIENTS)
             os.rename(new, runtimedir.SOCKET, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:

@@ -154,7 +154,11 @@ def crash(what: str) -> None:
         code = trace.tb_frame.f_code
         frames.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno}:{code.co_name}")
         trace = trace.tb_next
-    error(f"{what}: {kind.__name__ if kind else None}: {value}", at=" ".join(frames))
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001 (it must be logged nevertheless)
+        text = "it cannot be shown"
+    error(f"{what}: {kind.__name__ if kind else None}: {text}", at=" ".join(frames))
 
 
 def _value(value: object) -> str:

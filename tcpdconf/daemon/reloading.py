@@ -5,6 +5,7 @@ sockets bound, workers read and compile beside their work, new ones are forked. 
 and only what it has opened is closed again.
 """
 
+import functools
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
@@ -41,7 +42,8 @@ class Reload:
     """A reload on its way.
 
     `release` lets the service manager give up its copies of sockets, and then calls back. `counts` is called
-    with what runs as soon as that is another configuration, `done` once with what it has come to.
+    with what runs as soon as that is another configuration, `done` once with what it has come to. Timers call
+    what they call by way of `attempt`, whose business a defect is.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Reload:
         release: Release,
         counts: Callable[[State], None],
         done: Callable[[Outcome], None],
+        attempt: Callable[[Callable[[], None]], None],
     ) -> None:
         self._before = before
         self._loaded = loaded
@@ -66,6 +69,7 @@ class Reload:
         self._release = release
         self._counts = counts
         self._done = done
+        self._attempt = attempt
         self._changes = changes.between(before.loaded.config, loaded.config)
         self._opening = listeners.Opening(before.sockets, activated)
         self._services: dict[str, service.Service] = {}
@@ -84,7 +88,7 @@ class Reload:
         if not self._problems:
             for name, found in sockets.items():
                 self._prepare(name, found, self._inherited(name))
-        self._timer = self._around.loop.after(_PREPARE, self._late)
+        self._timer = self._around.loop.after(_PREPARE, lambda: self._attempt(self._late))
         self._go_on()
 
     def heard(self, each: service.Service, message: dict[str, Any]) -> None:
@@ -113,6 +117,19 @@ class Reload:
             self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
             self._waiting.clear()
             self._go_on()
+
+    def abandon(self, why: str) -> None:
+        """End it after a defect: undo what can be undone, or go on with what counts already."""
+        self._around.loop.cancel(self._timer)
+        self._waiting.clear()
+        severity: problems.Severity = "warning" if self._stage == "begin" else "error"
+        found = problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use", severity)
+        if self._stage == "begin":
+            self._stage = "over"
+            self._done(Outcome(sorted(each.name for each in self._touched), [], [found]))
+        else:
+            self._problems.append(found)
+            self._undo()
 
     def _bind(self) -> dict[str, service.Sockets]:
         """Open the sockets of each service."""
@@ -190,18 +207,19 @@ class Reload:
             self._undo()
         elif self._stage == "prepare":
             self._stage = "release"
-            self._release(self._opening.unwanted(), self._commit)
+            self._release(self._opening.unwanted(), lambda: self._attempt(self._commit))
         elif self._stage == "begin":
             self._finish()
 
     def _undo(self) -> None:
         self._stage = "over"
+        attempt = self._around.loop.attempt
         for each in self._touched:
-            each.discard()
+            attempt(each.discard)
         for name, each in self._services.items():
             if name not in self._before.services:
-                each.stop(0, 0)
-        self._opening.undo()
+                attempt(functools.partial(each.stop, 0, 0))
+        attempt(self._opening.undo)
         self._done(Outcome([], [], self._problems))
 
     def _commit(self) -> None:
@@ -214,15 +232,17 @@ class Reload:
             self._undo()
             return
         self._stage = "begin"
+        attempt = self._around.loop.attempt
         for each in self._touched:
-            each.commit()
+            if not attempt(each.commit):
+                attempt(each.kill)  # it is started again with what was prepared
         for unwanted in unused:
-            self._activated.let_go(unwanted)
+            attempt(functools.partial(self._activated.let_go, unwanted))
         self._counts(State(self._loaded, self._services, self._opening.wanted))
         self._remove()
         self._waiting = {each.name for each in self._touched}
         self._waiting |= {name for name, each in self._removed.items() if each.accepts}
-        self._timer = self._around.loop.after(_COMMIT, self._late)
+        self._timer = self._around.loop.after(_COMMIT, lambda: self._attempt(self._late))
         self._go_on()
 
     def _remove(self) -> None:
@@ -231,7 +251,9 @@ class Reload:
         for name, each in self._before.services.items():
             if name not in self._services:
                 self._removed[name] = each
-                each.stop(daemon.drain_timeout, daemon.stop_timeout)
+                self._around.loop.attempt(
+                    functools.partial(each.stop, daemon.drain_timeout, daemon.stop_timeout)
+                )
 
     def _finish(self) -> None:
         self._stage = "over"

@@ -1,11 +1,14 @@
 """The reloads of a daemon, one after the other: who wishes one, what runs, what the last one came to."""
 
+import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import load, model, problems
 from tcpdconf.daemon import listeners, log, reloading, service
+
+_DEFECT: Final = "a defect of tcpdconf; see the log"
 
 Then = Callable[["Last"], None]
 
@@ -85,14 +88,14 @@ class Reloads:
 
     def heard(self, each: service.Service, message: dict[str, Any]) -> None:
         """Hand on what a worker says of its assignment, if a reload wants to know."""
-        if self._reload is not None:
-            self._reload.heard(each, message)
+        if (reload := self._reload) is not None:
+            self._attempt(lambda: reload.heard(each, message))
 
     def close(self) -> None:
         """Take on no more, and undo what is being prepared."""
         self._closed = True
-        if self._reload is not None:
-            self._reload.give_up("the daemon stops")
+        if (reload := self._reload) is not None:
+            self._attempt(lambda: reload.give_up("the daemon stops"))
 
     def _schedule(self) -> None:
         """Let what was wished begin, after the first configuration and after what is on its way."""
@@ -105,26 +108,23 @@ class Reloads:
             return
         self._asked, self._again, self._wished, self._due = self._again, False, False, False
         self._present, self._next = self._next, []
-        self._began()
+        self.around.loop.attempt(self._began)
         self.read_at = time.time()
         try:
-            loaded = self._read()
+            self._take_on(self._read())
         except problems.ConfigError as error:
             self.refused = error.config if isinstance(error, load.LoadError) else None
             self._finish(reloading.Outcome([], [], list(error.problems)))
-            return
         except Exception as error:  # noqa: BLE001 (a defect, or no descriptor for a module: what runs goes on)
             log.crash("cannot load the configuration")
             text = f"cannot be loaded: {error}"
             found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
             self._finish(reloading.Outcome([], [], [found]))
-            return
-        self._take_on(loaded)
 
     def _take_on(self, loaded: load.Loaded) -> None:
         self.refused = loaded.config
         log.excerpt("warning", problems.render(loaded.warnings))
-        self._reload = reloading.Reload(
+        self._reload = reload = reloading.Reload(
             self.state,
             loaded,
             around=self.around,
@@ -134,20 +134,32 @@ class Reloads:
             release=self._release,
             counts=self._count,
             done=self._finish,
+            attempt=self._attempt,
         )
-        self._reload.begin()
+        self._attempt(reload.begin)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Take a step of the reload; a defect in it is the end of that reload, and of nothing else."""
+        try:
+            step()
+        except Exception:
+            if self.last is None:  # nothing serves yet that could go on
+                raise
+            log.crash("cannot take on the configuration")
+            if self._reload is not None:
+                self._reload.abandon(_DEFECT)
 
     def _count(self, state: reloading.State) -> None:
         self.state = state
 
     def _finish(self, outcome: reloading.Outcome) -> None:
         self._reload = None
-        if not outcome.problems:
+        if not any(problem.severity == "error" for problem in outcome.problems):
             self.loaded_at, self.refused = time.time(), None
-            outcome = outcome._replace(problems=list(self.state.loaded.warnings))
-        self.last = Last(outcome, time.time(), self._asked)
-        self._ended(self.last)
+            outcome = outcome._replace(problems=[*outcome.problems, *self.state.loaded.warnings])
+        self.last = last = Last(outcome, time.time(), self._asked)
         present, self._present = self._present, []
+        self.around.loop.attempt(lambda: self._ended(last))
         for then in present:
-            then(self.last)
+            self.around.loop.attempt(functools.partial(then, last))
         self._schedule()

@@ -78,10 +78,12 @@ class Worker:
     def ended(self) -> None:
         """Take note of its end, which has been waited for: what it has said before still counts."""
         self._over = True
-        for _ in range(_LEFT):
-            if not self._listen():
-                break
-        self._drop_post()
+        try:
+            for _ in range(_LEFT):
+                if not self._listen():
+                    break
+        finally:
+            self._drop_post()
 
     def _work(self, post: channel.Channel) -> int:
         os.setpgid(0, 0)  # the programs stay in this group, so that all of them can be signalled

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import pathlib
 from collections.abc import Collection
 from typing import Final
 
@@ -28,6 +29,9 @@ def run(
         found = runtimedir.find(runtime)
         if found is None:
             log.warning("no control socket: this user has no runtime directory")
+        else:
+            found = absolute(found)
+        directory = absolute(directory)
         order = supervisor.Order(
             lambda: chosen(load.load(directory), only),
             environment(),
@@ -68,6 +72,24 @@ def chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
         raise problems.ConfigError(found)
     services = {name: service for name, service in enabled.items() if name in only}
     return dataclasses.replace(loaded, config=loaded.config.model_copy(update={"services": services}))
+
+
+def absolute(path: str) -> str:
+    """A path from the directory that this process was started in, which may be removed later.
+
+    Where that has no name, because it was removed or may not be looked up, it is reached by way of proc(5).
+    """
+    given = pathlib.Path(path)
+    if given.is_absolute():
+        return path
+    try:
+        base = pathlib.Path.cwd()
+    except OSError:
+        return os.path.join("/proc/self/cwd", path)
+    parts = given.parts
+    while parts[:1] == ("..",):  # they may lead through the directory that is removed
+        base, parts = base.parent, parts[1:]
+    return str(base.joinpath(*parts))
 
 
 def open_standard() -> None:

@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tcpdconf.config import host, model
-from tcpdconf.daemon import assignment, child, handover, ledger, log, logger, loop, procfs, relay, remote
+from tcpdconf.daemon import (
+    assignment,
+    child,
+    handover,
+    ledger,
+    liststatus,
+    log,
+    logger,
+    loop,
+    procfs,
+    relay,
+    remote,
+)
 from tcpdconf.policy import dialect
 
 Sockets = Sequence[tuple[int, socket.socket]]
@@ -65,6 +77,7 @@ class Service:
         self.process = child.Child(around.loop, f"worker of {name}", self._restart)
         self.ledger = ledger.create()
         self.setup: Setup | None = None
+        self.report = liststatus.NOTHING  # what its worker has said last of its lists and names
         self._around = around
         self._heard = heard
         self._next: Setup | None = None
@@ -187,20 +200,21 @@ class Service:
 
     def ended(self, pid: int, status: int) -> bool:
         """Take note of the end of a process, if it is one of this service's."""
+        attempt = self._around.loop.attempt  # what it has said last may be what breaks
         for elder in [each for each in self._elders if each.pid == pid]:
-            elder.ended()
+            attempt(elder.ended)
             self._elders.remove(elder)
             self._leave_behind(pid)
             self._around.loop.after(0, lambda: self.tell("recount"))  # after what the supervisor has to say
             self._succeed(elder)
             return True
         if self._coming is not None and self._coming.pid == pid:
-            self._coming.ended()
+            attempt(self._coming.ended)
             self._coming = None
             self._fail()
         elif self._worker is not None and self._worker.pid == pid:
             worker = self._worker
-            worker.ended()
+            attempt(worker.ended)
             self._leave_behind(pid)
             self._worker = None
             self.process.ended(status)

@@ -5,6 +5,7 @@ It may be root and therefore reads no byte that came from the network.
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import signal
@@ -157,7 +158,8 @@ class Supervisor:
         if not self._started:
             log.info("running", services=count, pid=os.getpid())
             self._order.started()
-            self._succeed()
+            self._loop.guard()  # a defect that shows earlier ends the daemon, and its starter learns of it
+            self._loop.attempt(self._succeed)
             watchdog = notify.watchdog_seconds()
             self._keep_alive(watchdog)
             heartbeat.Heartbeat(self._loop, watchdog, self._workers).start()
@@ -169,7 +171,7 @@ class Supervisor:
             log.error("the configuration is not taken on; the one before goes on")
             status += f"; the last reload was refused: {last.outcome.problems[0]}"
         self._started = True
-        self._store.keep(self._reloads.state.sockets)
+        self._loop.attempt(lambda: self._store.keep(self._reloads.state.sockets))
         self._notifier.ready(status)
         self._watching.watch(loaded.config, self._reloads.refused, loaded.directory, self._reloads.read_at)
 
@@ -185,7 +187,7 @@ class Supervisor:
         """Take note of what a worker says, or what is said in its place when it could not be started."""
         match message["kind"]:
             case "report":
-                self._commands.reported(each.name, message)
+                self._commands.reported(each, message)
             case "broken":
                 for key, text in assignment.failures(message):
                     log.error(text, service=each.name, key=problems.dotted(key))
@@ -198,8 +200,8 @@ class Supervisor:
         """Tell the service manager that the daemon is alive; its workers have a heartbeat of their own."""
         if self._stopping or seconds is None:
             return
+        self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))  # also after a defect
         self._notifier.watchdog()
-        self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))
 
     def _workers(self) -> list[remote.Worker]:
         """Every worker, with those that are coming, or drain."""
@@ -207,25 +209,25 @@ class Supervisor:
 
     def _signalled(self) -> None:
         for number in self._arrived.take():
-            match number:
-                case signal.SIGCHLD:
-                    self._reap()
-                case signal.SIGTERM | signal.SIGINT if self._stopping:
-                    self._hurry()
-                case signal.SIGTERM | signal.SIGINT:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    self._stop(0)
-                case signal.SIGHUP:
-                    self._reloads.wish(again=True)
+            self._loop.attempt(functools.partial(self._obey, number))
+
+    def _obey(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                self._reap()
+            case signal.SIGTERM | signal.SIGINT if self._stopping:
+                self._hurry()
+            case signal.SIGTERM | signal.SIGINT:
+                log.info("stopping", signal=signal.Signals(number).name)
+                self._stop(0)
+            case signal.SIGHUP:
+                self._reloads.wish(again=True)
 
     def _reap(self) -> None:
         """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
-        programs = []
+        programs: list[tuple[int, int, int]] = []
         for found, status in _ended():
-            if not self._watching.ended(found.pid, status) and not any(
-                each.ended(found.pid, status) for each in self._all
-            ):
-                programs.append((found.pid, found.start, status))
+            self._loop.attempt(functools.partial(self._ended, found, status, programs))
         for each in self._all:
             each.forget_workers()
         for some in relay.parts(programs):
@@ -233,6 +235,12 @@ class Supervisor:
                 each.tell("gone", ended=some)
         self._forget()
         self._end_when_idle()
+
+    def _ended(self, found: procfs.Process, status: int, programs: list[tuple[int, int, int]]) -> None:
+        """Take note of one process that ended; one that is nobody's was a program."""
+        pid = found.pid
+        if not self._watching.ended(pid, status) and not any(each.ended(pid, status) for each in self._all):
+            programs.append((pid, found.start, status))
 
     def _forget(self) -> None:
         """Let go of services that were removed, or never came to be, when their last worker has ended."""
@@ -252,24 +260,25 @@ class Supervisor:
 
     def _stop(self, drain: float) -> None:
         self._stopping = True
-        self._notifier.stopping()
-        self._reloads.close()
-        self._watching.close()
+        seconds = self._reloads.state.loaded.config.daemon.stop_timeout
+        self._loop.after(drain + seconds + _GRACE, self._kill)
+        for step in (self._notifier.stopping, self._reloads.close, self._watching.close):
+            self._loop.attempt(step)
         for sockets in self._reloads.state.sockets.values():
             for listening in sockets:
                 listening.close()  # clients are refused from now on, instead of waiting for nobody
-        seconds = self._reloads.state.loaded.config.daemon.stop_timeout
         for each in self._all:
-            each.stop(drain, seconds)
-        self._loop.after(drain + seconds + _GRACE, self._kill)
+            self._loop.attempt(functools.partial(each.stop, drain, seconds))
         self._end_when_idle()
 
     def _hurry(self) -> None:
-        for each in self._all:
-            each.stop(0, 0)
         self._loop.after(_HURRY, self._kill)
+        for each in self._all:
+            self._loop.attempt(functools.partial(each.stop, 0, 0))
 
     def _kill(self) -> None:
+        """End the workers at once; this process soon afterwards, whether it has heard of their end or not."""
+        self._loop.after(_HURRY, self._loop.stop)
         for each in self._all:
             for pid in each.pids:
                 log.error(f"worker of {each.name} does not stop", pid=pid)

@@ -34,22 +34,16 @@ _COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock
 
 
 def paths(config: model.Config, directory: str) -> trail.Wanted:
-    """What a daemon with this configuration depends on: its directory, and every file that services name."""
+    """What a daemon with this configuration depends on: its directory, and every file that services name.
+
+    The directory is absolute, as files are.
+    """
     found: dict[str, None] = {}
     for service in config.enabled().values():
         found |= dict.fromkeys(source.file for source in service.access if source.file is not None)
         found |= dict.fromkeys(file.path for file in service.environment_files)
         found |= dict.fromkeys(dnschain.zone_files(service, config.dns_chains))
-    return trail.Wanted((_absolute(directory),), tuple(found))
-
-
-def _absolute(path: str) -> str:
-    try:
-        return os.path.join(os.getcwd(), path)
-    except (
-        FileNotFoundError
-    ):  # the directory that the daemon was started in is gone: a path from it leads nowhere
-        return os.path.join("/", path)
+    return trail.Wanted((directory,), tuple(found))
 
 
 def tell(

@@ -1,6 +1,8 @@
 """control.sock from both of its sides, over the real socket."""
 
 import contextlib
+import errno
+import gc
 import json
 import os
 import pathlib
@@ -51,6 +53,7 @@ COMMANDS: dict[str, control.Command] = {
     "large": large,
     "later": lambda _, reply: late.append(reply),
     "twice": twice,
+    "unanswerable": lambda _, reply: reply({"ok": object()}),
 }
 
 
@@ -92,6 +95,7 @@ def test_many_questions_of_one_client_come_in_order(server: controls.Server) -> 
         (b'{"command": "x"}\n', 'a request is an object with a "command": echo, descriptors'),
         (b"x" * (control.REQUEST + 1), "a request has at most 65536 bytes"),
         (b'{"command": "fail"}\n', "a defect of tcpdconf; see the log"),
+        (b'{"command": "unanswerable"}\n', "a defect of tcpdconf; see the log"),
         (b'{"command": "large", "size": 4194304}\n', "an answer of 4194329 bytes"),
     ],
 )
@@ -196,6 +200,7 @@ def test_clients_at_once_are_bounded(server: controls.Server) -> None:
         assert next(lines(ends[-1]))["ok"]
         with pytest.raises(controlclient.ControlError, match="too many clients"):
             controlclient.ask(str(server.directory), {"command": "echo"})
+    daemons.until(lambda: not server.control._clients, "their end")
     assert controlclient.ask(str(server.directory), {"command": "echo"})["ok"]
 
 
@@ -204,6 +209,89 @@ def test_no_answer_in_time(server: controls.Server) -> None:
         controlclient.ControlError, match=r"^the daemon \(pid \d+\) does not answer within 0.1 s$"
     ):
         controlclient.ask(str(server.directory), {"command": "later"}, 0.1)
+
+
+def descriptors_here() -> int:
+    """How many descriptors this process has; those that other tests have left are closed before."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def leaves_nothing(server: controls.Server, before: int) -> None:
+    """Who has come before this client has gone, and as many descriptors are open as before."""
+    assert controlclient.ask(str(server.directory), {"command": "echo"})["ok"]
+    daemons.until(lambda: not server.control._clients, "the end of all clients")
+    assert descriptors_here() == before
+
+
+def test_without_room_for_descriptors_none_is_handed_over(
+    server: controls.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More often than there are places; what was duplicated before is closed."""
+    real, allowed = os.dup, 3
+
+    def few(fd: int) -> int:
+        nonlocal allowed
+        allowed -= 1
+        if allowed < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(fd)
+
+    before = descriptors_here()
+    for _ in range(2 * control.CLIENTS):
+        allowed = 3
+        monkeypatch.setattr(os, "dup", few)
+        with pytest.raises(
+            controlclient.ControlError, match=r"says: cannot hand over 5 descriptors: Too many"
+        ):
+            controlclient.ask(str(server.directory), {"command": "descriptors", "count": 5})
+        monkeypatch.setattr(os, "dup", real)
+        leaves_nothing(server, before)
+    with controlclient.Connection(str(server.directory)) as end:
+        end.ask({"command": "descriptors", "count": 5})
+        assert len(end.fds) == 5
+        channel.close_all(end.fds)
+
+
+def test_a_client_that_has_gone_waits_for_no_answer(server: controls.Server) -> None:
+    """Its place is free, and nobody is confused by the answer."""
+    late.clear()
+    before = descriptors_here()
+    for number in range(2 * control.CLIENTS):
+        with server.connect() as end:
+            end.sendall(b'{"command": "later"}\n{"command": "echo"}\n')
+            daemons.until(lambda number=number: len(late) > number, "the request")  # type: ignore[misc]
+        leaves_nothing(server, before)
+    for reply in late:
+        server.do(lambda reply=reply: reply({"ok": True}, [0]))  # type: ignore[misc]
+    leaves_nothing(server, before)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b'{"comm',
+        b'{"command": "echo"}\n',
+        b'{"command": "fail"}\n',
+        b'{"command": "unanswerable"}\n',
+        b'{"command": "descriptors", "count": 600}\n',
+        b'{"command": "large", "size": 4000000}\n',
+        b"x" * (control.REQUEST + 1),
+    ],
+    ids=["nothing", "half", "echo", "defect", "unanswerable", "descriptors", "large", "oversize"],
+)
+@pytest.mark.parametrize("how", [None, socket.SHUT_WR, socket.SHUT_RDWR], ids=["close", "half", "both"])
+def test_a_client_that_does_not_wait_for_its_answer_leaves_nothing(
+    sent: bytes, how: int | None, server: controls.Server
+) -> None:
+    before = descriptors_here()
+    for _ in range(control.CLIENTS + 1):
+        with server.connect() as end:
+            end.sendall(sent)
+            if how is not None:
+                end.shutdown(how)
+        leaves_nothing(server, before)
 
 
 def test_nobody_else_may_connect(server: controls.Server) -> None:

@@ -127,3 +127,112 @@ def test_what_is_to_be_done_soon_comes_after_all_that_was_ready(events: loop.Loo
             end.close()
 
     assert seen == ["read", "read", "add", "add", "added", "added"]
+
+
+def logged(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if "defect" in line]
+
+
+def fail() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def test_what_a_callback_raises_ends_it_unless_it_is_guarded(events: loop.Loop) -> None:
+    events.after(0, fail)
+    with pytest.raises(ZeroDivisionError):
+        events.run()
+    with pytest.raises(ZeroDivisionError):
+        events.attempt(fail)
+
+
+def test_a_failure_costs_no_other_callback_its_turn(
+    events: loop.Loop, pair: tuple[socket.socket, socket.socket], capfd: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    seen: list[str] = []
+
+    def read() -> None:
+        ours.recv(1)
+        events.soon(fail)
+        events.soon(lambda: seen.append("soon"))
+        assert not events.attempt(fail)
+        fail()
+
+    events.guard()
+    events.watch(ours, read)
+    events.after(0.01, fail)
+    events.after(0.01, lambda: seen.append("timer"))
+    events.after(0.02, events.stop)
+    events.run()
+
+    assert sorted(seen) == ["soon", "timer"]
+    (line,) = logged(capfd)
+    assert line.startswith('error: a defect of tcpdconf: ZeroDivisionError: on purpose at="loop.py:')
+    assert "test_loop.py:" in line
+    assert ":fail" in line
+
+
+def test_a_descriptor_whose_callback_fails_rests(
+    events: loop.Loop,
+    pair: tuple[socket.socket, socket.socket],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stays ready; and then it is forgotten, or its number becomes another's."""
+    monkeypatch.setattr(loop, "_REST", 0.05)
+    ours, theirs = pair
+    theirs.send(b"x")
+    calls: list[float] = []
+    seen: list[bytes] = []
+
+    def count() -> None:
+        calls.append(loop.now())
+        if len(calls) == 3:
+            events.after(0, replace)
+        fail()
+
+    def replace() -> None:
+        events.forget(ours)
+        events.watch(ours, read)
+
+    def read() -> None:
+        seen.append(ours.recv(1))
+        events.after(0, forget)
+        fail()
+
+    def forget() -> None:
+        events.forget(ours)
+        events.after(0.06, events.stop)
+
+    events.guard()
+    events.watch(ours, count)
+    events.run()
+
+    assert len(calls) == 3
+    assert calls[2] - calls[0] >= 0.1
+    assert seen == [b"x"]
+    assert len(logged(capfd)) == 1
+    assert not events._callbacks
+    assert not events._resting
+
+
+def test_the_end_of_the_other_side_is_told_whatever_it_has_sent(
+    events: loop.Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    seen: list[str] = []
+
+    def ended() -> None:
+        seen.append("ended")
+        events.forget(ours)
+
+    theirs.send(b"x")
+    theirs.shutdown(socket.SHUT_WR)
+    events.watch_end(ours, ended)
+    events.after(0.02, lambda: seen.append("half"))
+    events.after(0.03, theirs.close)
+    events.after(0.06, events.stop)
+    events.run()
+
+    assert seen == ["half", "ended"]
