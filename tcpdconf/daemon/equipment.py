@@ -12,7 +12,6 @@ from tcpdconf.daemon import (
     assignment,
     channel,
     client,
-    files,
     lookups,
     loop,
     material,
@@ -109,7 +108,10 @@ class Equipment:
         self._fds.clear()
 
     def retire(self, successor: "Equipment") -> None:
-        """Stop what the successor does not use; connections that are being looked up still use it."""
+        """Stop what the successor does not use; connections that are being looked up still use it.
+
+        The server closes what their programs are started with, when the last one has come to its program.
+        """
         if self.lookups is not None and self.lookups is not successor.lookups:
             self.lookups.close()
         if self._overflow is not None:
@@ -130,7 +132,7 @@ class Equipment:
         service = self._service
         return self._chain, service.lookup_names, service.drop, service.dns, self.task.config.dns
 
-    def _stderr(self) -> files.Owned | Literal["socket", "inherit"]:
+    def _stderr(self) -> int | Literal["socket", "inherit"]:
         for _, fd in self._fds.pop("stderr", ()):
-            return files.Owned(fd)
+            return fd
         return "socket" if self._service.stderr == "socket" else "inherit"

@@ -32,20 +32,6 @@ def counts(name: str) -> bool:
     return not name.startswith((".", "#")) and not name.endswith("~")
 
 
-class Owned:
-    """A descriptor that is closed when nothing uses it any more."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __del__(self) -> None:
-        os.close(self._fd)
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
-
-
 def signature(fd: int) -> tuple[int, ...]:
     """What is different after a file was written or replaced."""
     found = os.fstat(fd)

@@ -4,12 +4,14 @@ A line is an event and key=value pairs (`accept service=imap peer=192.0.2.1:4000
 it begins with its level (sd-daemon(3)). Nothing foreign can end a line or begin another. Writing never blocks
 and never fails: a line that standard error does not take at once is lost and counted.
 
-A worker gathers its lines and writes them at the end of each turn of its loop, several at once.
+A worker gathers its lines and writes them at the end of each turn of its loop, several at once. Any thread
+may log; the lines of another than the loop's are written at once, since the loop may be asleep.
 """
 
 import os
 import select
 import sys
+import threading
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -25,7 +27,11 @@ class _Stream:
     def __init__(self) -> None:
         self.threshold = PRIORITIES["info"]
         self._lost = 0
+        self._lock = (
+            threading.Lock()
+        )  # of all that follows; no process forks while another thread may have it
         self._later: Callable[[Callable[[], None]], None] | None = None
+        self._thread = 0  # the one that gathers: what it has gathered is its own, and needs no lock
         self._due = False
         self._gathered: list[bytes] = []
         self._size = 0
@@ -34,33 +40,38 @@ class _Stream:
         self._poll.register(_STDERR, select.POLLOUT)
 
     def gather(self, later: Callable[[Callable[[], None]], None] | None) -> None:
-        """Write lines when `later` calls back, or at once without it."""
+        """Write lines of this thread when `later` calls back, or at once without it."""
         self.flush()
-        self._later = later
+        self._later, self._thread = later, threading.get_ident()
 
     def write(self, level: Level, text: str) -> None:
         """Write one line, or have it written later."""
         line = self._line(level, text)
+        if self._later is None or self._thread != threading.get_ident():
+            self._write([line])
+            return
         if self._size + len(line) > select.PIPE_BUF:  # lines of several processes do not mix up to there
             self.flush()
         self._gathered.append(line)
         self._size += len(line)
-        if self._later is None:
-            self.flush()
-        elif not self._due:
+        if not self._due:
             self._due = True
             self._later(self.flush)
 
     def flush(self) -> None:
-        """Write what was gathered, after a line that says how many were lost before it."""
+        """Write what was gathered; only the thread that gathers calls this."""
         self._due = False
         lines, self._gathered, self._size = self._gathered, [], 0
-        if not lines:
-            return
-        if self._lost and self._put(self._line("warning", f"warning: log lines lost={self._lost}")):
-            self._lost = 0
-        if not self._put(b"".join(lines)):
-            self._lost += len(lines)
+        if lines:
+            self._write(lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Write lines, after one that says how many were lost before them."""
+        with self._lock:
+            if self._lost and self._put(self._line("warning", f"warning: log lines lost={self._lost}")):
+                self._lost = 0
+            if not self._put(b"".join(lines)):
+                self._lost += len(lines)
 
     def _line(self, level: Level, text: str) -> bytes:
         start = f"<{PRIORITIES[level]}>" if self._journal else ""
@@ -97,7 +108,8 @@ def redirect(fd: int) -> None:
 def gather(later: Callable[[Callable[[], None]], None] | None) -> None:
     """Let lines wait until `later` calls back with what it was given; None: write each at once, as at first.
 
-    A process that gathers does not fork.
+    `later` is called in this thread only, while a line is being logged, and calls back after that. A process
+    that gathers does not fork.
     """
     _stream.gather(later)
 

@@ -9,7 +9,6 @@ started by a second thread, so that the processors have something to do.
 """
 
 import collections
-import contextlib
 import errno
 import os
 import queue
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import tables
-from tcpdconf.daemon import files, spawn, threads
+from tcpdconf.daemon import spawn, threads
 from tcpdconf.policy import dialect, environ
 
 # setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
@@ -41,7 +40,8 @@ _OWN: Final = (
 class Program:
     """One service's program, ready to be started any number of times.
 
-    `stderr` is what standard error is: "socket" for the connection, "inherit" for the daemon's own.
+    `stderr` is what standard error is: "socket" for the connection, "inherit" for the daemon's own, or a
+    descriptor, which is the program's from now on: `close` closes it.
 
     Raises:
         ValueError: an argument has a NUL within.
@@ -51,7 +51,7 @@ class Program:
         self,
         argv: Sequence[str],
         environment: Mapping[str, str],
-        stderr: files.Owned | Literal["socket", "inherit"],
+        stderr: int | Literal["socket", "inherit"],
         rlimits: tables.Rlimits,
         ways: dialect.Dialect = dialect.TOML,
     ) -> None:
@@ -77,8 +77,14 @@ class Program:
         environment = spawn.Words([*(self._environment | environ.entries(variables)).values()])
         fds = [connection, connection]
         if self._stderr != "inherit":
-            fds.append(connection if self._stderr == "socket" else self._stderr.fileno())
+            fds.append(connection if self._stderr == "socket" else self._stderr)
         return spawn.start(self._path, self._argv, environment, fds, self._signals)
+
+    def close(self) -> None:
+        """Let go of standard error; nothing is started any more."""
+        if isinstance(self._stderr, int):
+            os.close(self._stderr)
+            self._stderr = "inherit"
 
 
 Started = int | Exception  # a pid, or why there is none
@@ -110,9 +116,11 @@ class Starter:
     def _has_help(self) -> bool:
         """Whether there is a second thread; if not it is tried again."""
         if not self._helped:
-            with contextlib.suppress(RuntimeError, MemoryError):
+            self._helped = True  # before it begins: it says itself when it ends
+            try:
                 threads.start(self._help)
-                self._helped = True
+            except (RuntimeError, MemoryError):
+                self._helped = False
         return self._helped
 
     def _help(self) -> None:

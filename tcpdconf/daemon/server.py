@@ -10,7 +10,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf.config import model, tables
@@ -70,6 +70,13 @@ class _Admitted(NamedTuple):
     until: float
 
 
+class _Former(NamedTuple):
+    """What was served with before, and who had accepted by then: kept while a connection may be using it."""
+
+    serving: Serving
+    receptions: Sequence[reception.Reception]
+
+
 class Server:
     """One service at work. Its owner calls `reap` on SIGCHLD, and tells `adopted` what others say.
 
@@ -83,7 +90,10 @@ class Server:
         self._books: ledger.Books = held
         self._ledger = held
         self._lineage = lineage
+        self._serving: Serving | None = None  # what is served with now
         self._receptions: list[reception.Reception] = []  # the last one accepts, the others await headers
+        self._former: list[_Former] = []
+        self._asking: dict[int, Serving] = {}  # by descriptor: connections that are being looked up
         self._slots = limits.Slots(tables.Limits())
         self._running: dict[int, ledger.Held] = {}  # its own
         self.adopted = adopted.Adopted(self._over)
@@ -110,8 +120,9 @@ class Server:
     ) -> None:
         """Serve connections with this from now on, and accept them here.
 
-        Those that were accepted before go on with what they have. Clients who wait at an inherited listener
-        are accepted before it is closed. At first the programs that an earlier worker left are counted.
+        Those that were accepted before go on with what they have; it is closed when they have come to an end,
+        or to their program. Clients who wait at an inherited listener are accepted before it is closed. At
+        first the programs that an earlier worker left are counted.
         """
         self._slots = self._slots.resized(serving.service.limits)
         self._ledger.grow(self._slots.most)
@@ -120,13 +131,16 @@ class Server:
                 self._take_in(adopted.Program(held, runs.start, proven=self._lineage.proves(runs)))
         made = self._reception(serving, listeners)
         emptied = self._reception(serving, inherited)
-        if self._receptions:
+        if self._serving is not None:
+            self._former.append(_Former(self._serving, self._receptions))
             self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
+        self._serving = serving
         self._receptions = [*self._receptions, emptied, made]
         emptied.retire(())
         self._receptions = [each for each in self._receptions if each.pending or each is made]
         self._books.set("connections", self._slots.total)
         self._broken = ""
+        self._let_go()
         self._poll()
 
     def _reception(self, serving: Serving, listeners: Sequence[reception.Listener]) -> reception.Reception:
@@ -245,9 +259,34 @@ class Server:
         else:
             self._parked.append(_Arrived(serving, peer, link, said))
 
+    def _let_go(self) -> None:
+        """Close what was served with before, as soon as no connection uses it any more."""
+        kept = []
+        for each in self._former:
+            awaited = any(one.pending for one in each.receptions)
+            if awaited or any(one is each.serving for one in self._in_use()):
+                kept.append(each)
+            else:
+                each.serving.runner.close()
+        self._former = kept
+
+    def _in_use(self) -> Iterator[Serving]:
+        """What each connection is served with that is on its way to its program."""
+        for admitted in (*self._waiting, *self._ready):
+            yield admitted.serving
+        for arrived in self._parked:
+            yield arrived.serving
+        yield from self._asking.values()
+
+    def _ended(self) -> None:
+        """Take note that a connection does not use any more what it was served with."""
+        if self._former:
+            self._loop.soon(self._let_go)
+
     def _leave(self, peer: socket.socket, link: connection.Connection) -> None:
         """A proxy's health check looked whether somebody is there."""
         peer.close()
+        self._ended()
         self._books.count("left")
         log.debug("left", service=self._name, peer=link.peer)
 
@@ -271,11 +310,13 @@ class Server:
                 self._screen(admitted)
             else:
                 known = {**serving.base, **variables}
+                self._asking[peer.fileno()] = serving
                 serving.lookups.begin(link, known, functools.partial(self._looked_up, admitted))
         except Exception:  # noqa: BLE001
             self._break_off(peer, link)
 
     def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
+        self._asking.pop(admitted.socket.fileno(), None)
         try:
             until = loop.now() + _PATIENCE
             known = admitted._replace(variables={**admitted.variables, **found}, until=until)
@@ -289,7 +330,9 @@ class Server:
     def _break_off(self, peer: socket.socket, link: connection.Connection) -> None:
         """Let a defect cost the one connection that has met it, and not its slot."""
         log.crash(f"cannot serve {link.peer}")
+        self._asking.pop(peer.fileno(), None)
         peer.close()
+        self._ended()
         self._release(link.peer)
 
     def _screen(self, admitted: _Admitted) -> None:
@@ -332,6 +375,7 @@ class Server:
         self._running[started] = self._books.hold(started, link.peer)
         self._books.count("accepted")
         admitted.socket.close()
+        self._ended()
         if log.enabled("info"):
             slots = f"{self._slots.total}/{self._slots.most}"
             log.info("accept", service=self._name, **_ends(link), local=link.local, pid=started, slots=slots)
@@ -364,6 +408,7 @@ class Server:
         if message is not None and (serving.ways.tells_local_denial or not refused.local):
             client.tell(peer, message)
         peer.close()
+        self._ended()
         held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
             fields = {**_ends(link), **dict(refused.detail)} | ({"unlogged": held_back} if held_back else {})

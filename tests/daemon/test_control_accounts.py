@@ -1,4 +1,4 @@
-"""Descriptors and places of the control socket: after a command has failed they are as before."""
+"""What commands leave behind: after one has failed, descriptors and places are as before."""
 
 import contextlib
 import os
@@ -126,3 +126,21 @@ def test_clients_that_do_not_wait_for_status_leave_their_places(tmp_path: pathli
         finally:
             os.kill(worker, signal.SIGCONT)
         accounts_agree(daemon, before)
+
+
+def test_nothing_is_said_of_the_lists_of_a_service_that_was_removed(tmp_path: pathlib.Path) -> None:
+    """Another one may have its name; its own worker has not said anything yet."""
+    port, other = daemons.free_port(), daemons.free_port()
+    lists = f"{ECHO}\n{LIST}"
+    keeps = DNS + reloads.service(other, ECHO, name="keeps")
+    with reloads.Daemon(tmp_path, keeps + reloads.service(port, lists)) as daemon:
+        assert set(daemon.uses()["dns_lists"]) == {"bl.test"}
+        assert daemon.change(keeps) == ["test"]
+        assert daemon.change(keeps + reloads.service(port, lists.replace("bl.test", "new.test"))) == ["test"]
+        worker = daemon.worker("test")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            assert daemon.uses()["dns_lists"] == {}
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert set(daemon.uses()["dns_lists"]) == {"new.test"}

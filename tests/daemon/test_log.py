@@ -100,6 +100,70 @@ def test_lost_lines_are_counted() -> None:
         assert process.stderr.read() == b"warning: log lines lost=3\nback\n"
 
 
+THREADS = """
+import sys, threading
+from tcpdconf.daemon import log
+sys.setswitchinterval(1e-6)
+later = []
+def gathered(flush):
+    assert threading.current_thread() is threading.main_thread(), "the loop's own"
+    later.append(flush)
+log.gather(gathered)
+def say(thread):
+    for number in range(2000):
+        log.info("line", thread=thread, number=number, filler="x" * (number % 50))
+threads = [threading.Thread(target=say, args=(number,)) for number in range(3)]
+for thread in threads:
+    thread.start()
+for number in range(2000):
+    log.info("line", thread="main", number=number)
+    while later:
+        later.pop()()
+for thread in threads:
+    thread.join()
+for flush in later:
+    flush()
+"""
+
+
+def test_threads_log_each_line_whole_and_in_their_order(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        subprocess.run([sys.executable, "-c", THREADS], stderr=file, check=True)
+    lines = path.read_text().splitlines()
+
+    for thread in ("0", "1", "2", "main"):
+        of_thread = [line for line in lines if line.startswith(f"line thread={thread} ")]
+        assert [line.split()[2] for line in of_thread] == [f"number={number}" for number in range(2000)]
+    assert len(lines) == 8000
+
+
+ASIDE = """
+import os, threading
+from tcpdconf.daemon import log
+later = []
+log.gather(later.append)
+log.info("first")
+thread = threading.Thread(target=log.info, args=("aside",))
+thread.start()
+thread.join()
+before = os.fstat(2).st_size
+assert before == len("aside\\n"), before
+log.info("last")
+assert len(later) == 1
+later[0]()
+"""
+
+
+def test_what_another_thread_says_does_not_wait_for_the_loop(tmp_path: pathlib.Path) -> None:
+    """It may be asleep for long, and its list of what is to be done soon is not for other threads."""
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        subprocess.run([sys.executable, "-c", ASIDE], stderr=file, check=True)
+
+    assert path.read_text().split() == ["aside", "first", "last"]
+
+
 GATHER = """
 import os
 from tcpdconf.daemon import log
