@@ -349,12 +349,17 @@ def _listen(directory: int, path: str, replace: bool) -> socket.socket:
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=directory)
-            os.fchmod(listener.fileno(), 0o600)  # the mode that bind(2) gives it: no name is looked up twice
-            listener.bind(runtimedir.address(directory, new))
+            mask = os.umask(0o177)  # by chmod(2) the name would be looked up again, and may be a link then
+            try:
+                listener.bind(runtimedir.address(directory, new))
+            finally:
+                os.umask(mask)
             listener.listen(CLIENTS)
             os.rename(new, runtimedir.SOCKET, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             listener.close()
+            with contextlib.suppress(OSError):
+                os.unlink(new, dir_fd=directory)
             raise
         return listener
     finally:

@@ -294,10 +294,29 @@ def test_a_client_that_does_not_wait_for_its_answer_leaves_nothing(
         leaves_nothing(server, before)
 
 
-def test_nobody_else_may_connect(server: controls.Server) -> None:
-    mode = (server.directory / "control.sock").stat().st_mode
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_nobody_else_may_connect(umask: int, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run").mkdir()
+    before = os.umask(umask)
+    try:
+        with controls.Server(tmp_path / "run", COMMANDS) as server:
+            mode = (server.directory / "control.sock").stat().st_mode
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
 
     assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+
+
+def test_a_socket_that_cannot_take_its_place_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    before = descriptors_here()
+    for _ in range(2):
+        with pytest.raises(IsADirectoryError):
+            control.Control(loop.Loop(), str(tmp_path), {}, replace=True)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["control.sock"]
+    assert descriptors_here() == before
 
 
 @pytest.mark.peer
