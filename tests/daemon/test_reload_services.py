@@ -68,7 +68,7 @@ def test_who_is_being_looked_up_when_a_service_is_removed_is_served(tmp_path: pa
             action = "block"
             [dns]
             servers = ["127.0.0.1:{server.address.port}"]
-            timeout = 1
+            timeout = 3
             attempts = 1
         """
         with reloads.Daemon(tmp_path, one + two) as daemon:

@@ -127,7 +127,7 @@ def test_a_lost_question_is_asked_again(server: dnsservers.Server) -> None:
     server.says(NAME, "A", LISTED)
     server.lose = 2
 
-    assert resolvers.Client(server.address, timeout=0.1, attempts=3).ask(A) == [GOOD]
+    assert resolvers.Client(server.address, timeout=0.5, attempts=3).ask(A) == [GOOD]
     assert len(server.asked) == 3
 
 
@@ -244,7 +244,7 @@ def test_without_descriptors_a_question_is_as_good_as_lost(
         return real(*arguments)
 
     monkeypatch.setattr(socket, "socket", short)
-    assert resolvers.Client(server.address, timeout=0.05, attempts=3).ask(A) == [GOOD]
+    assert resolvers.Client(server.address, timeout=0.5, attempts=3).ask(A) == [GOOD]
     assert failures == []
 
 
@@ -262,7 +262,7 @@ def test_a_question_that_does_not_get_out_is_as_good_as_lost(
         return real(self, data)
 
     monkeypatch.setattr(socket.socket, "send", short)
-    client = resolvers.Client(server.address, timeout=0.1, attempts=2)
+    client = resolvers.Client(server.address, timeout=0.5, attempts=2)
     assert client.ask(*(query.Question(f"{n}.example", "A") for n in range(3))) == [GOOD] * 3
     assert len(server.asked) == 3
     assert len(sent) == 4
