@@ -103,6 +103,7 @@ def test_pip_installs_all_that_it_needs(
 
 
 @pytest.mark.network
+@pytest.mark.timeout(600)
 def test_the_locked_versions_can_be_installed_and_are_enough(
     built: dict[str, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
