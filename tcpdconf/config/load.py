@@ -19,6 +19,7 @@ from tcpdconf.config import codes, fields, host, merge, model, positions, proble
 Services = dict[str, model.ServiceSettings]
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_FILES: Final[Mapping[str, sources.Signature]] = MappingProxyType({})
 # what a table as written may still get from elsewhere; inside an array nothing is filled in
 _HEALED: Final = frozenset({"missing-key", "conflict"})
 
@@ -30,6 +31,8 @@ class Loaded:
     directory: str
     config: model.Config
     files: tuple[str, ...]
+    # of the files, before they were read
+    signatures: Mapping[str, sources.Signature] = field(default_factory=dict, repr=False)
     warnings: tuple[problems.Problem, ...] = ()
     written: merge.Written = field(default_factory=lambda: merge.Written([]), repr=False)
 
@@ -70,11 +73,20 @@ class Loaded:
 
 
 class LoadError(problems.ConfigError):
-    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty."""
+    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty.
 
-    def __init__(self, found: Iterable[problems.Problem], config: model.Config) -> None:
+    `signatures` are those of its files, before they were read.
+    """
+
+    def __init__(
+        self,
+        found: Iterable[problems.Problem],
+        config: model.Config,
+        signatures: Mapping[str, sources.Signature] = _NO_FILES,
+    ) -> None:
         super().__init__(found)
         self.config = config
+        self.signatures = signatures
 
 
 def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True) -> Loaded:
@@ -88,7 +100,7 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
     """
     found = sources.read(directory, replace)
     written = merge.Written(found.sources)
-    loaded = Loaded(str(directory), model.Config(), tuple(found.order), written=written)
+    loaded = Loaded(str(directory), model.Config(), tuple(found.order), found.signatures, written=written)
     seen = _Seen(found.problems)
     for file in found.sources:
         seen.add(_as_written(file))
@@ -105,7 +117,7 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
     ordered = sorted(seen.problems, key=lambda p: (found.order.get(p.file, -1), p.line, p.column))
     if seen.errors():
-        raise LoadError(ordered, loaded.config)
+        raise LoadError(ordered, loaded.config, found.signatures)
     return replaced(loaded, warnings=tuple(ordered))
 
 

@@ -6,6 +6,7 @@ This is the only module of `config` that reads configuration files. It judges TO
 import os
 import re
 import stat
+import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ from typing import Any, Final, Literal, NamedTuple
 from tcpdconf.config import codes, positions, problems
 
 Spot = Literal["key", "value"]
+Signature = tuple[int, ...]
+"""What the file system says of a file's content (`signature`)."""
 
+_COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
 _PARTS: Final = 100  # of a key
 _PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
@@ -69,6 +73,7 @@ class Found(NamedTuple):
     broken: list[str]
     problems: list[problems.Problem]
     order: dict[str, int]  # of all files, by the path that is shown
+    signatures: dict[str, Signature]  # of those that could be read, before they were
 
 
 def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
@@ -76,7 +81,7 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
 
     `replace` maps the path of such a file, which need not exist, to another whose content stands in for it.
     """
-    found = Found([], [], [], {})
+    found = Found([], [], [], {}, {})
     try:
         paths = _paths(Path(directory), replace)
     except OSError as error:
@@ -112,8 +117,20 @@ def counts(name: str) -> bool:
     return name.endswith(".toml") and not name.startswith((".", "#"))
 
 
+def signature(status: os.stat_result) -> Signature:
+    """Return what differs after a file was written or replaced: device, inode, size, mtime, ctime.
+
+    The clock of files ticks, so a file that has just changed may change again unseen. Its signature has one
+    more number, and equals no other.
+    """
+    found = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    just_changed = abs(time.time() - status.st_ctime) < _COARSE
+    return (*found, time.monotonic_ns()) if just_changed else found
+
+
 def _read_into(found: Found, path: str, *, piped: bool) -> None:
     try:
+        found.signatures[path] = signature(os.stat(path))
         content = _content(path, piped=piped)
     except OSError as error:
         found.problems.append(_whole(path, f"cannot read: {error.strerror}", "unreadable"))

@@ -7,10 +7,11 @@ and only what it has opened is closed again.
 
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import host, load, model, problems
-from tcpdconf.daemon import assignment, changes, listeners, log, privileges, service
+from tcpdconf.config import host, load, model, problems, sources
+from tcpdconf.daemon import assignment, changes, files, listeners, log, privileges, service
 
 _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
 _COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
@@ -19,11 +20,15 @@ Open = Mapping[listeners.Key, list[socket.socket]]
 
 
 class Outcome(NamedTuple):
-    """What a reload has come to: `changed` are services, `details` lines for people."""
+    """What a reload has come to: `changed` are services, `details` lines for people.
+
+    `read` are the services' files, each with its signature when it was opened.
+    """
 
     changed: list[str]
     details: list[str]
     problems: list[problems.Problem]
+    read: Mapping[str, sources.Signature] = MappingProxyType({})
 
 
 class State(NamedTuple):
@@ -68,6 +73,7 @@ class Reload:
         self._touched: list[service.Service] = []
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
+        self._read: list[tuple[str, sources.Signature]] = []
         self._committed = False
         self._timer = 0
 
@@ -138,6 +144,8 @@ class Reload:
                 self._fail(name, failure)
         except OSError as error:
             self._fail(name, assignment.Failure((), f"cannot be prepared: {error.strerror}"))
+        if name in self._services:
+            self._read += self._services[name].opened.items()
 
     def _fail(self, name: str, failure: assignment.Failure) -> None:
         where = ("services", name, *failure.key)
@@ -172,7 +180,7 @@ class Reload:
             if name not in self._before.services:
                 each.stop(0, 0)
         self._opening.undo()
-        self._done(Outcome([], [], self._problems))
+        self._done(Outcome([], [], self._problems, files.readings(self._read)))
 
     def _commit(self) -> None:
         self._committed = True
@@ -199,7 +207,7 @@ class Reload:
     def _finish(self) -> None:
         touched = {each.name for each in self._touched}
         changed = sorted({*touched, *self._changes.names()})
-        self._done(Outcome(changed, list(self._details(touched)), []))
+        self._done(Outcome(changed, list(self._details(touched)), [], files.readings(self._read)))
 
     def _details(self, touched: Collection[str]) -> Iterator[str]:
         """A line for each difference, by service."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tcpdconf.config import load, model, problems
+from tcpdconf.config import load, model, problems, sources
 from tcpdconf.daemon import listeners, log, reloading, service
 
 Then = Callable[["Last"], None]
@@ -42,6 +42,7 @@ class Reloads:
         self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
         self.loaded_at = 0.0
         self.read_at = 0.0  # before the configuration that was tried last was read
+        self.read: dict[str, sources.Signature] = {}  # by it, of each file when it was opened
         self.last: Last | None = None
         self.refused: model.Config | None = None  # the configuration that was tried last, and not taken on
         self.around = around
@@ -104,11 +105,13 @@ class Reloads:
         self._asked, self._again, self._wished, self._due = self._again, False, False, False
         self._present, self._next = self._next, []
         self._began()
-        self.read_at = time.time()
+        self.read_at, self.read = time.time(), {}
         try:
             loaded = self._read()
         except problems.ConfigError as error:
-            self.refused = error.config if isinstance(error, load.LoadError) else None
+            self.refused = None
+            if isinstance(error, load.LoadError):
+                self.refused, self.read = error.config, dict(error.signatures)
             self._finish(reloading.Outcome([], [], list(error.problems)))
             return
         except Exception as error:  # noqa: BLE001 (a defect, or no descriptor for a module: what runs goes on)
@@ -120,7 +123,7 @@ class Reloads:
         self._take_on(loaded)
 
     def _take_on(self, loaded: load.Loaded) -> None:
-        self.refused = loaded.config
+        self.refused, self.read = loaded.config, dict(loaded.signatures)
         log.excerpt("warning", problems.render(loaded.warnings))
         self._reload = reloading.Reload(
             self.state,
@@ -139,6 +142,7 @@ class Reloads:
 
     def _finish(self, outcome: reloading.Outcome) -> None:
         self._reload = None
+        self.read |= outcome.read
         if not outcome.problems:
             self.loaded_at, self.refused = time.time(), None
             outcome = outcome._replace(problems=list(self.state.loaded.warnings))
