@@ -26,6 +26,7 @@ class Commands:
         self._missing: set[str] = set()  # services whose worker has not said it yet
         self._waiting: list[Callable[[], None]] = []
         self._timer = 0
+        self._hashed: tuple[model.Config, str] | None = None
 
     def all(self) -> dict[str, control.Command]:
         """Every command by its name."""
@@ -70,7 +71,7 @@ class Commands:
             "version": tcpdconf.__version__,
             "config": {
                 "dir": os.path.abspath(running.state.loaded.directory),
-                "hash": _hash(running.state.loaded.config),
+                "hash": self._hash(running.state.loaded.config),
                 "loaded_at": running.loaded_at,
             },
             "last_reload": _last(running.last),
@@ -92,6 +93,12 @@ class Commands:
             "listeners": [listeners.described(one) for _, one in (each.setup.sockets if each.setup else ())],
             "dns_lists": self._lists.get(name, {}) if settings.dns_lists else {},
         }
+
+    def _hash(self, config: model.Config) -> str:
+        """Return the hash of what runs; a large configuration is hashed once."""
+        if self._hashed is None or self._hashed[0] is not config:
+            self._hashed = config, hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+        return self._hashed[1]
 
     def _connections(self, _: dict[str, Any], reply: control.Reply) -> None:
         now, since_boot = time.time(), ledger.boot_time()
@@ -132,10 +139,6 @@ class Commands:
 def _settings(each: service.Service) -> model.Service:
     assert each.setup is not None  # noqa: S101 (what runs has a setup)
     return each.setup.config.services[each.name]
-
-
-def _hash(config: model.Config) -> str:
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
 
 
 def _last(last: reloads.Last | None) -> dict[str, object] | None:
