@@ -32,11 +32,9 @@ def pairs(listeners: Iterable[Bound]) -> Iterator[tuple[Bound, Bound]]:
 
 def unmapped(address: str) -> str:
     """An IPv4-mapped IPv6 address as the IPv4 address that it means; others as they are."""
-    if address == "*":
+    if ":" not in address:
         return address
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
+    return str(ipaddress.IPv6Address(address).ipv4_mapped or address)
 
 
 def is_loopback(address: str) -> bool:

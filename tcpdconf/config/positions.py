@@ -1,7 +1,7 @@
 """Where the keys and values of a TOML file stand. tomllib keeps no positions, so the text is parsed again.
 
 Only a problem (or `show --origin`) needs this: tree-sitter is imported when the first file is mapped. What
-stands in an array is mapped when somebody asks about it: most are asked about long lists of rules for nothing.
+stands in an array is mapped only when somebody asks about it, because a list of rules may be long.
 A file with syntax errors is mapped as far as it can be read.
 """
 

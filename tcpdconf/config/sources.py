@@ -8,7 +8,7 @@ import re
 import stat
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,11 @@ Spot = Literal["key", "value"]
 Signature = tuple[int, ...]
 """What the file system says of a file's content (`signature`)."""
 
+_BYTES: Final = 2**20  # of all files together
+_TOKENS: Final = 50_000  # the same; the supervisor reads about so many in a third of a second
+_FILES: Final = 1000
+# lines of which nothing is counted
+_NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
 _COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
 _PARTS: Final = 100  # of a key
 _PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -67,13 +72,21 @@ class Source:
 
 
 class Found(NamedTuple):
-    """What a directory holds: the files that parse, in order, the others' texts, and what is wrong."""
+    """What a directory holds: the files that parse, in order, the others' texts, and what is wrong.
+
+    One that is too large is not parsed at all.
+    """
 
     sources: list[Source]
     broken: list[str]
     problems: list[problems.Problem]
     order: dict[str, int]  # of all files, by the path that is shown
     signatures: dict[str, Signature]  # of those that could be read, before they were
+
+    @property
+    def too_large(self) -> bool:
+        """Whether there is more than is read."""
+        return any(problem.code == "too-large" for problem in self.problems)
 
 
 def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
@@ -93,9 +106,12 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
     if not paths:
         text = "has no file whose name ends in .toml"
         found.problems.append(_whole(str(directory), text, "no-files"))
-    for path in paths:
-        found.order[path] = len(found.order)
-        _read_into(found, path, piped=path in replace.values())
+    found.order.update({path: number for number, path in enumerate(paths)})
+    contents = {path: _read(found, path, piped=path in replace.values()) for path in paths[:_FILES]}
+    found.problems.extend(_too_large(directory, contents, len(paths)))
+    if not found.too_large:
+        for path, content in contents.items():
+            _parse_into(found, path, content)
     return found
 
 
@@ -128,14 +144,63 @@ def signature(status: os.stat_result) -> Signature:
     return (*found, time.monotonic_ns()) if just_changed else found
 
 
-def _read_into(found: Found, path: str, *, piped: bool) -> None:
+def _read(found: Found, path: str, *, piped: bool) -> "_Content":
+    """Read a file, but no more of it than may be there; none of one whose size says enough."""
     try:
-        found.signatures[path] = signature(os.stat(path))
-        content = _content(path, piped=piped)
+        status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or piped):
+            raise OSError(0, "Not a regular file")  # noqa: TRY301 (told like the others)
+        found.signatures[path] = signature(status)
+        if status.st_size > _BYTES and stat.S_ISREG(status.st_mode):
+            return _Content(b"", status.st_size)
+        with open(path, "rb") as file:  # reading says it well of a directory
+            content = file.read(_BYTES + 1)
+            return _Content(content, len(content))
     except OSError as error:
         found.problems.append(_whole(path, f"cannot read: {error.strerror}", "unreadable"))
-        found.broken.append("")
+        return _Content(b"", 0)
+
+
+class _Content(NamedTuple):
+    """What was read of a file, and how large it is at least, in bytes."""
+
+    read: bytes
+    size: int
+
+    @property
+    def tokens(self) -> int:
+        """About how many keys, values and brackets TOML has to be taken apart into: that takes the time."""
+        rest = _NO_TOKENS.sub(b"", self.read)
+        return sum(map(rest.count, (b"=", b",", b"[", b"{", b".", b"\n")))
+
+
+def _too_large(
+    directory: str | Path, contents: Mapping[str, _Content], files: int
+) -> Iterator[problems.Problem]:
+    """What is more than the supervisor can read while it has other things to do.
+
+    The file that has most of it is named.
+    """
+    hint = 'put access rules into a file that the service\'s access names: file = "..."'
+    if files > _FILES:
+        yield _whole(str(directory), f"has {files} files, and {_FILES} are the most", "too-large")
+    sizes = {path: content.size for path, content in contents.items()}
+    if sum(sizes.values()) > _BYTES:
+        path = max(sizes, key=sizes.__getitem__)
+        text = f"has {sizes[path]} bytes; all files together have more than {_BYTES}, which are the most"
+        yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
         return
+    tokens = {path: content.tokens for path, content in contents.items()}
+    if sum(tokens.values()) > _TOKENS:
+        path = max(tokens, key=tokens.__getitem__)
+        text = (
+            f"is too long: all files together have {sum(tokens.values())} tokens, and {_TOKENS} are the most"
+        )
+        yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
+
+
+def _parse_into(found: Found, path: str, read: _Content) -> None:
+    content = read.read
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -162,14 +227,6 @@ def parsed(text: str) -> dict[str, Any]:
     if any(line.count(".") >= _PARTS for line in text.split("\n")) and _LONG_KEY.search(text):
         raise ValueError(f"a key of more than {_PARTS} parts")
     return tomllib.loads(text)
-
-
-def _content(path: str, *, piped: bool) -> bytes:
-    """A file's bytes. A fifo that lies in the directory would block forever; a candidate may be a pipe."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or piped):  # reading says it well of a directory
-        raise OSError(0, "Not a regular file")
-    return Path(path).read_bytes()
 
 
 def _whole(path: str, text: str, code: codes.Code) -> problems.Problem:

@@ -69,6 +69,13 @@ def findings(
             yield _wrong(key, found)
 
 
+def wrong(error: pydantic.ValidationError) -> set[str | int]:
+    """Return the keys of the validated table that have errors, or have them below."""
+    found = error.errors(include_url=False, include_input=False)
+    keys = ((*each["loc"], *each.get("ctx", {}).get("at", ())) for each in found)
+    return {key[0] for key in keys if key}
+
+
 def near(word: str, known: Iterator[str] | list[str], cutoff: float = 0.6) -> str | None:
     """The known word that was probably meant."""
     return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), None)

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import host, load, model, problems, sources
-from tcpdconf.daemon import assignment, changes, files, listeners, log, privileges, service
+from tcpdconf.daemon import assignment, changes, files, listeners, log, loop, privileges, service
 
+_TURN: Final = 0.05  # seconds for which the supervisor prepares services before it does what else there is
 _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
 _COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
 
@@ -71,6 +72,9 @@ class Reload:
         self._services: dict[str, service.Service] = {}
         self._removed: dict[str, service.Service] = {}
         self._touched: list[service.Service] = []
+        self._ahead: list[
+            tuple[str, service.Sockets]
+        ] = []  # services that are to be prepared, the last first
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
         self._read: list[tuple[str, sources.Signature]] = []
@@ -82,10 +86,8 @@ class Reload:
         self._problems += _forbidden(self._loaded)
         sockets = {} if self._problems else self._bind()
         if not self._problems:
-            for name, found in sockets.items():
-                self._prepare(name, found)
-        self._timer = self._around.loop.after(_PREPARE, self._late)
-        self._go_on()
+            self._ahead = list(reversed(sockets.items()))
+        self._prepare_some()
 
     def heard(self, each: service.Service, message: dict[str, Any]) -> None:
         """Take note of what a worker says about its part, or what is said in its place.
@@ -111,6 +113,7 @@ class Reload:
         """Undo what is being prepared; what counts already goes on."""
         if not self._committed:
             self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
+            self._ahead.clear()
             self._waiting.clear()
             self._go_on()
 
@@ -130,6 +133,17 @@ class Reload:
             text = f"no listener is configured for the passed-on {which}"
             self._problems.append(self._loaded.problem(("services",), text, "unclaimed-socket"))
         return found
+
+    def _prepare_some(self) -> None:
+        """Prepare services for a moment; who waits for the supervisor has its turn before the next ones."""
+        end = loop.now() + _TURN
+        while self._ahead and loop.now() < end:
+            self._prepare(*self._ahead.pop())
+        if self._ahead:
+            self._timer = self._around.loop.after(0, self._prepare_some)
+            return
+        self._timer = self._around.loop.after(_PREPARE, self._late)
+        self._go_on()
 
     def _prepare(self, name: str, sockets: service.Sockets) -> None:
         known = self._before.services.get(name)
@@ -163,7 +177,7 @@ class Reload:
 
     def _go_on(self) -> None:
         """Take the next step when nobody has to be waited for."""
-        if self._waiting:
+        if self._ahead or self._waiting:
             return
         self._around.loop.cancel(self._timer)
         if self._problems:

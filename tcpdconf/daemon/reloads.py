@@ -55,7 +55,7 @@ class Reloads:
         self._again = False  # what the next reload is to do
         self._asked = False  # what the present one does
         self._wished = False
-        self._due = False  # whether it is about to begin
+        self._due = False  # whether it is about to begin, or its configuration is read
         self._closed = False
         self._next: list[Then] = []  # who waits for it
         self._present: list[Then] = []  # who waits for the one that is on its way
@@ -102,7 +102,7 @@ class Reloads:
     def _start(self) -> None:
         if self._closed:
             return
-        self._asked, self._again, self._wished, self._due = self._again, False, False, False
+        self._asked, self._again, self._wished = self._again, False, False
         self._present, self._next = self._next, []
         self._began()
         self.read_at, self.read = time.time(), {}
@@ -120,9 +120,13 @@ class Reloads:
             found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
             self._finish(reloading.Outcome([], [], [found]))
             return
-        self._take_on(loaded)
+        # a large configuration takes time to read and to compare: who waits for an answer has it in between
+        self.around.loop.after(0, lambda: self._take_on(loaded))
 
     def _take_on(self, loaded: load.Loaded) -> None:
+        if self._closed:
+            return
+        self._due = False
         self.refused, self.read = loaded.config, dict(loaded.signatures)
         log.excerpt("warning", problems.render(loaded.warnings))
         self._reload = reloading.Reload(
@@ -141,7 +145,7 @@ class Reloads:
         self.state = state
 
     def _finish(self, outcome: reloading.Outcome) -> None:
-        self._reload = None
+        self._reload, self._due = None, False
         self.read |= outcome.read
         if not outcome.problems:
             self.loaded_at, self.refused = time.time(), None
