@@ -172,7 +172,7 @@ CODES: Final[dict[Code, Entry]] = {
         " [the limits](configuration.md). Long lists of access rules are the usual reason.",
         'Put access rules into a file of their own, which `access` names (`file = "..."`; `format = "toml"`'
         " takes rules as they are): the worker reads a million of them beside its work.",
-        "conf.d/smtp.toml: is too long: all files together have 1500009 tokens, and 50000 are the most",
+        "conf.d/smtp.toml: is too long: all files together have 60020 tokens, and 50000 are the most",
     ),
     "too-many-problems": Entry(
         "The configuration has so many problems that the rest is not looked for.",

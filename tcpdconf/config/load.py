@@ -115,8 +115,9 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
     for file in found.sources:
         seen.add(_as_written(file, valid))
     seen.add(_twice(found.sources))
-    seen.add(_too_many(loaded))
-    if seen.full:
+    too_many = list(_too_many(loaded))
+    seen.add(too_many)
+    if too_many or seen.full:
         raise LoadError(_ordered(seen, found.order), loaded.config, found.signatures)
     unread = "\n".join(found.broken)
     services, rest = _services(loaded, seen, unread, valid)

@@ -181,7 +181,7 @@ def _too_large(
 
     The file that has most of it is named.
     """
-    hint = 'put access rules into a file that the service\'s access names: file = "..."'
+    hint = 'put long lists of access rules into a file of their own, which access names: file = "..."'
     if files > _FILES:
         yield _whole(str(directory), f"has {files} files, and {_FILES} are the most", "too-large")
     sizes = {path: content.size for path, content in contents.items()}
