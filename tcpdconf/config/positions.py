@@ -40,7 +40,7 @@ class Positions:
 
     def __init__(self, text: str) -> None:
         self._duplicates: list[Duplicate] = []
-        self._unmapped: dict[Key, tree_sitter.Node] = {}  # arrays
+        self._arrays: dict[Key, list[tree_sitter.Node | None]] = {}  # their elements that are not mapped yet
         self._lines = text.split("\n")
         self._bytes = [line.encode() for line in self._lines]
         self._places: dict[Key, Place] = {}
@@ -54,8 +54,10 @@ class Positions:
     @property
     def duplicates(self) -> list[Duplicate]:
         """The keys that are defined again, in the order in which they stand."""
-        while self._unmapped:
-            self._elements_of(*self._unmapped.popitem())
+        while unmapped := [array for array, elements in self._arrays.items() if any(elements)]:
+            for array in unmapped:
+                for index in range(len(self._arrays[array])):
+                    self._element(array, index)
         return sorted(self._duplicates, key=lambda found: (found.span.line, found.span.column))
 
     def get(self, key: Key) -> Place | None:
@@ -113,20 +115,24 @@ class Positions:
                 if child.type != "comment":
                     self._pair(path, child)
         elif node.type == "array":
-            self._unmapped[path] = node
+            self._arrays[path] = [child for child in node.named_children if child.type != "comment"]
 
     def _map(self, key: Key) -> None:
-        """Map the arrays that a key leads through."""
+        """Map the elements of arrays that a key leads through."""
         for size in range(1, len(key)):
-            if key[:size] in self._unmapped:
-                self._elements_of(key[:size], self._unmapped.pop(key[:size]))
+            if key[:size] in self._arrays:
+                self._element(key[:size], key[size])
 
-    def _elements_of(self, path: Key, array: "tree_sitter.Node") -> None:
-        children = [child for child in array.named_children if child.type != "comment"]
-        for index, child in enumerate(children):
-            span = self._span(child)
-            self._places[*path, index] = Place(span, span)
-            self._value((*path, index), child)
+    def _element(self, array: Key, index: str | int) -> None:
+        """Map one element of an array, unless that is done, or the array has no such element."""
+        elements = self._arrays[array]
+        if not isinstance(index, int) or index >= len(elements):
+            return
+        node, elements[index] = elements[index], None
+        if node is not None:
+            span = self._span(node)
+            self._places[*array, index] = Place(span, span)
+            self._value((*array, index), node)
 
     def _inside(self, path: Key) -> Key:
         """A header that names an array of tables means its last element."""
