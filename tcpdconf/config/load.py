@@ -244,6 +244,7 @@ def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[
         judged = {key: known.get(id(value), value) for key, value in data.items()}
         try:
             valid[name] = model.Service.model_validate(judged, by_alias=True, by_name=False)
+            known |= {id(data[key]): getattr(valid[name], key) for key in _ARRAYS & data.keys()}
         except pydantic.ValidationError as error:
             from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
