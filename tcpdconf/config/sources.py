@@ -25,7 +25,7 @@ _TOKENS: Final = 50_000  # the same; the supervisor reads about so many in a thi
 _FILES: Final = 1000
 # lines of which nothing is counted
 _NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
-_COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
+COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
 _PARTS: Final = 100  # of a key
 _PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
@@ -107,7 +107,13 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
         text = "has no file whose name ends in .toml"
         found.problems.append(_whole(str(directory), text, "no-files"))
     found.order.update({path: number for number, path in enumerate(paths)})
-    contents = {path: _read(found, path, piped=path in replace.values()) for path in paths[:_FILES]}
+    contents: dict[str, _Content] = {}
+    left = _BYTES
+    for path in paths[:_FILES]:
+        content = _read(found, path, left, piped=path in replace.values())
+        if content is not None:
+            contents[path] = content
+            left = max(0, left - content.size)
     found.problems.extend(_too_large(directory, contents, len(paths)))
     if not found.too_large:
         for path, content in contents.items():
@@ -140,25 +146,25 @@ def signature(status: os.stat_result) -> Signature:
     more number, and equals no other.
     """
     found = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    just_changed = abs(time.time() - status.st_ctime) < _COARSE
+    just_changed = abs(time.time() - status.st_ctime) < COARSE
     return (*found, time.monotonic_ns()) if just_changed else found
 
 
-def _read(found: Found, path: str, *, piped: bool) -> "_Content":
-    """Read a file, but no more of it than may be there; none of one whose size says enough."""
+def _read(found: Found, path: str, most: int, *, piped: bool) -> "_Content | None":
+    """Read a file, one byte more than `most` at most; nothing of one whose size says enough."""
     try:
         status = os.stat(path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or piped):
             raise OSError(0, "Not a regular file")  # noqa: TRY301 (told like the others)
         found.signatures[path] = signature(status)
-        if status.st_size > _BYTES and stat.S_ISREG(status.st_mode):
+        if status.st_size > most and stat.S_ISREG(status.st_mode):
             return _Content(b"", status.st_size)
         with open(path, "rb") as file:  # reading says it well of a directory
-            content = file.read(_BYTES + 1)
+            content = file.read(most + 1)
             return _Content(content, len(content))
     except OSError as error:
         found.problems.append(_whole(path, f"cannot read: {error.strerror}", "unreadable"))
-        return _Content(b"", 0)
+        return None
 
 
 class _Content(NamedTuple):

@@ -33,8 +33,6 @@ _POLL: Final = 2.0  # seconds between two looks at the file system's signatures,
 _BACKSTOP: Final = (
     10.0  # with it: events get lost where a directory is mounted over, or changed by another host
 )
-_COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
-
 Read = Mapping[str, sources.Signature]
 """The signature of each file when it was opened to be read."""
 
@@ -141,7 +139,7 @@ class _Watcher:
         self._polling = message["poll"]
         self._observe()
         contents = trail.look(wanted).contents
-        since = message["since"] - _COARSE
+        since = message["since"] - sources.COARSE
         self._told = {path: self._told[path] for path in self._told.keys() & contents.keys()}
         self._settling.cover(
             {path: held for path, held in contents.items() if self._was_read(path, read.get(path), since)}

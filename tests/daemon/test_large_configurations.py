@@ -74,6 +74,9 @@ KINDS = {
     "services": lambda: one_file(services(MANY)),
     "more services than workers": lambda: one_file(services(1000)),
     "a text": lambda: one_file(service(f'deny_message = "{"x" * 5_000_000}"')),
+    "a megabyte in each of many files": lambda: dict.fromkeys(
+        (f"{n}.toml" for n in range(300)), f"# {'x' * 1_000_000}\n"
+    ),
     "comments": lambda: one_file("# a comment\n" * MANY + service("")),
     "what is no TOML": lambda: one_file("[" * 5_000_000),
     "files": lambda: {f"{n}.toml": "" for n in range(2000)},
