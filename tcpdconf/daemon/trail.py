@@ -133,9 +133,10 @@ def signature(path: str) -> sources.Signature:
         return (error.errno or 0,)
 
 
-def state(path: str) -> tuple[sources.Signature, float]:
+def state(path: str) -> tuple[float, ...]:
     """Return what is different when a path has changed, or leads elsewhere."""
-    return signature(path)[:5], touched(path)
+    found = signature(path)[:5]
+    return found if len(found) > 1 else (*found, touched(path))
 
 
 def touched(path: str) -> float:
