@@ -1,4 +1,4 @@
-"""What a reload takes: of many services, and of a large access list under clients who come meanwhile.
+"""What a reload takes: of many services, of a large access list under clients, of rules under questions.
 
 python -m bench.reload
 """
@@ -16,6 +16,7 @@ from tcpdconf.daemon import controlclient
 
 SERVICES = 200
 NETWORKS = 1_000_000
+RULES = 5_400  # in place, about as many as a configuration may have
 TIMES = 5
 
 
@@ -80,6 +81,53 @@ class Visits(threading.Thread):
         self.join()
 
 
+class Questions(threading.Thread):
+    """Asks for the status all the time; `seconds` is what each answer took."""
+
+    def __init__(self, runtime: str) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._runtime = runtime
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Ask until told to stop."""
+        while not self._over.is_set():
+            began = time.perf_counter()
+            controlclient.ask(self._runtime, {"command": "status"}, clients.SECONDS)
+            self.seconds.append(time.perf_counter() - began)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._over.set()
+        self.join()
+
+
+def inline(last: int) -> str:
+    """A service with as many rules in its file as there may be; the last is another one each time."""
+    rules = [f'{{ network = "{16 + (i >> 8)}.{i & 255}.0.0/16", action = "deny" }},\n' for i in range(RULES)]
+    return service(0, "x").replace(
+        "rules = [", f'rules = [\n{"".join(rules)}{{ network = "192.0.2.{last}", action = "deny" }},\n'
+    )
+
+
+def answers() -> None:
+    """Ask for the status while the largest configuration is loaded."""
+    with servers.daemon("daemon.watch = false" + inline(0)) as daemon:
+        questions = Questions(str(daemon.folder / "run"))
+        questions.start()
+        took, waited = [], []
+        for number in range(1, TIMES + 1):
+            (daemon.folder / "bench.toml").write_text("daemon.watch = false" + inline(number))
+            questions.seconds.clear()
+            took.append(reload(daemon.folder, ["s0"]))
+            waited.append(max(questions.seconds))
+        questions.stop()
+    print(f"{RULES} rules in place: {statistics.median(took):.2f} s (worst {max(took):.2f})")
+    longest = ", ".join(f"{seconds * 1000:.0f}" for seconds in waited)
+    print(f"status, asked all the time: the longest answer of each reload {longest} ms")
+
+
 def networks(last: int) -> Iterator[str]:
     """A list of networks whose last line is another one each time."""
     for number in range(NETWORKS):
@@ -120,3 +168,4 @@ def large() -> None:
 if __name__ == "__main__":
     many()
     large()
+    answers()

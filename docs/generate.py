@@ -27,6 +27,14 @@ _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
 _INTRODUCTION: Final = """\
 Every key of a file in conf.d, with its type and default as TOML has them. `[defaults]` has the keys of a
 service and fills in what services leave out; an array of a service replaces the array of the defaults.
+
+The supervisor reads these files and answers nobody meanwhile, so they may not be too large (`too-large`
+of the [problems](problems.md)). All files together may have 1,048,576 bytes and 50,000 tokens. A token is
+one of the characters `= , . [ {` or the end of a line; empty lines and lines of comment have none. That is
+enough for 5,000 access rules, or for 3,500 with a variable each. A directory may have 1,000 files and 500
+services, and `[defaults]` may give all services together 100,000 values. Longer lists belong into
+[access files](access-files.md): workers read them beside their work, and they may have a million records.
+With `format = "toml"` they have the rules as they are written here.
 """
 _OPTIONS: Final = """\
 What each option of couriertcpd is in a service: the keys are those of `[services.NAME]`. The drop-in

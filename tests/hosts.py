@@ -35,10 +35,11 @@ class Host:
         path.write_text(text)
         return path
 
-    def configuration(self) -> str:
+    def configuration(self, daemon: str = "") -> str:
         """The first service: everything that it is told it shows to who connects."""
         return f"""
             [daemon]
+            {daemon}
             log_level = "debug" # shows reloads that change nothing
             [services.test]
             program = ["/usr/bin/env", "-0"]

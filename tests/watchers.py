@@ -22,11 +22,13 @@ class Watcher:
         *,
         poll: bool = False,
         since: float | None = None,
+        read: watch.Read | None = None,
         first: Callable[[], None] = lambda: None,
     ) -> None:
         self._wanted = wanted
         self._poll = poll
         self._since = since
+        self._read = {} if read is None else read
         self._first = first  # done in the new process
 
     def __enter__(self) -> Self:
@@ -50,7 +52,7 @@ class Watcher:
     def watch(self, wanted: trail.Wanted) -> None:
         """Let it watch these, as the supervisor does when it has read them; returns when it does."""
         since = time.time() + 1 if self._since is None else self._since
-        watch.tell(self.post, wanted, since=since, settle=SETTLE, poll=self._poll)
+        watch.tell(self.post, wanted, self._read, since=since, settle=SETTLE, poll=self._poll)
         self.said: list[dict[str, Any]] = []
         while not self.said or self.said[-1]["kind"] != "watching":
             received = self.message()

@@ -27,6 +27,8 @@ Code = Literal[
     "runs-as-root",
     "short-timeout",
     "syntax",
+    "too-large",
+    "too-many-problems",
     "trusts-everybody",
     "unclaimed-socket",
     "unknown-chain",
@@ -164,6 +166,18 @@ CODES: Final[dict[Code, Entry]] = {
         "Correct the place that the message points at; it may be a line before, where a quote or bracket"
         " is open.",
         'conf.d/smtp.toml:2:6: a key must be followed by "=" and its value',
+    ),
+    "too-large": Entry(
+        "The files of conf.d together are larger than the supervisor can read without letting anybody wait:"
+        " [the limits](configuration.md). Long lists of access rules are the usual reason.",
+        'Put access rules into a file of their own, which `access` names (`file = "..."`; `format = "toml"`'
+        " takes rules as they are): the worker reads a million of them beside its work.",
+        "conf.d/smtp.toml: is too long: all files together have 60020 tokens, and 50000 are the most",
+    ),
+    "too-many-problems": Entry(
+        "The configuration has so many problems that the rest is not looked for.",
+        "Mend those that are shown, and check again.",
+        "conf.d: has more problems than 500",
     ),
     "trusts-everybody": Entry(
         'A warning: `trusted = "any"` lets whoever reaches the port claim any address.',

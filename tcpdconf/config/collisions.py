@@ -20,22 +20,21 @@ class Bound(NamedTuple):
 
 def pairs(listeners: Iterable[Bound]) -> Iterator[tuple[Bound, Bound]]:
     """Each listener that cannot be bound, with the first that is in its way."""
-    by_port: dict[int, list[Bound]] = {}
-    for bound in listeners:
-        known = by_port.setdefault(bound.port, [])
-        other = next((other for other in known if overlap(other.address, bound.address)), None)
-        known.append(bound)
-        if other is not None:
-            yield bound, other
+    first: dict[tuple[int, str], tuple[int, Bound]] = {}  # by port and each group of addresses that it is in
+    for number, bound in enumerate(listeners):
+        groups, others = _groups(bound.address)
+        known = [first[bound.port, group] for group in others if (bound.port, group) in first]
+        for group in groups:
+            first.setdefault((bound.port, group), (number, bound))
+        if known:
+            yield bound, min(known)[1]
 
 
 def unmapped(address: str) -> str:
     """An IPv4-mapped IPv6 address as the IPv4 address that it means; others as they are."""
-    if address == "*":
+    if ":" not in address:
         return address
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
+    return str(ipaddress.IPv6Address(address).ipv4_mapped or address)
 
 
 def is_loopback(address: str) -> bool:
@@ -43,9 +42,17 @@ def is_loopback(address: str) -> bool:
     return address != "*" and ipaddress.ip_address(unmapped(address)).is_loopback
 
 
+def _groups(address: str) -> tuple[list[str], list[str]]:
+    """The groups that an address is in, and those of which any member is in its way.
+
+    A group is an address itself, or all of a family; "::" is bound for IPv6 only, "*" for both families.
+    """
+    if address == "*":
+        return ["*", "all of IPv4", "all of IPv6"], ["all of IPv4", "all of IPv6"]
+    family, whole = ("all of IPv6", "::") if ":" in address else ("all of IPv4", "0.0.0.0")  # noqa: S104
+    return [address, family], [family] if address == whole else [address, whole, "*"]
+
+
 def overlap(one: str, other: str) -> bool:
-    """Whether two addresses cannot share a port; "::" is bound for IPv6 only, "*" for both families."""
-    if one == other or "*" in {one, other}:
-        return True
-    same_family = (":" in one) == (":" in other)
-    return same_family and bool({one, other} & {"0.0.0.0", "::"})  # noqa: S104 (nothing is bound here)
+    """Whether two addresses cannot share a port."""
+    return not set(_groups(one)[0]).isdisjoint(_groups(other)[1])

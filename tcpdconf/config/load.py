@@ -19,6 +19,14 @@ from tcpdconf.config import codes, fields, host, merge, model, positions, proble
 Services = dict[str, model.ServiceSettings]
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_FILES: Final[Mapping[str, sources.Signature]] = MappingProxyType({})
+_MOST: Final = 500  # problems that are told
+_SERVICES: Final = 500
+_INHERITED: Final = 100_000  # values that services have from [defaults], all together
+_ARRAYS: Final = frozenset({"access", "dns_lists", "environment_files", "listeners"})  # of a service
+_Valid = dict[int, tuple[Any, ...]]
+"""What arrays of the files mean, by their identity: in each service that has them they mean the same."""
+
 # what a table as written may still get from elsewhere; inside an array nothing is filled in
 _HEALED: Final = frozenset({"missing-key", "conflict"})
 
@@ -30,6 +38,8 @@ class Loaded:
     directory: str
     config: model.Config
     files: tuple[str, ...]
+    # of the files, before they were read
+    signatures: Mapping[str, sources.Signature] = field(default_factory=dict, repr=False)
     warnings: tuple[problems.Problem, ...] = ()
     written: merge.Written = field(default_factory=lambda: merge.Written([]), repr=False)
 
@@ -70,11 +80,20 @@ class Loaded:
 
 
 class LoadError(problems.ConfigError):
-    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty."""
+    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty.
 
-    def __init__(self, found: Iterable[problems.Problem], config: model.Config) -> None:
+    `signatures` are those of its files, before they were read.
+    """
+
+    def __init__(
+        self,
+        found: Iterable[problems.Problem],
+        config: model.Config,
+        signatures: Mapping[str, sources.Signature] = _NO_FILES,
+    ) -> None:
         super().__init__(found)
         self.config = config
+        self.signatures = signatures
 
 
 def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True) -> Loaded:
@@ -87,14 +106,21 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
         LoadError: with all problems of all files.
     """
     found = sources.read(directory, replace)
+    if found.too_large:
+        raise LoadError(found.problems, model.Config(), found.signatures)
     written = merge.Written(found.sources)
-    loaded = Loaded(str(directory), model.Config(), tuple(found.order), written=written)
-    seen = _Seen(found.problems)
+    loaded = Loaded(str(directory), model.Config(), tuple(found.order), found.signatures, written=written)
+    seen = _Seen(str(directory), found.problems)
+    valid: _Valid = {}
     for file in found.sources:
-        seen.add(_as_written(file))
+        seen.add(_as_written(file, valid))
     seen.add(_twice(found.sources))
+    too_many = list(_too_many(loaded))
+    seen.add(too_many)
+    if too_many or seen.full:
+        raise LoadError(_ordered(seen, found.order), loaded.config, found.signatures)
     unread = "\n".join(found.broken)
-    services, rest = _services(loaded, seen, unread)
+    services, rest = _services(loaded, seen, unread, valid)
     seen.add(_chains(loaded, {**services, **rest}, unread))
     if not seen.errors():
         loaded = replaced(loaded, config=_config(loaded, services, seen))
@@ -103,36 +129,56 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
         if not (seen.errors() or loaded.config.enabled() or loaded.config.daemon.allow_empty):
             text, hint = "has no enabled service", "daemon.allow_empty = true allows that"
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
-    ordered = sorted(seen.problems, key=lambda p: (found.order.get(p.file, -1), p.line, p.column))
+    ordered = _ordered(seen, found.order)
     if seen.errors():
-        raise LoadError(ordered, loaded.config)
+        raise LoadError(ordered, loaded.config, found.signatures)
     return replaced(loaded, warnings=tuple(ordered))
 
 
-class _Seen:
-    """Problems, each once: a wrong default is the same problem in every service that it fills in."""
+def _ordered(seen: "_Seen", order: Mapping[str, int]) -> list[problems.Problem]:
+    """Return the problems in the order of files, lines and columns; those of the directory come first."""
+    return sorted(seen.problems, key=lambda p: (order.get(p.file, -1), p.line, p.column))
 
-    def __init__(self, known: list[problems.Problem]) -> None:
+
+class _Seen:
+    """Problems, each once: a wrong default is the same problem in every service that it fills in.
+
+    After `_MOST` with an error among them no more are looked for, which `full` says and a last problem tells.
+    """
+
+    def __init__(self, directory: str, known: list[problems.Problem]) -> None:
+        self.full = False
         self.problems: list[problems.Problem] = []
+        self._directory = directory
+        self._wrong = False
         self._places: set[tuple[object, ...]] = set()
         self.add(known)
 
     def add(self, found: Iterable[problems.Problem]) -> None:
+        if self.full:
+            return
         for problem in found:
             last = problem.key.rpartition(".")[2]
             place = (problem.file, problem.line, problem.column, problem.text, last)
             if place not in self._places:
                 self._places.add(place)
                 self.problems.append(problem)
+                self._wrong = self._wrong or problem.severity == "error"
+            if self._wrong and len(self.problems) >= _MOST:
+                self.full = True
+                text, hint = f"has more problems than {_MOST}", "mend these first"
+                more = problems.Problem(self._directory, 0, 0, "", text, "too-many-problems", hint=hint)
+                self.problems.append(more)
+                return
 
     def errors(self) -> bool:
-        return any(problem.severity == "error" for problem in self.problems)
+        return self._wrong
 
 
-def _as_written(file: sources.Source) -> Iterator[problems.Problem]:
-    """What is wrong with one file whatever stands in the others."""
+def _as_written(file: sources.Source, valid: _Valid) -> Iterator[problems.Problem]:
+    """What is wrong with one file whatever stands in the others. Arrays that are right go to `valid`."""
     try:
-        model.Settings.model_validate(file.data, by_alias=True, by_name=False)
+        settings = model.Settings.model_validate(file.data, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
         from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
@@ -141,6 +187,11 @@ def _as_written(file: sources.Source) -> Iterator[problems.Problem]:
                 continue
             span = file.span(found.key, found.spot)
             yield file.problem(span, problems.dotted(found.key), found.text, found.code, hint=found.hint)
+    else:
+        written = {"": file.data.get("defaults", {}), **file.data.get("services", {})}
+        for name, table in written.items():
+            means = settings.services[name] if name else settings.defaults
+            valid |= {id(table[key]): getattr(means, key) for key in _ARRAYS & table.keys()}
 
 
 def _twice(files: list[sources.Source]) -> Iterator[problems.Problem]:
@@ -164,7 +215,22 @@ def _second(
     return file.problem(file.span(key, "key"), problems.dotted(key), text, code)
 
 
-def _services(loaded: Loaded, seen: _Seen, unread: str) -> tuple[Services, Services]:
+def _too_many(loaded: Loaded) -> Iterator[problems.Problem]:
+    """More services than one daemon runs, or defaults that are too much for so many."""
+    count = len(loaded.written.owners)
+    if count > _SERVICES:
+        text = f"has {count} services, and {_SERVICES} are the most"
+        yield problems.Problem(
+            loaded.directory, 0, 0, "services", text, "too-large", hint="run several daemons"
+        )
+    inherited = loaded.written.inherited()
+    if inherited > _INHERITED:
+        text = f"give {count} services {inherited} values, and {_INHERITED} are the most"
+        hint = 'put access rules into a file: [[defaults.access]] file = "..."'
+        yield loaded.problem(("defaults",), text, "too-large", hint=hint)
+
+
+def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[Services, Services]:
     """The valid services, and of the others what is valid; the problems of those go to `seen`.
 
     What seems to be missing may stand in the defaults of a file that could not be parsed (`unread`).
@@ -175,18 +241,19 @@ def _services(loaded: Loaded, seen: _Seen, unread: str) -> tuple[Services, Servi
     for name, data in loaded.written.services():
         if not fields.NAME.fullmatch(name):
             continue
+        judged = {key: known.get(id(value), value) for key, value in data.items()}
         try:
-            valid[name] = model.Service.model_validate(data, by_alias=True, by_name=False)
+            valid[name] = model.Service.model_validate(judged, by_alias=True, by_name=False)
+            known |= {id(data[key]): getattr(valid[name], key) for key in _ARRAYS & data.keys()}
         except pydantic.ValidationError as error:
             from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
-            wrong = list(wording.findings(error, data, model.Settings, ("services", name)))
             seen.add(
                 loaded.problem(found.key, found.text, found.code, hint=found.hint, spot=found.spot)
-                for found in wrong
+                for found in wording.findings(error, data, model.Settings, ("services", name))
                 if not (hopeful and found.code in _HEALED)
             )
-            rest[name] = _remains(data, {found.key[2] for found in wrong if len(found.key) > 2})
+            rest[name] = _remains(data, wording.wrong(error))
     return valid, rest
 
 

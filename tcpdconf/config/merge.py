@@ -43,6 +43,15 @@ class Written:
             if isinstance(own, dict):
                 yield name, _merged(self._defaults, own, joined=False)
 
+    def inherited(self) -> int:
+        """Return how many values all services have from the defaults, tables and arrays among them."""
+        sizes = {key: _size(value) for key, value in self._defaults.items()}
+        total = sum(sizes.values()) * len(self.owners)
+        for name, file in self.owners.items():
+            own = table(table(file.data, "services"), name)
+            total -= sum(sizes.get(key, 0) for key, value in own.items() if not isinstance(value, dict))
+        return total
+
     def whole(self, name: str) -> dict[str, Any]:
         """A top-level table of all files together."""
         found: dict[str, Any] = {}
@@ -81,6 +90,12 @@ def table(data: object, name: str) -> dict[str, Any]:
     """A table of a table; empty when there is none, or something else."""
     found = data.get(name) if isinstance(data, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def _size(value: object) -> int:
+    """The number of values in a value, itself among them."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_size, items))
 
 
 def _merged(low: Any, high: Any, *, joined: bool, key: positions.Key = ()) -> Any:  # noqa: ANN401 (TOML)

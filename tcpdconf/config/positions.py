@@ -1,6 +1,7 @@
 """Where the keys and values of a TOML file stand. tomllib keeps no positions, so the text is parsed again.
 
-Only a problem (or `show --origin`) needs this: tree-sitter is imported when the first file is mapped.
+Only a problem (or `show --origin`) needs this: tree-sitter is imported when the first file is mapped. What
+stands in an array is mapped only when somebody asks about it, because a list of rules may be long.
 A file with syntax errors is mapped as far as it can be read.
 """
 
@@ -38,7 +39,8 @@ class Positions:
     """The places of one text, by key path; array elements by their index."""
 
     def __init__(self, text: str) -> None:
-        self.duplicates: list[Duplicate] = []
+        self._duplicates: list[Duplicate] = []
+        self._arrays: dict[Key, list[tree_sitter.Node | None]] = {}  # their elements that are not mapped yet
         self._lines = text.split("\n")
         self._bytes = [line.encode() for line in self._lines]
         self._places: dict[Key, Place] = {}
@@ -49,12 +51,23 @@ class Positions:
             elif node.type in {"table", "table_array_element"}:
                 self._table(node)
 
+    @property
+    def duplicates(self) -> list[Duplicate]:
+        """The keys that are defined again, in the order in which they stand."""
+        while unmapped := [array for array, elements in self._arrays.items() if any(elements)]:
+            for array in unmapped:
+                for index in range(len(self._arrays[array])):
+                    self._element(array, index)
+        return sorted(self._duplicates, key=lambda found: (found.span.line, found.span.column))
+
     def get(self, key: Key) -> Place | None:
         """The place of a key, or None when it is not written here."""
+        self._map(key)
         return self._places.get(key)
 
     def nearest(self, key: Key) -> Place | None:
         """The place of the longest part of a key that is written here."""
+        self._map(key)
         return next((self._places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self._places), None)
 
     def line(self, number: int) -> str:
@@ -97,15 +110,29 @@ class Positions:
         self._value(path, children[1])
 
     def _value(self, path: Key, node: "tree_sitter.Node") -> None:
-        children = [child for child in node.named_children if child.type != "comment"]
         if node.type == "inline_table":
-            for child in children:
-                self._pair(path, child)
+            for child in node.named_children:
+                if child.type != "comment":
+                    self._pair(path, child)
         elif node.type == "array":
-            for index, child in enumerate(children):
-                span = self._span(child)
-                self._places[*path, index] = Place(span, span)
-                self._value((*path, index), child)
+            self._arrays[path] = [child for child in node.named_children if child.type != "comment"]
+
+    def _map(self, key: Key) -> None:
+        """Map the elements of arrays that a key leads through."""
+        for size in range(1, len(key)):
+            if key[:size] in self._arrays:
+                self._element(key[:size], key[size])
+
+    def _element(self, array: Key, index: str | int) -> None:
+        """Map one element of an array, unless that is done, or the array has no such element."""
+        elements = self._arrays[array]
+        if not isinstance(index, int) or index >= len(elements):
+            return
+        node, elements[index] = elements[index], None
+        if node is not None:
+            span = self._span(node)
+            self._places[*array, index] = Place(span, span)
+            self._value((*array, index), node)
 
     def _inside(self, path: Key) -> Key:
         """A header that names an array of tables means its last element."""
@@ -122,7 +149,7 @@ class Positions:
         if known is None or known.implied:
             self._places[path] = place
         else:
-            self.duplicates.append(Duplicate(path, place.key, known.key))
+            self._duplicates.append(Duplicate(path, place.key, known.key))
 
     def _span(self, node: "tree_sitter.Node") -> problems.Span:
         """The first line of a node; tree-sitter counts bytes, people count characters."""

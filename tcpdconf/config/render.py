@@ -194,6 +194,28 @@ def leaves(value: Any, key: positions.Key = ()) -> list[positions.Key]:  # noqa:
     return [leaf for part, item in items for leaf in leaves(item, (*key, part))]
 
 
+def differing(
+    value: Any,  # noqa: ANN401 (TOML holds any type)
+    other: Any,  # noqa: ANN401
+    key: positions.Key = (),
+) -> Iterator[tuple[positions.Key, Any]]:
+    """Yield each leaf of `value`, with its key path, that `other` does not have or has otherwise."""
+    if value == other:
+        return
+    if not (_has_header(value) and _has_header(other) and type(value) is type(other)):
+        for leaf in leaves(value):
+            found = value
+            for step in leaf:
+                found = found[step]
+            yield (*key, *leaf), found
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from differing(item, other.get(name), (*key, name))
+    else:
+        for index, item in enumerate(value):
+            yield from differing(item, other[index] if index < len(other) else None, (*key, index))
+
+
 def as_json(value: object) -> str:
     """JSON for people and programs."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

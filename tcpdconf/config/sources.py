@@ -6,8 +6,9 @@ This is the only module of `config` that reads configuration files. It judges TO
 import os
 import re
 import stat
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,15 @@ from typing import Any, Final, Literal, NamedTuple
 from tcpdconf.config import codes, positions, problems
 
 Spot = Literal["key", "value"]
+Signature = tuple[int, ...]
+"""What the file system says of a file's content (`signature`)."""
 
+_BYTES: Final = 2**20  # of all files together
+_TOKENS: Final = 50_000  # the same; the supervisor reads about so many in a third of a second
+_FILES: Final = 1000
+# lines of which nothing is counted
+_NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
+COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
 _PARTS: Final = 100  # of a key
 _PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
@@ -63,12 +72,21 @@ class Source:
 
 
 class Found(NamedTuple):
-    """What a directory holds: the files that parse, in order, the others' texts, and what is wrong."""
+    """What a directory holds: the files that parse, in order, the others' texts, and what is wrong.
+
+    One that is too large is not parsed at all.
+    """
 
     sources: list[Source]
     broken: list[str]
     problems: list[problems.Problem]
     order: dict[str, int]  # of all files, by the path that is shown
+    signatures: dict[str, Signature]  # of those that could be read, before they were
+
+    @property
+    def too_large(self) -> bool:
+        """Whether there is more than is read."""
+        return any(problem.code == "too-large" for problem in self.problems)
 
 
 def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
@@ -76,7 +94,7 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
 
     `replace` maps the path of such a file, which need not exist, to another whose content stands in for it.
     """
-    found = Found([], [], [], {})
+    found = Found([], [], [], {}, {})
     try:
         paths = _paths(Path(directory), replace)
     except OSError as error:
@@ -88,9 +106,18 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
     if not paths:
         text = "has no file whose name ends in .toml"
         found.problems.append(_whole(str(directory), text, "no-files"))
-    for path in paths:
-        found.order[path] = len(found.order)
-        _read_into(found, path, piped=path in replace.values())
+    found.order.update({path: number for number, path in enumerate(paths)})
+    contents: dict[str, _Content] = {}
+    left = _BYTES
+    for path in paths[:_FILES]:
+        content = _read(found, path, left, piped=path in replace.values())
+        if content is not None:
+            contents[path] = content
+            left = max(0, left - content.size)
+    found.problems.extend(_too_large(directory, contents, len(paths)))
+    if not found.too_large:
+        for path, content in contents.items():
+            _parse_into(found, path, content)
     return found
 
 
@@ -112,13 +139,74 @@ def counts(name: str) -> bool:
     return name.endswith(".toml") and not name.startswith((".", "#"))
 
 
-def _read_into(found: Found, path: str, *, piped: bool) -> None:
+def signature(status: os.stat_result) -> Signature:
+    """Return what differs after a file was written or replaced: device, inode, size, mtime, ctime.
+
+    The clock of files ticks, so a file that has just changed may change again unseen. Its signature has one
+    more number, and equals no other.
+    """
+    found = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    just_changed = abs(time.time() - status.st_ctime) < COARSE
+    return (*found, time.monotonic_ns()) if just_changed else found
+
+
+def _read(found: Found, path: str, most: int, *, piped: bool) -> "_Content | None":
+    """Read a file, one byte more than `most` at most; nothing of one whose size says enough."""
     try:
-        content = _content(path, piped=piped)
+        status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or piped):
+            raise OSError(0, "Not a regular file")  # noqa: TRY301 (told like the others)
+        found.signatures[path] = signature(status)
+        if status.st_size > most and stat.S_ISREG(status.st_mode):
+            return _Content(b"", status.st_size)
+        with open(path, "rb") as file:  # reading says it well of a directory
+            content = file.read(most + 1)
+            return _Content(content, len(content))
     except OSError as error:
         found.problems.append(_whole(path, f"cannot read: {error.strerror}", "unreadable"))
-        found.broken.append("")
+        return None
+
+
+class _Content(NamedTuple):
+    """What was read of a file, and how large it is at least, in bytes."""
+
+    read: bytes
+    size: int
+
+    @property
+    def tokens(self) -> int:
+        """About how many keys, values and brackets TOML has to be taken apart into: that takes the time."""
+        rest = _NO_TOKENS.sub(b"", self.read)
+        return sum(map(rest.count, (b"=", b",", b"[", b"{", b".", b"\n")))
+
+
+def _too_large(
+    directory: str | Path, contents: Mapping[str, _Content], files: int
+) -> Iterator[problems.Problem]:
+    """What is more than the supervisor can read while it has other things to do.
+
+    The file that has most of it is named.
+    """
+    hint = 'put long lists of access rules into a file of their own, which access names: file = "..."'
+    if files > _FILES:
+        yield _whole(str(directory), f"has {files} files, and {_FILES} are the most", "too-large")
+    sizes = {path: content.size for path, content in contents.items()}
+    if sum(sizes.values()) > _BYTES:
+        path = max(sizes, key=sizes.__getitem__)
+        text = f"has {sizes[path]} bytes; all files together have more than {_BYTES}, which are the most"
+        yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
         return
+    tokens = {path: content.tokens for path, content in contents.items()}
+    if sum(tokens.values()) > _TOKENS:
+        path = max(tokens, key=tokens.__getitem__)
+        text = (
+            f"is too long: all files together have {sum(tokens.values())} tokens, and {_TOKENS} are the most"
+        )
+        yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
+
+
+def _parse_into(found: Found, path: str, read: _Content) -> None:
+    content = read.read
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -142,17 +230,9 @@ def parsed(text: str) -> dict[str, Any]:
             would take minutes.
         RecursionError: it is nested too deeply.
     """
-    if _LONG_KEY.search(text):
+    if any(line.count(".") >= _PARTS for line in text.split("\n")) and _LONG_KEY.search(text):
         raise ValueError(f"a key of more than {_PARTS} parts")
     return tomllib.loads(text)
-
-
-def _content(path: str, *, piped: bool) -> bytes:
-    """A file's bytes. A fifo that lies in the directory would block forever; a candidate may be a pipe."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or piped):  # reading says it well of a directory
-        raise OSError(0, "Not a regular file")
-    return Path(path).read_bytes()
 
 
 def _whole(path: str, text: str, code: codes.Code) -> problems.Problem:

@@ -9,6 +9,7 @@ from tcpdconf.config import problems, sources
 _PLACE = re.compile(r" \((?:at line (\d+), column (\d+)|at end of document)\)$")
 _TWICE = re.compile(r"Cannot (?:overwrite|declare|redefine|mutate)|Duplicate inline table key")
 _TRIED: Final = 20  # quotes that may have begun a string; each is tried by parsing all before it
+_PARSED: Final = 200_000  # characters that are parsed for that, but for the last quote
 _WORD = re.compile(r"[^\s,#\[\]{}=\"']+")
 _BOOLEANS: Final = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}  # fmt: skip  # noqa: E501
 
@@ -60,7 +61,8 @@ def _span(text: str, message: str) -> problems.Span:
 
 def _opening(text: str) -> problems.Span | None:
     """Where the string of several lines begins that nothing closes: before it, no string is open."""
-    for found in reversed([match.start() for match in re.finditer("'{3}|\"{3}", text)][-_TRIED:]):
+    tries = max(1, min(_TRIED, _PARSED // len(text)))
+    for found in reversed([match.start() for match in re.finditer("'{3}|\"{3}", text)][-tries:]):
         try:
             tomllib.loads(text[:found])
         except ValueError as error:

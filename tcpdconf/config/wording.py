@@ -4,6 +4,7 @@ No text of pydantic's gets through; a test walks the models for every error that
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, cast
@@ -69,6 +70,13 @@ def findings(
             yield _wrong(key, found)
 
 
+def wrong(error: pydantic.ValidationError) -> set[str | int]:
+    """Return the keys of the validated table that have errors, or have them below."""
+    found = error.errors(include_url=False, include_input=False)
+    keys = ((*each["loc"], *each.get("ctx", {}).get("at", ())) for each in found)
+    return {key[0] for key in keys if key}
+
+
 def near(word: str, known: Iterator[str] | list[str], cutoff: float = 0.6) -> str | None:
     """The known word that was probably meant."""
     return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), None)
@@ -89,16 +97,19 @@ def _key(location: tuple[str | int, ...], data: object) -> positions.Key:
 
 
 def _unknown(key: positions.Key, model: type[pydantic.BaseModel]) -> Finding:
+    place = tuple(0 if isinstance(part, int) else part for part in key)  # each element has the same keys
+    return Finding(key, "unknown key", "unknown-key", _instead(place, model), "key")
+
+
+@functools.lru_cache(maxsize=256)
+def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> str:
+    """What was meant by an unknown key, or where it belongs, or the keys that there are."""
     name, known = str(key[-1]), shape.keys(model, key[:-1])
     places = shape.homes(model, key)
     meant = near(name, known, 0.85 if places else 0.6)
     if meant:
-        hint = f"did you mean {meant}?"
-    elif places:
-        hint = "belongs to " + " or ".join(places)
-    else:
-        hint = "known keys: " + ", ".join(known)
-    return Finding(key, "unknown key", "unknown-key", hint, "key")
+        return f"did you mean {meant}?"
+    return "belongs to " + " or ".join(places) if places else "known keys: " + ", ".join(known)
 
 
 def _wrong(key: positions.Key, found: ErrorDetails) -> Finding:

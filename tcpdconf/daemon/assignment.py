@@ -16,7 +16,7 @@ Kind = Literal["ledger", "listener", "inherited", "access", "environment", "zone
 class Role(NamedTuple):
     """What a descriptor is, its place among the service's listeners or files, the path of a file.
 
-    Files with the same `signature` have the same content.
+    Files with the same `signature` (`sources.signature`) have the same content.
     """
 
     kind: Kind

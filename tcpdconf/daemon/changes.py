@@ -1,7 +1,7 @@
 """What a new configuration changes, service by service. Pure: nothing is opened, nobody is told."""
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.config import dnstables, model, problems, render
 
@@ -50,29 +50,18 @@ def part(config: model.Config, name: str) -> model.Config:
 
 def _details(name: str, old: model.Config, new: model.Config) -> Iterator[str]:
     """One line for each value that is different; a secret zone is different without being shown."""
-    before, after = _values(name, old), _values(name, new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    one, other = render.data(old), render.data(new)
+    before, after = dict(render.differing(one, other)), dict(render.differing(other, one))
+    keys = list({**before, **after})
     for key in keys[:_MOST]:
+        shown = problems.dotted(key[2:] if key[:2] == ("services", name) else key)
         if key not in before:
-            yield f"{key} = {after[key]}"
+            yield f"{shown} = {render.literal(after[key])}"
         elif key not in after:
-            yield f"{key} removed"
+            yield f"{shown} removed"
         else:
-            yield f"{key} {before[key]} -> {after[key]}"
+            yield f"{shown} {render.literal(before[key])} -> {render.literal(after[key])}"
     if len(keys) > _MOST:
         yield f"and {len(keys) - _MOST} more"
     if not keys:
         yield "dns_lists"
-
-
-def _values(name: str, config: model.Config) -> dict[str, str]:
-    """Each value below the service, and beside it what else concerns it, as TOML by dotted key."""
-    data = render.data(config)
-    found: dict[str, str] = {}
-    for key in render.leaves(data):
-        value: Any = data
-        for step in key:
-            value = value[step]
-        own = key[:2] == ("services", name)
-        found[problems.dotted(key[2:] if own else key)] = render.literal(value)
-    return found

@@ -33,6 +33,7 @@ class Commands:
         self._waiting: list[control.Reply] = []
         self._timer = 0
         self._heir: int | None = None  # the pid of the daemon that takes over
+        self._hashed: tuple[model.Config, str] | None = None
 
     def all(self) -> dict[str, control.Command]:
         """Every command by its name."""
@@ -77,7 +78,7 @@ class Commands:
             "version": tcpdconf.__version__,
             "config": {
                 "dir": running.state.loaded.directory,
-                "hash": _hash(running.state.loaded.config),
+                "hash": self._hash(running.state.loaded.config),
                 "loaded_at": running.loaded_at,
             },
             "last_reload": _last(running.last),
@@ -86,6 +87,12 @@ class Commands:
             },
             "connections_by_address": _busiest(read),
         }
+
+    def _hash(self, config: model.Config) -> str:
+        """Return the hash of what runs; a large configuration is hashed once."""
+        if self._hashed is None or self._hashed[0] is not config:
+            self._hashed = config, hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+        return self._hashed[1]
 
     def _connections(self, _: dict[str, Any], reply: control.Reply) -> None:
         now, since_boot = time.time(), ledger.boot_time()
@@ -160,10 +167,6 @@ def _service(each: service.Service, counts: Mapping[str, int]) -> dict[str, obje
 def _settings(each: service.Service) -> model.Service:
     assert each.setup is not None  # noqa: S101 (what runs has a setup)
     return each.setup.config.services[each.name]
-
-
-def _hash(config: model.Config) -> str:
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
 
 
 def _last(last: reloads.Last | None) -> dict[str, object] | None:

@@ -2,10 +2,10 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tcpdconf.config import tables
+from tcpdconf.config import sources, tables
 
 _MODE: Final = 0o660  # of a new log file, less the umask, as couriertcpd's
 
@@ -32,10 +32,12 @@ def counts(name: str) -> bool:
     return not name.startswith((".", "#")) and not name.endswith("~")
 
 
-def signature(fd: int) -> tuple[int, ...]:
-    """What is different after a file was written or replaced."""
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def readings(read: Iterable[tuple[str, sources.Signature]]) -> dict[str, sources.Signature]:
+    """Return the signature of each path that was read; an empty one where it was read in two states."""
+    found: dict[str, sources.Signature] = {}
+    for path, signature in read:
+        found[path] = signature if found.get(path, signature) == signature else ()
+    return found
 
 
 def regular(path: str) -> int:

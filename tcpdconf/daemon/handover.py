@@ -1,10 +1,13 @@
 """The descriptors that go to a worker with its assignment, each with its role."""
 
 import os
+from typing import Final
 
-from tcpdconf.config import model, tables
+from tcpdconf.config import model, sources, tables
 from tcpdconf.daemon import assignment, files
 from tcpdconf.policy import dnschain
+
+_READ: Final = ("access", "environment", "zone")
 
 
 class Handover:
@@ -49,13 +52,17 @@ class Handover:
             except OSError as error:
                 self._fail(("stderr", "file"), error)
 
+    def read(self) -> dict[str, sources.Signature]:
+        """Return the files that the worker reads, each with its signature when it was opened."""
+        return files.readings((role.path, role.signature) for role in self.roles if role.kind in _READ)
+
     def close(self) -> None:
         """Close what was given."""
         while self._given:
             os.close(self._given.pop())
 
     def _give(self, kind: assignment.Kind, place: int, path: str, fd: int) -> None:
-        found = files.signature(fd)
+        found = sources.signature(os.fstat(fd))
         # a log file grows by being used: another one is another file
         self.roles.append(assignment.Role(kind, place, path, found[:2] if kind == "stderr" else found))
         self.fds.append(fd)

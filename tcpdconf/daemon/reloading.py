@@ -8,11 +8,13 @@ and only what it has opened is closed again.
 import functools
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
-from tcpdconf.config import host, load, model, problems
-from tcpdconf.daemon import assignment, changes, listeners, log, privileges, service
+from tcpdconf.config import host, load, model, problems, sources
+from tcpdconf.daemon import assignment, changes, files, listeners, log, loop, privileges, service
 
+_TURN: Final = 0.05  # seconds for which the supervisor prepares services before it does what else there is
 _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
 _COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
 
@@ -23,11 +25,15 @@ Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
 
 
 class Outcome(NamedTuple):
-    """What a reload has come to: `changed` are services, `details` lines for people."""
+    """What a reload has come to: `changed` are services, `details` lines for people.
+
+    `read` are the services' files, each with its signature when it was opened.
+    """
 
     changed: list[str]
     details: list[str]
     problems: list[problems.Problem]
+    read: Mapping[str, sources.Signature] = MappingProxyType({})
 
 
 class State(NamedTuple):
@@ -75,10 +81,14 @@ class Reload:
         self._services: dict[str, service.Service] = {}
         self._removed: dict[str, service.Service] = {}
         self._touched: list[service.Service] = []
+        self._ahead: list[
+            tuple[str, service.Sockets]
+        ] = []  # services that are to be prepared, the last first
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
         self._emptied: set[socket.socket] = set()
         self._stage: Stage = "prepare"
+        self._read: list[tuple[str, sources.Signature]] = []
         self._timer = 0
 
     def begin(self) -> None:
@@ -86,10 +96,8 @@ class Reload:
         self._problems += _forbidden(self._loaded)
         sockets = {} if self._problems else self._bind()
         if not self._problems:
-            for name, found in sockets.items():
-                self._prepare(name, found, self._inherited(name))
-        self._timer = self._around.loop.after(_PREPARE, lambda: self._attempt(self._late))
-        self._go_on()
+            self._ahead = list(reversed(sockets.items()))
+        self._prepare_some()
 
     def heard(self, each: service.Service, message: dict[str, Any]) -> None:
         """Take note of what a worker says about its part, or what is said in its place.
@@ -115,18 +123,21 @@ class Reload:
         """Undo what is being prepared; what counts already goes on."""
         if self._stage in {"prepare", "release"}:
             self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
+            self._ahead.clear()
             self._waiting.clear()
             self._go_on()
 
     def abandon(self, why: str) -> None:
         """End it after a defect: undo what can be undone, or go on with what counts already."""
         self._around.loop.cancel(self._timer)
+        self._ahead.clear()
         self._waiting.clear()
         severity: problems.Severity = "warning" if self._stage == "begin" else "error"
         found = problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use", severity)
         if self._stage == "begin":
             self._stage = "over"
-            self._done(Outcome(sorted(each.name for each in self._touched), [], [found]))
+            changed = sorted(each.name for each in self._touched)
+            self._done(Outcome(changed, [], [found], files.readings(self._read)))
         else:
             self._problems.append(found)
             self._undo()
@@ -170,6 +181,18 @@ class Reload:
                     found.append((place, each))
         return found
 
+    def _prepare_some(self) -> None:
+        """Prepare services for a moment; who waits for the supervisor has its turn before the next ones."""
+        end = loop.now() + _TURN
+        while self._ahead and loop.now() < end:
+            name, sockets = self._ahead.pop()
+            self._prepare(name, sockets, self._inherited(name))
+        if self._ahead:
+            self._timer = self._around.loop.after(0, lambda: self._attempt(self._prepare_some))
+            return
+        self._timer = self._around.loop.after(_PREPARE, lambda: self._attempt(self._late))
+        self._go_on()
+
     def _prepare(self, name: str, sockets: service.Sockets, inherited: service.Sockets) -> None:
         known = self._before.services.get(name)
         try:
@@ -183,6 +206,8 @@ class Reload:
                 self._fail(name, failure)
         except OSError as error:
             self._fail(name, assignment.Failure((), f"cannot be prepared: {error.strerror}"))
+        if name in self._services:
+            self._read += self._services[name].opened.items()
 
     def _fail(self, name: str, failure: assignment.Failure) -> None:
         where = ("services", name, *failure.key)
@@ -200,7 +225,7 @@ class Reload:
 
     def _go_on(self) -> None:
         """Take the next step when nobody has to be waited for."""
-        if self._waiting:
+        if self._ahead or self._waiting:
             return
         self._around.loop.cancel(self._timer)
         if self._problems:
@@ -220,7 +245,7 @@ class Reload:
             if name not in self._before.services:
                 attempt(functools.partial(each.stop, 0, 0))
         attempt(self._opening.undo)
-        self._done(Outcome([], [], self._problems))
+        self._done(Outcome([], [], self._problems, files.readings(self._read)))
 
     def _commit(self) -> None:
         if self._stage == "over":  # undone while the service manager was waited for
@@ -259,7 +284,7 @@ class Reload:
         self._stage = "over"
         touched = {each.name for each in self._touched}
         changed = sorted({*touched, *self._changes.names()})
-        self._done(Outcome(changed, list(self._details(touched)), []))
+        self._done(Outcome(changed, list(self._details(touched)), [], files.readings(self._read)))
 
     def _details(self, touched: Collection[str]) -> Iterator[str]:
         """A line for each difference, by service."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import load, model, problems
+from tcpdconf.config import load, model, problems, sources
 from tcpdconf.daemon import listeners, log, reloading, service
 
 _DEFECT: Final = "a defect of tcpdconf; see the log"
@@ -46,6 +46,7 @@ class Reloads:
         self.state = reloading.State(load.Loaded("", model.Config(), ()), {}, activated.open())
         self.loaded_at = 0.0
         self.read_at = 0.0  # before the configuration that was tried last was read
+        self.read: dict[str, sources.Signature] = {}  # by it, of each file when it was opened
         self.last: Last | None = None
         self.refused: model.Config | None = None  # the configuration that was tried last, and not taken on
         self.around = around
@@ -59,7 +60,7 @@ class Reloads:
         self._again = False  # what the next reload is to do
         self._asked = False  # what the present one does
         self._wished = False
-        self._due = False  # whether it is about to begin
+        self._due = False  # whether it is about to begin, or its configuration is read
         self._closed = False
         self._next: list[Then] = []  # who waits for it
         self._present: list[Then] = []  # who waits for the one that is on its way
@@ -106,23 +107,41 @@ class Reloads:
     def _start(self) -> None:
         if self._closed:
             return
-        self._asked, self._again, self._wished, self._due = self._again, False, False, False
+        self._asked, self._again, self._wished = self._again, False, False
         self._present, self._next = self._next, []
         self.around.loop.attempt(self._began)
-        self.read_at = time.time()
+        self.read_at, self.read = time.time(), {}
         try:
-            self._take_on(self._read())
+            loaded = self._read()
         except problems.ConfigError as error:
-            self.refused = error.config if isinstance(error, load.LoadError) else None
+            self.refused = None
+            if isinstance(error, load.LoadError):
+                self.refused, self.read = error.config, dict(error.signatures)
             self._finish(reloading.Outcome([], [], list(error.problems)))
         except Exception as error:  # noqa: BLE001 (a defect, or no descriptor for a module: what runs goes on)
-            log.crash("cannot load the configuration")
-            text = f"cannot be loaded: {error}"
-            found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
-            self._finish(reloading.Outcome([], [], [found]))
+            self._refuse(error)
+        else:
+            # a large configuration takes time to read and to compare: in between others have their answers
+            self.around.loop.after(0, lambda: self._go_on(loaded))
+
+    def _go_on(self, loaded: load.Loaded) -> None:
+        try:
+            self._take_on(loaded)
+        except Exception as error:  # noqa: BLE001 (a defect: what runs goes on)
+            self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        """End the reload that has met a defect before anything was prepared."""
+        log.crash("cannot load the configuration")
+        text = f"cannot be loaded: {error}"
+        found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
+        self._finish(reloading.Outcome([], [], [found]))
 
     def _take_on(self, loaded: load.Loaded) -> None:
-        self.refused = loaded.config
+        if self._closed:
+            return
+        self._due = False
+        self.refused, self.read = loaded.config, dict(loaded.signatures)
         log.excerpt("warning", problems.render(loaded.warnings))
         self._reload = reload = reloading.Reload(
             self.state,
@@ -153,7 +172,8 @@ class Reloads:
         self.state = state
 
     def _finish(self, outcome: reloading.Outcome) -> None:
-        self._reload = None
+        self._reload, self._due = None, False
+        self.read |= outcome.read
         if not any(problem.severity == "error" for problem in outcome.problems):
             self.loaded_at, self.refused = time.time(), None
             outcome = outcome._replace(problems=[*outcome.problems, *self.state.loaded.warnings])

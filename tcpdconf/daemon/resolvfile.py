@@ -6,6 +6,8 @@ What is in it is `resolvconf`'s business.
 import os
 from typing import Final
 
+from tcpdconf.config import sources
+
 PATH: Final = "/etc/resolv.conf"
 _LONGEST: Final = 65536  # characters that are read
 
@@ -15,7 +17,7 @@ class File:
 
     def __init__(self, path: str = PATH) -> None:
         self._path = path
-        self._mark: tuple[int, ...] = ()
+        self._mark: sources.Signature = ()
 
     def read(self) -> str:
         """What it holds now."""
@@ -32,9 +34,8 @@ class File:
         mark = self._look()
         return bool(mark) and mark != self._mark
 
-    def _look(self) -> tuple[int, ...]:
+    def _look(self) -> sources.Signature:
         try:
-            found = os.stat(self._path)
+            return sources.signature(os.stat(self._path))
         except OSError:
             return ()
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tcpdconf.config import host, model
+from tcpdconf.config import host, model, sources
 from tcpdconf.daemon import (
     assignment,
     child,
@@ -78,6 +78,7 @@ class Service:
         self.ledger = ledger.create()
         self.setup: Setup | None = None
         self.report = liststatus.NOTHING  # what its worker has said last of its lists and names
+        self.opened: dict[str, sources.Signature] = {}  # by whom prepares or has started last, to be read
         self._around = around
         self._heard = heard
         self._next: Setup | None = None
@@ -112,6 +113,7 @@ class Service:
         Raises:
             CannotPrepareError: what it needs cannot be had.
         """
+        self.opened = {}
         try:
             self._next = self._setup(config, sockets)
             return self._prepare_next(inherited, again)
@@ -285,6 +287,7 @@ class Service:
             given.lend("overflow", setup.logger.peek)
         given.open(service, setup.config.dns_chains)
         given.open_log(service)
+        self.opened = given.read()
         return given
 
     def _prepare_next(self, inherited: Sockets, again: bool) -> bool:

@@ -4,7 +4,7 @@ Something stirs; when nothing has for a while the files are looked at. A look th
 before ends the matter, and one that shows something else is repeated until two show the same.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 LONGEST: Final = 5.0  # seconds, after those for settling, for which a change that does not end is waited for
@@ -21,11 +21,14 @@ class Settling:
         self._covered: dict[str, str] = {}
         self._before: Mapping[str, str] | None = None  # what the last look has shown
 
-    def cover(self, contents: Mapping[str, str], unsure: Collection[str]) -> None:
-        """Take these contents for known, but not the `unsure` ones: of those only what was known before."""
-        known = self._covered
-        self._covered = {path: held for path, held in contents.items() if path not in unsure}
-        self._covered |= {path: known[path] for path in unsure if path in known}
+    def cover(self, contents: Mapping[str, str]) -> None:
+        """Take these contents for known, and no others: a look that shows more tells it."""
+        self._covered = dict(contents)
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Take the contents of these paths for unknown: the next look tells them."""
+        for path in paths:
+            self._covered.pop(path, None)
 
     def stirred(self, now: float) -> None:
         """Something has happened to the files; look when it is over, or has gone on for too long."""

@@ -173,7 +173,8 @@ class Supervisor:
         self._started = True
         self._loop.attempt(lambda: self._store.keep(self._reloads.state.sockets))
         self._notifier.ready(status)
-        self._watching.watch(loaded.config, self._reloads.refused, loaded.directory, self._reloads.read_at)
+        running = self._reloads
+        self._watching.watch(loaded.config, running.refused, loaded.directory, running.read, running.read_at)
 
     def _succeed(self) -> None:
         """Everything serves: nobody else has to."""
@@ -194,6 +195,7 @@ class Supervisor:
             case kind:
                 if kind == "serving" and message["first"]:
                     log.info("ready", service=each.name, pid=each.pids[0])
+                    self._watching.read(each.opened)
                 self._reloads.heard(each, message)
 
     def _keep_alive(self, seconds: float | None) -> None:

@@ -120,23 +120,23 @@ def look(wanted: Wanted) -> Look:
     return Look(contents, being_written)
 
 
-def signature(wanted: Wanted) -> dict[str, object]:
+def signatures(wanted: Wanted) -> dict[str, sources.Signature]:
     """What the file system says of the same paths: it differs whenever one has changed, at little cost."""
-    found: dict[str, object] = {}
-    for path in [*wanted.directories, *wanted.files, *_listed(wanted)]:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            found[path] = error.errno
-        else:
-            found[path] = (
-                status.st_dev,
-                status.st_ino,
-                status.st_size,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-            )
-    return found
+    return {path: signature(path) for path in [*wanted.directories, *wanted.files, *_listed(wanted)]}
+
+
+def signature(path: str) -> sources.Signature:
+    """Return what the file system says of the end of a path (`sources.signature`), or the error number."""
+    try:
+        return sources.signature(os.stat(path))
+    except OSError as error:
+        return (error.errno or 0,)
+
+
+def state(path: str) -> tuple[float, ...]:
+    """Return what is different when a path has changed, or leads elsewhere."""
+    found = signature(path)[:5]
+    return found if len(found) > 1 else (*found, touched(path))
 
 
 def touched(path: str) -> float:

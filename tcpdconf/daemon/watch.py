@@ -7,8 +7,9 @@ its hash.
 
 The messages, each with JSON in a memfd where it can be long:
 
-    watch    to the watcher: a `Wanted` in the memfd; `settle` seconds, `poll`, and `since`, when the
-             supervisor began to read what it serves now
+    watch    to the watcher: in the memfd a `Wanted`, and the signature of each file as it was read;
+             `settle` seconds, `poll`, and `since`, when the supervisor began to read what it serves now
+    read     to the watcher: a worker was started again and has read files, whose signatures are in the memfd
     watching to the supervisor: it does, from now on; `polling` or not
     changed  to the supervisor: a list of paths in the memfd
     polling  to the supervisor, once: `why` there is no inotify to be had
@@ -16,10 +17,12 @@ The messages, each with JSON in a memfd where it can be long:
 
 import json
 import os
+import pathlib
 import signal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tcpdconf.config import model
+from tcpdconf.config import model, sources
 from tcpdconf.daemon import channel, loop, settling, trail
 from tcpdconf.policy import dnschain
 
@@ -30,7 +33,8 @@ _POLL: Final = 2.0  # seconds between two looks at the file system's signatures,
 _BACKSTOP: Final = (
     10.0  # with it: events get lost where a directory is mounted over, or changed by another host
 )
-_COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
+Read = Mapping[str, sources.Signature]
+"""The signature of each file when it was opened to be read."""
 
 
 def paths(config: model.Config, directory: str) -> trail.Wanted:
@@ -43,18 +47,33 @@ def paths(config: model.Config, directory: str) -> trail.Wanted:
         found |= dict.fromkeys(source.file for source in service.access if source.file is not None)
         found |= dict.fromkeys(file.path for file in service.environment_files)
         found |= dict.fromkeys(dnschain.zone_files(service, config.dns_chains))
-    return trail.Wanted((directory,), tuple(found))
+    return trail.Wanted((str(pathlib.Path(directory)),), tuple(found))
 
 
 def tell(
-    post: channel.Channel, wanted: trail.Wanted, *, since: float, settle: float = 0.3, poll: bool = False
+    post: channel.Channel,
+    wanted: trail.Wanted,
+    read: Read,
+    *,
+    since: float,
+    settle: float = 0.3,
+    poll: bool = False,
 ) -> None:
     """Tell the watcher what to watch from now on; `since` is a time (time.time) before any of it was read.
 
     Raises:
         ChannelError: the watcher is gone or does not read.
     """
-    _send(post, "watch", wanted, since=since, settle=settle, poll=poll)
+    _send(post, "watch", [wanted, read], since=since, settle=settle, poll=poll)
+
+
+def tell_read(post: channel.Channel, read: Read) -> None:
+    """Tell the watcher that some files were read again, beside the reloads.
+
+    Raises:
+        ChannelError: the watcher is gone or does not read.
+    """
+    _send(post, "read", read)
 
 
 def changed(fds: list[int]) -> list[str]:
@@ -80,7 +99,8 @@ class _Watcher:
         self._settling = settling.Settling()
         self._wanted = trail.Wanted()
         self._entries = trail.Entries(self._wanted)
-        self._signature: dict[str, object] = {}
+        self._signatures: dict[str, sources.Signature] = {}
+        self._told: dict[str, object] = {}  # the states of paths when they were told last
         self._observation: observing.Observation | None = None
         self._polling = False
         self._announced = False
@@ -98,22 +118,46 @@ class _Watcher:
             while (received := self._post.receive()) is not None:
                 message, fds = received
                 if message["kind"] == "watch":
-                    self._watch(trail.Wanted(*map(tuple, _read(fds))), message)
+                    wanted, read = _read(fds)
+                    self._watch(trail.Wanted(*map(tuple, wanted)), read, message)
+                else:
+                    self._doubt(_read(fds))
         except channel.ChannelError:
             self._loop.stop()
 
-    def _watch(self, wanted: trail.Wanted, message: dict[str, Any]) -> None:
+    def _watch(self, wanted: trail.Wanted, read: dict[str, list[int]], message: dict[str, Any]) -> None:
         """Watch these paths from now on. What was changed after `since` may not have been read."""
         self._wanted = wanted
         self._settling.settle = message["settle"]
         self._polling = message["poll"]
         self._observe()
         contents = trail.look(wanted).contents
-        since = message["since"] - _COARSE
-        self._settling.cover(contents, {path for path in contents if trail.touched(path) >= since})
+        since = message["since"] - sources.COARSE
+        self._told = {path: self._told[path] for path in self._told.keys() & contents.keys()}
+        self._settling.cover(
+            {path: held for path, held in contents.items() if self._was_read(path, read.get(path), since)}
+        )
         self._stirred()
         self._check()
         self._post.send("watching", polling=self._polling)
+
+    def _doubt(self, read: dict[str, list[int]]) -> None:
+        """Tell of files that were read again and are not as they were then, when they have settled."""
+        doubtful = [path for path, signature in read.items() if not self._was_read(path, signature, 0)]
+        if doubtful:
+            self._settling.forget(doubtful)
+            self._stirred()
+
+    def _was_read(self, path: str, signature: list[int] | None, since: float) -> bool:
+        """Whether what a path leads to was read as it is, or will be because it was told.
+
+        Without a signature, for a directory or where nothing could be opened, its time has to do.
+        """
+        if path in self._told and self._told[path] == trail.state(path):
+            return True
+        if signature is None:
+            return trail.touched(path) < since
+        return trail.signature(path) == tuple(signature)
 
     def _observe(self) -> bool:
         """Observe every directory that counts now; returns whether all of them were observed before."""
@@ -155,8 +199,8 @@ class _Watcher:
 
     def _check(self) -> None:
         """Compare what the file system says of the files with what it said before."""
-        before, self._signature = self._signature, trail.signature(self._wanted)
-        if self._signature != before:
+        before, self._signatures = self._signatures, trail.signatures(self._wanted)
+        if self._signatures != before:
             self._stirred()
         if self._tick is not None:
             self._loop.cancel(self._tick)
@@ -180,6 +224,7 @@ class _Watcher:
             at_rest = missed_nothing and not found.being_written
             told = self._settling.seen(loop.now(), found.contents, at_rest=at_rest)
             if told:
+                self._told |= {path: trail.state(path) for path in told}
                 _send(self._post, "changed", told)
         except channel.ChannelError:
             self._loop.stop()

@@ -1,11 +1,11 @@
 """The supervisor's side of the watcher (`watch`): keeps it running, and hears what has changed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tcpdconf.config import model
-from tcpdconf.daemon import channel, child, log, loop, trail, watch
+from tcpdconf.config import model, sources
+from tcpdconf.daemon import channel, child, files, log, loop, trail, watch
 
 
 class Watching:
@@ -18,10 +18,18 @@ class Watching:
         self._post: channel.Channel | None = None
         self._settings = model.Daemon(watch=False)
         self._wanted = trail.Wanted()
+        self._read: dict[str, sources.Signature] = {}
         self._since = 0.0
 
-    def watch(self, config: model.Config, refused: model.Config | None, directory: str, since: float) -> None:
-        """Watch the files of a configuration, which was read after `since` (time.time).
+    def watch(
+        self,
+        config: model.Config,
+        refused: model.Config | None,
+        directory: str,
+        read: Mapping[str, sources.Signature],
+        since: float,
+    ) -> None:
+        """Watch the files of a configuration, which were read after `since` (time.time), most as `read` says.
 
         And those of one that was refused: a change of them may make it a right one.
         """
@@ -33,11 +41,18 @@ class Watching:
         if refused is not None:
             more = watch.paths(refused, directory).files
             self._wanted = self._wanted._replace(files=tuple(dict.fromkeys(self._wanted.files + more)))
+        self._read = dict(read)
         self._since = since
         if self._post is None:
             self.process.start()
         else:
             self._tell()
+
+    def read(self, read: Mapping[str, sources.Signature]) -> None:
+        """Take note that a worker has read some of the files again: it may have read them by halves."""
+        before = {path: self._read[path] for path in read if path in self._read}
+        self._read |= files.readings([*before.items(), *read.items()])
+        self._send(lambda post: watch.tell_read(post, read))
 
     def close(self) -> None:
         """Watch no more: the watcher ends when nobody listens to it."""
@@ -71,15 +86,22 @@ class Watching:
         return pid
 
     def _tell(self) -> None:
-        assert self._post is not None  # noqa: S101 (just made)
-        try:
-            watch.tell(
-                self._post,
+        self._send(
+            lambda post: watch.tell(
+                post,
                 self._wanted,
+                self._read,
                 since=self._since,
                 settle=self._settings.settle,
                 poll=self._settings.watch == "poll",
             )
+        )
+
+    def _send(self, tell: Callable[[channel.Channel], None]) -> None:
+        if self._post is None:
+            return
+        try:
+            tell(self._post)
         except (channel.ChannelError, OSError) as error:  # there may be no descriptor to be had
             self._lose(error)
 

@@ -45,6 +45,8 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
         'haproxy = { trusted = ["192.0.2.7"], timeout = 1 }\n'
     },
     "syntax": {"smtp": "[services.smtp]\nuser nobody\n"},
+    "too-large": {"smtp": GOOD + "[services.smtp.environment]\n" + 'A = ""\n' * 30_000},
+    "too-many-problems": {"smtp": GOOD + '[[services.smtp.environment_files]]\npaht = "/env"\n' * 501},
     "trusts-everybody": {
         "smtp": SMTP + '[[services.smtp.listeners]]\nport = 4999\nhaproxy = { trusted = "any" }\n'
     },

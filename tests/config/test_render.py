@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcpdconf.config import load, model, problems, render, tables, values
+from tcpdconf.config import load, model, positions, problems, render, tables, values
 
 FULL = """\
 [services."a.b"]
@@ -202,3 +202,29 @@ lists = [{hidden}]
 
     assert "key1234" not in render.toml(data) + render.as_json(data)
     assert data["services"]["a"]["dns_lists"][0]["zone"] == "dq.example"
+
+
+def at(data: Any, key: positions.Key) -> Any:  # noqa: ANN401 (TOML holds any type)
+    for step in key:
+        data = data[step]
+    return data
+
+
+VALUES = st.recursive(
+    st.integers(0, 1),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner),
+)
+
+
+@given(*[st.dictionaries(st.sampled_from("abc"), VALUES)] * 2)
+def test_leaves_that_differ_are_those_that_the_other_does_not_have(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    there = {key: at(other, key) for key in render.leaves(other) if key}
+    expected = {
+        key: at(one, key)
+        for key in render.leaves(one)
+        if key and (key not in there or there[key] != at(one, key))
+    }
+
+    assert {key: value for key, value in render.differing(one, other) if key} == expected

@@ -9,7 +9,8 @@ PACKAGE = pathlib.Path(tcpdconf.__file__).parent
 # Where the time of day is read: for `at` and `loaded_at`, for what is shown to people, and as the moment at
 # which files were read, which the watcher compares with their own times.
 TIME_OF_DAY = {
-    "controlling.py", "daemon/commands.py", "daemon/reloads.py", "daemon/supervisor.py", "daemon/watching.py",
+    "controlling.py", "config/sources.py", "daemon/commands.py", "daemon/reloads.py", "daemon/supervisor.py",
+    "daemon/watching.py",
 }  # fmt: skip
 NAMES = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "CLOCK_REALTIME", "CLOCK_TAI"}
 

@@ -12,7 +12,7 @@ NEWER = {"/a": "3", "/b": "1"}
 def play(*scenes: tuple[float, dict[str, str], bool], stirs: list[float]) -> list[tuple[float, list[str]]]:
     """Stir at these times. A look shows the newest of the scenes: from when on, contents, at rest."""
     machine = settling.Settling(0.3)
-    machine.cover(OLD, ())
+    machine.cover(OLD)
     told = []
     now, ahead = 0.0, sorted(stirs)
     for _ in range(1000):
@@ -75,29 +75,33 @@ def test_when_it_is_told(
 
 
 def test_a_file_that_was_changed_while_it_was_read_is_told_again() -> None:
+    """Also when it is again what was known before: something else may have been read."""
     machine = settling.Settling(0.3)
-    machine.cover(OLD, ())
-    machine.cover(NEW, {"/a"})
-    machine.stirred(0)
-    machine.seen(0.3, NEW, at_rest=True)
-
-    assert machine.seen(0.4, NEW, at_rest=True) == ["/a"]
-
-
-def test_a_new_file_that_was_changed_while_it_was_read_is_told() -> None:
-    machine = settling.Settling(0.3)
-    machine.cover({"/a": "1"}, ())
-    machine.cover(OLD, {"/b"})
+    machine.cover(OLD)
+    machine.cover({"/b": "1"})
     machine.stirred(0)
     machine.seen(0.3, OLD, at_rest=True)
 
-    assert machine.seen(0.4, OLD, at_rest=True) == ["/b"]
+    assert machine.seen(0.4, OLD, at_rest=True) == ["/a"]
+
+
+def test_what_is_forgotten_is_told_once() -> None:
+    machine = settling.Settling(0.3)
+    machine.cover(OLD)
+    machine.forget(["/b", "/unknown"])
+    told = []
+    for now in (0.0, 1.0):
+        machine.stirred(now)
+        told += machine.seen(now + 0.3, OLD, at_rest=True)
+        told += machine.seen(now + 0.4, OLD, at_rest=True)
+
+    assert told == ["/b"]
 
 
 def test_what_is_covered_is_not_told() -> None:
     machine = settling.Settling(0.3)
-    machine.cover(OLD, ())
-    machine.cover(NEW, ())
+    machine.cover(OLD)
+    machine.cover(NEW)
     machine.stirred(0)
 
     assert (machine.seen(0.3, NEW, at_rest=True), machine.due) == ([], None)

@@ -169,6 +169,40 @@ def test_what_was_changed_while_it_was_read_is_told(place: Place) -> None:
         assert watcher.changed(QUIET) is None
 
 
+def test_a_file_is_told_that_was_read_in_another_state(place: Place) -> None:
+    """It is as old as what was read, and says what the watcher has seen before."""
+    read = {str(place.access): (*trail.signature(str(place.access))[:4], 0)}
+    with watchers.Watcher(place.wanted, read=read) as watcher:
+        assert watcher.changed() == [str(place.access)]
+        watcher.watch(place.wanted)  # what was told counts as read until it changes again
+        assert watcher.changed(QUIET) is None
+        place.access.write_text("one\n")
+        assert watcher.changed(QUIET) is None
+        watcher.watch(place.wanted)
+        assert watcher.changed() == [str(place.access)]
+
+
+def test_what_a_worker_has_read_in_another_state_is_told(place: Place) -> None:
+    path = str(place.access)
+    time.sleep(0.1)  # its signature counts once the clock has gone on
+    read = trail.signature(path)
+    with watchers.Watcher(place.wanted) as watcher:
+        watch.tell_read(watcher.post, {path: read})
+        assert watcher.changed(QUIET) is None
+        watch.tell_read(watcher.post, {path: (*read[:4], 0)})
+        assert watcher.changed() == [path]
+        assert watcher.changed(QUIET) is None
+
+
+def test_files_from_the_future_are_told_once(place: Place) -> None:
+    """The clock was set back, or they are on a host whose clock is ahead: each reload comes before them."""
+    with watchers.Watcher(place.wanted, since=0) as watcher:
+        assert watcher.changed() is not None
+        for _ in range(3):
+            watcher.watch(place.wanted)
+            assert watcher.changed(QUIET) is None
+
+
 def test_other_paths_from_now_on(place: Place) -> None:
     with watchers.Watcher(place.wanted) as watcher:
         watcher.watch(trail.Wanted((str(place.conf),)))
