@@ -96,6 +96,8 @@ def _say(
     identity = host.identity(loaded.config.services[request.service])
     if privileges.may_become(identity):
         privileges.become(identity)
+    else:
+        privileges.give_up_capabilities()
     log.set_level("error")  # what a test of a list shows is told as a step
     try:
         found: dict[str, Any] = explanation.data(rehearsal.rehearse(loaded, request, files, live))
