@@ -48,7 +48,8 @@ def explain(
     """
     given = handover.Handover()
     try:
-        given.open(loaded.config.services[request.service], loaded.config.dns_chains)
+        service = loaded.config.services[request.service]
+        given.open(service, host.identity(service), loaded.config.dns_chains)
         if given.failures:
             raise _problems(loaded, request, given.failures)
         task = assignment.Assignment(request.service, loaded.config, daemon, tuple(given.roles))

@@ -3,6 +3,7 @@
 This is the only module of `config` that reads configuration files. It judges TOML, not what the TOML says.
 """
 
+import errno
 import os
 import re
 import stat
@@ -148,11 +149,15 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 def _content(path: str, *, piped: bool) -> bytes:
-    """A file's bytes. A fifo that lies in the directory would block forever; a candidate may be a pipe."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or piped):  # reading says it well of a directory
-        raise OSError(0, "Not a regular file")
-    return Path(path).read_bytes()
+    """A file's bytes. A FIFO that lies in the directory would block forever; a candidate may be a pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if piped else os.O_NONBLOCK))
+    with open(fd, "rb", buffering=0) as file:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not (stat.S_ISREG(mode) or (piped and (stat.S_ISFIFO(mode) or os.isatty(fd)))):
+            raise OSError(0, "Not a regular file")
+        return file.readall()
 
 
 def _whole(path: str, text: str, code: codes.Code) -> problems.Problem:

@@ -1,19 +1,26 @@
-"""Rights of this process: what it may do, and how it takes on those of a service.
+"""Rights of this process: what it may do, and how it takes on those of a service, for good or for a moment.
 
 Capabilities are read and set by capget(2) and capset(2), for the calling thread: processes that change their
 rights here have only one.
 """
 
+import contextlib
 import ctypes
+import errno
 import os
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from tcpdconf.config import host
+from tcpdconf.daemon import log
 
 _SETGID: Final = 6  # capability numbers (linux/capability.h)
 _SETUID: Final = 7
 _BIND_SERVICE: Final = 10
 _VERSION: Final = 0x20080522  # of capset(2): sets of 64 bits, in two halves
+_PR_GET_DUMPABLE: Final = 3  # prctl(2)
+_PR_SET_DUMPABLE: Final = 4
+_KEEP: Final = ctypes.c_uint(0xFFFFFFFF)  # no user and no group: setfsuid(2) changes nothing
 
 _C: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -39,6 +46,11 @@ def may_become(identity: host.Identity) -> bool:
     has_user = identity.uid in {None, os.geteuid()} or (identity.uid != 0 and _has(_SETUID))
     has_group = identity.gid in {None, os.getegid()} or _has(_SETGID)
     return has_user and has_group
+
+
+def exceed_those_of_the_user() -> bool:
+    """Whether this process may do more than others of its user: it is root, or has capabilities."""
+    return os.geteuid() == 0 or _capabilities().permitted != 0
 
 
 def become(identity: host.Identity) -> None:
@@ -67,6 +79,48 @@ def give_up_capabilities() -> None:
         OSError: the kernel refuses.
     """
     _set_capabilities(_NONE)
+
+
+@contextlib.contextmanager
+def file_rights_of(identity: host.Identity) -> Iterator[None]:
+    """Open files with the rights of an identity, which this process `may_become`, and no capability.
+
+    Only what decides about files is changed (setfsuid(2)): by the effective user that user could change the
+    priority and the processors of this process meanwhile. This process ends if it cannot change back.
+
+    Raises:
+        PermissionError: the kernel refuses.
+    """
+    before, groups = _capabilities(), os.getgroups()
+    dumpable = _C.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)  # any change of a user resets it
+    try:
+        if identity.gid is not None and _has(_SETGID):
+            os.setgroups(identity.groups)
+            _set_file_ids(_C.setfsgid, identity.gid)
+        if identity.uid is not None:
+            _set_file_ids(_C.setfsuid, identity.uid)
+        _set_capabilities(before._replace(effective=0))
+        yield
+    finally:
+        try:
+            _set_capabilities(before)
+            _set_file_ids(_C.setfsuid, os.geteuid())
+            _set_capabilities(before)  # root that is back has all that it is permitted
+            _set_file_ids(_C.setfsgid, os.getegid())
+            if os.getgroups() != groups:
+                os.setgroups(groups)
+        except OSError as error:
+            log.error(f"cannot take back the rights of the daemon: {error.strerror}")
+            os._exit(1)
+        if dumpable == 1:
+            _C.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def _set_file_ids(change: "ctypes._NamedFuncPointer", number: int) -> None:
+    """Set the user or group for files. The calls return the one before, and do not say whether they fail."""
+    change(ctypes.c_uint(number))
+    if ctypes.c_uint(change(_KEEP)).value != number:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def _first_free_port() -> int:

@@ -152,7 +152,7 @@ class Service:
         """
         setup = self._setup(config, ())
         given = handover.Handover()
-        given.open(config.services[self.name], config.dns_chains)
+        given.open(config.services[self.name], setup.process.identity, config.dns_chains)
         try:
             if given.failures:
                 raise CannotPrepareError(given.failures)
@@ -250,8 +250,8 @@ class Service:
         if setup.logger is not None:
             given.lend("stderr", setup.logger.write)
             given.lend("overflow", setup.logger.peek)
-        given.open(service, setup.config.dns_chains)
-        given.open_log(service)
+        given.open(service, setup.process.identity, setup.config.dns_chains)
+        given.open_log(service, setup.process.identity)
         return given
 
     def _prepare_next(self, again: bool) -> bool:

@@ -1,22 +1,25 @@
 """Where paths lead: the directory entries that they depend on, and the contents of the files at their ends.
 
-It reads files only to hash them. Nothing here waits: a FIFO, a file of another type or one that may not be
-read counts as content of its own.
+It reads files only to hash them, and opens them by the rule of `files`: none through a link that others than
+root may replace. Of those, and of large ones, it takes what stat(2) says. Nothing here waits: a FIFO, a file
+of another type or one that may not be read counts as content of its own.
 """
 
 import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from tcpdconf.config import sources
-from tcpdconf.daemon import files
+from tcpdconf.daemon import files, paths
 
 _LINKS: Final = 40  # followed in one path, as the kernel does (path_resolution(7))
+_LARGEST: Final = 1 << 24  # bytes of a file that is hashed
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -122,21 +125,16 @@ def look(wanted: Wanted) -> Look:
 
 def signature(wanted: Wanted) -> dict[str, object]:
     """What the file system says of the same paths: it differs whenever one has changed, at little cost."""
-    found: dict[str, object] = {}
-    for path in [*wanted.directories, *wanted.files, *_listed(wanted)]:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            found[path] = error.errno
-        else:
-            found[path] = (
-                status.st_dev,
-                status.st_ino,
-                status.st_size,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-            )
-    return found
+    return {path: _status(path) for path in [*wanted.directories, *wanted.files, *_listed(wanted)]}
+
+
+def _status(path: str) -> object:
+    """A signature of the end of a path, which nothing is opened for; or why there is none."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def touched(path: str) -> float:
@@ -170,7 +168,9 @@ def _listed(wanted: Wanted) -> Iterator[str]:
 def _names(directory: str, counts: Callable[[str], bool]) -> list[str]:
     """The names in a directory that count; none in what is no directory."""
     try:
-        return sorted(name for name in os.listdir(directory) if counts(name))
+        with os.scandir(directory) as entries:
+            counting = (entry.name for entry in entries if counts(entry.name))
+            return sorted(itertools.islice(counting, files.ENTRIES + 1))
     except OSError:
         return []
 
@@ -181,13 +181,23 @@ def _content(path: str) -> tuple[str, bool]:
         return _listing(path, files.counts), False
     try:
         fd = files.regular(path)
+    except paths.UntrustedError:
+        return str(_status(path)), False
     except OSError as error:
         return "missing" if error.errno in _GONE else f"error {error.errno}", False
     with open(fd, "rb") as file:
         try:
-            return hashlib.file_digest(file, "blake2b").hexdigest(), _is_being_written(fd)
+            return _hash(file), _is_being_written(fd)
         except OSError as error:
             return f"error {error.errno}", False
+
+
+def _hash(file: BinaryIO) -> str:
+    """The hash of a file; of a large one, which may be endless, its signature."""
+    content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        return str(files.signature(file.fileno()))
+    return hashlib.blake2b(content).hexdigest()
 
 
 def _listing(directory: str, counts: Callable[[str], bool]) -> str:
