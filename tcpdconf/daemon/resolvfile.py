@@ -21,7 +21,7 @@ class File:
         """What it holds now."""
         self._mark = self._look()  # before it is read: what is written meanwhile is then noticed
         try:
-            with open(self._path, encoding="utf-8", errors="replace") as file:
+            with open(self._path, encoding="utf-8", errors="replace", opener=_open) as file:
                 return file.read(_LONGEST)
         except OSError:
             return ""
@@ -38,3 +38,8 @@ class File:
         except OSError:
             return ()
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open without waiting, whatever is there."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

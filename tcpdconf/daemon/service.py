@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tcpdconf.config import host, model
-from tcpdconf.daemon import assignment, child, handover, ledger, log, logger, loop, relay, remote
+from tcpdconf.daemon import (
+    assignment,
+    child,
+    files,
+    handover,
+    ledger,
+    log,
+    logger,
+    loop,
+    privileges,
+    relay,
+    remote,
+)
 from tcpdconf.policy import dialect
 
 Sockets = Sequence[tuple[int, socket.socket]]
@@ -147,10 +159,14 @@ class Service:
     def try_out(self, config: model.Config) -> None:
         """Let a worker say only whether the service could be served, as `tried`.
 
+        It has the service's rights if this process may take them on, or else those of this process's user.
+
         Raises:
             CannotPrepareError: what it needs cannot be had.
         """
         setup = self._setup(config, ())
+        if not privileges.may_become(setup.process.identity):
+            setup = setup._replace(process=setup.process._replace(identity=files.OWN))
         given = handover.Handover()
         given.open(config.services[self.name], setup.process.identity, config.dns_chains)
         try:

@@ -1,0 +1,263 @@
+"""Which paths root follows with its own rights, and which with those of a user."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import daemons
+import peers
+import pytest
+
+from tcpdconf.config import host
+from tcpdconf.daemon import files, paths, privileges, runtimedir
+
+USER, OTHER = 54321, 54322
+WHO: Final = host.Identity(USER, USER, (USER,), None)
+pytestmark = pytest.mark.peer
+
+
+@pytest.fixture
+def top() -> Iterator[pathlib.Path]:
+    """A tree of root's: the paths of a test are below it."""
+    peers.need_root()
+    with daemons.public_folder() as folder:
+        yield folder
+
+
+def make(top: pathlib.Path, tree: str) -> None:
+    """Make what each line says: path, owner, mode; a `/` at the end is a directory, `-> target` a link."""
+    for line in tree.split("\n"):
+        words = line.split()
+        if not words:
+            continue
+        path, owner = top / words[0], int(words[1])
+        if words[2] == "->":
+            path.symlink_to(words[3].replace("TOP", str(top)))
+        elif words[2] == "=":
+            path.hardlink_to(top / words[3])
+            continue
+        elif words[0].endswith("/"):
+            path.mkdir()
+        else:
+            path.write_text(words[0])
+        os.chown(path, owner, owner, follow_symlinks=False)
+        if words[2] != "->":
+            path.chmod(int(words[2], 8))
+
+
+def read(path: pathlib.Path, who: host.Identity = files.OWN) -> str:
+    """What is in the file that is opened."""
+    with open(files.regular(str(path), who)) as file:
+        return file.read()
+
+
+HOME = f"home/ {USER} 755\nroot/ 0 755\nroot/file 0 600\nroot/group/ 0 775\nroot/sticky/ 0 1777\n"
+
+
+@pytest.mark.parametrize(
+    ("tree", "path"),
+    [
+        ("", "root/file"),
+        ("root/link 0 -> file", "root/link"),
+        ("root/link 0 -> ../root/./file", "root/link"),
+        ("link 0 -> TOP/root\nroot/second 0 -> TOP/link/file", "root/second"),
+        ("", "root/group/../file"),
+        ("", "home/../root/file"),
+        ("home/file 0 600", "home/file"),
+        (f"home/file {OTHER} 600", "home/file"),
+        (f"home/in/ {USER} 755\nhome/in/file 0 600", "home/in/file"),
+        ("home/file 0 600\nroot/link 0 -> ../home/file", "root/link"),
+        ("root/group/file 0 600", "root/group/file"),
+        ("root/sticky/link 0 -> ../file", "root/sticky/link"),
+        (
+            "root/sticky/in/ 0 755\nroot/sticky/in/link 0 -> file\nroot/sticky/in/file 0 600",
+            "root/sticky/in/link",
+        ),
+    ],
+)
+def test_root_follows_what_nobody_else_can_have_changed(top: pathlib.Path, tree: str, path: str) -> None:
+    make(top, HOME)
+    make(top, tree)
+
+    assert read(top / path).endswith("file")
+
+
+@pytest.mark.parametrize(
+    ("tree", "path", "said"),
+    [
+        ("home/link 0 -> ../root/file", "home/link", "the symbolic link {top}/home/link"),
+        (f"home/link {USER} -> TOP/root/file", "home/link", "the symbolic link {top}/home/link"),
+        (f"home/in {USER} -> ../root", "home/in/file", "the symbolic link {top}/home/in"),
+        (
+            "home/in/ 0 755\nhome/in/link 0 -> TOP/root/file",
+            "home/in/link",
+            "the symbolic link {top}/home/in/link",
+        ),
+        (
+            f"root/link 0 -> ../home/second\nhome/second {USER} -> ../root/file",
+            "root/link",
+            "the symbolic link {top}/home/second",
+        ),
+        (f"home/in/ {USER} 755", "home/in/../../root/file", '".."'),
+        ("root/group/link 0 -> ../file", "root/group/link", "the symbolic link {top}/root/group/link"),
+        ("root/sticky/link 54321 -> ../file", "root/sticky/link", "the symbolic link {top}/root/sticky/link"),
+        (
+            f"root/sticky/in/ {USER} 755\nroot/sticky/in/link 0 -> TOP/root/file",
+            "root/sticky/in/link",
+            "the symbolic link {top}/root/sticky/in/link",
+        ),
+        ("home/file 0 = root/file", "home/file", "more than one hard link"),
+        ("root/sticky/file 0 = root/file", "root/sticky/file", "more than one hard link"),
+        ("root/group/file 0 = root/file", "root/group/file", "more than one hard link"),
+    ],
+)
+def test_root_follows_nothing_that_others_may_replace(
+    top: pathlib.Path, tree: str, path: str, said: str
+) -> None:
+    make(top, HOME)
+    make(top, tree)
+
+    for who in (files.OWN, WHO):
+        with pytest.raises(paths.UntrustedError) as error:
+            read(top / path, who)
+        assert said.format(top=top) in str(error.value.strerror)
+        assert error.value.filename == str(top / path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "path"),
+    [
+        (f"home/file {USER} 600\nhome/link {USER} -> file", "home/link"),
+        (f"home/in/ {USER} 700\nhome/in/file {USER} 600\nhome/link {USER} -> ./in/../in/file", "home/link"),
+        (f"home/file {USER} 600\nhome/second {USER} = home/file", "home/second"),
+        (f"root/open 0 644\nhome/link {USER} -> TOP/root/open", "home/link"),
+        (f"root/sticky/file {USER} 600\nroot/sticky/link {USER} -> file", "root/sticky/link"),
+    ],
+)
+def test_a_user_follows_what_the_user_may_read(top: pathlib.Path, tree: str, path: str) -> None:
+    make(top, HOME)
+    make(top, tree)
+
+    assert read(top / path, WHO)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        f"root/open 0 666\nroot/sticky/log {OTHER} -> ../open",  # fs.protected_symlinks
+        f"root/sticky/log {OTHER} 666",  # fs.protected_regular
+    ],
+)
+def test_what_another_user_has_planted_is_no_log_file(top: pathlib.Path, tree: str) -> None:
+    make(top, HOME)
+    make(top, tree)
+
+    for who in (files.OWN, WHO):
+        with pytest.raises(PermissionError):
+            os.close(files.log(f"{top}/root/sticky/log", who))
+
+
+def test_links_in_proc_are_for_who_may_have_written_them(top: pathlib.Path) -> None:
+    make(top, HOME + "out 0 666\n")
+    with contextlib.ExitStack() as held:
+        fd = held.enter_context((top / "out").open()).fileno()
+        make(top, f"home/out {USER} -> /proc/self/fd/{fd}\nroot/out 0 -> /proc/self/fd/{fd}")
+        held.callback(os.close, files.log(f"{top}/root/out", WHO))
+        os.unlink(top / "out")  # its name is not what leads there
+        held.callback(os.close, files.log(f"{top}/root/out", WHO))
+        with pytest.raises(paths.UntrustedError):
+            files.log(f"{top}/home/out", WHO)
+
+
+def test_a_device_that_is_to_be_read_is_not_opened(top: pathlib.Path) -> None:
+    make(top, HOME)
+    make(top, f"home/link {USER} -> /dev/ptmx")  # each time it is opened there is one terminal more
+    before = len(os.listdir("/dev/pts"))
+
+    with pytest.raises(OSError, match="not a regular file"):
+        files.regular(f"{top}/home/link", WHO)
+    assert len(os.listdir("/dev/pts")) == before
+
+
+def test_links_go_round_in_circles(top: pathlib.Path) -> None:
+    make(top, "one 0 -> two\ntwo 0 -> one")
+
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        files.regular(f"{top}/one")
+
+
+READ_ONLY = """
+import os, sys
+from tcpdconf.daemon import files
+print(os.read(files.regular(sys.argv[1]), 99).decode())
+"""
+
+
+def test_a_directory_that_is_mounted_to_be_read_only(top: pathlib.Path) -> None:
+    """As Kubernetes mounts a ConfigMap: mode 0777, links that are swapped, nobody can write."""
+    peers.need("unshare")
+    make(
+        top,
+        "map/ 0 777\nmap/..data 0 -> 2026\nmap/2026/ 0 777\nmap/2026/file 0 600\nmap/file 0 -> ..data/file",
+    )
+    file = top / "map/file"
+    with pytest.raises(paths.UntrustedError):
+        read(file)
+    mount = f"mount --bind {top}/map {top}/map && mount -o remount,ro,bind {top}/map"
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        f'{mount} && exec "$@"',
+        "sh",
+        sys.executable,
+        "-c",
+        READ_ONLY,
+    ]
+    found = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
+
+    assert (found.stdout, found.stderr) == ("map/2026/file\n", "")
+
+
+def test_a_runtime_directory_behind_a_link_of_another(top: pathlib.Path) -> None:
+    make(top, HOME)
+    make(top, f"home/in {USER} -> ../root")
+
+    with pytest.raises(paths.UntrustedError):
+        runtimedir.open_(f"{top}/home/in/run")
+    assert not (top / "root/run").exists()
+    os.close(runtimedir.open_(f"{top}/root/run"))
+    assert (top / "root/run").is_dir()
+
+
+def test_the_rights_of_this_process_come_back(top: pathlib.Path) -> None:
+    """Whatever happens meanwhile; and no descriptor stays open."""
+    make(top, HOME)
+
+    def state() -> tuple[object, ...]:
+        status = pathlib.Path("/proc/self/status").read_text()
+        wanted = ("Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:", "CapInh:")
+        return [line for line in status.splitlines() if line.startswith(wanted)], os.listdir("/proc/self/fd")
+
+    before = state()
+    for path in ("home/none", "root/file", "root/none", "home"):
+        with contextlib.suppress(OSError):
+            os.close(files.regular(f"{top}/{path}", WHO))
+        assert state() == before
+    with pytest.raises(RuntimeError), privileges.file_rights_of(WHO):
+        raise RuntimeError
+    assert state() == before
+
+
+def test_only_what_decides_about_files_changes() -> None:
+    """By the effective user that user could change the priority of the daemon, and what it may run on."""
+    peers.need_root()
+    with privileges.file_rights_of(WHO):
+        uids = [os.getresuid(), os.getresgid()]
+
+    assert uids == [(0, 0, 0), (0, 0, 0)]
