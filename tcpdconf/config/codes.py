@@ -219,8 +219,8 @@ CODES: Final[dict[Code, Entry]] = {
         " such a link they could have the daemon open any file of the host with its rights.",
         "Name the file that is meant, let the service's user open it, or let only root write to the"
         " directory that has the link.",
-        "conf.d/smtp.toml:5:22: services.smtp.environment_files[0].path: cannot open /home/mail/env: others"
-        " may replace the symbolic link /home/mail/env",
+        "conf.d/smtp.toml:5:22: services.smtp.environment_files[0].path: cannot open /srv/mail/env: others"
+        " may replace the symbolic link /srv/mail/env",
     ),
     "wrong-environment-file": Entry(
         "A line of an environment file assigns nothing or is not UTF-8, or the file is no regular file or"

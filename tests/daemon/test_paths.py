@@ -55,32 +55,32 @@ def read(path: pathlib.Path, who: host.Identity = files.OWN) -> str:
         return file.read()
 
 
-HOME = f"home/ {USER} 755\nroot/ 0 755\nroot/file 0 600\nroot/group/ 0 775\nroot/sticky/ 0 1777\n"
+TREE = f"theirs/ {USER} 755\nours/ 0 755\nours/file 0 600\nours/group/ 0 775\nours/sticky/ 0 1777\n"
 
 
 @pytest.mark.parametrize(
     ("tree", "path"),
     [
-        ("", "root/file"),
-        ("root/link 0 -> file", "root/link"),
-        ("root/link 0 -> ../root/./file", "root/link"),
-        ("link 0 -> TOP/root\nroot/second 0 -> TOP/link/file", "root/second"),
-        ("", "root/group/../file"),
-        ("", "home/../root/file"),
-        ("home/file 0 600", "home/file"),
-        (f"home/file {OTHER} 600", "home/file"),
-        (f"home/in/ {USER} 755\nhome/in/file 0 600", "home/in/file"),
-        ("home/file 0 600\nroot/link 0 -> ../home/file", "root/link"),
-        ("root/group/file 0 600", "root/group/file"),
-        ("root/sticky/link 0 -> ../file", "root/sticky/link"),
+        ("", "ours/file"),
+        ("ours/link 0 -> file", "ours/link"),
+        ("ours/link 0 -> ../ours/./file", "ours/link"),
+        ("link 0 -> TOP/ours\nours/second 0 -> TOP/link/file", "ours/second"),
+        ("", "ours/group/../file"),
+        ("", "theirs/../ours/file"),
+        ("theirs/file 0 600", "theirs/file"),
+        (f"theirs/file {OTHER} 600", "theirs/file"),
+        (f"theirs/in/ {USER} 755\ntheirs/in/file 0 600", "theirs/in/file"),
+        ("theirs/file 0 600\nours/link 0 -> ../theirs/file", "ours/link"),
+        ("ours/group/file 0 600", "ours/group/file"),
+        ("ours/sticky/link 0 -> ../file", "ours/sticky/link"),
         (
-            "root/sticky/in/ 0 755\nroot/sticky/in/link 0 -> file\nroot/sticky/in/file 0 600",
-            "root/sticky/in/link",
+            "ours/sticky/in/ 0 755\nours/sticky/in/link 0 -> file\nours/sticky/in/file 0 600",
+            "ours/sticky/in/link",
         ),
     ],
 )
 def test_root_follows_what_nobody_else_can_have_changed(top: pathlib.Path, tree: str, path: str) -> None:
-    make(top, HOME)
+    make(top, TREE)
     make(top, tree)
 
     assert read(top / path).endswith("file")
@@ -89,36 +89,36 @@ def test_root_follows_what_nobody_else_can_have_changed(top: pathlib.Path, tree:
 @pytest.mark.parametrize(
     ("tree", "path", "said"),
     [
-        ("home/link 0 -> ../root/file", "home/link", "the symbolic link {top}/home/link"),
-        (f"home/link {USER} -> TOP/root/file", "home/link", "the symbolic link {top}/home/link"),
-        (f"home/in {USER} -> ../root", "home/in/file", "the symbolic link {top}/home/in"),
+        ("theirs/link 0 -> ../ours/file", "theirs/link", "the symbolic link {top}/theirs/link"),
+        (f"theirs/link {USER} -> TOP/ours/file", "theirs/link", "the symbolic link {top}/theirs/link"),
+        (f"theirs/in {USER} -> ../ours", "theirs/in/file", "the symbolic link {top}/theirs/in"),
         (
-            "home/in/ 0 755\nhome/in/link 0 -> TOP/root/file",
-            "home/in/link",
-            "the symbolic link {top}/home/in/link",
+            "theirs/in/ 0 755\ntheirs/in/link 0 -> TOP/ours/file",
+            "theirs/in/link",
+            "the symbolic link {top}/theirs/in/link",
         ),
         (
-            f"root/link 0 -> ../home/second\nhome/second {USER} -> ../root/file",
-            "root/link",
-            "the symbolic link {top}/home/second",
+            f"ours/link 0 -> ../theirs/second\ntheirs/second {USER} -> ../ours/file",
+            "ours/link",
+            "the symbolic link {top}/theirs/second",
         ),
-        (f"home/in/ {USER} 755", "home/in/../../root/file", '".."'),
-        ("root/group/link 0 -> ../file", "root/group/link", "the symbolic link {top}/root/group/link"),
-        ("root/sticky/link 54321 -> ../file", "root/sticky/link", "the symbolic link {top}/root/sticky/link"),
+        (f"theirs/in/ {USER} 755", "theirs/in/../../ours/file", '".."'),
+        ("ours/group/link 0 -> ../file", "ours/group/link", "the symbolic link {top}/ours/group/link"),
+        ("ours/sticky/link 54321 -> ../file", "ours/sticky/link", "the symbolic link {top}/ours/sticky/link"),
         (
-            f"root/sticky/in/ {USER} 755\nroot/sticky/in/link 0 -> TOP/root/file",
-            "root/sticky/in/link",
-            "the symbolic link {top}/root/sticky/in/link",
+            f"ours/sticky/in/ {USER} 755\nours/sticky/in/link 0 -> TOP/ours/file",
+            "ours/sticky/in/link",
+            "the symbolic link {top}/ours/sticky/in/link",
         ),
-        ("home/file 0 = root/file", "home/file", "more than one hard link"),
-        ("root/sticky/file 0 = root/file", "root/sticky/file", "more than one hard link"),
-        ("root/group/file 0 = root/file", "root/group/file", "more than one hard link"),
+        ("theirs/file 0 = ours/file", "theirs/file", "more than one hard link"),
+        ("ours/sticky/file 0 = ours/file", "ours/sticky/file", "more than one hard link"),
+        ("ours/group/file 0 = ours/file", "ours/group/file", "more than one hard link"),
     ],
 )
 def test_root_follows_nothing_that_others_may_replace(
     top: pathlib.Path, tree: str, path: str, said: str
 ) -> None:
-    make(top, HOME)
+    make(top, TREE)
     make(top, tree)
 
     for who in (files.OWN, WHO):
@@ -131,15 +131,18 @@ def test_root_follows_nothing_that_others_may_replace(
 @pytest.mark.parametrize(
     ("tree", "path"),
     [
-        (f"home/file {USER} 600\nhome/link {USER} -> file", "home/link"),
-        (f"home/in/ {USER} 700\nhome/in/file {USER} 600\nhome/link {USER} -> ./in/../in/file", "home/link"),
-        (f"home/file {USER} 600\nhome/second {USER} = home/file", "home/second"),
-        (f"root/open 0 644\nhome/link {USER} -> TOP/root/open", "home/link"),
-        (f"root/sticky/file {USER} 600\nroot/sticky/link {USER} -> file", "root/sticky/link"),
+        (f"theirs/file {USER} 600\ntheirs/link {USER} -> file", "theirs/link"),
+        (
+            f"theirs/in/ {USER} 700\ntheirs/in/file {USER} 600\ntheirs/link {USER} -> ./in/../in/file",
+            "theirs/link",
+        ),
+        (f"theirs/file {USER} 600\ntheirs/second {USER} = theirs/file", "theirs/second"),
+        (f"ours/open 0 644\ntheirs/link {USER} -> TOP/ours/open", "theirs/link"),
+        (f"ours/sticky/file {USER} 600\nours/sticky/link {USER} -> file", "ours/sticky/link"),
     ],
 )
 def test_a_user_follows_what_the_user_may_read(top: pathlib.Path, tree: str, path: str) -> None:
-    make(top, HOME)
+    make(top, TREE)
     make(top, tree)
 
     assert read(top / path, WHO)
@@ -148,38 +151,38 @@ def test_a_user_follows_what_the_user_may_read(top: pathlib.Path, tree: str, pat
 @pytest.mark.parametrize(
     "tree",
     [
-        f"root/open 0 666\nroot/sticky/log {OTHER} -> ../open",  # fs.protected_symlinks
-        f"root/sticky/log {OTHER} 666",  # fs.protected_regular
+        f"ours/open 0 666\nours/sticky/log {OTHER} -> ../open",  # fs.protected_symlinks
+        f"ours/sticky/log {OTHER} 666",  # fs.protected_regular
     ],
 )
 def test_what_another_user_has_planted_is_no_log_file(top: pathlib.Path, tree: str) -> None:
-    make(top, HOME)
+    make(top, TREE)
     make(top, tree)
 
     for who in (files.OWN, WHO):
         with pytest.raises(PermissionError):
-            os.close(files.log(f"{top}/root/sticky/log", who))
+            os.close(files.log(f"{top}/ours/sticky/log", who))
 
 
 def test_links_in_proc_are_for_who_may_have_written_them(top: pathlib.Path) -> None:
-    make(top, HOME + "out 0 666\n")
+    make(top, TREE + "out 0 666\n")
     with contextlib.ExitStack() as held:
         fd = held.enter_context((top / "out").open()).fileno()
-        make(top, f"home/out {USER} -> /proc/self/fd/{fd}\nroot/out 0 -> /proc/self/fd/{fd}")
-        held.callback(os.close, files.log(f"{top}/root/out", WHO))
+        make(top, f"theirs/out {USER} -> /proc/self/fd/{fd}\nours/out 0 -> /proc/self/fd/{fd}")
+        held.callback(os.close, files.log(f"{top}/ours/out", WHO))
         os.unlink(top / "out")  # its name is not what leads there
-        held.callback(os.close, files.log(f"{top}/root/out", WHO))
+        held.callback(os.close, files.log(f"{top}/ours/out", WHO))
         with pytest.raises(paths.UntrustedError):
-            files.log(f"{top}/home/out", WHO)
+            files.log(f"{top}/theirs/out", WHO)
 
 
 def test_a_device_that_is_to_be_read_is_not_opened(top: pathlib.Path) -> None:
-    make(top, HOME)
-    make(top, f"home/link {USER} -> /dev/ptmx")  # each time it is opened there is one terminal more
+    make(top, TREE)
+    make(top, f"theirs/link {USER} -> /dev/ptmx")  # each time it is opened there is one terminal more
     before = len(os.listdir("/dev/pts"))
 
     with pytest.raises(OSError, match="not a regular file"):
-        files.regular(f"{top}/home/link", WHO)
+        files.regular(f"{top}/theirs/link", WHO)
     assert len(os.listdir("/dev/pts")) == before
 
 
@@ -225,19 +228,19 @@ def test_a_directory_that_is_mounted_to_be_read_only(top: pathlib.Path) -> None:
 
 
 def test_a_runtime_directory_behind_a_link_of_another(top: pathlib.Path) -> None:
-    make(top, HOME)
-    make(top, f"home/in {USER} -> ../root")
+    make(top, TREE)
+    make(top, f"theirs/in {USER} -> ../ours")
 
     with pytest.raises(paths.UntrustedError):
-        runtimedir.open_(f"{top}/home/in/run")
-    assert not (top / "root/run").exists()
-    os.close(runtimedir.open_(f"{top}/root/run"))
-    assert (top / "root/run").is_dir()
+        runtimedir.open_(f"{top}/theirs/in/run")
+    assert not (top / "ours/run").exists()
+    os.close(runtimedir.open_(f"{top}/ours/run"))
+    assert (top / "ours/run").is_dir()
 
 
 def test_the_rights_of_this_process_come_back(top: pathlib.Path) -> None:
     """Whatever happens meanwhile; and no descriptor stays open."""
-    make(top, HOME)
+    make(top, TREE)
 
     def state() -> tuple[object, ...]:
         status = pathlib.Path("/proc/self/status").read_text()
@@ -245,7 +248,7 @@ def test_the_rights_of_this_process_come_back(top: pathlib.Path) -> None:
         return [line for line in status.splitlines() if line.startswith(wanted)], os.listdir("/proc/self/fd")
 
     before = state()
-    for path in ("home/none", "root/file", "root/none", "home"):
+    for path in ("theirs/none", "ours/file", "ours/none", "theirs"):
         with contextlib.suppress(OSError):
             os.close(files.regular(f"{top}/{path}", WHO))
         assert state() == before

@@ -1,6 +1,6 @@
 """What the daemon opens with root's rights: nothing that a service's user can choose by a link.
 
-`home` belongs to the user of the service, who may put anything into it. `secret` and `vault` are another's.
+`theirs` belongs to the user of the service, who may put anything into it. `secret` and `vault` are another's.
 """
 
 import os
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     """A host with a service's user on it."""
 
     folder: pathlib.Path
-    home: pathlib.Path
+    theirs: pathlib.Path
     secret: pathlib.Path
     vault: pathlib.Path
     port: int
@@ -53,21 +53,21 @@ class Place(NamedTuple):
 
     def own(self, name: str, text: str = "") -> pathlib.Path:
         """A file of the user's."""
-        path = self.home / name
+        path = self.theirs / name
         path.write_text(text)
         os.chown(path, USER, USER)
         return path
 
     def directory(self, name: str) -> pathlib.Path:
         """A directory of the user's."""
-        path = self.home / name
+        path = self.theirs / name
         path.mkdir()
         os.chown(path, USER, USER)
         return path
 
     def as_user(self, *command: str) -> None:
         """Run what the user can do, and does."""
-        subprocess.run([*become(USER), *command], cwd=self.home, check=True)
+        subprocess.run([*become(USER), *command], cwd=self.theirs, check=True)
 
     def variables(self) -> dict[str, str]:
         """What a program shows."""
@@ -84,9 +84,9 @@ def place() -> Iterator[Place]:
     peers.need("setpriv")
     with daemons.public_folder() as folder:
         found = Place(
-            folder, folder / "home", folder / "others/secret", folder / "vault", daemons.free_port()
+            folder, folder / "theirs", folder / "others/secret", folder / "vault", daemons.free_port()
         )
-        for path, user, mode in ((found.home, USER, 0o755), (found.secret.parent, OTHER, 0o755)):
+        for path, user, mode in ((found.theirs, USER, 0o755), (found.secret.parent, OTHER, 0o755)):
             path.mkdir()
             os.chown(path, user, user)
             path.chmod(mode)
@@ -109,8 +109,8 @@ def long_way(place: Place) -> None:
 
 def hard_link(place: Place) -> None:
     """As everybody may make them where fs.protected_hardlinks is 0, the kernel's default."""
-    (place.home / "env").unlink()
-    (place.home / "env").hardlink_to(place.secret)
+    (place.theirs / "env").unlink()
+    (place.theirs / "env").hardlink_to(place.secret)
 
 
 @pytest.mark.parametrize("plant", [link, long_way, hard_link])
@@ -183,7 +183,7 @@ def test_a_log_file_is_not_made_behind_a_link(place: Place, before: tuple[str, .
 
 def test_a_log_file_that_is_a_link(place: Place) -> None:
     (place.vault / "there").touch()
-    with reloads.Daemon(place.folder, place.writes(place.home / "log")) as daemon:
+    with reloads.Daemon(place.folder, place.writes(place.theirs / "log")) as daemon:
         for name in ("there", "not there"):
             place.as_user("ln", "-sf", str(place.vault / name), "log")
             assert REFUSED in problems(daemon)
@@ -194,7 +194,7 @@ def test_a_log_file_that_is_a_link(place: Place) -> None:
 
 def test_a_log_file_that_is_a_descriptor_of_the_daemon(place: Place) -> None:
     """In /proc/self/fd there are the ledgers of all services, and sockets; in /proc/self its memory."""
-    with reloads.Daemon(place.folder, place.writes(place.home / "log")) as daemon:
+    with reloads.Daemon(place.folder, place.writes(place.theirs / "log")) as daemon:
         fds = pathlib.Path(f"/proc/{daemon.process.pid}/fd")
         ledgers = [each.name for each in fds.iterdir() if "tcpdconf-ledger" in os.readlink(each)]
         assert ledgers
@@ -210,7 +210,7 @@ def test_links_to_what_the_user_may_read_are_followed(place: Place, target: str)
     (shared / "env").write_text("SHARED=1\n")
     place.own("env", "SHARED=1\n")
     place.as_user("ln", "-s", target, "link")
-    with reloads.Daemon(place.folder, place.reads(place.home / "link")):
+    with reloads.Daemon(place.folder, place.reads(place.theirs / "link")):
         assert place.variables()["SHARED"] == "1"
 
 
@@ -238,7 +238,7 @@ def test_a_log_in_a_directory_of_a_group(place: Place) -> None:
 
 
 def test_a_log_file_of_root_in_the_users_directory(place: Place) -> None:
-    log = place.home / "log"
+    log = place.theirs / "log"
     log.touch(0o600)
     with reloads.Daemon(place.folder, place.writes(log)):
         daemons.talk(place.port)
@@ -250,7 +250,7 @@ def test_a_log_file_of_root_in_the_users_directory(place: Place) -> None:
 def test_a_service_of_root_is_led_by_nobody_else(place: Place, user: str) -> None:
     place.own("env", "MINE=1\n")
     place.as_user("ln", "-s", "env", "link")
-    text = place.service(f'{ENVIRONMENT}environment_files = ["{place.home}/link"]\n', user)
+    text = place.service(f'{ENVIRONMENT}environment_files = ["{place.theirs}/link"]\n', user)
     ended = tcpdconf("run", daemons.configure(place.folder, text))
 
     assert ended.returncode == 78
@@ -266,8 +266,8 @@ def test_check_tells_beforehand(place: Place) -> None:
     link(place)
     place.as_user("ln", "-s", str(place.vault), "logs")
     settings = f"""{SPEAKS}
-        environment_files = ["/dev/null", "{place.home}/env"]
-        stderr = {{ file = "{place.home}/logs/log" }}
+        environment_files = ["/dev/null", "{place.theirs}/env"]
+        stderr = {{ file = "{place.theirs}/logs/log" }}
     """.replace('"/dev/null", ', "")
     found = tcpdconf("check", daemons.configure(place.folder, place.service(settings)))
 
@@ -276,7 +276,7 @@ def test_check_tells_beforehand(place: Place) -> None:
         ("environment_files[0]", "env", "env"),
         ("stderr.file", "logs/log", "logs"),
     ):
-        said = f"cannot open {place.home}/{path}: {REFUSED} the symbolic link {place.home}/{planted}\n"
+        said = f"cannot open {place.theirs}/{path}: {REFUSED} the symbolic link {place.theirs}/{planted}\n"
         assert f"services.test.{key}: {said}" in found.stdout
     assert found.stdout.count("hint: name the file that is meant") == 2
     assert not list(place.vault.iterdir())
@@ -300,7 +300,7 @@ def test_a_file_that_is_replaced_all_the_time(place: Place) -> None:
     command = [*become(USER), sys.executable, "-c", FLIP, str(place.secret), str(env)]
     with (
         reloads.Daemon(place.folder, place.reads(env)) as daemon,
-        subprocess.Popen(command, cwd=place.home) as flipping,
+        subprocess.Popen(command, cwd=place.theirs) as flipping,
     ):
         outcomes = set()
         try:
@@ -317,3 +317,46 @@ def test_a_file_that_is_replaced_all_the_time(place: Place) -> None:
 
         assert outcomes == {True, False}
         assert re.search(REFUSED, "\n".join(daemon.log))
+
+
+def test_a_change_behind_a_link_of_the_user_is_noticed(place: Place) -> None:
+    """Root opens nothing through such a link, to hash it, and yet sees that the file is another."""
+    env = place.own("env", "WORD=old\n")
+    place.as_user("ln", "-s", "env", "link")
+    with daemons.Daemon(place.folder, place.reads(place.theirs / "link")) as daemon:
+        assert place.variables()["WORD"] == "old"
+        env.write_text("WORD=new\n")
+        daemon.await_log("^reloaded changed=test")
+        assert place.variables()["WORD"] == "new"
+
+        place.own("other", "WORD=other\n")
+        place.as_user("ln", "-sf", "other", "link")
+        daemon.await_log("^reloaded changed=test", 2)
+        assert place.variables()["WORD"] == "other"
+
+
+def couriertcpd(place: Place, *options: str) -> subprocess.CompletedProcess[str]:
+    """The drop-in, which is refused."""
+    words = [sys.executable, "-m", "tcpdconf.couriertcpd", "-address=127.0.0.1", "-user=nobody", *options]
+    words += ["-nodnslookup", str(place.port), "/bin/true"]
+    return subprocess.run(words, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+
+def test_the_drop_in_makes_no_log_behind_a_link(place: Place) -> None:
+    place.as_user("ln", "-s", str(place.vault), "logs")
+    ended = couriertcpd(place, f"-stderr={place.theirs}/logs/log")
+
+    assert ended.returncode == 1
+    assert (
+        f"cannot open {place.theirs}/logs/log: {REFUSED} the symbolic link {place.theirs}/logs"
+        in ended.stderr
+    )
+    assert not list(place.vault.iterdir())
+
+
+def test_the_drop_in_reads_no_rules_behind_a_link(place: Place) -> None:
+    link(place)
+    ended = couriertcpd(place, f"-access={place.theirs}/env")
+
+    assert ended.returncode == 1
+    assert f"cannot open {place.theirs}/env: {REFUSED} the symbolic link {place.theirs}/env" in ended.stderr
