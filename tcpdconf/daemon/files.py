@@ -25,6 +25,7 @@ Opened = TypeVar("Opened")
 _MODE: Final = 0o660  # of a new log file, less the umask, as couriertcpd's
 _PLAIN: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _APPEND: Final = _PLAIN | os.O_WRONLY | os.O_APPEND
+_PIECE: Final = 65536  # bytes that are read at once at least
 ENTRIES: Final = 10_000  # of a directory of access files
 _TRIES: Final = 3  # to open or else create a file that others create and remove
 
@@ -118,12 +119,17 @@ def content(fd: int, most: int) -> bytes:
     Raises:
         OSError: it cannot be read, or is larger than `most` bytes.
     """
-    with os.fdopen(os.dup(fd), "rb") as file:
+    size = os.fstat(fd).st_size
+    pieces: list[bytes] = []
+    left = most + 1
+    with open(os.dup(fd), "rb", buffering=0) as file:
         file.seek(0)
-        found = file.read(most + 1) if os.fstat(fd).st_size <= most else b""
-    if len(found) > most or os.fstat(fd).st_size > most:
+        while size <= most and left and (piece := file.read(min(left, max(size, _PIECE)))):
+            pieces.append(piece)
+            left -= len(piece)
+    if size > most or not left:
         raise OSError(errno.EFBIG, f"larger than {most} bytes")
-    return found
+    return b"".join(pieces)
 
 
 def _reached(
@@ -140,7 +146,8 @@ def _reached(
             paths.follow(path, user) as end,
         ):
             return reach(end)
-    with paths.follow(path) as end:
+    # the user of this process may be the service's, which has none of its capabilities
+    with paths.follow(path, trusted={0} | ({os.geteuid()} - {user})) as end:
         return reach(end)
 
 

@@ -14,7 +14,7 @@ from tcpdconf.daemon import assignment, channel, environment, files, log, resolv
 from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
 READ: Final = ("access", "environment", "zone")
-_LARGEST_ACCESS: Final = 1 << 28  # bytes of a file: ten times a database of a million networks
+_LARGEST_ACCESS: Final = 1 << 28  # bytes of all files of a source: ten times a million networks
 _LARGEST_ZONE: Final = 4096
 
 
@@ -68,12 +68,15 @@ class Material:
             AccessFileError: one cannot be read, or is too large.
         """
         found = []
+        left = _LARGEST_ACCESS
         for role, fd in self._files:
             if role.kind == "access" and role.place == index:
                 try:
-                    found.append((role.path, files.content(fd, _LARGEST_ACCESS)))
+                    content = files.content(fd, left)
                 except OSError as error:
                     raise accessfile.AccessFileError(role.path, "", str(error.strerror)) from None
+                found.append((role.path, content))
+                left -= len(content)
         return found
 
     def base(self) -> dict[str, str]:

@@ -4,18 +4,20 @@ Each entry is held open (O_PATH) while it is looked at, and what is opened at la
 others change the path meanwhile makes no difference.
 
 There are two ways. With a user's rights for files every symbolic link may be followed, since that user could
-do it as well. With more rights a link is followed only where nobody but root and this process's user can have
-made it. After an entry that others may have put there neither a link nor `..` may come, and the file at the
+do it as well. With more rights a link is followed only where nobody but trusted users can have made it.
+After an entry that others may have put there neither a link nor `..` may come, and the file at the
 end must be a regular one that has no other name.
 """
 
 import contextlib
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
+_ROOT: Final = frozenset({0})
 _LINKS: Final = 40  # followed in one path, as the kernel does
 _PROC_ROOT: Final = 1  # inode of the top of /proc; below it are links that are more than their text (proc(5))
 _ENTRY: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,14 +68,16 @@ class End(NamedTuple):
 
 
 @contextlib.contextmanager
-def follow(path: str, user: int | None = None) -> Iterator[End]:
+def follow(path: str, user: int | None = None, trusted: Collection[int] = _ROOT) -> Iterator[End]:
     """Follow a path: with the rights for files of `user`, which this process has, or else with its own.
+
+    In the second case others are all users that are not `trusted`.
 
     Raises:
         UntrustedError: it leads through what others may have put there.
         OSError: it cannot be followed, or what is done with its end fails; `filename` is the path.
     """
-    walk = _Walk(path, user)
+    walk = _Walk(path, user, trusted)
     try:
         yield walk.end()
     except OSError as error:
@@ -84,21 +88,22 @@ def follow(path: str, user: int | None = None) -> Iterator[End]:
 
 
 class _Walk:
-    """A path on its way. `_at` is the directory in which the next entry is looked up."""
+    """A path on its way. `_at` is the directory in which the next entry is looked up, `_here` its status."""
 
-    def __init__(self, path: str, user: int | None) -> None:
+    def __init__(self, path: str, user: int | None, trusted: Collection[int]) -> None:
         self._wary = user is None
         self._user = os.geteuid() if user is None else user
-        self._proc = os.stat("/proc").st_dev
-        self._held = contextlib.ExitStack()
-        self._at = self._hold(os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_CLOEXEC))
+        self._trusted = trusted
+        self._held: list[int] = []
         self._ahead = _parts(path)
         self._loose = False
         self._links = 0
+        self._enter("/" if path.startswith("/") else ".")
 
     def close(self) -> None:
         """Let go of every entry."""
-        self._held.close()
+        while self._held:
+            os.close(self._held.pop())
 
     def end(self) -> End:
         """Follow it to the end."""
@@ -113,7 +118,11 @@ class _Walk:
     def _up(self) -> None:
         if self._loose:
             raise UntrustedError(errno.EPERM, 'a ".." comes after a directory that others may replace')
-        self._at = self._hold(os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._at))
+        self._enter("..", self._at)
+
+    def _enter(self, directory: str, at: int | None = None) -> None:
+        self._at = self._hold(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at))
+        self._here = os.fstat(self._at)
 
     def _step(self, name: str) -> End | None:
         """Look one name up; None when it leads on."""
@@ -123,17 +132,17 @@ class _Walk:
             if self._ahead:
                 raise
             return End(self._at, name, None, self._loose, planted=False)
-        here, entry = os.fstat(self._at), os.fstat(fd)
+        here, entry = self._here, os.fstat(fd)
         planted = here.st_mode & _SHARED == _SHARED and entry.st_uid not in {here.st_uid, self._user}
         if self._wary and not self._is_firm(here, entry):
             self._loose = True
         if stat.S_ISLNK(entry.st_mode):
             return self._link(name, fd, here, planted=planted)
         if not self._ahead:
-            if entry.st_dev == self._proc and not self._wary:  # in it this process may do more than its user
+            if entry.st_dev == _proc() and not self._wary:  # in it this process may do more than its user
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return End(self._at, name, fd, self._loose, planted)
-        self._at = fd
+        self._at, self._here = fd, entry
         return None
 
     def _look_up(self, name: str) -> int:
@@ -144,9 +153,8 @@ class _Walk:
         return self._hold(os.open(name, _ENTRY, dir_fd=self._at))
 
     def _is_firm(self, here: os.stat_result, entry: os.stat_result) -> bool:
-        """Whether nobody but root and this process's user can have put the entry into this directory."""
-        trusted = {0, self._user}
-        if here.st_uid not in trusted:
+        """Whether only trusted users can have put the entry into this directory."""
+        if here.st_uid not in self._trusted:
             return False
         if not here.st_mode & _WRITABLE:
             return True
@@ -154,7 +162,7 @@ class _Walk:
             return True
         # in a directory like /tmp others make entries of their own, or give another name to a file
         single = stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1
-        return bool(here.st_mode & stat.S_ISVTX) and entry.st_uid in trusted and single
+        return bool(here.st_mode & stat.S_ISVTX) and entry.st_uid in self._trusted and single
 
     def _link(self, name: str, fd: int, here: os.stat_result, *, planted: bool) -> End | None:
         """Follow a symbolic link by its text; None when that leads on."""
@@ -163,13 +171,13 @@ class _Walk:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if self._loose:
             raise UntrustedError(errno.EPERM, f"others may replace the symbolic link {_shown(fd, name)}")
-        if here.st_dev == self._proc and here.st_ino != _PROC_ROOT:
+        if here.st_dev == _proc() and here.st_ino != _PROC_ROOT:
             return self._magic(name)
         if planted:  # fs.protected_symlinks of proc(5)
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         target = os.readlink("", dir_fd=fd)
         if target.startswith("/"):
-            self._at = self._hold(os.open("/", os.O_PATH | os.O_CLOEXEC))
+            self._enter("/")
         self._ahead += _parts(target)
         return None
 
@@ -180,12 +188,18 @@ class _Walk:
         fd = self._hold(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._at))
         if not self._ahead:
             return End(self._at, name, fd, loose=False, planted=False)
-        self._at, self._loose = fd, True  # nobody knows what leads there
+        self._at, self._here, self._loose = fd, os.fstat(fd), True  # nobody knows what leads there
         return None
 
     def _hold(self, fd: int) -> int:
-        self._held.callback(os.close, fd)
+        self._held.append(fd)
         return fd
+
+
+@functools.cache
+def _proc() -> int:
+    """The device of /proc."""
+    return os.stat("/proc").st_dev
 
 
 def _parts(path: str) -> list[str]:

@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.config import sources
 from tcpdconf.daemon import files, paths
@@ -177,27 +177,30 @@ def _names(directory: str, counts: Callable[[str], bool]) -> list[str]:
 
 def _content(path: str) -> tuple[str, bool]:
     """The hash of a file, or what it is instead; whether it is open for writing."""
-    if os.path.isdir(path):
-        return _listing(path, files.counts), False
     try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return _listing(path, files.counts), False
         fd = files.regular(path)
     except paths.UntrustedError:
         return str(_status(path)), False
     except OSError as error:
         return "missing" if error.errno in _GONE else f"error {error.errno}", False
-    with open(fd, "rb") as file:
-        try:
-            return _hash(file), _is_being_written(fd)
-        except OSError as error:
-            return f"error {error.errno}", False
+    try:
+        return _hash(fd), _is_being_written(fd)
+    except OSError as error:
+        return f"error {error.errno}", False
+    finally:
+        os.close(fd)
 
 
-def _hash(file: BinaryIO) -> str:
+def _hash(fd: int) -> str:
     """The hash of a file; of a large one, which may be endless, its signature."""
-    content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        return str(files.signature(file.fileno()))
-    return hashlib.blake2b(content).hexdigest()
+    try:
+        return hashlib.blake2b(files.content(fd, _LARGEST)).hexdigest()
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return str(files.signature(fd))
 
 
 def _listing(directory: str, counts: Callable[[str], bool]) -> str:

@@ -12,7 +12,7 @@ import daemons
 import pytest
 import reloads
 
-MEMORY = 300 << 20  # bytes that no process of the daemon may exceed
+MEMORY = 200 << 20  # bytes that no process of the daemon may exceed
 SOON = 15.0  # seconds in which a daemon that starts or reloads has said what is wrong
 TEXT = 'program = ["/bin/echo", "served"]'
 

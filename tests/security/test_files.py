@@ -136,6 +136,21 @@ def problems(daemon: reloads.Daemon) -> str:
     return "\n".join(str(problem["message"]) for problem in answer["problems"])
 
 
+def test_a_service_of_the_supervisors_user_does_not_get_its_capabilities(place: Place) -> None:
+    """That user's directories are not the supervisor's alone."""
+    for path in (place.folder, place.theirs):
+        os.chown(path, DAEMON, DAEMON)
+    env = place.own("env", "MINE=1\n")
+    text = place.service(f'{ENVIRONMENT}environment_files = ["{env}"]\n', "")
+    with reloads.Daemon(place.folder, text, before=CAPABLE) as daemon:
+        env.unlink()
+        env.symlink_to(place.secret)
+        os.chown(env, DAEMON, DAEMON, follow_symlinks=False)
+        assert REFUSED in problems(daemon)
+
+        assert "SECRET" not in place.variables()
+
+
 def test_a_directory_on_the_way_that_becomes_a_link(place: Place) -> None:
     place.directory("etc")
     env = place.own("etc/secret", "MINE=1\n")
