@@ -56,7 +56,7 @@ def check(given: argparse.Namespace) -> int:
     loaded: load.Loaded | None = None
     lists = ""
     try:
-        loaded = load.load(given.directory, dict(given.replace))
+        loaded = load.load(given.directory, dict(given.replace), further=checking.files)
         found = [*loaded.warnings, *checking.rules(loaded)]
         if given.probe:
             tried, lists = checking.probe(loaded, found)

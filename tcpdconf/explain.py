@@ -48,7 +48,8 @@ def explain(
     """
     given = handover.Handover()
     try:
-        given.open(loaded.config.services[request.service], loaded.config.dns_chains)
+        service = loaded.config.services[request.service]
+        given.open(service, host.identity(service), loaded.config.dns_chains)
         if given.failures:
             raise _problems(loaded, request, given.failures)
         task = assignment.Assignment(request.service, loaded.config, daemon, tuple(given.roles))
@@ -96,6 +97,8 @@ def _say(
     identity = host.identity(loaded.config.services[request.service])
     if privileges.may_become(identity):
         privileges.become(identity)
+    else:
+        privileges.give_up_capabilities()
     log.set_level("error")  # what a test of a list shows is told as a step
     try:
         found: dict[str, Any] = explanation.data(rehearsal.rehearse(loaded, request, files, live))

@@ -38,6 +38,7 @@ Code = Literal[
     "unknown-service",
     "unknown-user",
     "unreadable",
+    "untrusted-path",
     "wrong-environment-file",
     "wrong-place",
     "wrong-replacement",
@@ -107,7 +108,8 @@ CODES: Final[dict[Code, Entry]] = {
         "conf.d/smtp.toml:3:17: is not UTF-8: byte 0xe4",
     ),
     "missing-file": Entry(
-        "A file or directory that the service needs is not there, or may not be read by who checks.",
+        "A file or directory that the service needs is not there, is something else, or may not be read by"
+        " who checks.",
         "Create it, correct its path, or check as root.",
         "conf.d/smtp.toml:5:8: services.smtp.access[0].file: cannot read /nowhere/smtpaccess: No such"
         " file or directory",
@@ -225,8 +227,18 @@ CODES: Final[dict[Code, Entry]] = {
         "Correct its path or its mode, or check as root.",
         "conf.d/smtp.toml: cannot read: Is a directory",
     ),
+    "untrusted-path": Entry(
+        "The service's user may not open a file, and its path leads through a symbolic link that others than"
+        " root may replace, or to a file that others may replace and that has more than one hard link. With"
+        " such a link they could have the daemon open any file of the host with its rights.",
+        "Name the file that is meant, let the service's user open it, or let only root write to the"
+        " directory that has the link.",
+        "conf.d/smtp.toml:5:22: services.smtp.environment_files[0].path: cannot open /srv/mail/env: others"
+        " may replace the symbolic link /srv/mail/env",
+    ),
     "wrong-environment-file": Entry(
-        "A line of an environment file assigns nothing, or the file is not UTF-8.",
+        "A line of an environment file assigns nothing or is not UTF-8, or the file is no regular file or"
+        " too large.",
         "Correct the line; a file that is a shell script needs `shell = true`.",
         "conf.d/smtp.toml:4:22: services.smtp.environment_files[0].path: /etc/default/env:2: must be"
         " NAME=VALUE or a comment",

@@ -9,8 +9,20 @@ expanded. Unlike systemd, which skips what it does not understand, a line that a
 import re
 from typing import Final
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK: Final = " \t\r"
+_COMMENT: Final = rf"[{_BLANK}]*+(?:[#;][^\n]*+)?"
+_COMMENTS: Final = re.compile(rf"(?:{_COMMENT}\n)*+(?:{_COMMENT}\Z)?+")
+_NAME: Final = re.compile(rf"[{_BLANK}]*+([A-Za-z_][A-Za-z0-9_]*+)[{_BLANK}]*+=[{_BLANK}]*+")
+# values as they are written, without their quotes
+_BARE: Final = re.compile(r"(?:[^\\\n]++|\\.)*+\\?+", re.DOTALL)
+_QUOTED: Final = {
+    "'": re.compile(r"[^']*+"),
+    '"': re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL),
+}
+_REST: Final = re.compile(rf"[{_BLANK}]*+(?:\n|\Z)")
+# what a backslash takes away, and what it leaves
+_ESCAPED: Final = re.compile(r"\\(?:\n|(.))", re.DOTALL)
+_ESCAPED_IN_QUOTES: Final = re.compile(r'\\(?:\n|(["\\`$]))')
 
 
 class EnvironmentFileError(ValueError):
@@ -21,79 +33,69 @@ class EnvironmentFileError(ValueError):
         self.line = line
 
 
-def parse(text: str) -> dict[str, str]:
+def read(content: bytes) -> dict[str, str]:
     """The variables of a file, in order; the last assignment of a name counts.
+
+    Raises:
+        EnvironmentFileError: a line is not UTF-8, or neither NAME=VALUE nor a comment.
+    """
+    try:
+        return parse(content.decode())
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise EnvironmentFileError(number, f"is not UTF-8: byte 0x{content[error.start]:02x}") from None
+
+
+def parse(text: str) -> dict[str, str]:
+    """The variables of a text. The time that it takes grows as the text does.
 
     Raises:
         EnvironmentFileError: a line is neither NAME=VALUE nor a comment.
     """
     found: dict[str, str] = {}
-    position, end = 0, len(text)
-    while position < end:
-        start = position
-        position = _line_end(text, position)
-        line = text[start:position].strip(_BLANK)
-        position += 1
-        if not line or line[0] in "#;":
-            continue
-        number = text.count("\n", 0, start) + 1
-        name, equals, _ = line.partition("=")
-        name = name.strip(_BLANK)
-        if not equals or not _NAME.fullmatch(name):
-            raise EnvironmentFileError(number, "must be NAME=VALUE or a comment")
-        value, position = _value(text, text.index("=", start) + 1, number)
+    position = _end(_COMMENTS, text, 0)
+    while position < len(text):
+        name = _NAME.match(text, position)
+        if name is None:
+            raise _wrong(text, position, "must be NAME=VALUE or a comment")
+        quote = text[name.end() : name.end() + 1]
+        value, end = _quoted(text, name, quote) if quote in _QUOTED else _bare(text, name.end())
         if "\0" in value:
-            raise EnvironmentFileError(number, "must not contain a NUL character")
-        found[name] = value
+            raise _wrong(text, position, "must not contain a NUL character")
+        found[name[1]] = value
+        position = _end(_COMMENTS, text, end)
     return found
 
 
-def _line_end(text: str, position: int) -> int:
-    end = text.find("\n", position)
-    return len(text) if end < 0 else end
-
-
-def _value(text: str, position: int, number: int) -> tuple[str, int]:
-    """A value from just after its `=`, and where the next line begins."""
-    while text[position : position + 1] and text[position] in _BLANK:
-        position += 1
-    quote = text[position : position + 1]
-    if quote and quote in "'\"":
-        value, position = _quoted(text, position + 1, quote, number)
-        end = _line_end(text, position)
-        if text[position:end].strip(_BLANK):
-            raise EnvironmentFileError(number, "nothing may follow the closing quote")
-        return value, end + 1
-    return _bare(text, position)
-
-
-def _quoted(text: str, position: int, quote: str, number: int) -> tuple[str, int]:
-    value = ""
-    while position < len(text):
-        character = text[position]
-        if character == quote:
-            return value, position + 1
-        if character == "\\" and quote == '"' and position + 1 < len(text):
-            position += 1
-            following = text[position]
-            if following not in '"\\`$\n':
-                value += "\\"
-            character = "" if following == "\n" else following
-        value += character
-        position += 1
-    raise EnvironmentFileError(number, f"the value's {quote} is not closed")
-
-
 def _bare(text: str, position: int) -> tuple[str, int]:
-    value, kept = "", 0  # up to `kept`, the end is no blank that may be cut off
-    while position < len(text) and text[position] != "\n":
-        character = text[position]
-        if character == "\\" and position + 1 < len(text):
-            position += 1
-            character = "" if text[position] == "\n" else text[position]
-            value += character
-            kept = len(value)
-        else:
-            value += character
-        position += 1
-    return value[:kept] + value[kept:].rstrip(_BLANK), position + 1
+    """A value without quotes, and where the next line begins."""
+    end = _end(_BARE, text, position)
+    written = text[position:end]
+    value = written.rstrip(_BLANK)
+    if (len(value) - len(value.rstrip("\\"))) % 2:  # a blank that is escaped belongs to it
+        value = written[: len(value) + 1]
+    return _ESCAPED.sub(r"\1", value), end + 1
+
+
+def _quoted(text: str, name: re.Match[str], quote: str) -> tuple[str, int]:
+    """A value in quotes, and where the next line begins."""
+    begin = name.end() + 1
+    end = _end(_QUOTED[quote], text, begin)
+    if text[end : end + 1] != quote:
+        raise _wrong(text, name.start(), f"the value's {quote} is not closed")
+    rest = _REST.match(text, end + 1)
+    if rest is None:
+        raise _wrong(text, name.start(), "nothing may follow the closing quote")
+    value = text[begin:end]
+    return value if quote == "'" else _ESCAPED_IN_QUOTES.sub(r"\1", value), rest.end()
+
+
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    """Where a match that may be empty ends."""
+    found = pattern.match(text, position)
+    assert found is not None  # noqa: S101 (it may be empty)
+    return found.end()
+
+
+def _wrong(text: str, position: int, what: str) -> EnvironmentFileError:
+    return EnvironmentFileError(text.count("\n", 0, position) + 1, what)

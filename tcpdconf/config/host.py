@@ -1,6 +1,6 @@
 """What a configuration means on this host: users, port names, files, addresses that collide.
 
-Nothing is opened but environment files, no socket is made, no program started.
+Nothing is opened, no socket is made, no program started.
 """
 
 import grp
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tcpdconf.config import codes, collisions, envfile, model, positions, problems, tables
+from tcpdconf.config import codes, collisions, model, positions, problems, tables
 
 if TYPE_CHECKING:
     from tcpdconf.config import load
@@ -176,31 +176,21 @@ def _files(
         where = (*key, "environment_files", index, "path")
         if reason := _unreadable(file.path, directory=False):
             yield loaded.problem(where, f"cannot read {file.path}: {reason}", "missing-file")
-        elif not file.shell and (wrong := _unparsable(file)):
-            yield loaded.problem(where, wrong, "wrong-environment-file")
 
 
 def _unreadable(path: str, *, directory: bool) -> str | None:
     """Why a file cannot be read by who asks; None when it can."""
     try:
-        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except OSError as error:
         return error.strerror
+    is_directory = stat.S_ISDIR(mode)
     if is_directory and not directory:
         return "Is a directory"
-    return None if os.access(path, os.R_OK | (os.X_OK if is_directory else 0)) else "Permission denied"
-
-
-def _unparsable(file: tables.EnvironmentFile) -> str | None:
-    try:
-        envfile.parse(Path(file.path).read_text(encoding="utf-8"))
-    except envfile.EnvironmentFileError as error:
-        return f"{file.path}:{error.line}: {error}"
-    except UnicodeDecodeError:
-        return f"{file.path} is not UTF-8"
-    except OSError as error:
-        return f"cannot read {file.path}: {error.strerror}"
-    return None
+    if not (is_directory or stat.S_ISREG(mode)):
+        return "Not a regular file"
+    wanted = os.R_OK | (os.X_OK if is_directory else 0)
+    return None if os.access(path, wanted, effective_ids=True) else "Permission denied"
 
 
 def _program(

@@ -5,7 +5,7 @@ only the host knows. Positions are computed when something is asked about them.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -96,11 +96,18 @@ class LoadError(problems.ConfigError):
         self.signatures = signatures
 
 
-def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_serve: bool = True) -> Loaded:
+def load(
+    directory: str | Path,
+    replace: Mapping[str, str] = _NOTHING,
+    *,
+    to_serve: bool = True,
+    further: Callable[[Loaded, Services], Iterable[problems.Problem]] | None = None,
+) -> Loaded:
     """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
 
     Unless it is `to_serve`, what matters to a host that serves it is left out: its users, ports and files,
-    and whether any service is enabled.
+    and whether any service is enabled. `further` finds more problems in the services, some of which may lack
+    what is wrong.
 
     Raises:
         LoadError: with all problems of all files.
@@ -129,6 +136,8 @@ def load(directory: str | Path, replace: Mapping[str, str] = _NOTHING, *, to_ser
         if not (seen.errors() or loaded.config.enabled() or loaded.config.daemon.allow_empty):
             text, hint = "has no enabled service", "daemon.allow_empty = true allows that"
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
+    if further is not None:
+        seen.add(further(loaded, {**services, **rest}))
     ordered = _ordered(seen, found.order)
     if seen.errors():
         raise LoadError(ordered, loaded.config, found.signatures)

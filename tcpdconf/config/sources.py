@@ -3,6 +3,7 @@
 This is the only module of `config` that reads configuration files. It judges TOML, not what the TOML says.
 """
 
+import errno
 import os
 import re
 import stat
@@ -153,18 +154,28 @@ def signature(status: os.stat_result) -> Signature:
 def _read(found: Found, path: str, most: int, *, piped: bool) -> "_Content | None":
     """Read a file, one byte more than `most` at most; nothing of one whose size says enough."""
     try:
-        status = os.stat(path)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or piped):
-            raise OSError(0, "Not a regular file")  # noqa: TRY301 (told like the others)
-        found.signatures[path] = signature(status)
-        if status.st_size > most and stat.S_ISREG(status.st_mode):
-            return _Content(b"", status.st_size)
-        with open(path, "rb") as file:  # reading says it well of a directory
+        with open(_opened(path, piped=piped), "rb") as file:
+            status = os.fstat(file.fileno())
+            found.signatures[path] = signature(status)
+            if status.st_size > most and stat.S_ISREG(status.st_mode):
+                return _Content(b"", status.st_size)
             content = file.read(most + 1)
             return _Content(content, len(content))
     except OSError as error:
         found.problems.append(_whole(path, f"cannot read: {error.strerror}", "unreadable"))
         return None
+
+
+def _opened(path: str, *, piped: bool) -> int:
+    """Open a file. A FIFO that lies in the directory would block forever; a candidate may be a pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if piped else os.O_NONBLOCK))
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or (piped and (stat.S_ISFIFO(mode) or os.isatty(fd))):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(0, "Not a regular file")
 
 
 class _Content(NamedTuple):

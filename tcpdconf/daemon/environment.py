@@ -5,9 +5,10 @@ import subprocess
 from typing import Final
 
 from tcpdconf.config import envfile, tables
+from tcpdconf.daemon import files
 from tcpdconf.policy import environ
 
-_LARGEST: Final = 1 << 20  # bytes of a file
+LARGEST: Final = 1 << 20  # bytes of a file
 _SECONDS: Final = 10.0  # that a shell file may take
 _WHOLE: Final = "TCPDCONF_WHOLE"  # the last variable that is printed: all of them were
 _OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_", _WHOLE})
@@ -27,18 +28,14 @@ def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[
     else.
 
     Raises:
-        EnvironmentFileError: what is wrong with it, and where.
+        EnvironmentFileError: it cannot be read, or gives no environment.
+        envfile.EnvironmentFileError: a line is wrong.
     """
-    with os.fdopen(os.dup(fd), "rb") as opened:
-        content = opened.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise EnvironmentFileError(f"larger than {_LARGEST} bytes")
-    if file.shell:
-        return _source(content, before)
     try:
-        return before | envfile.parse(environ.decoded(content))
-    except ValueError as error:
-        raise EnvironmentFileError(str(error)) from None
+        content = files.content(fd, LARGEST)
+    except OSError as error:
+        raise EnvironmentFileError(error.strerror) from None
+    return _source(content, before) if file.shell else before | envfile.read(content)
 
 
 def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:

@@ -3,8 +3,8 @@
 import os
 from typing import Final
 
-from tcpdconf.config import model, sources, tables
-from tcpdconf.daemon import assignment, files
+from tcpdconf.config import host, model, sources, tables
+from tcpdconf.daemon import assignment, files, paths
 from tcpdconf.policy import dnschain
 
 _READ: Final = ("access", "environment", "zone")
@@ -17,6 +17,7 @@ class Handover:
         self.roles: list[assignment.Role] = []
         self.fds: list[int] = []
         self.failures: list[assignment.Failure] = []
+        self.untrusted: list[assignment.Failure] = []  # those whose paths others may have changed
         self._given: list[int] = []
 
     def lend(self, kind: assignment.Kind, fd: int, place: int = 0) -> None:
@@ -24,31 +25,39 @@ class Handover:
         self.roles.append(assignment.Role(kind, place))
         self.fds.append(fd)
 
-    def open(self, service: model.Service, chains: dnschain.Chains) -> None:
+    def open(self, service: model.ServiceSettings, who: host.Identity, chains: dnschain.Chains) -> None:
         """Add the files that the service reads; `failures` takes those that cannot be opened."""
         for index, source in enumerate(service.access):
             try:
-                for path, fd in files.access(source):
+                for path, fd in files.access(source, who):
                     self._give("access", index, path, fd)
             except OSError as error:
                 self._fail(("access", index, "file"), error)
         for index, file in enumerate(service.environment_files):
             try:
-                self._give("environment", index, file.path, files.regular(file.path))
+                self._give("environment", index, file.path, files.regular(file.path, who))
             except OSError as error:
                 self._fail(("environment_files", index), error)
         for path in dnschain.zone_files(service, chains):
             try:
-                self._give("zone", 0, path, files.regular(path))
+                self._give("zone", 0, path, files.regular(path, who))
             except OSError as error:
                 self._fail(("dns_lists",), error)
 
-    def open_log(self, service: model.Service) -> None:
+    def judge_log(self, service: model.ServiceSettings, who: host.Identity) -> None:
+        """Find out whether `open_log` could do its work, without doing it."""
+        if isinstance(service.stderr, tables.StderrFile):
+            try:
+                files.judge_log(service.stderr.file, who)
+            except OSError as error:
+                self._fail(("stderr", "file"), error)
+
+    def open_log(self, service: model.Service, who: host.Identity) -> None:
         """Add the file that the service's programs write to, when there is one."""
         if isinstance(service.stderr, tables.StderrFile):
             path = service.stderr.file
             try:
-                self._give("stderr", 0, path, files.log(path))
+                self._give("stderr", 0, path, files.log(path, who))
             except OSError as error:
                 self._fail(("stderr", "file"), error)
 
@@ -71,3 +80,5 @@ class Handover:
     def _fail(self, key: tuple[str | int, ...], error: OSError) -> None:
         text = f"cannot open {error.filename}: {error.strerror}"
         self.failures.append(assignment.Failure(key, text))
+        if isinstance(error, paths.UntrustedError):
+            self.untrusted.append(self.failures[-1])

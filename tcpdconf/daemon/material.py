@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from tcpdconf.config import model, tables
-from tcpdconf.daemon import assignment, channel, environment, log, resolvconf, resolvfile
+from tcpdconf.config import envfile, model, tables
+from tcpdconf.daemon import assignment, channel, environment, files, log, resolvconf, resolvfile
 from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
 READ: Final = ("access", "environment", "zone")
+_LARGEST_ACCESS: Final = 1 << 28  # bytes of all files of a source: ten times a million networks
+_LARGEST_ZONE: Final = 4096
 
 
 Origin = tuple[int, str, tuple[assignment.Role, ...]]
@@ -63,13 +65,19 @@ class Material:
         """Path and content of each file of one access source.
 
         Raises:
-            OSError: one cannot be read.
+            AccessFileError: one cannot be read, or is too large.
         """
-        return [
-            (role.path, _content(fd))
-            for role, fd in self._files
-            if role.kind == "access" and role.place == index
-        ]
+        found = []
+        left = _LARGEST_ACCESS
+        for role, fd in self._files:
+            if role.kind == "access" and role.place == index:
+                try:
+                    content = files.content(fd, left)
+                except OSError as error:
+                    raise accessfile.AccessFileError(role.path, "", str(error.strerror)) from None
+                found.append((role.path, content))
+                left -= len(content)
+        return found
 
     def base(self) -> dict[str, str]:
         """The environment of every program."""
@@ -112,7 +120,7 @@ class Material:
                 table = accessfile.read(self.access(index), source)
         except access.DuplicateRuleError as error:
             self._fail(("access", index, "rules", error.index), str(error))
-        except (accessfile.AccessFileError, OSError) as error:
+        except accessfile.AccessFileError as error:
             self._fail(("access", index, "file"), f"cannot load access rules: {error}")
         if table.dead:
             some = ", ".join(table.dead[:3])
@@ -122,19 +130,17 @@ class Material:
     def _variables(self, role: assignment.Role, fd: int, before: dict[str, str]) -> dict[str, str]:
         try:
             return environment.read(self._service.environment_files[role.place], fd, before)
+        except envfile.EnvironmentFileError as error:
+            self._fail(("environment_files", role.place), f"{role.path}:{error.line}: {error}")
         except (environment.EnvironmentFileError, OSError) as error:
             self._fail(("environment_files", role.place), f"cannot read {role.path}: {error}")
-            return before
+        return before
 
     def _zone(self, role: assignment.Role, fd: int) -> str | None:
         try:
-            return dnschain.zone(_content(fd))
-        except (ValueError, OSError) as error:
+            return dnschain.zone(files.content(fd, _LARGEST_ZONE))
+        except ValueError as error:
             self._fail(("dns_lists",), f"cannot use {role.path}: {error}")
-            return None
-
-
-def _content(fd: int) -> bytes:
-    with os.fdopen(os.dup(fd), "rb") as file:
-        file.seek(0)
-        return file.read()
+        except OSError as error:
+            self._fail(("dns_lists",), f"cannot use {role.path}: {error.strerror}")
+        return None

@@ -23,7 +23,7 @@ class File:
         """What it holds now."""
         self._mark = self._look()  # before it is read: what is written meanwhile is then noticed
         try:
-            with open(self._path, encoding="utf-8", errors="replace") as file:
+            with open(self._path, encoding="utf-8", errors="replace", opener=_open) as file:
                 return file.read(_LONGEST)
         except OSError:
             return ""
@@ -39,3 +39,8 @@ class File:
             return sources.signature(os.stat(self._path))
         except OSError:
             return ()
+
+
+def _open(path: str, flags: int) -> int:
+    """Open without waiting, whatever is there."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

@@ -4,6 +4,8 @@ import contextlib
 import os
 from typing import Final
 
+from tcpdconf.daemon import paths
+
 SOCKET: Final = "control.sock"
 
 
@@ -24,12 +26,22 @@ def find(argument: str | None = None) -> str | None:
 def open_(directory: str) -> int:
     """The directory's descriptor; it is created where only itself is missing.
 
+    Root follows no symbolic link that others may replace.
+
     Raises:
         OSError: it cannot be created or opened.
     """
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(directory, 0o755 if os.geteuid() == 0 else 0o700)
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if os.geteuid() != 0:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        return os.open(directory, flags)
+    with paths.follow(directory) as end:
+        if end.fd is not None:
+            return end.open(flags)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(end.name, 0o755, dir_fd=end.directory)
+        return os.open(end.name, flags | os.O_NOFOLLOW, dir_fd=end.directory)
 
 
 def address(directory: int, name: str = SOCKET) -> str:

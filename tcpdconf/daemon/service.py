@@ -13,12 +13,14 @@ from tcpdconf.config import host, model, sources
 from tcpdconf.daemon import (
     assignment,
     child,
+    files,
     handover,
     ledger,
     liststatus,
     log,
     logger,
     loop,
+    privileges,
     procfs,
     relay,
     remote,
@@ -162,12 +164,16 @@ class Service:
     def try_out(self, config: model.Config) -> None:
         """Let a worker say only whether the service could be served, as `tried`.
 
+        It has the service's rights if this process may take them on, or else those of this process's user.
+
         Raises:
             CannotPrepareError: what it needs cannot be had.
         """
         setup = self._setup(config, ())
+        if not privileges.may_become(setup.process.identity):
+            setup = setup._replace(process=setup.process._replace(identity=files.OWN))
         given = handover.Handover()
-        given.open(config.services[self.name], config.dns_chains)
+        given.open(config.services[self.name], setup.process.identity, config.dns_chains)
         try:
             if given.failures:
                 raise CannotPrepareError(given.failures)
@@ -285,8 +291,8 @@ class Service:
         if setup.logger is not None:
             given.lend("stderr", setup.logger.write)
             given.lend("overflow", setup.logger.peek)
-        given.open(service, setup.config.dns_chains)
-        given.open_log(service)
+        given.open(service, setup.process.identity, setup.config.dns_chains)
+        given.open_log(service, setup.process.identity)
         self.opened = given.read()
         return given
 

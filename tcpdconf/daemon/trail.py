@@ -1,22 +1,25 @@
 """Where paths lead: the directory entries that they depend on, and the contents of the files at their ends.
 
-It reads files only to hash them. Nothing here waits: a FIFO, a file of another type or one that may not be
-read counts as content of its own.
+It reads files only to hash them, and opens them by the rule of `files`: none through a link that others than
+root may replace. Of those, and of large ones, it takes what stat(2) says. Nothing here waits: a FIFO, a file
+of another type or one that may not be read counts as content of its own.
 """
 
 import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from tcpdconf.config import sources
-from tcpdconf.daemon import files
+from tcpdconf.daemon import files, paths
 
 _LINKS: Final = 40  # followed in one path, as the kernel does (path_resolution(7))
+_LARGEST: Final = 1 << 24  # bytes of a file that is hashed
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -170,24 +173,39 @@ def _listed(wanted: Wanted) -> Iterator[str]:
 def _names(directory: str, counts: Callable[[str], bool]) -> list[str]:
     """The names in a directory that count; none in what is no directory."""
     try:
-        return sorted(name for name in os.listdir(directory) if counts(name))
+        with os.scandir(directory) as entries:
+            counting = (entry.name for entry in entries if counts(entry.name))
+            return sorted(itertools.islice(counting, files.ENTRIES + 1))
     except OSError:
         return []
 
 
 def _content(path: str) -> tuple[str, bool]:
     """The hash of a file, or what it is instead; whether it is open for writing."""
-    if os.path.isdir(path):
-        return _listing(path, files.counts), False
     try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return _listing(path, files.counts), False
         fd = files.regular(path)
+    except paths.UntrustedError:
+        return str(state(path)), False
     except OSError as error:
         return "missing" if error.errno in _GONE else f"error {error.errno}", False
-    with open(fd, "rb") as file:
-        try:
-            return hashlib.file_digest(file, "blake2b").hexdigest(), _is_being_written(fd)
-        except OSError as error:
-            return f"error {error.errno}", False
+    try:
+        return _hash(fd), _is_being_written(fd)
+    except OSError as error:
+        return f"error {error.errno}", False
+    finally:
+        os.close(fd)
+
+
+def _hash(fd: int) -> str:
+    """The hash of a file; of a large one, which may be endless, its signature."""
+    try:
+        return hashlib.blake2b(files.content(fd, _LARGEST)).hexdigest()
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return str(sources.signature(os.fstat(fd))[:5])
 
 
 def _listing(directory: str, counts: Callable[[str], bool]) -> str:

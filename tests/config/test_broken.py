@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tcpdconf import checking
 from tcpdconf.config import load, problems
 
 HERE = Path(__file__).parent
@@ -22,7 +23,7 @@ def found() -> tuple[problems.Problem, ...]:
     os.chdir(HERE)  # the paths shown are those given
     try:
         with pytest.raises(problems.ConfigError) as error:
-            load.load("broken")
+            load.load("broken", further=checking.files)
     finally:
         os.chdir(before)
     return error.value.problems

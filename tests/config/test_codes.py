@@ -66,7 +66,7 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
 # those that need a running host, or options of a command; tests of these show them
 ELSEWHERE = {
     "cannot-bind", "cannot-use", "needs-root", "not-enabled", "unclaimed-socket", "unknown-service",
-    "wrong-replacement",
+    "untrusted-path", "wrong-replacement",
 }  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_the_example_of_a_code_is_what_such_a_problem_says(
 
 def _problems() -> list[problems.Problem]:
     try:
-        loaded = load.load("conf.d")
+        loaded = load.load("conf.d", further=checking.files)
     except problems.ConfigError as error:
         return list(error.problems)
     return [*loaded.warnings, *checking.rules(loaded)]

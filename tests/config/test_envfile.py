@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,12 @@ from tcpdconf.config import envfile
         ("A=$HOME", {"A": "$HOME"}),
         ("A=b=c", {"A": "b=c"}),
         ("_x9=é", {"_x9": "é"}),
+        ("A=b\\\n\\ \nC=d", {"A": "b ", "C": "d"}),
+        ("A=b\\\\ \nC=d", {"A": "b\\", "C": "d"}),
+        ("A=\\", {"A": "\\"}),
+        ("A='b'\n\n  # c\n\t\nD='e' \t", {"A": "b", "D": "e"}),
+        ("A=b\n ; c", {"A": "b"}),
+        ('A="\\x\\"\\\\"', {"A": '\\x"\\'}),
     ],
 )
 def test_values_are_read_as_systemd_reads_them(text: str, expected: dict[str, str]) -> None:
@@ -53,6 +61,49 @@ def test_what_is_no_assignment_is_an_error_with_its_line(text: str, line: int, m
         envfile.parse(text)
 
     assert (error.value.line, str(error.value)) == (line, message)
+
+
+def test_bytes_are_utf8_or_an_error_with_its_line() -> None:
+    assert envfile.read("A=é\n".encode()) == {"A": "é"}
+    with pytest.raises(envfile.EnvironmentFileError, match="is not UTF-8: byte 0xe9") as error:
+        envfile.read(b"A=1\nB=2\nC=\xe9\n")
+    assert error.value.line == 3
+
+
+MEGABYTE = 1 << 20
+WORST = {
+    "one value": "A=" + "x" * MEGABYTE,
+    "escapes": "A=" + "\\x" * (MEGABYTE // 2),
+    "escapes in quotes": 'A="' + "\\n" * (MEGABYTE // 2) + '"',
+    "joined lines": "A=" + "\\\n" * (MEGABYTE // 2),
+    "lines in quotes": "A='" + "\n" * MEGABYTE + "'",
+    "lines": "A=1\n" * (MEGABYTE // 4),
+    "names": "".join(f"A{number}=\n" for number in range(MEGABYTE // 9)),
+    "blanks": "A=" + " " * MEGABYTE + "x",
+    "escaped blanks": "A=" + "\\ " * (MEGABYTE // 2),
+    "empty lines": "\n" * MEGABYTE + "A=",
+    "comments": "#\n" * (MEGABYTE // 2) + "A=",
+}
+
+
+@pytest.mark.parametrize("text", WORST.values(), ids=WORST.keys())
+def test_a_megabyte_is_read_in_no_time(text: str) -> None:
+    """A tenth of a second is usual; with time that grows as the square it was minutes."""
+    begin = time.process_time()
+    assert envfile.parse(text)
+
+    assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize(
+    "text", ["A='" + "\n" * MEGABYTE, "\n" * MEGABYTE + "A", "#\n" * (MEGABYTE // 2) + "A"]
+)
+def test_an_error_is_found_in_no_time(text: str) -> None:
+    begin = time.process_time()
+    with pytest.raises(envfile.EnvironmentFileError):
+        envfile.parse(text)
+
+    assert time.process_time() - begin < 10
 
 
 @given(st.text(alphabet="A1= \t\r\n'\"\\#;$x\0", max_size=20))

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tcpdconf.config import tables
+from tcpdconf.config import envfile, tables
 from tcpdconf.daemon import environment, files
 
 
@@ -54,12 +54,20 @@ def test_a_file_goes_on_from_the_files_before_it(
     assert read(path, {"A": "one", "B": "b"}, shell=shell) == expected
 
 
-def test_bytes_that_are_no_utf8_come_through(tmp_path: pathlib.Path) -> None:
+def test_bytes_that_are_no_utf8_come_through_the_shell(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"A=\xff\xfe\n")
 
     assert os.fsencode(read(path)["A"]) == b"\xff\xfe"
-    assert os.fsencode(read(path, shell=False)["A"]) == b"\xff\xfe"
+
+
+def test_a_plain_file_is_utf8(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"A=1\nB=\xff\n")
+
+    with pytest.raises(envfile.EnvironmentFileError, match="is not UTF-8: byte 0xff") as error:
+        read(path, shell=False)
+    assert error.value.line == 2
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,9 @@ def test_a_file_that_is_too_large(tmp_path: pathlib.Path) -> None:
 
     with pytest.raises(environment.EnvironmentFileError, match="larger than"):
         read(path)
+    os.truncate(path, 1 << 40)
+    with pytest.raises(environment.EnvironmentFileError, match="larger than"):
+        read(path, shell=False)
 
 
 def test_the_files_of_a_directory_in_byte_order(tmp_path: pathlib.Path) -> None:

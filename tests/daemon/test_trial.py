@@ -97,6 +97,30 @@ def test_the_probe_reads_with_the_services_rights(
     assert f"cannot run {names['program']}: Permission denied\n" in found.stdout
 
 
+@pytest.mark.peer
+def test_who_is_not_root_tries_with_the_rights_that_there_are(names: dict[str, pathlib.Path]) -> None:
+    peers.need_root()
+    peers.need("setpriv")
+    conf = daemons.configure(
+        names["rules"].parent, BASE.format_map(names).replace("[[", 'user = "nobody"\n[[', 1)
+    )
+    names["rules"].write_text("192.0.2 deny\n")
+    command = [
+        "setpriv",
+        "--reuid=daemon",
+        "--regid=daemon",
+        "--clear-groups",
+        sys.executable,
+        "-m",
+        "tcpdconf",
+    ]
+    command += ["check", "--probe", str(conf)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+    assert f"services.test.access[0].file: cannot load access rules: {names['rules']}: line 1" in found.stdout
+    assert ("1 problem" in found.stdout, found.stderr) == (True, "")
+
+
 def test_two_rules_for_the_same_addresses(tmp_path: pathlib.Path) -> None:
     text = """
 [services.test]
