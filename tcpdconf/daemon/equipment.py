@@ -19,7 +19,7 @@ from tcpdconf.daemon import (
     program,
     reception,
     resolver,
-    server,
+    stages,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Equipment:
         found.close()
         self.complete = not self.failures
 
-    def serving(self, events: loop.Loop) -> server.Serving:
+    def serving(self, events: loop.Loop) -> stages.Serving:
         """What connections are served with; everything must have been read without failures."""
         service = self._service
         self.lookups = self.asking(events)
@@ -70,7 +70,7 @@ class Equipment:
         for _, fd in self._fds.pop("overflow", ()):
             self._overflow = overflow.Overflow(events, self.task.name, fd)
         messages = client.messages(service)
-        return server.Serving(
+        return stages.Serving(
             service, self._sources, self._base, runner, self.lookups, messages, self.task.ways
         )
 

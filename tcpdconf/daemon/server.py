@@ -10,71 +10,30 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
-from tcpdconf.config import model, tables
+from tcpdconf.config import tables
 from tcpdconf.daemon import (
     adopted,
     client,
     ledger,
     log,
-    lookups,
     loop,
     procfs,
     program,
     reception,
     signals,
+    stages,
     throttle,
 )
-from tcpdconf.policy import connection, decision, dialect, environ, limits
+from tcpdconf.policy import connection, decision, environ, limits
 
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _REST: Final = 0.1  # seconds before another try when there is no process to be had
 _PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
 _TOGETHER: Final = 32  # programs started at once: until then each connection keeps its descriptor
 _STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
-
-
-class Serving(NamedTuple):
-    """What a connection is served with: each keeps what it was accepted under.
-
-    `base` is the environment of every program, `messages` what a refused client is told, by reason.
-    """
-
-    service: model.Service
-    sources: Sequence[decision.Source]
-    base: Mapping[str, str]
-    runner: program.Program
-    lookups: lookups.Lookups | None
-    messages: Mapping[str, bytes]
-    ways: dialect.Dialect = dialect.TOML
-
-
-class _Arrived(NamedTuple):
-    """A connection that may go on to be decided, with the variables of its PROXY header."""
-
-    serving: Serving
-    socket: socket.socket
-    link: connection.Connection
-    variables: Mapping[str, str]
-
-
-class _Admitted(NamedTuple):
-    """A connection that holds a slot and has no program yet."""
-
-    serving: Serving
-    socket: socket.socket
-    link: connection.Connection
-    variables: Mapping[str, str]
-    until: float
-
-
-class _Former(NamedTuple):
-    """What was served with before, and who had accepted by then: kept while a connection may be using it."""
-
-    serving: Serving
-    receptions: Sequence[reception.Reception]
 
 
 class Server:
@@ -90,17 +49,17 @@ class Server:
         self._books: ledger.Books = held
         self._ledger = held
         self._lineage = lineage
-        self._serving: Serving | None = None  # what is served with now
+        self._serving: stages.Serving | None = None  # what is served with now
         self._receptions: list[reception.Reception] = []  # the last one accepts, the others await headers
-        self._former: list[_Former] = []
-        self._asking: dict[int, Serving] = {}  # by descriptor: connections that are being looked up
+        self._former = stages.Former()
+        self._asking: dict[int, stages.Serving] = {}  # by descriptor: connections that are being looked up
         self._slots = limits.Slots(tables.Limits())
         self._running: dict[int, ledger.Held] = {}  # its own
         self.adopted = adopted.Adopted(self._over)
-        self._ready: list[_Admitted] = []
+        self._ready: list[stages.Admitted] = []
         self._starter = program.Starter()
-        self._waiting: collections.deque[_Admitted] = collections.deque()
-        self._parked: collections.deque[_Arrived] = collections.deque()
+        self._waiting: collections.deque[stages.Admitted] = collections.deque()
+        self._parked: collections.deque[stages.Arrived] = collections.deque()
         self._admitting = False
         self._closed = False
         self._throttle = throttle.Throttle()
@@ -114,7 +73,7 @@ class Server:
 
     def serve(
         self,
-        serving: Serving,
+        serving: stages.Serving,
         listeners: list[reception.Listener],
         inherited: Sequence[reception.Listener] = (),
     ) -> None:
@@ -132,7 +91,7 @@ class Server:
         made = self._reception(serving, listeners)
         emptied = self._reception(serving, inherited)
         if self._serving is not None:
-            self._former.append(_Former(self._serving, self._receptions))
+            self._former.add(self._serving, self._receptions)
             self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
         self._serving = serving
         self._receptions = [*self._receptions, emptied, made]
@@ -143,7 +102,9 @@ class Server:
         self._let_go()
         self._poll()
 
-    def _reception(self, serving: Serving, listeners: Sequence[reception.Listener]) -> reception.Reception:
+    def _reception(
+        self, serving: stages.Serving, listeners: Sequence[reception.Listener]
+    ) -> reception.Reception:
         return reception.Reception(
             self._loop,
             self._name,
@@ -226,7 +187,7 @@ class Server:
         if status is not None and log.enabled("info"):
             seconds = f"{ledger.boot_time() - held.started:.1f}"
             ends = {"peer": held.peer, "pid": held.pid}
-            log.info("end", service=self._name, **ends, **_ending(status), seconds=seconds)
+            log.info("end", service=self._name, **ends, **signals.ending(status), seconds=seconds)
 
     def _take_in(self, program: adopted.Program) -> None:
         self.adopted.add(program)
@@ -248,7 +209,7 @@ class Server:
 
     def _arrive(
         self,
-        serving: Serving,
+        serving: stages.Serving,
         peer: socket.socket,
         link: connection.Connection,
         said: Mapping[str, str],
@@ -257,26 +218,13 @@ class Server:
         if self._serves:
             self._decide(serving, peer, link, said)
         else:
-            self._parked.append(_Arrived(serving, peer, link, said))
+            self._parked.append(stages.Arrived(serving, peer, link, said))
 
     def _let_go(self) -> None:
         """Close what was served with before, as soon as no connection uses it any more."""
-        kept = []
-        for each in self._former:
-            awaited = any(one.pending for one in each.receptions)
-            if awaited or any(one is each.serving for one in self._in_use()):
-                kept.append(each)
-            else:
-                each.serving.runner.close()
-        self._former = kept
-
-    def _in_use(self) -> Iterator[Serving]:
-        """What each connection is served with that is on its way to its program."""
-        for admitted in (*self._waiting, *self._ready):
-            yield admitted.serving
-        for arrived in self._parked:
-            yield arrived.serving
-        yield from self._asking.values()
+        admitted = [each.serving for each in (*self._waiting, *self._ready)]
+        parked = [each.serving for each in self._parked]
+        self._former.let_go([*admitted, *parked, *self._asking.values()])
 
     def _ended(self) -> None:
         """Take note that a connection does not use any more what it was served with."""
@@ -292,7 +240,7 @@ class Server:
 
     def _decide(
         self,
-        serving: Serving,
+        serving: stages.Serving,
         peer: socket.socket,
         link: connection.Connection,
         said: Mapping[str, str],
@@ -305,7 +253,7 @@ class Server:
         try:
             form, ways = serving.service.address_format, serving.ways
             variables = environ.of(link, said, verdict.variables, form, ways)
-            admitted = _Admitted(serving, peer, link, variables, loop.now() + _PATIENCE)
+            admitted = stages.Admitted(serving, peer, link, variables, loop.now() + _PATIENCE)
             if serving.lookups is None:
                 self._screen(admitted)
             else:
@@ -315,7 +263,7 @@ class Server:
         except Exception:  # noqa: BLE001
             self._break_off(peer, link)
 
-    def _looked_up(self, admitted: _Admitted, found: dict[str, str]) -> None:
+    def _looked_up(self, admitted: stages.Admitted, found: dict[str, str]) -> None:
         self._asking.pop(admitted.socket.fileno(), None)
         try:
             until = loop.now() + _PATIENCE
@@ -335,7 +283,7 @@ class Server:
         self._ended()
         self._release(link.peer)
 
-    def _screen(self, admitted: _Admitted) -> None:
+    def _screen(self, admitted: stages.Admitted) -> None:
         dropped = decision.screen(admitted.serving.service.drop, admitted.variables, admitted.serving.base)
         if dropped is not None:
             self._give_up(admitted, dropped)
@@ -360,7 +308,7 @@ class Server:
                 self._break_off(ready[place].socket, ready[place].link)
         return bool(ready)
 
-    def _settle(self, admitted: _Admitted, started: program.Started) -> None:
+    def _settle(self, admitted: stages.Admitted, started: program.Started) -> None:
         """Go on with a connection whose program was started, or was not."""
         if isinstance(started, OSError) and started.errno in _NO_PROCESS and loop.now() < admitted.until:
             self._wait(admitted, started)
@@ -377,10 +325,11 @@ class Server:
         admitted.socket.close()
         self._ended()
         if log.enabled("info"):
+            ends = stages.ends(link) | {"local": link.local}
             slots = f"{self._slots.total}/{self._slots.most}"
-            log.info("accept", service=self._name, **_ends(link), local=link.local, pid=started, slots=slots)
+            log.info("accept", service=self._name, **ends, pid=started, slots=slots)
 
-    def _cannot_run(self, admitted: _Admitted, error: OSError | ValueError) -> None:
+    def _cannot_run(self, admitted: stages.Admitted, error: OSError | ValueError) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         text = f"cannot run {admitted.serving.service.program[0]}: {reason}"
         if text != self._broken:
@@ -390,14 +339,14 @@ class Server:
             client.tell(admitted.socket, f"{admitted.serving.service.program[0]}: {reason}\n".encode())
         self._give_up(admitted, connection.Refused("spawn", (("error", reason),)))
 
-    def _give_up(self, admitted: _Admitted, refused: connection.Refused) -> None:
+    def _give_up(self, admitted: stages.Admitted, refused: connection.Refused) -> None:
         """Refuse a connection that holds a slot."""
         self._refuse(admitted.serving, admitted.socket, admitted.link, refused)
         self._release(admitted.link.peer)
 
     def _refuse(
         self,
-        serving: Serving,
+        serving: stages.Serving,
         peer: socket.socket,
         link: connection.Connection,
         refused: connection.Refused,
@@ -411,7 +360,8 @@ class Server:
         self._ended()
         held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
-            fields = {**_ends(link), **dict(refused.detail)} | ({"unlogged": held_back} if held_back else {})
+            fields = stages.ends(link) | dict(refused.detail)
+            fields |= {"unlogged": held_back} if held_back else {}
             log.write("notice", "refuse", service=self._name, reason=reason.replace("_", "-"), **fields)
 
     def _taken(self) -> None:
@@ -430,7 +380,7 @@ class Server:
         self._books.set("connections", self._slots.total)
         self._poll()
 
-    def _wait(self, admitted: _Admitted, error: OSError) -> None:
+    def _wait(self, admitted: stages.Admitted, error: OSError) -> None:
         """Keep a connection for which there is no process; accept nobody else meanwhile."""
         if self._seldom.due("process", loop.now()):
             log.error(f"cannot start a program: {error.strerror}", service=self._name, retry=f"{_REST}s")
@@ -444,13 +394,3 @@ class Server:
         self._waiting.clear()
         self._spawn()
         self._poll()
-
-
-def _ends(link: connection.Connection) -> dict[str, object]:
-    """Who a log line says is connected: the client, and the proxy it came by."""
-    return {"peer": link.peer} if link.proxy is None else {"peer": link.peer, "via": link.proxy.peer}
-
-
-def _ending(status: int) -> dict[str, object]:
-    code = os.waitstatus_to_exitcode(status)
-    return {"status": code} if code >= 0 else {"signal": signals.name(-code)}

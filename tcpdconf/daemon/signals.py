@@ -50,3 +50,9 @@ def name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def ending(status: int) -> dict[str, object]:
+    """How a process has ended, for the log: its exit `status`, or the `signal` that has ended it."""
+    code = os.waitstatus_to_exitcode(status)
+    return {"status": code} if code >= 0 else {"signal": name(-code)}

@@ -12,7 +12,7 @@ import pytest
 from daemon import processes
 
 from tcpdconf.config import model, tables
-from tcpdconf.daemon import adopted, ledger, loop, procfs, program, server
+from tcpdconf.daemon import adopted, ledger, loop, procfs, program, server, stages
 from tcpdconf.policy import connection
 
 
@@ -38,7 +38,7 @@ class Made:
         listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        serving = server.Serving(
+        serving = stages.Serving(
             service=service,
             sources=[],
             base={},
