@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from tcpdconf.config import host
@@ -92,7 +92,8 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
         PermissionError: the kernel refuses.
     """
     before, groups = _capabilities(), os.getgroups()
-    dumpable = _C.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)  # any change of a user resets it
+    dumpable = _C.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
+    _C.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # what /proc shows of this process is root's alone
     try:
         if identity.gid is not None and _has(_SETGID):
             os.setgroups(identity.groups)
@@ -116,7 +117,7 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
             _C.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-def _set_file_ids(change: "ctypes._NamedFuncPointer", number: int) -> None:
+def _set_file_ids(change: Callable[[ctypes.c_uint], int], number: int) -> None:
     """Set the user or group for files. The calls return the one before, and do not say whether they fail."""
     change(ctypes.c_uint(number))
     if ctypes.c_uint(change(_KEEP)).value != number:
