@@ -13,8 +13,8 @@ _SECONDS: Final = 10.0  # that a shell file may take
 _WHOLE: Final = "TCPDCONF_WHOLE"  # the last variable that is printed: all of them were
 _OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_", _WHOLE})
 
-# What the file writes to standard output must not mix with the variables.
-_SCRIPT: Final = f'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 {_WHOLE}=1 >&3'
+# What the file writes to standard output must not mix with the variables; {0} is a free descriptor.
+_SCRIPT: Final = f'exec {{0}}>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 {_WHOLE}=1 >&{{0}}'
 
 
 class EnvironmentFileError(Exception):
@@ -47,7 +47,7 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
     try:
         os.write(copy, content)
         found = subprocess.run(
-            ["/bin/sh", "-c", _SCRIPT, "sh", f"/proc/self/fd/{copy}"],
+            ["/bin/sh", "-c", _SCRIPT.format(4 if copy == 3 else 3), "sh", f"/proc/self/fd/{copy}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=environ.block(before),

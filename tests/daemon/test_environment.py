@@ -2,6 +2,8 @@ import os
 import pathlib
 import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -99,6 +101,19 @@ def test_a_shell_whose_end_somebody_else_has_seen(tmp_path: pathlib.Path) -> Non
             read(bad)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_copy_of_a_shell_file_has_the_first_free_descriptor(tmp_path: pathlib.Path) -> None:
+    """In a process that has nothing open but its standard ones, as after a fork."""
+    path = tmp_path / "file"
+    path.write_text("A=1\n")
+    script = (
+        "import os, sys; from tcpdconf.config import tables; from tcpdconf.daemon import environment\n"
+        "fd = os.dup2(os.open(sys.argv[1], os.O_RDONLY), 20); os.closerange(3, 20)\n"
+        "print(environment.read(tables.EnvironmentFile(path=sys.argv[1], shell=True), fd, {}))"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "{'A': '1'}\n"
 
 
 def test_a_shell_file_that_hangs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
