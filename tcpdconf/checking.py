@@ -42,6 +42,8 @@ def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Pro
             known = tuple(item for item in settings.dns_lists if not isinstance(item, str) or item in chains)
             given.open(settings.model_copy(update={"dns_lists": known}), who, chains)
             given.judge_log(settings, who)
+            for key, text in given.irregular:
+                yield loaded.problem(("services", name, *key), text, "missing-file")
             for key, text in given.untrusted:
                 yield loaded.problem(("services", name, *key), text, "untrusted-path", hint=_UNTRUSTED)
             yield from _environment_files(loaded, name, settings, given)

@@ -181,14 +181,11 @@ def _files(
 def _unreadable(path: str, *, directory: bool) -> str | None:
     """Why a file cannot be read by who asks; None when it can."""
     try:
-        mode = os.stat(path).st_mode
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
         return error.strerror
-    is_directory = stat.S_ISDIR(mode)
     if is_directory and not directory:
         return "Is a directory"
-    if not (is_directory or stat.S_ISREG(mode)):
-        return "Not a regular file"
     wanted = os.R_OK | (os.X_OK if is_directory else 0)
     return None if os.access(path, wanted, effective_ids=True) else "Permission denied"
 

@@ -1,5 +1,6 @@
 """The descriptors that go to a worker with its assignment, each with its role."""
 
+import errno
 import os
 from typing import Final
 
@@ -17,6 +18,7 @@ class Handover:
         self.roles: list[assignment.Role] = []
         self.fds: list[int] = []
         self.failures: list[assignment.Failure] = []
+        self.irregular: list[assignment.Failure] = []  # those of what is no file
         self.untrusted: list[assignment.Failure] = []  # those whose paths others may have changed
         self._given: list[int] = []
 
@@ -80,5 +82,7 @@ class Handover:
     def _fail(self, key: tuple[str | int, ...], error: OSError) -> None:
         text = f"cannot open {error.filename}: {error.strerror}"
         self.failures.append(assignment.Failure(key, text))
-        if isinstance(error, paths.UntrustedError):
+        if error.errno == errno.EINVAL:
+            self.irregular.append(self.failures[-1])
+        elif isinstance(error, paths.UntrustedError):
             self.untrusted.append(self.failures[-1])

@@ -62,9 +62,9 @@ def test_a_wrong_environment_file_is_told_beside_other_problems(tmp_path: pathli
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("fifo", "Not a regular file"),
-        ("/dev/zero", "Not a regular file"),
-        ("sparse", "larger than 1048576 bytes"),
+        ("fifo", "cannot open {}: not a regular file"),
+        ("/dev/zero", "cannot open {}: not a regular file"),
+        ("sparse", "cannot read {}: larger than 1048576 bytes"),
     ],
 )
 def test_what_is_no_file_for_variables_is_not_waited_for(
@@ -81,7 +81,7 @@ def test_what_is_no_file_for_variables_is_not_waited_for(
     found = check(tmp_path, file)
 
     assert found.returncode == 78
-    assert f"cannot read {file}: {said}\n" in found.stdout
+    assert f"{said.format(file)}\n" in found.stdout
     assert time.monotonic() - begin < daemons.SECONDS / 2
 
 
