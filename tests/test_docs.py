@@ -42,7 +42,7 @@ VARYING = re.compile(
     r"(?<=\bpid=)\d+|(?<=\bpeer=127\.0\.0\.\d:)\d+|(?<=\bTCPREMOTEPORT=)\d+|(?<=\bseconds=)[\d.]+"
 )
 
-HOME = "/home/me"  # where a reader has the folder of the commands
+HOME = "/srv/me"  # where a reader has the folder of the commands
 
 
 def name(page: pathlib.Path) -> str:

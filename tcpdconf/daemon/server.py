@@ -10,13 +10,14 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from tcpdconf.config import tables
 from tcpdconf.daemon import (
     adopted,
     client,
+    former,
     ledger,
     log,
     loop,
@@ -51,7 +52,7 @@ class Server:
         self._lineage = lineage
         self._serving: stages.Serving | None = None  # what is served with now
         self._receptions: list[reception.Reception] = []  # the last one accepts, the others await headers
-        self._former = stages.Former()
+        self._former = former.Former(events, self._in_use)
         self._asking: dict[int, stages.Serving] = {}  # by descriptor: connections that are being looked up
         self._slots = limits.Slots(tables.Limits())
         self._running: dict[int, ledger.Held] = {}  # its own
@@ -91,7 +92,7 @@ class Server:
         made = self._reception(serving, listeners)
         emptied = self._reception(serving, inherited)
         if self._serving is not None:
-            self._former.add(self._serving, self._receptions)
+            self._former.add(self._serving, self._serving.runner.close, self._receptions)
             self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
         self._serving = serving
         self._receptions = [*self._receptions, emptied, made]
@@ -99,7 +100,7 @@ class Server:
         self._receptions = [each for each in self._receptions if each.pending or each is made]
         self._books.set("connections", self._slots.total)
         self._broken = ""
-        self._let_go()
+        self._former.look()
         self._poll()
 
     def _reception(
@@ -220,21 +221,18 @@ class Server:
         else:
             self._parked.append(stages.Arrived(serving, peer, link, said))
 
-    def _let_go(self) -> None:
-        """Close what was served with before, as soon as no connection uses it any more."""
-        admitted = [each.serving for each in (*self._waiting, *self._ready)]
-        parked = [each.serving for each in self._parked]
-        self._former.let_go([*admitted, *parked, *self._asking.values()])
-
-    def _ended(self) -> None:
-        """Take note that a connection does not use any more what it was served with."""
-        if self._former:
-            self._loop.soon(self._let_go)
+    def _in_use(self) -> Iterator[stages.Serving]:
+        """What each connection is served with that is on its way to its program."""
+        for admitted in (*self._waiting, *self._ready):
+            yield admitted.serving
+        for arrived in self._parked:
+            yield arrived.serving
+        yield from self._asking.values()
 
     def _leave(self, peer: socket.socket, link: connection.Connection) -> None:
         """A proxy's health check looked whether somebody is there."""
         peer.close()
-        self._ended()
+        self._former.look_soon()
         self._books.count("left")
         log.debug("left", service=self._name, peer=link.peer)
 
@@ -280,7 +278,7 @@ class Server:
         log.crash(f"cannot serve {link.peer}")
         self._asking.pop(peer.fileno(), None)
         peer.close()
-        self._ended()
+        self._former.look_soon()
         self._release(link.peer)
 
     def _screen(self, admitted: stages.Admitted) -> None:
@@ -323,7 +321,7 @@ class Server:
         self._running[started] = self._books.hold(started, link.peer)
         self._books.count("accepted")
         admitted.socket.close()
-        self._ended()
+        self._former.look_soon()
         if log.enabled("info"):
             ends = stages.ends(link) | {"local": link.local}
             slots = f"{self._slots.total}/{self._slots.most}"
@@ -357,7 +355,7 @@ class Server:
         if message is not None and (serving.ways.tells_local_denial or not refused.local):
             client.tell(peer, message)
         peer.close()
-        self._ended()
+        self._former.look_soon()
         held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
             fields = stages.ends(link) | dict(refused.detail)

@@ -1,11 +1,11 @@
 """What is known of a connection on its way to a program, and what it is served with."""
 
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tcpdconf.config import model
-from tcpdconf.daemon import lookups, program, reception
+from tcpdconf.daemon import lookups, program
 from tcpdconf.policy import connection, decision, dialect
 
 
@@ -41,30 +41,6 @@ class Admitted(NamedTuple):
     link: connection.Connection
     variables: Mapping[str, str]
     until: float
-
-
-class Former:
-    """What was served with before, each with who had accepted by then: kept while a connection may use it."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[Serving, Sequence[reception.Reception]]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._kept)
-
-    def add(self, serving: Serving, receptions: Sequence[reception.Reception]) -> None:
-        """Keep what was served with until now."""
-        self._kept.append((serving, receptions))
-
-    def let_go(self, in_use: Collection[Serving]) -> None:
-        """Close what no connection uses: none on its way to a program, and none whose header is awaited."""
-        kept = []
-        for serving, receptions in self._kept:
-            if any(each.pending for each in receptions) or any(each is serving for each in in_use):
-                kept.append((serving, receptions))
-            else:
-                serving.runner.close()
-        self._kept = kept
 
 
 def ends(link: connection.Connection) -> dict[str, object]:
