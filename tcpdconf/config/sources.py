@@ -167,10 +167,13 @@ def _read(found: Found, path: str, most: int, *, piped: bool) -> "_Content | Non
 
 
 def _opened(path: str, *, piped: bool) -> int:
-    """Open a file. A FIFO that lies in the directory would block forever; a candidate may be a pipe."""
+    """Open a file. A FIFO that lies in the directory would block forever.
+
+    A candidate may be a pipe, or /dev/null, which shows the directory without the file.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if piped else os.O_NONBLOCK))
     mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode) or (piped and (stat.S_ISFIFO(mode) or os.isatty(fd))):
+    if stat.S_ISREG(mode) or (piped and not stat.S_ISDIR(mode)):
         return fd
     os.close(fd)
     if stat.S_ISDIR(mode):

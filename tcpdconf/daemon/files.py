@@ -74,7 +74,7 @@ def regular(path: str, who: host.Identity = OWN) -> int:
     fd = _readable(path, who)
     if _is_directory(fd):
         os.close(fd)
-        raise _not_regular(path)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     return fd
 
 

@@ -274,6 +274,7 @@ def test_a_service_of_root_is_led_by_nobody_else(place: Place, user: str) -> Non
 
 def tcpdconf(command: str, conf: pathlib.Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "tcpdconf", command, str(conf)]
+    words += ["--runtime-dir", str(conf.parent / "run")] if command == "run" else []
     return subprocess.run(words, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
 
