@@ -18,7 +18,9 @@ _SETGID: Final = 6  # capability numbers (linux/capability.h)
 _SETUID: Final = 7
 _BIND_SERVICE: Final = 10
 _VERSION: Final = 0x20080522  # of capset(2): sets of 64 bits, in two halves
-_PR_GET_DUMPABLE: Final = 3  # prctl(2)
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_PR_GET_PDEATHSIG: Final = 2
+_PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
 _KEEP: Final = ctypes.c_uint(0xFFFFFFFF)  # no user and no group: setfsuid(2) changes nothing
 
@@ -94,6 +96,8 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
     before, groups = _capabilities(), os.getgroups()
     dumpable = _C.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
     _C.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # what /proc shows of this process is root's alone
+    at_parents_death = ctypes.c_int()  # a signal, which any change of a user resets
+    _C.prctl(_PR_GET_PDEATHSIG, ctypes.byref(at_parents_death), 0, 0, 0)
     try:
         if identity.gid is not None and _has(_SETGID):
             os.setgroups(identity.groups)
@@ -115,6 +119,7 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
             os._exit(1)
         if dumpable == 1:
             _C.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+        _C.prctl(_PR_SET_PDEATHSIG, at_parents_death.value, 0, 0, 0)
 
 
 def _set_file_ids(change: Callable[[ctypes.c_uint], int], number: int) -> None:

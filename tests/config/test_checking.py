@@ -105,4 +105,4 @@ def test_a_candidate_that_never_ends_is_refused(tmp_path: pathlib.Path) -> None:
 
     found = check(tmp_path, tmp_path / "variables", "--replace", replaced)
 
-    assert "title=unreadable::cannot read: Not a regular file\n" in found.stdout
+    assert "file=/dev/zero,title=too-large::has " in found.stdout

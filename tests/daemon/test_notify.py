@@ -85,18 +85,22 @@ def test_what_a_deaf_manager_has_missed_comes_later_and_in_order(
 
 
 def test_messages_for_a_manager_that_never_reads_are_bounded(
-    manager: socket.socket, events: loop.Loop, notifier: notify.Notifier
+    manager: socket.socket,
+    events: loop.Loop,
+    notifier: notify.Notifier,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(notify, "_MOST", 100)
     before = len(os.listdir("/proc/self/fd"))
     fill(manager)
     with socket.socket() as kept:
-        for number in range(1200):
+        for number in range(300):
             notifier.forget(str(number))
         notifier.store("last", kept)
         notifier.ready("")
     list(heard(manager))
     found: list[str] = []
-    while len(found) < 1000:
+    while len(found) < 100:
         turn(events, 0.11)
         for text, fds in heard(manager):
             found.append(text)

@@ -3,9 +3,11 @@
 `theirs` belongs to the user of the service, who may put anything into it. `secret` and `vault` are another's.
 """
 
+import contextlib
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import daemons
 import peers
 import pytest
 import reloads
+from daemon import processes
 
 USER, OTHER = 54321, 54322
 DAEMON = 1  # the number of the user and the group `daemon` wherever there is one
@@ -134,6 +137,34 @@ def problems(daemon: reloads.Daemon) -> str:
     answer = daemon.ask("reload")
     assert not answer["ok"], answer
     return "\n".join(str(problem["message"]) for problem in answer["problems"])
+
+
+PARENT = """
+import os, subprocess, sys
+with subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *sys.argv[1:]], stderr=2) as daemon:
+    sys.stdin.read()
+    os._exit(0)
+"""
+
+
+def test_a_daemon_whose_parent_dies_is_told_as_it_was_to_be(place: Place) -> None:
+    """Any change of a user resets the signal at the parent's death (PR_SET_PDEATHSIG, prctl(2))."""
+    conf = daemons.configure(place.folder, place.reads(place.own("env", "MINE=1\n")))
+    command = [sys.executable, "-m", "tcpdconf", "run", str(conf), "--runtime-dir", str(place.folder / "run")]
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, *command], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stderr is not None
+        assert any(line.startswith("running ") for line in parent.stderr)
+        (daemon,) = daemons.children(parent.pid)
+        parent.stdin.close()
+        parent.wait(daemons.SECONDS)
+        try:
+            daemons.until(lambda: processes.over(daemon), "the end of the daemon")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(daemon, signal.SIGKILL)
 
 
 def test_a_service_of_the_supervisors_user_does_not_get_its_capabilities(place: Place) -> None:
