@@ -33,6 +33,7 @@ class Commands:
         self._waiting: list[control.Reply] = []
         self._timer = 0
         self._heir: int | None = None  # the pid of the daemon that takes over
+        self._ending = False  # told to stop, perhaps by that daemon
         self._hashed: tuple[model.Config, str] | None = None
 
     def all(self) -> dict[str, control.Command]:
@@ -124,7 +125,7 @@ class Commands:
             reply({"ok": False, "error": f"pid {self._heir} takes over already"})
             return
         found = [each for sockets in self._reloads.state.sockets.values() for each in sockets]
-        if any(each.fileno() < 0 for each in found):
+        if self._ending or any(each.fileno() < 0 for each in found):
             reply({"ok": False, "error": "the daemon stops"})
             return
         self._heir = reply.pid
@@ -142,6 +143,7 @@ class Commands:
         if drain is not None and not (isinstance(drain, int | float) and 0 <= drain <= 604800):
             reply({"ok": False, "error": "drain is a number of seconds, at most 604800"})
             return
+        self._ending = True
         reply({"ok": True, "pid": os.getpid()})
         self._loop.after(0, lambda: self._stop(drain or 0))
 

@@ -24,8 +24,9 @@ class Predecessor:
 
     def dismiss(self, seconds: float) -> None:
         """Let it accept no more, and its programs go on for so long."""
-        try:
-            self._connection.ask({"command": "stop", "drain": seconds})
-        except controlclient.ControlError as error:
-            log.error(f"cannot stop the daemon before this one: {error}")
+        with self._connection:
+            try:
+                self._connection.ask({"command": "stop", "drain": seconds})
+            except controlclient.ControlError as error:
+                log.error(f"cannot stop the daemon before this one: {error}")
         log.info("taken over", pid=self._connection.pid)
