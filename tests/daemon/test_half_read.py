@@ -36,7 +36,7 @@ VICTIMS = {
         lambda host: host.shell, "SHELL_FILE=$(echo half)\n", "SHELL_FILE=old\n", "SHELL_FILE"
     ),
 }
-WATCHES = ["true", '"poll"']
+WATCHES = ["true", pytest.param('"poll"', marks=pytest.mark.slow)]
 
 
 @pytest.fixture

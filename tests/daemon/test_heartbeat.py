@@ -118,6 +118,7 @@ def test_a_stopped_worker_of_a_removed_service_is_killed(tmp_path: pathlib.Path)
         daemon.await_log(f"^error: worker of test does not answer pid={worker} ")
 
 
+@pytest.mark.slow
 def test_who_answers_late_or_prepares_slowly_is_left_alone(tmp_path: pathlib.Path) -> None:
     """A worker that is stopped for a while; one that sources a slow file, at first and when started again."""
     port, other = daemons.free_port(), daemons.free_port()
@@ -138,6 +139,7 @@ def test_who_answers_late_or_prepares_slowly_is_left_alone(tmp_path: pathlib.Pat
         assert not [line for line in daemon.log if "does not answer" in line]
 
 
+@pytest.mark.slow
 def test_a_daemon_that_was_stopped_as_a_whole_kills_nobody(tmp_path: pathlib.Path) -> None:
     """As when its host is suspended: the worker may come back later than the supervisor."""
     port = daemons.free_port()

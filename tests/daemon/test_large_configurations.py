@@ -104,7 +104,11 @@ def check(folder: pathlib.Path, *options: str, stdin: int = subprocess.DEVNULL) 
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = {"rules", "rules in many files", "services", "files"}
+ALL = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_what_is_too_large_is_refused_at_once(kind: str, tmp_path: pathlib.Path) -> None:
     write(tmp_path, KINDS[kind]())
     found = check(tmp_path)

@@ -20,7 +20,7 @@ import pytest
 import systemdbox
 from daemon import processes
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 PORT = 4025  # that of the shipped socket; in the box nobody else has it
 UNIT = pathlib.Path(__file__).parents[2] / "deploy/systemd/tcpdconf.service"
