@@ -100,11 +100,19 @@ def _await_watcher(server: servers.Server) -> set[int]:
     """The process that has threads; it is started when everything is served."""
     end = time.monotonic() + clients.SECONDS
     while time.monotonic() < end:
-        found = {pid for pid in servers.tree(server.pids) if len(os.listdir(f"/proc/{pid}/task")) > 1}
+        found = {pid for pid in servers.tree(server.pids) if _threads(pid) > 1}
         if found:
             return found
         time.sleep(0.05)
     raise TimeoutError("no watcher")
+
+
+def _threads(pid: int) -> int:
+    """How many a process has; none where it is gone."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def _metric(name: str, unit: str, most: float) -> figures.Metric:
