@@ -1,4 +1,4 @@
-"""What a reload takes: of many services, of a large access list under clients, of rules under questions.
+"""Measures reloads: of many services, of a large access list under clients, of many rules beside `status`.
 
 python -m bench.reload
 """

@@ -59,18 +59,28 @@ def test_many_reloads_leave_no_descriptor(more: str, tmp_path: pathlib.Path) -> 
     assert [log.read_text().count("said") for log in logs] == [15, 15]
 
 
-def test_who_has_not_sent_a_header_yet_keeps_the_file_of_his_configuration(tmp_path: pathlib.Path) -> None:
-    port, old, new = daemons.free_port(), tmp_path / "old", tmp_path / "new"
+@contextlib.contextmanager
+def two_from_before(
+    tmp_path: pathlib.Path, old: pathlib.Path, new: pathlib.Path
+) -> Iterator[tuple[int, socket.socket, socket.socket]]:
+    """Yield the worker and two clients without a header, who came before the log file was another."""
+    port = daemons.free_port()
     with reloads.Daemon(tmp_path, reloads.service(port, settings(old), more=PROXY)) as daemon:
         pid = daemon.uses()["pid"]
         with daemons.connect(port) as client, daemons.connect(port) as another:
             daemons.until(lambda: sockets(pid) >= 2, "both")
             daemon.change(reloads.service(port, settings(new), more=PROXY))
-            for each in (client, another):
-                assert str(old) in opened(pid)
-                each.sendall(HEADER)
-                assert daemons.line(each) == b"in\n"
-            daemons.until(lambda: str(old) not in opened(pid), "its end")
+            yield pid, client, another
+            daemons.until(lambda: str(old) not in opened(pid), "the end of the old file")
+
+
+def test_who_has_not_sent_a_header_yet_keeps_the_file_of_his_configuration(tmp_path: pathlib.Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with two_from_before(tmp_path, old, new) as (pid, *clients):
+        for each in clients:
+            assert str(old) in opened(pid)
+            each.sendall(HEADER)
+            assert daemons.line(each) == b"in\n"
     assert (old.read_text(), new.read_text()) == ("said\n" * 2, "")
 
 
@@ -81,16 +91,11 @@ def sockets(pid: int) -> int:
 
 
 def test_who_goes_without_a_header_lets_go_of_it(tmp_path: pathlib.Path) -> None:
-    port, old, new = daemons.free_port(), tmp_path / "old", tmp_path / "new"
-    with reloads.Daemon(tmp_path, reloads.service(port, settings(old), more=PROXY)) as daemon:
-        pid = daemon.uses()["pid"]
-        with daemons.connect(port) as client, daemons.connect(port) as another:
-            daemons.until(lambda: sockets(pid) >= 2, "both")
-            daemon.change(reloads.service(port, settings(new), more=PROXY))
-            assert str(old) in opened(pid)
-            client.close()
-            another.sendall(b"none\r\n")
-            daemons.until(lambda: str(old) not in opened(pid), "its end")
+    old = tmp_path / "old"
+    with two_from_before(tmp_path, old, tmp_path / "new") as (pid, client, another):
+        assert str(old) in opened(pid)
+        client.close()
+        another.sendall(b"none\r\n")
 
 
 def test_who_waits_for_a_slot_keeps_the_file_of_his_configuration(tmp_path: pathlib.Path) -> None:

@@ -88,20 +88,26 @@ def port() -> int:
     return daemons.free_port()
 
 
+def follow(daemon: Daemon, first: socket.socket, port: int) -> socket.socket:
+    """End the program of a client; return another client, whose program has the same pid."""
+    pid = daemon.program(first)
+    assert reloads.lives(first)
+    daemons.until(lambda: not daemon.exists(pid), "its end")
+    daemon.give_next(pid)
+    second = daemons.connect(port)
+    assert daemons.line(second) == b"\n"
+    assert daemon.program(second) == pid
+    return second
+
+
 def test_a_replaced_worker_tells_late_that_its_program_has_ended(tmp_path: pathlib.Path, port: int) -> None:
     limits = "max_connections = 2"
     with Daemon(tmp_path, reloads.service(port, limits=limits)) as daemon, reloads.held(port) as first:
-        pid = daemon.program(first)
         elder = daemon.uses()["pid"]
         text = reloads.service(port, f'{reloads.HOLD}\numask = "027"', limits=limits)
         assert daemon.change(text) == ["test"]
         with daemon.held_up():
-            assert reloads.lives(first)
-            daemons.until(lambda: not daemon.exists(pid), "its end")
-            daemon.give_next(pid)
-            second = daemons.connect(port)
-            assert daemons.line(second) == b"\n"
-            assert daemon.program(second) == pid
+            second = follow(daemon, first, port)
         daemons.until(lambda: not daemon.exists(elder), "the end of the first worker")
         with second:
             daemons.until(lambda: daemon.clients() == [peer(second)], "that the first slot is free")
@@ -119,17 +125,11 @@ def test_a_worker_that_was_killed_has_recorded_a_pid_that_is_another_programs(
 ) -> None:
     """The record of a program of a replaced worker, whose end that has told too late."""
     with Daemon(tmp_path, reloads.service(port)) as daemon, reloads.held(port) as first:
-        pid = daemon.program(first)
         text = reloads.service(port, f'{reloads.HOLD}\numask = "027"')
         assert daemon.change(text) == ["test"]
         worker = daemon.uses()["pid"]
         with daemon.held_up():
-            assert reloads.lives(first)
-            daemons.until(lambda: not daemon.exists(pid), "its end")
-            daemon.give_next(pid)
-            second = daemons.connect(port)
-            assert daemons.line(second) == b"\n"
-            assert daemon.program(second) == pid
+            second = follow(daemon, first, port)
             daemon.run(f"kill -KILL {worker}")
         with second:
             daemon.await_log("^ready service=test ", 3)
