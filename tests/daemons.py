@@ -228,16 +228,38 @@ class Daemon:
 def connect(port: int, address: str = "127.0.0.1", source: str | None = None) -> socket.socket:
     """A client's connection, perhaps from a chosen loopback address."""
     where = None if source is None else (source, 0)
-    return socket.create_connection((address, port), SECONDS, where)
+    with _held_up(port):
+        return socket.create_connection((address, port), SECONDS, where)
 
 
 def talk(port: int, address: str = "127.0.0.1", source: str | None = None, say: bytes = b"") -> bytes:
     """Connect, send, and read to the end."""
-    with connect(port, address, source) as client:
+    with connect(port, address, source) as client, _held_up(port):
         if say:
             client.sendall(say)
             client.shutdown(socket.SHUT_WR)
         return read(client)
+
+
+@contextlib.contextmanager
+def _held_up(port: int) -> Iterator[None]:
+    """Say of a client that waits too long who has the sockets of its port, and what those do."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}\n{_holders(port)}") from None
+
+
+def _holders(port: int) -> str:
+    """What ss(8) shows of a port, and proc(5) of the processes that it names."""
+    command = ["ss", "-Htanpo", f"sport = :{port} or dport = :{port}"]
+    sockets = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False).stdout
+    calls = []
+    for pid in sorted(set(re.findall(r"pid=(\d+)", sockets))):
+        for thread in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                calls.append(f"{pid}/{thread.name} {(thread / 'syscall').read_text().strip()}\n")
+    return sockets + "".join(calls)
 
 
 def read(client: socket.socket) -> bytes:
