@@ -130,8 +130,8 @@ class Worker:
     def _give_up(self, error: channel.ChannelError) -> None:
         """The worker has ended, or it is not to be trusted; either way it must not go on."""
         log.debug(f"channel to {self.name}: {error}")
+        self.kill()  # before it sees that the channel is closed, and ends as if nothing were wrong
         self._drop_post()
-        self.kill()
 
     def _drop_post(self) -> None:
         if self._post is not None:

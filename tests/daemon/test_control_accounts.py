@@ -137,6 +137,7 @@ def test_nothing_is_said_of_the_lists_of_a_service_that_was_removed(tmp_path: pa
         assert set(daemon.uses()["dns_lists"]) == {"bl.test"}
         assert daemon.change(keeps) == ["test"]
         assert daemon.change(keeps + reloads.service(port, lists.replace("bl.test", "new.test"))) == ["test"]
+        daemon.await_log("^ready service=test ", 2)
         worker = daemon.worker("test")
         os.kill(worker, signal.SIGSTOP)
         try:
