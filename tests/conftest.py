@@ -5,6 +5,7 @@ the variable that names it leads to a place where nothing is, and a program that
 a failure of its test. Nor does a slow machine: Hypothesis judges what is found, not how long it takes.
 """
 
+import gc
 import os
 import pathlib
 import sys
@@ -23,6 +24,12 @@ _CALLERS = (
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+def pytest_collection_finish() -> None:
+    """Let no test pay for looking through thousands of collected ones for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -46,6 +46,7 @@ def test_the_table_shows_medians_ranges_ratios_and_targets() -> None:
 
 
 @pytest.mark.peer
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_case_is_measured_on_every_server_that_knows_it(tmp_path: pathlib.Path) -> None:
     peers.need_root()

@@ -112,7 +112,9 @@ def test_the_circuit_has_every_pair() -> None:
     assert len(set(itertools.pairwise(CIRCUIT))) == len(FORMS) * (len(FORMS) - 1) == len(CIRCUIT) - 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=() if way == "reload" else pytest.mark.slow) for way in WAYS]
+)
 def test_an_address_becomes_another_one(way: str, stage: Stage) -> None:
     before = "nothing"
     for address, _ in zip(CIRCUIT, WAYS[way](stage, CIRCUIT), strict=True):

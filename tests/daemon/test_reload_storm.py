@@ -18,7 +18,7 @@ import daemons
 
 from tcpdconf.daemon import controlclient
 
-RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "100"))
+RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "50"))
 CLIENTS = 4
 PAUSE = 0.008  # seconds between two visits of one client
 BY_FILE = 20  # every so manyth reload nobody asks for: its file has changed

@@ -34,7 +34,7 @@ PLAY = """
 """
 SECONDS = 110
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 
 class Run(NamedTuple):
@@ -292,7 +292,6 @@ def test_a_key_that_the_schema_has_not_fails_first(tmp_path: pathlib.Path) -> No
     assert not (tmp_path / "conf.d").exists()
 
 
-@pytest.mark.slow
 def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Path) -> None:
     """Units are written into a directory that is /etc/systemd/system for this play only."""
     peers.need("ansible-playbook", "unshare", "systemd-analyze")
@@ -326,7 +325,6 @@ def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Pat
     assert newer.changed == ["Let the pauses after crashes grow"]
 
 
-@pytest.mark.slow
 def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
     peers.need("ansible-playbook")
     page = TOP / "docs/how-to/ansible.md"

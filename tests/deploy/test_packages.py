@@ -81,6 +81,7 @@ def usable(environment: pathlib.Path, folder: pathlib.Path) -> None:
     assert [path for path in SHIPPED if not (environment / path).exists()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_it_works_installed_beside_its_dependencies(
     built: dict[str, pathlib.Path], kind: str, tmp_path: pathlib.Path

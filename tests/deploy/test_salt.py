@@ -28,7 +28,7 @@ SECONDS = 110
 WRITE = "file_|-tcpdconf-config-file-serialize"
 RELOAD = "cmd_|-tcpdconf-service-running-reload"
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 
 class Run(NamedTuple):
@@ -258,7 +258,6 @@ def test_clean_leaves_what_is_not_its_own(story: Story) -> None:
     assert not story.minion.file.exists()
 
 
-@pytest.mark.slow
 def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Path) -> None:
     """Units are written into a directory that is /etc/systemd/system for these runs only."""
     peers.need("unshare")
@@ -283,7 +282,6 @@ def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Pat
     assert list(system.units.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
     page = TOP / "docs/how-to/salt.md"
     minion = Minion(tmp_path)
