@@ -57,7 +57,13 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format", choices=("text", "json", "github"), default="text", help="how problems are shown"
     )
+    command.add_argument("--strict", action="store_true", help="let warnings count as problems")
     command.add_argument(
+        "--quiet", action="store_true", help="print problems only, without a line that sums up"
+    )
+    read = command.add_mutually_exclusive_group()
+    read.add_argument("--fast", action="store_true", help="leave access and environment files unread")
+    read.add_argument(
         "--probe",
         action="store_true",
         help="also try programs, access and environment files, with each service's rights, and ask DNS lists "

@@ -1,14 +1,11 @@
 """What `tcpdconf check` finds beyond what loading finds: it may look at every house."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tcpdconf import columns
-from tcpdconf.config import envfile, host, load, model, problems
+from tcpdconf.config import host, load, problems
 from tcpdconf.policy import access
-
-if TYPE_CHECKING:
-    from tcpdconf.daemon import handover
 
 COLUMNS: Final = ("list", "state", "time", "127.0.0.2", "127.0.0.1", "random", "why")
 _UNTRUSTED: Final = "name the file that is meant, or let the service's user open it"
@@ -26,11 +23,12 @@ def rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
 
 
 def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Problem]:
-    """What is wrong with the files of enabled services: their paths, and what environment files say.
+    """Yield what is wrong with the files of enabled services: their paths, and what is in them.
 
     They are opened as the supervisor opens them. So all that it would refuse is known to root only.
     """
-    from tcpdconf.daemon import handover  # noqa: PLC0415 (what serves is not needed for the rest)
+    from tcpdconf import filecheck  # noqa: PLC0415 (what serves is not needed for the rest)
+    from tcpdconf.daemon import handover  # noqa: PLC0415
 
     chains = loaded.config.dns_chains
     for name, settings in services.items():
@@ -46,30 +44,11 @@ def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Pro
                 yield loaded.problem(("services", name, *key), text, "missing-file")
             for key, text in given.untrusted:
                 yield loaded.problem(("services", name, *key), text, "untrusted-path", hint=_UNTRUSTED)
-            yield from _environment_files(loaded, name, settings, given)
+            yield from filecheck.read(loaded, name, settings, who, given)
         except host.UnknownNameError:
             continue  # a problem of its own
         finally:
             given.close()
-
-
-def _environment_files(
-    loaded: load.Loaded, name: str, settings: model.ServiceSettings, given: "handover.Handover"
-) -> Iterator[problems.Problem]:
-    from tcpdconf.daemon import environment  # noqa: PLC0415
-
-    for role, fd in zip(given.roles, given.fds, strict=True):
-        if role.kind != "environment" or settings.environment_files[role.place].shell:
-            continue
-        try:
-            environment.read(settings.environment_files[role.place], fd, {})
-            continue
-        except envfile.EnvironmentFileError as error:
-            text = f"{role.path}:{error.line}: {error}"
-        except environment.EnvironmentFileError as error:
-            text = f"cannot read {role.path}: {error}"
-        key = ("services", name, "environment_files", role.place, "path")
-        yield loaded.problem(key, text, "wrong-environment-file")
 
 
 def probe(loaded: load.Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:

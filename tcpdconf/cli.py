@@ -56,7 +56,9 @@ def check(given: argparse.Namespace) -> int:
     loaded: load.Loaded | None = None
     lists = ""
     try:
-        loaded = load.load(given.directory, dict(given.replace), further=checking.files)
+        loaded = load.load(
+            given.directory, dict(given.replace), further=None if given.fast else checking.files
+        )
         found = [*loaded.warnings, *checking.rules(loaded)]
         if given.probe:
             tried, lists = checking.probe(loaded, found)
@@ -65,10 +67,10 @@ def check(given: argparse.Namespace) -> int:
         found = list(error.problems)
     sys.stdout.write(problems.render(found, given.format))
     errors = sum(problem.severity == "error" for problem in found)
-    if given.format == "text":
+    if given.format == "text" and not given.quiet:
         sys.stdout.write(("\n" if found and lists else "") + lists)
         print(("\n" if found else "") + f"{given.directory}: {_summary(loaded, found, errors)}")
-    return EX_CONFIG if errors else 0
+    return EX_CONFIG if errors or (given.strict and found) else 0
 
 
 def _summary(loaded: "load.Loaded | None", found: "Sequence[problems.Problem]", errors: int) -> str:

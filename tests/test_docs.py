@@ -158,9 +158,14 @@ class Session:
         return said.stdout
 
     def _check_log(self, shown: str) -> None:
-        """All lines that are shown have been written, one after the other."""
+        """Wait until all lines that are shown have been written, in their order; others may be between."""
+
+        def written() -> bool:
+            rest = iter(steady(self._log.read_text()))
+            return all(line in rest for line in steady(shown))
+
         daemons.until(
-            lambda: "\n".join(steady(shown)) in "\n".join(steady(self._log.read_text())),
+            written,
             f"these lines in the log:\n{shown}\nwhich is\n{self._log.read_text()}",
         )
 

@@ -24,6 +24,7 @@ Code = Literal[
     "no-limit-per-address",
     "no-service",
     "not-enabled",
+    "odd-records",
     "runs-as-root",
     "short-timeout",
     "syntax",
@@ -39,6 +40,7 @@ Code = Literal[
     "unknown-user",
     "unreadable",
     "untrusted-path",
+    "wrong-access-file",
     "wrong-environment-file",
     "wrong-place",
     "wrong-replacement",
@@ -67,8 +69,8 @@ CODES: Final[dict[Code, Entry]] = {
         "Something that is configured is there but does not do: an access or environment file that"
         " cannot be parsed, a program that the service's user may not execute.",
         "Do what the message says to the file that it names; `check --probe` tries it again.",
-        "conf.d/smtp.toml:14:8: services.smtp.access[0].file: cannot load access rules: /etc/smtpaccess:"
-        " line 1: there must be a TAB between the network and its value",
+        "conf.d/smtp.toml:14:8: services.smtp.access[0].file: cannot load access rules: /etc/smtpaccess:1:1:"
+        " there must be a TAB between the network and its value",
     ),
     "conflict": Entry(
         "Two values contradict each other.",
@@ -151,6 +153,13 @@ CODES: Final[dict[Code, Entry]] = {
         "A service that was named on the command line is disabled.",
         "Set `enabled = true`, or name another.",
         "conf.d/imap.toml:4:11: services.imap.enabled: must be true for a service that is to run",
+    ),
+    "odd-records": Entry(
+        "A warning: an access database has records that match no address, or values that hardly mean what"
+        " couriertcpd makes of them, such as `DENY`, which admits.",
+        "Correct the text that the database is made from, and make it again.",
+        "conf.d/smtp.toml:5:8: warning: services.smtp.access[0].file: /etc/default/smtpaccess.dat has"
+        ' records that match nobody: 1, such as "127.0.0.7 "',
     ),
     "runs-as-root": Entry(
         "A warning: the service has no `user`, and who checks is root, so its program would run as root.",
@@ -235,6 +244,12 @@ CODES: Final[dict[Code, Entry]] = {
         " directory that has the link.",
         "conf.d/smtp.toml:5:22: services.smtp.environment_files[0].path: cannot open /srv/mail/env: others"
         " may replace the symbolic link /srv/mail/env",
+    ),
+    "wrong-access-file": Entry(
+        "An access file cannot be used: its format is unknown, or a line or record of it is wrong.",
+        "Correct what stands at the place that is named.",
+        '/etc/default/smtpaccess:1:11: services.smtp.access[0].file: cannot load access rules: "DENY" is'
+        " neither allow nor deny, and couriertcpd admits this network; write deny",
     ),
     "wrong-environment-file": Entry(
         "A line of an environment file assigns nothing or is not UTF-8, or the file is no regular file or"

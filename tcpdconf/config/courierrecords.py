@@ -22,6 +22,7 @@ _EVERYBODY: Final = ((4, 0, 0), (6, 0, 0))
 _CIDR_LINE: Final = re.compile(rb"([0-9a-fA-F:.]+[-/][0-9a-fA-F:.]+)[ \t]+(.*)", re.DOTALL)
 _PIECES: Final = re.compile(rb"""[^,"']+|"[^"]*"?|'[^']*'?|,""")
 _NO_VALUE: Final = b"1"  # what makedat stores for it
+_NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")  # POSIX.1-2024, XBD 3.216
 _NEVER: Final = re.compile(rb"[\0\n]")  # in a variable
 
 
@@ -110,7 +111,7 @@ def value(written: bytes) -> Value:
     if written.startswith(b"deny"):
         return Value("deny")
     variables = {}
-    for item in _items(written.removeprefix(b"allow")):
+    for _, _, item in _items(written, len(b"allow") if written.startswith(b"allow") else 0):
         name, _, text = item.partition(b"=")
         if _NEVER.search(item):
             raise ValueError(f"the variable {prefixes.shown(name)} has a line end or a NUL in it")
@@ -119,18 +120,65 @@ def value(written: bytes) -> Value:
     return Value("allow", tuple(variables.items()))
 
 
-def _items(value: bytes) -> Iterator[bytes]:
-    """The items between commas, without quotes and blanks before; an open quote takes the rest."""
+class Doubt(NamedTuple):
+    """A part of a value that hardly means what it does; `start` and `end` are offsets in the value."""
+
+    start: int
+    end: int
+    text: str
+
+
+def doubt(written: bytes) -> Doubt | None:
+    """Return the first doubt about a value, or None for one that says what it does.
+
+    couriertcpd takes every value. Whatever does not begin with `deny` admits: so do `DENY` and `reject`.
+    """
+    if not written or written == _NO_VALUE:
+        return None
+    word = written.partition(b",")[0].rstrip()
+    if word == b"deny":
+        rest = written[len(word) :].strip()
+        return Doubt(len(word), len(written), "deny takes no variables") if rest else None
+    if word != b"allow":
+        return Doubt(0, len(word) or 1, _not_an_action(word, written))
+    for start, end, item in _items(written, len(word)):
+        name, _, text = item.partition(b"=")
+        if item and not _NAME.fullmatch(name):
+            return Doubt(start, end, f"{prefixes.shown(name)} is not the name of a variable")
+        if name == b"MAXCPERIP" and not text.strip().isdigit():
+            return Doubt(start, end, f"MAXCPERIP must be a number, not {prefixes.shown(text)}")
+    return None
+
+
+def _not_an_action(word: bytes, written: bytes) -> str:
+    """Explain what a value does that begins with neither action."""
+    effect = "refuses" if written.startswith(b"deny") else "admits"
+    meant = "deny"
+    if word.lower().startswith(b"allow"):
+        meant = "allow, with a comma before each variable"
+    elif b"=" in word or (_NAME.fullmatch(word) and word.isupper() and word != b"DENY"):
+        meant = "allow and a comma before the variables"
+    text = f"{prefixes.shown(word)} is neither allow nor deny, and couriertcpd {effect} this network"
+    return f"{text}; write {meant}"
+
+
+def _items(value: bytes, begin: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """Yield each item between commas with its place, from `begin` on.
+
+    Quotes, and blanks before an item, are removed; an open quote takes the rest.
+    """
     item: list[bytes] = []
-    for piece in _PIECES.findall(value):
+    start = end = begin
+    for found in _PIECES.finditer(value, begin):
+        piece, end = found[0], found.end()
         if piece == b",":
-            yield b"".join(item).lstrip()
-            item = []
+            yield start, found.start(), b"".join(item).lstrip()
+            item, start = [], end
         elif piece[:1] in {b'"', b"'"}:
             item.append(piece[1:].removesuffix(piece[:1]))
         else:
             item.append(piece)
-    yield b"".join(item).lstrip()
+    yield start, end, b"".join(item).lstrip()
 
 
 def _decoded(text: bytes) -> str:

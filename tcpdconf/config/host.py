@@ -24,6 +24,7 @@ _MAIL_PORTS: Final = {
     "smtp": 25, "pop3": 110, "imap": 143, "imap2": 143, "smtps": 465, "submissions": 465, "urd": 465,
     "submission": 587, "imaps": 993, "pop3s": 995, "sieve": 4190,
 }  # fmt: skip
+_DENIED: Final = "Permission denied"
 _HASTY: Final = 3  # seconds; a lost first packet of a PROXY header is sent again after one
 
 
@@ -170,12 +171,20 @@ def _files(
         )
     for index, source in enumerate(service.access):
         if source.file is not None and (reason := _unreadable(source.file, directory=True)):
-            text = f"cannot read {source.file}: {reason}"
-            yield loaded.problem((*key, "access", index, "file"), text, "missing-file")
+            yield _missing(loaded, (*key, "access", index, "file"), source.file, reason)
     for index, file in enumerate(service.environment_files):
         where = (*key, "environment_files", index, "path")
         if reason := _unreadable(file.path, directory=False):
-            yield loaded.problem(where, f"cannot read {file.path}: {reason}", "missing-file")
+            yield _missing(loaded, where, file.path, reason)
+
+
+def _missing(loaded: "load.Loaded", key: positions.Key, path: str, reason: str) -> problems.Problem:
+    """Make a problem of a file that cannot be read; the daemon may read what this process may not."""
+    text = f"cannot read {path}: {reason}"
+    if reason == _DENIED and os.geteuid() != 0:
+        hint = "check as root"
+        return loaded.problem(key, f"{text}, so it is not checked", "missing-file", "warning", hint=hint)
+    return loaded.problem(key, text, "missing-file")
 
 
 def _unreadable(path: str, *, directory: bool) -> str | None:
@@ -187,7 +196,7 @@ def _unreadable(path: str, *, directory: bool) -> str | None:
     if is_directory and not directory:
         return "Is a directory"
     wanted = os.R_OK | (os.X_OK if is_directory else 0)
-    return None if os.access(path, wanted, effective_ids=True) else "Permission denied"
+    return None if os.access(path, wanted, effective_ids=True) else _DENIED
 
 
 def _program(

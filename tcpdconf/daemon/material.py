@@ -25,6 +25,24 @@ Compiled = Mapping[Origin, decision.Source]
 _NOTHING: Final[Compiled] = MappingProxyType({})
 
 
+def contents(opened: Iterable[tuple[str, int]]) -> list[tuple[str, bytes]]:
+    """Return path and content of each file of an access source, from its path and descriptor.
+
+    Raises:
+        AccessFileError: one cannot be read, or all together are too large.
+    """
+    found = []
+    left = _LARGEST_ACCESS
+    for path, fd in opened:
+        try:
+            content = files.content(fd, left)
+        except OSError as error:
+            raise accessfile.AccessFileError(path, "", str(error.strerror)) from None
+        found.append((path, content))
+        left -= len(content)
+    return found
+
+
 class Material:
     """The files of one service, each with its role and descriptor; notes all failures."""
 
@@ -67,17 +85,9 @@ class Material:
         Raises:
             AccessFileError: one cannot be read, or is too large.
         """
-        found = []
-        left = _LARGEST_ACCESS
-        for role, fd in self._files:
-            if role.kind == "access" and role.place == index:
-                try:
-                    content = files.content(fd, left)
-                except OSError as error:
-                    raise accessfile.AccessFileError(role.path, "", str(error.strerror)) from None
-                found.append((role.path, content))
-                left -= len(content)
-        return found
+        return contents(
+            (role.path, fd) for role, fd in self._files if role.kind == "access" and role.place == index
+        )
 
     def base(self) -> dict[str, str]:
         """The environment of every program."""
@@ -125,6 +135,8 @@ class Material:
         if table.dead:
             some = ", ".join(table.dead[:3])
             log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
+        if table.doubts:
+            log.warning("records with doubtful values", source=source.file, such_as=table.doubts[0])
         return decision.Source(source.file or f"access[{index}]", table)
 
     def _variables(self, role: assignment.Role, fd: int, before: dict[str, str]) -> dict[str, str]:

@@ -129,7 +129,7 @@ class AccessTable:
 
     `peers` is for the client, `locals` for this host's own end of the connection, `proxied` for the local end
     that a PROXY header names. `dead` are the keys of a database that can match nobody: no rules, but worth a
-    warning.
+    warning. So are `doubts`, what is strange about values of records that count.
     """
 
     def __init__(self) -> None:
@@ -137,6 +137,7 @@ class AccessTable:
         self.locals = Networks()
         self.proxied = Networks()
         self.dead: list[str] = []
+        self.doubts: list[str] = []
 
     def find(self, link: connection.Connection) -> Rule | None:
         """The rule for the client, or None when the source does not say."""

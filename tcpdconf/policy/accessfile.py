@@ -53,13 +53,19 @@ _NAMES: Final = {
 
 
 class AccessFileError(Exception):
-    """An access file that cannot be used; `where` is "line 12", "offset 0x40" or empty."""
+    """An access file that cannot be used; `where` is "offset 0x40" in a database, else empty.
 
-    def __init__(self, path: str, where: str, text: str) -> None:
-        super().__init__(": ".join(part for part in (path, where, text) if part))
+    `line` and `column` count from 1; both are 0 where the whole file is meant.
+    """
+
+    def __init__(self, path: str, where: str, text: str, line: int = 0, column: int = 1) -> None:
+        place = f"{path}:{line}:{column}" if line else path
+        super().__init__(": ".join(part for part in (place, where, text) if part))
         self.path = path
         self.where = where
         self.text = text
+        self.line = line
+        self.column = column if line else 0
 
 
 def read(files: Sequence[tuple[str, bytes]], source: tables.AccessSource) -> access.AccessTable:
@@ -76,7 +82,7 @@ def read(files: Sequence[tuple[str, bytes]], source: tables.AccessSource) -> acc
         return _read_one(*files[0], source)
     if not files:
         raise AccessFileError(source.file or "", "", "there is no access file in this directory")
-    records = courierfile.Records(local=source.local)
+    records = courierfile.Records(local=source.local, strict=True)
     for path, data in files:
         form = source.format or (recognise(path, data) if _FIRST_LINE.search(data) else "courier")
         _check_goes_with(path, data, form, source)
@@ -95,7 +101,7 @@ def _read_one(path: str, data: bytes, source: tables.AccessSource) -> access.Acc
         return _toml(path, data)
     if form == "cidr":
         return _cidr(path, data, source)
-    records = courierfile.Records(local=source.local)
+    records = courierfile.Records(local=source.local, strict=form == "courier")
     (_gdbm if form == "gdbm" else _courier)(path, data, records)
     return records.table
 
@@ -126,9 +132,10 @@ def recognise(path: str, data: bytes) -> Format:
         return "courier"
     raise AccessFileError(
         path,
-        f"line {_line(data, found.start(1))}",
+        "",
         "cannot tell the format: neither a network alone (CIDR list), nor a network, a TAB and a value"
         " (Courier), nor TOML",
+        _line(data, found.start(1)),
     )
 
 
@@ -180,7 +187,7 @@ def _courier(path: str, data: bytes, records: courierfile.Records) -> None:
     try:
         courierfile.read(data, records)
     except cidr.LineError as error:
-        raise AccessFileError(path, f"line {error.line}", str(error)) from None
+        raise AccessFileError(path, "", str(error), error.line, error.column) from None
 
 
 def _cidr(path: str, data: bytes, source: tables.AccessSource) -> access.AccessTable:
@@ -188,7 +195,7 @@ def _cidr(path: str, data: bytes, source: tables.AccessSource) -> access.AccessT
     try:
         cidr.read(data, access.Rule(source.action or "deny"), table.peers)
     except cidr.LineError as error:
-        raise AccessFileError(path, f"line {error.line}", str(error)) from None
+        raise AccessFileError(path, "", str(error), error.line, error.column) from None
     return table
 
 
@@ -197,26 +204,26 @@ def _toml(path: str, data: bytes) -> access.AccessTable:
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise AccessFileError(path, f"line {_line(data, error.start)}", "not UTF-8") from None
+        raise AccessFileError(path, "", "not UTF-8", _line(data, error.start)) from None
     source = sources.Source(path, text, {})
     try:
         written = sources.parsed(text)
     except (ValueError, RecursionError) as error:
         problem = syntax.problem(source, error)
-        where = f"line {problem.line}" if problem.line else ""
-        raise AccessFileError(path, where, problem.text) from None
+        raise AccessFileError(path, "", problem.text, problem.line, problem.column) from None
     try:
         return access.build(tables.AccessFile.model_validate(written).rules)
     except pydantic.ValidationError as error:
         finding = next(wording.findings(error, written, tables.AccessFile))
         hint = f" ({finding.hint})" if finding.hint else ""
         text = f"{problems.dotted(finding.key)}: {finding.text}{hint}"
-        raise AccessFileError(path, _place(source, finding.key), text) from None
+        raise AccessFileError(path, "", text, *_place(source, finding.key, finding.spot)) from None
     except access.DuplicateRuleError as error:
         key = ("rules", error.index)
-        raise AccessFileError(path, _place(source, key), f"{problems.dotted(key)}: {error}") from None
+        text = f"{problems.dotted(key)}: {error}"
+        raise AccessFileError(path, "", text, *_place(source, key)) from None
 
 
-def _place(source: sources.Source, key: positions.Key) -> str:
-    span = source.span(key)
-    return f"line {span.line}" if span else ""
+def _place(source: sources.Source, key: positions.Key, spot: sources.Spot = "value") -> tuple[int, int]:
+    span = source.span(key, spot)
+    return (span.line, span.column) if span else (0, 0)

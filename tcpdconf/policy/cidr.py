@@ -18,11 +18,12 @@ _OCTETS: Final = tuple({b"%d" % n: n << shift for n in range(256)} for shift in 
 
 
 class LineError(ValueError):
-    """A line of an access file that cannot be used; `line` counts from 1."""
+    """A line of an access file that cannot be used; `line` and `column` count from 1, the column in bytes."""
 
-    def __init__(self, line: int, text: str) -> None:
+    def __init__(self, line: int, text: str, column: int = 1) -> None:
         super().__init__(text)
         self.line = line
+        self.column = column
 
 
 def read(data: bytes, rule: access.Rule, networks: access.Networks) -> None:

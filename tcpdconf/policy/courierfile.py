@@ -11,12 +11,25 @@ from tcpdconf.config import courierrecords, prefixes, values
 from tcpdconf.policy import access, cidr
 
 
-class Records:
-    """The table that records make: for peers, and for the local end where the source is looked up for it."""
+class DoubtError(ValueError):
+    """A value that hardly means what couriertcpd makes of it; `start` is the place of the doubt in it."""
 
-    def __init__(self, *, local: bool) -> None:
+    def __init__(self, doubt: courierrecords.Doubt) -> None:
+        super().__init__(doubt.text)
+        self.start = doubt.start
+
+
+class Records:
+    """The table that records make: for peers, and for the local end where the source is looked up for it.
+
+    A doubtful value (`courierrecords.doubt`) of a database is kept, as couriertcpd would, and counted in
+    `AccessTable.doubts`. `strict` refuses it: text is written by hand, and can be written anew.
+    """
+
+    def __init__(self, *, local: bool, strict: bool = False) -> None:
         self.table = access.AccessTable()
         self._local = local
+        self._strict = strict
         self._rules: dict[bytes, access.Rule] = {}  # few values, many networks
 
     def add(self, key: courierrecords.Key, value: bytes) -> None:
@@ -24,9 +37,15 @@ class Records:
 
         Raises:
             ValueError: the value cannot become variables, or the network has another value already.
+            DoubtError: the value is doubtful, and this is `strict`.
         """
         made = self._rules.get(value)
         if made is None:
+            doubt = courierrecords.doubt(value)
+            if doubt is not None and self._strict:
+                raise DoubtError(doubt)
+            if doubt is not None:
+                self.table.doubts.append(doubt.text)
             made = self._rules[value] = rule(value)
         for prefix in key.prefixes:
             if key.port is None:
@@ -47,13 +66,17 @@ def read(data: bytes, records: Records) -> None:
     """Add the records of a text: `network<TAB>value` lines, blank lines, comment lines.
 
     Raises:
-        cidr.LineError: a line is neither.
+        cidr.LineError: a line is neither, or its value is doubtful and `records` are strict.
     """
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, ended in enumerate(data.split(b"\n"), 1):
+        line = ended.removesuffix(b"\r")
         if line.lstrip()[:1] in {b"", b"#"}:
             continue
         try:
-            records.add(*courierrecords.record(line))
+            key, value = courierrecords.record(line)
+            records.add(key, value)
+        except DoubtError as error:
+            raise cidr.LineError(number, str(error), len(line) - len(value) + error.start + 1) from None
         except ValueError as error:
             raise cidr.LineError(number, str(error)) from None
 

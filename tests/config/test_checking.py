@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import pwd
 import subprocess
 import sys
 import time
 
 import daemons
+import peers
 import pytest
+from policy import gdbmfiles
 
 
 def check(
@@ -106,3 +109,148 @@ def test_a_candidate_that_never_ends_is_refused(tmp_path: pathlib.Path) -> None:
     found = check(tmp_path, tmp_path / "variables", "--replace", replaced)
 
     assert "file=/dev/zero,title=too-large::has " in found.stdout
+
+
+ACCESS = """[services.a]
+program = ["/bin/cat"]
+user = "nobody"
+listeners = [{{ address = "127.0.0.1", port = 4999 }}]
+access = [{{ file = "{file}" }}]
+"""
+
+
+def check_access(folder: pathlib.Path, content: bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Check a service that names a file with this content."""
+    file = folder / "access"
+    file.write_bytes(content)
+    if not (folder / "conf.d").exists():
+        daemons.configure(folder, ACCESS.format(file=file))
+    command = [sys.executable, "-m", "tcpdconf", "check", str(folder / "conf.d"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "text"),
+    [
+        ("10\tallow\n192.0.2.7\tDENY\n", "2:11", '"DENY" is neither allow nor deny, and couriertcpd admits'),
+        ("10\treject\n", "1:4", '"reject" is neither allow nor deny'),
+        ("10\tallow;RELAYCLIENT\n", "1:4", '"allow;RELAYCLIENT" is neither allow nor deny'),
+        (
+            "10\tallow,RELAYCLIENT # comment\n",
+            "1:10",
+            '"RELAYCLIENT # comment" is not the name of a variable',
+        ),
+        ("10\tallow,A-B=1\n", "1:10", '"A-B" is not the name of a variable'),
+        ('10\tallow,"A=x,y",B C\n', "1:18", '"B C" is not the name of a variable'),
+        ("10\tallow,MAXCPERIP=1O\n", "1:10", 'MAXCPERIP must be a number, not "1O"'),
+        ("10\tdenyall\n", "1:4", '"denyall" is neither allow nor deny, and couriertcpd refuses'),
+        ("10\tdeny,A=1\n", "1:8", "deny takes no variables"),
+        (
+            "10\tFOO=1\n",
+            "1:4",
+            '"FOO=1" is neither allow nor deny, and couriertcpd admits this network; write allow',
+        ),
+        ("10 deny\n", "1:1", "cannot tell the format"),
+        ("10\tdeny\n10 deny\n", "2:1", "there must be a TAB"),
+        ('[[rules]]\nnetwork = "*"\naction = "Deny"\n', "3:10", 'rules[0].action: must be "allow" or "deny"'),
+        ("10\tallow, A = x\n", "1:10", '"A " is not the name of a variable'),
+    ],
+)
+def test_access_files_are_read(tmp_path: pathlib.Path, content: str, place: str, text: str) -> None:
+    """`run` refuses them, too, with the same words."""
+    with daemons.public_folder() as folder:
+        found = check_access(folder, content.encode())
+        said = f"{folder}/access:{place}: services.a.access[0].file: cannot load access rules: "
+        assert [line for line in found.stdout.splitlines() if line.startswith(said)], found.stdout
+        assert text in found.stdout
+        assert found.returncode == 78
+        assert check_access(folder, content.encode(), "--fast").returncode == 0
+
+        command = [sys.executable, "-m", "tcpdconf", "run", str(folder / "conf.d")]
+        command += ["--runtime-dir", str(tmp_path / "run")]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+        assert ran.returncode == 78
+        assert f"{folder}/access:{place}: " in ran.stderr
+        assert text in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "10\tallow,A=1\r\n11\tdeny\r\n",
+        "10\tallow\n",
+        "10\tdeny \n",
+        '10\tallow, A= "x,y" ,B\n',
+        "10\tallow,\n",
+    ],
+)
+def test_access_files_that_say_what_they_mean(content: str) -> None:
+    with daemons.public_folder() as folder:
+        found = check_access(folder, content.encode(), "--strict")
+    assert (found.stdout.endswith("1 enabled: no problems\n"), found.returncode) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("records", "text"),
+    [
+        ({b"127.0.0.7 ": b"deny", b"10": b"deny"}, 'records that match nobody: 1, such as "127.0.0.7 "'),
+        ({b"10": b"DENY"}, 'a record with a doubtful value: "DENY" is neither allow nor deny'),
+    ],
+)
+def test_databases_are_read_as_couriertcpd_reads_them_with_a_warning(
+    records: dict[bytes, bytes], text: str
+) -> None:
+    with daemons.public_folder() as folder:
+        content = bytes(gdbmfiles.write(records))
+        found = check_access(folder, content)
+        assert (text in found.stdout, found.returncode) == (True, 0), found.stdout
+        assert ":5:20: warning: services.a.access[0].file: " in found.stdout
+        assert check_access(folder, content, "--strict").returncode == 78
+
+
+def test_quiet_says_nothing_of_what_is_well() -> None:
+    with daemons.public_folder() as folder:
+        assert check_access(folder, b"10\tdeny\n", "--quiet").stdout == ""
+        assert check_access(folder, b"10\tDENY\n", "--quiet").stdout.count("\n") == 4
+
+
+@pytest.mark.peer
+def test_nothing_is_executed_and_no_file_is_read_with_roots_rights(tmp_path: pathlib.Path) -> None:
+    """A shell file would leave a trace; the process that reads is the service's user."""
+    peers.need_root()
+    peers.need("strace")
+    with daemons.public_folder() as folder:
+        (folder / "shell").write_text(f"touch {folder}/trace\n")
+        file = folder / "access"
+        file.write_bytes(b"10\tdeny\n")
+        text = (
+            ACCESS.format(file=file) + f'environment_files = [{{ path = "{folder}/shell", shell = true }}]\n'
+        )
+        conf = daemons.configure(folder, text)
+        calls = tmp_path / "calls"
+        command = ["strace", "-f", "-o", str(calls), "-e", "trace=setresuid,execve,fork,vfork,clone,clone3"]
+        command += [sys.executable, "-m", "tcpdconf", "check", str(conf)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout
+        assert not (folder / "trace").exists()
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert f"setresuid({nobody}, {nobody}, {nobody})" in calls.read_text()
+    assert calls.read_text().count("execve(") == 1
+
+
+@pytest.mark.peer
+def test_what_its_caller_may_not_read_is_a_warning() -> None:
+    """The daemon opens it as root, or as the service's user."""
+    peers.need_root()
+    peers.need("setpriv")
+    with daemons.public_folder() as folder:
+        file = folder / "access"
+        file.write_bytes(b"10\tdeny\n")
+        file.chmod(0o600)
+        conf = daemons.configure(folder, ACCESS.format(file=file))
+        command = ["setpriv", "--reuid=daemon", "--regid=daemon", "--clear-groups"]
+        command += [sys.executable, "-m", "tcpdconf", "check", str(conf)]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    said = f"warning: services.a.access[0].file: cannot read {file}: Permission denied, so it is not checked"
+    assert said in found.stdout
+    assert found.returncode == 0

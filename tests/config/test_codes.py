@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 import pytest
+from policy import gdbmfiles
 
 from tcpdconf import checking
 from tcpdconf.config import codes, load, problems
@@ -39,6 +40,7 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
     "no-files": {},
     "no-limit-per-address": {"smtp": SMTP + "listeners = [{ port = 4999 }]\n"},
     "no-service": {"smtp": GOOD + "enabled = false\n"},
+    "odd-records": {"smtp": GOOD + '[[services.smtp.access]]\nfile = "{folder}/smtpaccess.dat"\n'},
     "runs-as-root": {"smtp": GOOD},
     "short-timeout": {
         "smtp": SMTP + "[[services.smtp.listeners]]\nport = 4999\n"
@@ -56,6 +58,7 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
     "unknown-port": {"smtp": SMTP + 'listeners = [{ port = "smpt" }]\n'},
     "unknown-user": {"smtp": GOOD + 'user = "no-such-user"\n'},
     "unreadable": {"smtp": "a directory stands there"},
+    "wrong-access-file": {"smtp": GOOD + '[[services.smtp.access]]\nfile = "{folder}/smtpaccess"\n'},
     "wrong-environment-file": {"smtp": GOOD + 'environment_files = ["{folder}/env"]\n'},
     "wrong-place": {
         "smtp": GOOD + '[[services.smtp.access]]\nfile = "/dev/null"\nformat = "gdbm"\naction = "deny"\n'
@@ -76,8 +79,11 @@ def test_the_example_of_a_code_is_what_such_a_problem_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.geteuid", lambda: 0)  # of whom a service without user would be
+    tmp_path.chmod(0o755)
     pathlib.Path("conf.d").mkdir()
     pathlib.Path("env").write_text("A=1\nB\n")
+    pathlib.Path("smtpaccess").write_text("192.0.2.7\tDENY\n")
+    pathlib.Path("smtpaccess.dat").write_bytes(gdbmfiles.write({b"127.0.0.7 ": b"deny"}))
     for name, text in FILES[code].items():
         path = pathlib.Path(f"conf.d/{name}.toml")
         if code == "unreadable":

@@ -328,7 +328,7 @@ def test_a_service_that_cannot_be_served_is_a_problem(tmp_path: pathlib.Path) ->
 
     assert (found.returncode, found.stdout) == (78, "")
     assert "services.test.access[0].file: cannot load access rules:" in found.stderr
-    assert "line 1: there must be a TAB" in found.stderr
+    assert ":1:1: there must be a TAB" in found.stderr
 
 
 @pytest.mark.peer

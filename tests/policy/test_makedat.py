@@ -1,13 +1,15 @@
 """The same access text through Courier's programs and through ours, answer by answer."""
 
 import ipaddress
+import itertools
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from policy import links, realtcpd
 
-from tcpdconf.config import tables
+from tcpdconf.config import courierrecords, tables
 from tcpdconf.policy import access, accessfile, connection
 
 pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("_courier")]
@@ -40,14 +42,12 @@ def _courier() -> None:
     realtcpd.need()
 
 
-def tables_of(text: bytes, database: Path, *, local: bool = False) -> list[access.AccessTable]:
+def tables_of(text: bytes, database: Path, *, local: bool = False) -> Iterator[access.AccessTable]:
     """From the database, and from the text itself."""
     source = tables.AccessSource(file=str(database), local=local)
     courier = tables.AccessSource(file=str(database), local=local, format="courier")
-    return [
-        accessfile.read([(str(database), database.read_bytes())], source),
-        accessfile.read([("text", text)], courier),
-    ]
+    yield accessfile.read([(str(database), database.read_bytes())], source)
+    yield accessfile.read([("text", text)], courier)
 
 
 def decide(table: access.AccessTable, link: realtcpd.Link) -> realtcpd.Variables | None:
@@ -63,12 +63,12 @@ def decide(table: access.AccessTable, link: realtcpd.Link) -> realtcpd.Variables
 
 
 def assert_same_answers(
-    text: bytes, folder: Path, connections: list[realtcpd.Link], *, local: bool = False
+    text: bytes, folder: Path, connections: list[realtcpd.Link], *, local: bool = False, forms: int = 2
 ) -> list[realtcpd.Variables | None]:
-    """Compare, and return what couriertcpd answered."""
+    """Compare the database and the text, or the database alone; return what couriertcpd answered."""
     database = realtcpd.makedat(text, folder)
     wanted = realtcpd.answers(database, connections, *(["-accesslocal"] if local else []))
-    for table in tables_of(text, database, local=local):
+    for table in itertools.islice(tables_of(text, database, local=local), forms):
         found = [decide(table, link) for link in connections]
 
         assert list(zip(connections, wanted, strict=True)) == list(zip(connections, found, strict=True))
@@ -178,9 +178,14 @@ def test_random_values(tmp_path: Path) -> None:
     values = ["".join(numbers.choices(PIECES, k=numbers.randrange(1, 12))) for _ in range(200)]
     values = [value.lstrip("\t") or "1" for value in values]  # a second TAB is an error in text
     values += ["allow," + "".join(numbers.choices(PIECES, k=numbers.randrange(1, 12))) for _ in range(800)]
-    text = "".join(f"10.0.{n >> 8}.{n & 255}\t{value}\n" for n, value in enumerate(values))
-    connections = [from_client(f"10.0.{n >> 8}.{n & 255}") for n in range(len(values))]
-    assert_same_answers(text.encode(), tmp_path, connections)
+    doubtful = [value for value in values if courierrecords.doubt(value.encode())]
+    clear = [value for value in values if not courierrecords.doubt(value.encode())]
+    for forms, some in ((1, doubtful), (2, clear)):  # text refuses what is doubtful
+        text = "".join(f"10.0.{n >> 8}.{n & 255}\t{value}\n" for n, value in enumerate(some))
+        connections = [from_client(f"10.0.{n >> 8}.{n & 255}") for n in range(len(some))]
+        (tmp_path / str(forms)).mkdir()
+        assert_same_answers(text.encode(), tmp_path / str(forms), connections, forms=forms)
+    assert len(clear) > 50
 
 
 def test_local_ends(tmp_path: Path) -> None:
