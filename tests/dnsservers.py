@@ -152,7 +152,10 @@ class Server:
         self._selector.register(client, selectors.EVENT_READ, self._stream)
 
     def _stream(self, client: socket.socket) -> None:
-        data = client.recv(65535)  # a question is one segment on the loopback
+        try:
+            data = client.recv(65535)  # a question is one segment on the loopback
+        except ConnectionResetError:
+            data = b""
         if not data:
             self._leave(client)
             return
