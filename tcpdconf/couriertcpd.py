@@ -62,6 +62,10 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
     except OSError as error:
         return _complain(terminal, f"cannot open {error.filename}: {error.strerror}")
     # from here on -stop and -restart find this process; their signals are read once everything serves
+    try:
+        _check_ports(words)
+    except argvoptions.CommandLineError as error:
+        return _refused(terminal, pid_file, error)
 
     gc.disable()  # importing makes much and leaves nothing to collect: a fifth of the time
     from tcpdconf.daemon import dropin  # noqa: PLC0415 (slow)
@@ -76,10 +80,26 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
     try:
         dropin.run(words, arrived, started, in_background=pid_file is not None)
     except dropin.StartError as error:
-        if pid_file is not None:
-            pid_file.remove()
-        return _complain(terminal, str(error))
+        return _refused(terminal, pid_file, error)
     return 0
+
+
+def _check_ports(words: Sequence[str]) -> None:
+    """Refuse a wrong list of ports, the commonest mistake, before anything slow is imported.
+
+    Raises:
+        CommandLineError: it is wrong.
+    """
+    from tcpdconf.config import argvports  # noqa: PLC0415 (-stop and -restart do not need it)
+
+    for _ in argvports.items(argvoptions.read(words).ports):
+        pass
+
+
+def _refused(terminal: int, pid_file: pidfile.PidFile | None, error: Exception) -> int:
+    if pid_file is not None:
+        pid_file.remove()
+    return _complain(terminal, str(error))
 
 
 def _complain(fd: int, text: str) -> int:

@@ -1,10 +1,10 @@
-"""Addresses and ports as couriertcpd's command line writes them. Pure but for the host's names of ports."""
+"""Addresses as couriertcpd's command line writes them. Pure."""
 
 import ipaddress
 import re
 from typing import Final
 
-from tcpdconf.config import argvoptions, collisions, host, values
+from tcpdconf.config import argvoptions, collisions
 
 _PART: Final = re.compile(r"0[0-7]*|[1-9][0-9]*")
 
@@ -41,19 +41,3 @@ def address(text: str) -> str:
     except ValueError:
         raise argvoptions.CommandLineError(f"Invalid IP address: {text}") from None
     return "*" if not int(six) else collisions.unmapped(str(six))
-
-
-def port(text: str) -> int | str:
-    """A port: a number as atoi reads it, or a name that the host knows.
-
-    Raises:
-        CommandLineError: it is none.
-    """
-    number = argvoptions.atoi(text)
-    try:
-        known = number or host.port_number(text)
-    except LookupError:
-        known = 0
-    if not 0 < known <= values.MAX_PORT:
-        raise argvoptions.CommandLineError(f"Invalid port: {text}")
-    return number or text

@@ -6,7 +6,7 @@ Source: couriertcpd(8), MULTIPLE PORT LIST and Enabling HAProxy.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import argvaddress, argvoptions, collisions, host
+from tcpdconf.config import argvaddress, argvoptions, argvports, collisions, host
 
 _ALL: Final = "*"
 _IPV4: Final = "0.0.0.0"  # noqa: S104 (the address of a listener, as configured)
@@ -39,8 +39,6 @@ def tables(draft: argvoptions.Draft) -> list[dict[str, Any]]:
         CommandLineError: a port or an address is none, or two items cannot be bound beside each other.
     """
     found = list(_listed(draft))
-    if not found:
-        raise argvoptions.CommandLineError(f"Invalid port: {draft.given.ports}")
     _refuse_collisions(found)
     if (backlog := draft.positive("listen", "listen")) is not None:
         why = "couriertcpd checks the number and does not use it; here it is the length of the queue"
@@ -54,15 +52,13 @@ def tables(draft: argvoptions.Draft) -> list[dict[str, Any]]:
 
 def _listed(draft: argvoptions.Draft) -> Iterator[dict[str, Any]]:
     given = draft.given
-    for place, item in enumerate(filter(None, given.ports.split(","))):
-        written, dot, text = item.rpartition(".")
-        port = argvaddress.port(text)
-        address = _address(written if dot and written != "0" else given.values.get("address", "0"))
+    for place, (item, written, port) in enumerate(argvports.items(given.ports)):
+        address = _address(written or given.values.get("address", "0"))
         table: dict[str, Any] = {} if address == _ALL else {"address": address}
         table["port"] = port
         if _is_foreign(address):
             table["freebind"] = True
-        if isinstance(port, int) and str(port) != text:
+        if isinstance(port, int) and str(port) != item.rpartition(".")[2]:
             draft.note("changed", item, f"is read as port {port}", "listeners", place)
         yield table
 

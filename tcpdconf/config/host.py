@@ -6,24 +6,18 @@ Nothing is opened, no socket is made, no program started.
 import grp
 import os
 import pwd
-import socket
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tcpdconf.config import codes, collisions, model, positions, problems, tables
+from tcpdconf.config import codes, collisions, model, ports, positions, problems, tables
 
 if TYPE_CHECKING:
     from tcpdconf.config import load
 
 Services = Mapping[str, model.ServiceSettings]
 
-# a container without /etc/services still knows mail (IANA service names, and two of Debian's)
-_MAIL_PORTS: Final = {
-    "smtp": 25, "pop3": 110, "imap": 143, "imap2": 143, "smtps": 465, "submissions": 465, "urd": 465,
-    "submission": 587, "imaps": 993, "pop3s": 995, "sieve": 4190,
-}  # fmt: skip
 _DENIED: Final = "Permission denied"
 _HASTY: Final = 3  # seconds; a lost first packet of a PROXY header is sent again after one
 
@@ -104,12 +98,10 @@ def port_number(port: int | str) -> int:
     if isinstance(port, int):
         return port
     try:
-        return socket.getservbyname(port, "tcp")
-    except OSError:
-        if port in _MAIL_PORTS:
-            return _MAIL_PORTS[port]
-    hint = _meant(port, list(_MAIL_PORTS)) or "write the number of the port"
-    raise UnknownNameError(f'unknown port name "{port}"', "port", hint)
+        return ports.number(port)
+    except LookupError:
+        hint = _meant(port, list(ports.MAIL)) or "write the number of the port"
+        raise UnknownNameError(f'unknown port name "{port}"', "port", hint) from None
 
 
 def _meant(word: str, known: list[str]) -> str | None:

@@ -201,3 +201,14 @@ def test_stop_imports_nothing_slow(tmp_path: pathlib.Path) -> None:
         "tcpdconf.daemon.pidfile",
         "tcpdconf.daemon.signals",
     }
+
+
+@pytest.mark.parametrize("ports", ["0", "25,99999", "no-such-port", ","])
+def test_wrong_ports_are_refused_before_anything_slow_is_imported(ports: str) -> None:
+    code = f"import sys; sys.argv[1:] = {[ports, '/bin/cat']!r}\n"
+    code += "from tcpdconf import couriertcpd\nprint(couriertcpd.main(), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr.startswith("Invalid port: ")
+    assert done.stdout.startswith("1 ")
+    assert {"pydantic", "dns", "asyncio"} & set(done.stdout.split()) == set()
