@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import daemons
 import peers
 import pytest
-from policy import realtcpd
+from policy import berkeleyfiles, realtcpd
 
 OURS = [sys.executable, "-m", "tcpdconf.couriertcpd"]
 REAL = [realtcpd.COURIERTCPD]
@@ -182,6 +182,19 @@ def test_sighup_keeps_the_rules_when_the_file_cannot_be_read(tmp_path: pathlib.P
         realtcpd.makedat(b"*\tallow,V=2\n", tmp_path)
         os.kill(pid_in(file), signal.SIGHUP)
         daemons.until(lambda: seen(port)["V"] == "2", "the new rules")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("method", ["hash", "btree"])
+def test_the_access_file_may_be_berkeley_db(tmp_path: pathlib.Path, method: str) -> None:
+    port = daemons.free_port()
+    database = tmp_path / "access.dat"
+    database.write_bytes(
+        berkeleyfiles.write({b"127.0.0.9": b"deny", b"*": b"allow,V=1"}, berkeleyfiles.Form(method))
+    )
+    with background(tmp_path, f"-access={database}", f"127.0.0.1.{port}", *ENV):
+        assert seen(port)["V"] == "1"
+        assert daemons.talk(port, source="127.0.0.9") == b""
 
 
 def test_stop_imports_nothing_slow(tmp_path: pathlib.Path) -> None:
