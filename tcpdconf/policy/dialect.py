@@ -25,6 +25,8 @@ class Dialect(NamedTuple):
     tells_local_denial: bool = True
     # with stderr = "socket" the client reads why its program cannot be run
     tells_exec_error: bool = False
+    # what a logger writes itself is thrown away, and SIGHUP does not end it
+    detaches_logger: bool = False
     # the daemon's own log goes to the service's logger as well
     shares_logger: bool = False
 
@@ -39,5 +41,6 @@ COURIERTCPD: Final = Dialect(
     reads_any_database=True,
     tells_local_denial=False,
     tells_exec_error=True,
+    detaches_logger=True,
     shares_logger=True,
 )
