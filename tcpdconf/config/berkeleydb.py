@@ -333,6 +333,8 @@ class _Btree(_File):
             places = [page.start + offset + 4 for offset in self.offsets(page)]
             if not places or max(places) + 4 > page.start + self.page_size:
                 raise BerkeleyDBError(page.start + 20, f"the inner page {number} leads nowhere")
+            if len(unread) + len(places) > self.last:
+                raise BerkeleyDBError(page.start + 20, "the tree has more pages than the file")
             unread += [(self.integer(at), at, page.level - 1) for at in reversed(places)]
 
     def _page_records(self, page: _Page) -> Iterator[tuple[bytes, bytes]]:
@@ -344,17 +346,15 @@ class _Btree(_File):
         ends = sorted(offset + (size + 3 & ~3) for offset, size in zip(offsets, sizes, strict=True))
         if len(offsets) % 2 or (offsets and [*sorted(offsets)[1:], self.page_size] != ends):
             raise BerkeleyDBError(page.start + self.header, "the items of a page overlap, or leave a gap")
-        items = [
-            None
-            if kind & _DELETED
-            else content[offset + 3 : offset + size]
-            if kind == _PLAIN
-            else self.large(page.start + offset)
-            for offset, kind, size in zip(offsets, kinds, sizes, strict=True)
-        ]
+        items = list(zip(offsets, kinds, sizes, strict=True))
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if key is not None and value is not None:
-                yield key, value
+            if not value[1] & _DELETED:  # what the key says of it does not count
+                yield self._item(page, content, *key), self._item(page, content, *value)
+
+    def _item(self, page: _Page, content: bytes, offset: int, kind: int, size: int) -> bytes:
+        if kind & ~_DELETED == _PLAIN:
+            return content[offset + 3 : offset + size]
+        return self.large(page.start + offset)
 
     def _sizes(self, page: _Page, content: bytes, offsets: Sequence[int]) -> tuple[list[int], list[int]]:
         """Type, with the mark of deleted items, and size of each item."""

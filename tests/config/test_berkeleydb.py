@@ -91,6 +91,15 @@ def test_a_deleted_item_of_a_btree_is_no_record() -> None:
     assert berkeleydb.records(data) == [(b"10", b"allow")] == berkeleyfiles.dumped(data)
 
 
+def test_a_key_with_the_mark_of_a_deleted_item_is_one() -> None:
+    """As for Berkeley DB, where the mark of the value counts."""
+    records = {b"10": b"allow", b"11": b"deny"}
+    data = berkeleyfiles.write(records, BTREE)
+    data[data.index(b"\x02\0\x0111") + 2] |= 0x80
+
+    assert records == dict(berkeleydb.records(data)) == dict(berkeleyfiles.dumped(data))
+
+
 @both_methods
 def test_a_database_that_only_may_have_duplicates_is_read(method: str) -> None:
     data = berkeleyfiles.write(SOME, berkeleyfiles.Form(method), settings=["duplicates=1"])
@@ -173,7 +182,7 @@ def test_any_bytes_are_records_or_an_error(data: bytes, order: str, numbers: tup
 @pytest.mark.parametrize("order", [1234, 4321])
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 def test_no_changed_byte_loses_a_record(method: str, order: int, flip: int) -> None:
-    """Only the mark of a deleted item does, which is one bit of its type."""
+    """Only the mark of a deleted value does, which is one bit of its type."""
     written = berkeleyfiles.write(SOME, berkeleyfiles.Form(method, order))
     detected = 0
     for place in range(len(written)):
@@ -254,6 +263,16 @@ def test_an_inner_page_that_leads_to_itself_is_refused() -> None:
     (item,) = struct.unpack_from("<H", data, root + 26)
     struct.pack_into("<I", data, root + item + 4, root // 512)
     with pytest.raises(berkeleydb.BerkeleyDBError, match="is reached twice"):
+        berkeleydb.records(data)
+
+
+def test_a_tree_with_more_pages_than_the_file_is_refused_at_once() -> None:
+    """What waits to be read is bounded by the size of the file: here each page leads to all of them."""
+    data = berkeleyfiles.write(MANY, BTREE)
+    (root, *_) = pages(data, 3)
+    struct.pack_into("<HH", data, root + 20, 200, 430)
+    struct.pack_into("<200H", data, root + 26, *[430] * 200)
+    with pytest.raises(berkeleydb.BerkeleyDBError, match="the tree has more pages than the file"):
         berkeleydb.records(data)
 
 
