@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import pydantic
 
-from tcpdconf.config import courierrecords, fields, gdbm, prefixes, render, tables
+from tcpdconf.config import courierrecords, databases, fields, prefixes, render, tables
 from tcpdconf_migrate import commandline, plan
 
 FOLDER: Final = "access"  # below the conf.d, where no file counts as configuration
@@ -132,9 +132,10 @@ def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courierrecords.Key |
     if texts != path and (files := _files(texts)) and _newest(files) <= os.stat(path).st_mtime:
         return texts, _lines(files)
     content = Path(path).read_bytes()
-    if not gdbm.is_database(content):
-        raise RulesError(f"{path} is no GDBM database")
-    return path, _database(path, content)
+    form = databases.recognise(content)
+    if form is None:
+        raise RulesError(f"{path} is no GDBM or Berkeley DB database")
+    return path, _database(path, content, form)
 
 
 def _files(path: str) -> list[str]:
@@ -158,11 +159,13 @@ def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courierrecords.Key | N
                 yield line.partition(b"\t")[0], key, value
 
 
-def _database(path: str, content: bytes) -> Iterator[tuple[bytes, courierrecords.Key | None, bytes]]:
+def _database(
+    path: str, content: bytes, form: databases.Format
+) -> Iterator[tuple[bytes, courierrecords.Key | None, bytes]]:
     try:
-        for written, value in gdbm.records(content):
+        for written, value in databases.records(content, form):
             yield bytes(written), courierrecords.key(bytes(written)), bytes(value)
-    except gdbm.GdbmError as error:
+    except databases.DatabaseError as error:
         raise RulesError(f"{path}: {error}") from None
 
 

@@ -40,7 +40,7 @@ _RULES: Final[dict[str, dict[str, Any]]] = {
         "allOf": [
             {"if": _where("format", "cidr"), "then": {"required": ["action"]}},
             {
-                "if": _where("format", "gdbm", "courier", "toml"),
+                "if": _where("format", "gdbm", "db", "courier", "toml"),
                 "then": _also(action=_FORBIDDEN),
             },
         ],

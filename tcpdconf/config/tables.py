@@ -132,7 +132,7 @@ class AccessSource(Model):
         description="A file, or a directory of Courier text files.",
         examples=["/etc/courier/smtpaccess.dat"],
     )
-    format: Literal["gdbm", "courier", "toml", "cidr"] | None = Field(
+    format: Literal["gdbm", "db", "courier", "toml", "cidr"] | None = Field(
         default=None, description="Format of the file; recognised from its content when left out."
     )
     action: Literal["allow", "deny"] | None = Field(

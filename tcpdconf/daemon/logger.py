@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from tcpdconf.config import host, model, tables
 from tcpdconf.daemon import channel, child, log, loop, privileges
-from tcpdconf.policy import environ
+from tcpdconf.policy import dialect, environ
 
 _PIPE: Final = 1 << 20  # bytes that may wait, where the host allows so many (pipe(7))
 
@@ -20,6 +20,7 @@ class Order(NamedTuple):
     argv: tuple[str, ...]
     identity: host.Identity
     environment: Mapping[str, str]
+    detached: bool = False  # its own output is thrown away, and SIGHUP ignored
 
 
 class Logger:
@@ -56,23 +57,33 @@ class Logger:
     def _run(self) -> int:
         os.setsid()  # what is sent to programs or typed at a terminal is not meant for the logger
         os.dup2(self._read, 0)
-        if os.path.samestat(os.fstat(0), os.fstat(2)):
+        log_fd = os.dup(2)  # closed when the logger runs
+        if self.order.detached:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        elif os.path.samestat(os.fstat(0), os.fstat(2)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it reads must end when nobody else writes
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which the interpreter ignores
         privileges.become(self.order.identity)
         os.chdir("/")
         path = self.order.argv[0]
         try:
             os.execve(path, self.order.argv, environ.block(self.order.environment))  # noqa: S606 (as configured)
         except OSError as error:
+            os.dup2(log_fd, 2)
             log.error(f"cannot run {path}: {error.strerror}", service=self._service, errno=error.errno)
         return 127
 
 
-def order(service: model.Service, environment: Mapping[str, str]) -> Order | None:
+def order(
+    service: model.Service, environment: Mapping[str, str], ways: dialect.Dialect = dialect.TOML
+) -> Order | None:
     """The logger that a service wants; `environment` is the daemon's own as it was started."""
     stderr = service.stderr
     if not isinstance(stderr, tables.StderrLogger):
         return None
     name = stderr.name or os.path.basename(service.program[0])
-    return Order((*stderr.logger, name), host.identity(service), environ.base(service, dict(environment), {}))
+    base = environ.base(service, dict(environment), {})
+    return Order((*stderr.logger, name), host.identity(service), base, ways.detaches_logger)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from tcpdconf.config import envfile, model, tables
+from tcpdconf.config import databases, envfile, model, tables
 from tcpdconf.daemon import assignment, channel, environment, files, log, resolvconf, resolvfile
 from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
@@ -127,7 +127,11 @@ class Material:
             if source.rules is not None:
                 table = access.build(source.rules)
             else:
-                table = accessfile.read(self.access(index), source)
+                read = self.access(index)
+                if self._task.ways.reads_any_database and read:
+                    form = databases.recognise(read[0][1]) or source.format
+                    source = source.model_copy(update={"format": form})
+                table = accessfile.read(read, source)
         except access.DuplicateRuleError as error:
             self._fail(("access", index, "rules", error.index), str(error))
         except accessfile.AccessFileError as error:

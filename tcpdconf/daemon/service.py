@@ -274,7 +274,7 @@ class Service:
             process = Process(host.identity(service), service.directory, service.umask)
         except host.UnknownNameError as error:
             raise CannotPrepareError([assignment.Failure((error.key,), str(error))]) from None
-        order = logger.order(service, self._around.environment)
+        order = logger.order(service, self._around.environment, self._around.ways)
         if order is None or (self._own_logger is not None and self._own_logger.order == order):
             return Setup(config, process, sockets, None if order is None else self._own_logger)
         made = logger.Logger(self._around.loop, self.name, order)

@@ -2,7 +2,7 @@
 
 A format that the configuration does not name is recognised from the content:
 
-- GDBM by its magic number; Berkeley DB too, only to say that it is not supported;
+- GDBM and Berkeley DB by their magic numbers;
 - text by its first line that is not blank and no comment (`#`, `;`): TOML when that is a table header or
   `name = ...`, a CIDR list when it is a network or address alone, perhaps with a comment behind it, Courier's
   text when it has a TAB.
@@ -25,7 +25,7 @@ import tree_sitter_toml  # noqa: F401  rights may then be unable to read them, s
 
 from tcpdconf.config import (
     courierrecords,
-    gdbm,
+    databases,
     positions,
     prefixes,
     problems,
@@ -36,16 +36,13 @@ from tcpdconf.config import (
 )
 from tcpdconf.policy import access, cidr, courierfile
 
-Format = Literal["gdbm", "courier", "toml", "cidr"]
+Format = Literal["gdbm", "db", "courier", "toml", "cidr"]
 
-_BERKELEY: Final = frozenset(
-    number.to_bytes(4, order) for number in (0x061561, 0x053162, 0x042253) for order in ("little", "big")
-)
 _FIRST_LINE: Final = re.compile(rb"^[^\S\n]*([^\s#;][^\n]*)", re.MULTILINE)
 _TOML: Final = re.compile(rb"""\[|[\w"'.-]+[ \t]*=""")
 _NETWORK_ALONE: Final = re.compile(rb"(?=[^/]*[.:])[0-9a-fA-F:.]+(?:/\d+)?\s*(?:[#;].*)?", re.DOTALL)
 _NAMES: Final = {
-    "gdbm": "a GDBM database",
+    **databases.NAMES,
     "courier": "Courier's text",
     "toml": "TOML",
     "cidr": "a CIDR list",
@@ -102,7 +99,10 @@ def _read_one(path: str, data: bytes, source: tables.AccessSource) -> access.Acc
     if form == "cidr":
         return _cidr(path, data, source)
     records = courierfile.Records(local=source.local, strict=form == "courier")
-    (_gdbm if form == "gdbm" else _courier)(path, data, records)
+    if form == "courier":
+        _courier(path, data, records)
+    else:
+        _database(path, data, form, records)
     return records.table
 
 
@@ -112,12 +112,15 @@ def recognise(path: str, data: bytes) -> Format:
     Raises:
         AccessFileError: it is none of them, or it could be more than one.
     """
-    _check_possible(path, data)
-    if gdbm.is_database(data):
-        return "gdbm"
+    _check_not_empty(path, data)
+    database = databases.recognise(data)
+    if database:
+        return database
     if b"\0" in data:
         where = f"offset {data.index(0):#x}"
-        raise AccessFileError(path, where, "neither a GDBM database nor text: it has a NUL character")
+        raise AccessFileError(
+            path, where, "neither a database (GDBM, Berkeley DB) nor text: it has a NUL character"
+        )
     found = _FIRST_LINE.search(data)
     if found is None:
         raise AccessFileError(
@@ -139,20 +142,21 @@ def recognise(path: str, data: bytes) -> Format:
     )
 
 
-def _check_possible(path: str, data: bytes) -> None:
+def _check_not_empty(path: str, data: bytes) -> None:
     if not data:
         raise AccessFileError(path, "", "the file is empty")
-    if bytes(data[12:16]) in _BERKELEY or bytes(data[:4]) in _BERKELEY:
-        raise AccessFileError(
-            path,
-            "",
-            "Berkeley DB files are not supported: make it again with the makedat of a Courier that uses GDBM,"
-            " or name the text that it was made from as file (db_dump -p prints the records)",
-        )
 
 
 def _check_goes_with(path: str, data: bytes, form: Format, source: tables.AccessSource) -> None:
-    _check_possible(path, data)
+    _check_not_empty(path, data)
+    database = databases.recognise(data)
+    if database and database != form:
+        raise AccessFileError(
+            path,
+            "",
+            f'this is {_NAMES[database]}, and format says "{form}": write format = "{database}",'
+            " or leave it out",
+        )
     if form == "cidr" and source.action is None:
         raise AccessFileError(path, "", 'this is a CIDR list, which needs action = "allow" or "deny"')
     if form != "cidr" and source.action is not None:
@@ -167,10 +171,10 @@ def _line(data: bytes, offset: int) -> int:
     return data.count(b"\n", 0, offset) + 1
 
 
-def _gdbm(path: str, data: bytes, records: courierfile.Records) -> None:
+def _database(path: str, data: bytes, form: databases.Format, records: courierfile.Records) -> None:
     try:
-        found = gdbm.records(data)
-    except gdbm.GdbmError as error:
+        found = databases.records(data, form)
+    except databases.DatabaseError as error:
         raise AccessFileError(path, f"offset {error.offset:#x}", str(error)) from None
     for written, value in found:
         key = courierrecords.key(written)

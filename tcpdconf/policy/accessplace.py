@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from tcpdconf.config import courierrecords, gdbm, sources, tables, values
+from tcpdconf.config import courierrecords, databases, sources, tables, values
 from tcpdconf.policy import access, accessfile, cidr, connection, courierfile
 
 Item = TypeVar("Item")
@@ -120,8 +120,9 @@ def _line(path: str, data: bytes, has: Callable[[Sequence[bytes]], bool]) -> Pla
     return Place(path, index + 1, lines[index].strip().decode(errors="backslashreplace"))
 
 
-def _gdbm(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> Place | None:
-    for written, value in gdbm.records(data):
+def _database(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> Place | None:
+    form = databases.recognise(data)
+    for written, value in databases.records(data, form) if form else ():
         key = courierrecords.key(written)
         if key is not None:
             records = courierfile.Records(local=source.local)
@@ -140,4 +141,4 @@ def _first(items: Sequence[Item], has: Callable[[Sequence[Item]], bool]) -> int:
     return low
 
 
-_FORMS = {"toml": _toml, "cidr": _cidr, "courier": _courier, "gdbm": _gdbm}
+_FORMS = {"toml": _toml, "cidr": _cidr, "courier": _courier, "gdbm": _database, "db": _database}

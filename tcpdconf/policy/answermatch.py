@@ -58,7 +58,7 @@ def passing(
 
 
 def text(answer: query.Answer) -> str:
-    """The first string of the first TXT record, on one line and without control characters; perhaps empty."""
+    """The first string of the first TXT record, with blanks for control characters; perhaps empty."""
     first = next((strings[0] for strings in answer.texts if strings), b"").decode("utf-8", "replace")
     line = "".join(character if character.isprintable() else " " for character in first)
-    return line.strip()[: fields.LONGEST_LINE]
+    return line[: fields.LONGEST_LINE]

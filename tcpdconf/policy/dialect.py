@@ -19,10 +19,14 @@ class Dialect(NamedTuple):
     keeps_signals: bool = False
     # PROXY lines are read as couriertcpd reads them (see `proxyline.lenient_read`)
     lenient_proxy: bool = False
+    # -access names either database of Courier's: which one it reads was chosen when couriertcpd was built
+    reads_any_database: bool = False
     # whether deny_message is also sent where a rule for the local end refuses
     tells_local_denial: bool = True
     # with stderr = "socket" the client reads why its program cannot be run
     tells_exec_error: bool = False
+    # what a logger writes itself is thrown away, and SIGHUP does not end it
+    detaches_logger: bool = False
     # the daemon's own log goes to the service's logger as well
     shares_logger: bool = False
 
@@ -34,7 +38,9 @@ COURIERTCPD: Final = Dialect(
     enters_directory=False,
     keeps_signals=True,
     lenient_proxy=True,
+    reads_any_database=True,
     tells_local_denial=False,
     tells_exec_error=True,
+    detaches_logger=True,
     shares_logger=True,
 )

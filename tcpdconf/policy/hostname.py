@@ -95,7 +95,8 @@ def _decoded(label: str) -> str | None:
 def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
     """Whether a name leads back: its addresses of the same family, and of the other where those do not say.
 
-    A failure of AAAA counts only where there is no A, as for couriertcpd.
+    An IPv4 address may stand in an AAAA record as ::ffff:1.2.3.4. A failure of AAAA counts only where there
+    is no A, as for couriertcpd.
     """
     first, other = _questions(end, name)
     own, answer = _followed(first, answers)
@@ -105,15 +106,21 @@ def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
         return Verdict(name, "leads back")
     if end.version == 4 and answer.status in _FAILED:
         return Verdict(SOFT, f"A: {answer.status}")
-    if answer.status == "nxdomain" or (end.version == 4 and answer.addresses):
+    if answer.status == "nxdomain":
         return Verdict(None, "the name does not lead back")
     other, second = _followed(other, answers)
     if second is None:
         return Verdict(None, "not asked yet", other)
-    failed = second.status in _FAILED
+    failed = second.status in _FAILED and not (end.version == 4 and answer.addresses)
     if end.version == 6 and answer.status in _FAILED and not second.addresses:
         failed = True
-    return Verdict(SOFT, "A or AAAA failed") if failed else Verdict(None, "the name does not lead back")
+    if end.version == 4 and f"::ffff:{end.text}" in second.addresses:
+        verdict = Verdict(name, "leads back")
+    elif failed:
+        verdict = Verdict(SOFT, "A or AAAA failed")
+    else:
+        verdict = Verdict(None, "the name does not lead back")
+    return verdict
 
 
 def _followed(question: query.Question, answers: Answers) -> tuple[query.Question, query.Answer | None]:

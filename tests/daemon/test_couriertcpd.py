@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import daemons
 import peers
 import pytest
-from policy import realtcpd
+from policy import berkeleyfiles, realtcpd
 
 OURS = [sys.executable, "-m", "tcpdconf.couriertcpd"]
 REAL = [realtcpd.COURIERTCPD]
@@ -182,6 +182,52 @@ def test_sighup_keeps_the_rules_when_the_file_cannot_be_read(tmp_path: pathlib.P
         realtcpd.makedat(b"*\tallow,V=2\n", tmp_path)
         os.kill(pid_in(file), signal.SIGHUP)
         daemons.until(lambda: seen(port)["V"] == "2", "the new rules")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("method", ["hash", "btree"])
+def test_the_access_file_may_be_berkeley_db(tmp_path: pathlib.Path, method: str) -> None:
+    port = daemons.free_port()
+    database = tmp_path / "access.dat"
+    database.write_bytes(
+        berkeleyfiles.write({b"127.0.0.9": b"deny", b"*": b"allow,V=1"}, berkeleyfiles.Form(method))
+    )
+    with background(tmp_path, f"-access={database}", f"127.0.0.1.{port}", *ENV):
+        assert seen(port)["V"] == "1"
+        assert daemons.talk(port, source="127.0.0.9") == b""
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("command", [OURS, REAL], ids=["ours", "theirs"])
+def test_a_logger_writes_nowhere_and_ignores_sighup(tmp_path: pathlib.Path, command: Sequence[str]) -> None:
+    peers.need(*command[:1])
+    port = daemons.free_port()
+    logger, told = tmp_path / "logger", tmp_path / "told"
+    logger.write_text(
+        "#!/bin/sh\n"
+        'outputs=$(readlink "/proc/$$/fd/1" "/proc/$$/fd/2"; grep SigIgn "/proc/$$/status")\n'
+        f'echo "$outputs" >{told}.new; mv {told}.new {told}\n'
+        "exec cat\n"
+    )
+    logger.chmod(0o755)
+    words = [f"-stderrlogger={logger}", "-nodnslookup", f"127.0.0.1.{port}", *ENV]
+    with (tmp_path / "output").open("wb") as output:
+        daemon = subprocess.Popen([*command, *words], stdout=output, stderr=output)
+    try:
+        daemons.until(told.exists, "the logger")
+        stdout, stderr, ignored = told.read_text().splitlines()
+    finally:
+        daemon.terminate()
+        daemon.wait(daemons.SECONDS)
+    inherited = int(next(line for line in own_status() if line.startswith("SigIgn")).split()[1], 16)
+    python = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1  # which subprocess restores
+
+    assert (stdout, stderr) == ("/dev/null", "/dev/null")
+    assert int(ignored.split()[1], 16) == inherited & ~python | 1 << signal.SIGHUP - 1
+
+
+def own_status() -> list[str]:
+    return pathlib.Path("/proc/self/status").read_text().splitlines()
 
 
 def test_stop_imports_nothing_slow(tmp_path: pathlib.Path) -> None:

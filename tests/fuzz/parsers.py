@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import envfile, gdbm, sources, tables
+from tcpdconf.config import berkeleydb, envfile, gdbm, sources, tables
 from tcpdconf.daemon import assignment, channel, dnswire, liststatus, relay, resolvconf
 from tcpdconf.policy import accessfile, environ, proxyheader, query
 
@@ -54,6 +54,8 @@ PARSERS: Final = {
     "dns": Parser(_answer),
     "gdbm": Parser(gdbm.records, gdbm.GdbmError),
     "access-gdbm": Parser(_access("gdbm"), accessfile.AccessFileError),
+    "berkeleydb": Parser(berkeleydb.records, berkeleydb.BerkeleyDBError),
+    "access-db": Parser(_access("db"), accessfile.AccessFileError),
     "access-courier": Parser(_access("courier"), accessfile.AccessFileError),
     "access-toml": Parser(_access("toml"), accessfile.AccessFileError),
     "access-cidr": Parser(_access("cidr"), accessfile.AccessFileError),

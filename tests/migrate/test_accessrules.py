@@ -7,7 +7,7 @@ import daemons
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy import gdbmfiles, links
+from policy import berkeleyfiles, gdbmfiles, links
 
 from tcpdconf.config import load, tables
 from tcpdconf.policy import access, accessfile, connection
@@ -62,6 +62,18 @@ rules = [
     )
 
 
+@pytest.mark.peer
+@pytest.mark.parametrize("form", berkeleyfiles.FORMS.values(), ids=berkeleyfiles.FORMS.keys())
+def test_a_berkeley_db_database_becomes_the_same_rules(tmp_path: Path, form: berkeleyfiles.Form) -> None:
+    records = {b"192.168.%d" % octet: b"allow,RELAYCLIENT" for octet in range(4)} | {b"*": b"deny"}
+    database = tmp_path / "access.dat"
+    database.write_bytes(gdbmfiles.write(records))
+    expected = accessrules.read(str(database))
+    database.write_bytes(berkeleyfiles.write(records, form))
+
+    assert expected == accessrules.read(str(database))
+
+
 def test_text_is_read_unless_it_is_newer_than_its_database(tmp_path: Path) -> None:
     database, texts = tmp_path / "smtpaccess.dat", tmp_path / "smtpaccess"
     texts.mkdir()
@@ -80,7 +92,7 @@ def test_text_is_read_unless_it_is_newer_than_its_database(tmp_path: Path) -> No
     [
         ({b"10": b"allow,A=\xff"}, "a variable is not UTF-8, as TOML is"),
         ({b"10": b"allow,A=1\n2"}, 'the variable "A" has a line end'),
-        (None, "is no GDBM database"),
+        (None, "is no GDBM or Berkeley DB database"),
     ],
 )
 def test_what_toml_cannot_say_is_refused(

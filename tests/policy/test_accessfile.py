@@ -3,7 +3,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy import gdbmfiles, links
+from policy import berkeleyfiles, gdbmfiles, links
 
 from tcpdconf.config import tables
 from tcpdconf.policy import access, accessfile
@@ -24,6 +24,7 @@ network = "10.1.0.0/16"
 local = "192.0.2.1:25"
 action = "deny"
 """
+BERKELEY = b"\0" * 12 + (0x061561).to_bytes(4, "little") + b"\0" * 496  # its magic number, no more
 GDBM = bytes(gdbmfiles.write({b"10": b"allow,V=ten", b"10.1": b"deny", b"*.25": b"allow,V=port"}))
 
 
@@ -72,14 +73,20 @@ def test_the_format_is_known_from_the_content(data: bytes, form: str) -> None:
         (b"", "the file is empty"),
         (b"# nothing\n\n", "there are only comments: cannot tell its format, so name it (format)"),
         (b"\n \t\n", "there are only comments: cannot tell its format, so name it (format)"),
-        (b"10\tallow\0", "offset 0x8: neither a GDBM database nor text: it has a NUL character"),
+        (
+            b"10\tallow\0",
+            "offset 0x8: neither a database (GDBM, Berkeley DB) nor text: it has a NUL character",
+        ),
         (
             b"# one\n10.0.0.0 allow\n",
             "2:1: cannot tell the format: neither a network alone (CIDR list), nor",
         ),
         (b"example.com\n", "1:1: cannot tell the format: neither a network alone (CIDR list), nor"),
         (b"deadbeef\n", "1:1: cannot tell the format: neither a network alone (CIDR list), nor"),
-        (b"\xff\xfe1\0", "offset 0x3: neither a GDBM database nor text: it has a NUL character"),
+        (
+            b"\xff\xfe1\0",
+            "offset 0x3: neither a database (GDBM, Berkeley DB) nor text: it has a NUL character",
+        ),
     ],
 )
 def test_what_cannot_be_recognised(data: bytes, text: str) -> None:
@@ -89,24 +96,55 @@ def test_what_cannot_be_recognised(data: bytes, text: str) -> None:
     assert str(caught.value).startswith(placed(text))
 
 
+@pytest.mark.peer
+@pytest.mark.parametrize("form", berkeleyfiles.FORMS.values(), ids=berkeleyfiles.FORMS.keys())
+@pytest.mark.parametrize("keys", [{}, {"format": "db"}])
+def test_a_berkeley_db_database(form: berkeleyfiles.Form, keys: dict[str, object]) -> None:
+    records = {b"10": b"allow,V=ten", b"10.1": b"deny", b"*.25": b"allow,V=port", b"12 deny": b"1"}
+    found = read(bytes(berkeleyfiles.write(records, form)), **keys)
+
+    assert [links.answer(found, peer) for peer in ("10.0.0.1", "10.1.0.1", "11.0.0.1")] == [
+        "ten",
+        "deny",
+        None,
+    ]
+    assert found.dead == ['"12 deny"']
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("magic", [0x061561, 0x053162, 0x042253])
+@pytest.mark.parametrize("magic", [0x061561, 0x053162, 0x042253, 0x074582])
 @pytest.mark.parametrize("offset", [0, 12])
-@pytest.mark.parametrize("keys", [{}, {"format": "gdbm"}])
-def test_berkeley_db_is_named_with_a_way_out(
-    order: str, magic: int, offset: int, keys: dict[str, object]
-) -> None:
+def test_other_kinds_of_berkeley_db_are_named(order: str, magic: int, offset: int) -> None:
     data = bytearray(4096)
     struct.pack_into(order + "I", data, offset, magic)
-    with pytest.raises(
-        accessfile.AccessFileError, match=r"Berkeley DB files are not supported: .* makedat"
-    ) as caught:
-        read(bytes(data), **keys)
-
-    assert caught.value.where == ""
+    with pytest.raises(accessfile.AccessFileError, match=r"and only (hash and btree|\d to 9) are read"):
+        read(bytes(data))
 
 
-@pytest.mark.parametrize("form", ["gdbm", "courier", "toml", "cidr"])
+@pytest.mark.parametrize(
+    ("data", "form", "right"),
+    [
+        (BERKELEY, "gdbm", 'this is a Berkeley DB database, and format says "gdbm": write format = "db"'),
+        (
+            BERKELEY,
+            "courier",
+            'this is a Berkeley DB database, and format says "courier": write format = "db"',
+        ),
+        (GDBM, "db", 'this is a GDBM database, and format says "db": write format = "gdbm", or leave it out'),
+        (COURIER, "db", "no Berkeley DB file"),
+        (COURIER, "gdbm", "no GDBM database"),
+    ],
+)
+def test_a_format_that_is_not_that_of_the_file_is_named_with_the_right_one(
+    data: bytes, form: str, right: str
+) -> None:
+    with pytest.raises(accessfile.AccessFileError) as caught:
+        read(data, format=form)
+
+    assert right in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["gdbm", "db", "courier", "toml", "cidr"])
 def test_an_empty_file_is_an_error_in_every_format(form: str) -> None:
     with pytest.raises(accessfile.AccessFileError, match="the file is empty"):
         read(b"", format=form, **({"action": "deny"} if form == "cidr" else {}))
@@ -185,11 +223,13 @@ def test_keys_of_a_source_that_do_not_go_with_its_file(
     assert f"{PATH}: {text}" == str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["gdbm", "courier", "toml", "cidr"])
-@pytest.mark.parametrize("data", [GDBM, COURIER, TOML, CIDR], ids=["gdbm", "courier", "toml", "cidr"])
+@pytest.mark.parametrize("form", ["gdbm", "db", "courier", "toml", "cidr"])
+@pytest.mark.parametrize(
+    "data", [GDBM, BERKELEY, COURIER, TOML, CIDR], ids=["gdbm", "db", "courier", "toml", "cidr"]
+)
 def test_no_reader_takes_what_the_others_write(form: str, data: bytes) -> None:
     keys = {"format": form, **({"action": "deny"} if form == "cidr" else {})}
-    if data == {"gdbm": GDBM, "courier": COURIER, "toml": TOML, "cidr": CIDR}[form]:
+    if data == {"gdbm": GDBM, "db": None, "courier": COURIER, "toml": TOML, "cidr": CIDR}[form]:
         read(data, **keys)
         return
     with pytest.raises(accessfile.AccessFileError):

@@ -1,9 +1,10 @@
 """That the place of a rule is where the rule is written, in every format."""
 
 import random
+from collections.abc import Callable
 
 import pytest
-from policy import gdbmfiles, links
+from policy import berkeleyfiles, gdbmfiles, links
 
 from tcpdconf.config import tables, values
 from tcpdconf.policy import access, accessfile, accessplace, connection
@@ -74,9 +75,12 @@ def test_of_several_files_the_one_that_has_it() -> None:
     assert place(files, {}, "203.0.113.7") == accessplace.Place("/d/b", 2, "203.0.113\tdeny")
 
 
-def test_a_record_of_a_database_is_its_key() -> None:
+@pytest.mark.parametrize(
+    "write", [gdbmfiles.write, pytest.param(berkeleyfiles.write, marks=pytest.mark.peer)], ids=["gdbm", "db"]
+)
+def test_a_record_of_a_database_is_its_key(write: Callable[[dict[bytes, bytes]], bytearray]) -> None:
     records = {b"192.168": b"allow,RELAYCLIENT", b"192.168.7": b"deny", b"*": b"allow"}
-    data = bytes(gdbmfiles.write(records))
+    data = bytes(write(records))
     assert place([("/db", data)], {}, "192.168.7.5") == accessplace.Place("/db", 0, "192.168.7")
 
 

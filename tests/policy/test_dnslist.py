@@ -65,6 +65,10 @@ COURIER = [
     ),
     ([block(txt=True, message="*")], {"bl.test": A2}, listing("*")),
     ([block(txt=True, message="*")], {"bl.test": {**A2, "TXT": [""]}}, listing("*")),
+    *(
+        ([block(txt=True)], {"bl.test": {**A2, "TXT": [text]}}, {**listing(text), "BLOCK_TXT": text})
+        for text in ("see http://x/ ", "  see", "   ")  # as couriertcpd passes it on
+    ),
     ([block(txt=True, message="*")], {"bl.test": {**A2, "TXT": "SERVFAIL"}}, listing("*")),
     ([block(txt=True, message="*")], {}, {}),
     ([block(txt=True, message="*")], {"bl.test": {"MX": []}}, {}),
@@ -215,9 +219,10 @@ def test_a_suspended_list_cannot_match() -> None:
     ("text", "shown"),
     [
         (b"see\r\nBLOCK=x\x00\x1b[31m", "see  BLOCK=x  [31m"),
-        ("\u202eevil\u2028".encode(), "evil"),
+        ("\u202eevil\u2028".encode(), " evil "),
         (b"b\xfccher", "b\ufffdcher"),
-        (b" " * 5, ""),
+        (b" " * 5, " " * 5),
+        (b"", ""),
         (b"x" * 500, "x" * 400),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from policy import links, realtcpd
+from policy import gdbmfiles, links, realtcpd
 
 from tcpdconf.config import courierrecords, tables
 from tcpdconf.policy import access, accessfile, connection
@@ -73,6 +73,30 @@ def assert_same_answers(
 
         assert list(zip(connections, wanted, strict=True)) == list(zip(connections, found, strict=True))
     return wanted
+
+
+@pytest.mark.parametrize("value", [b"", b"1", b" ", b"allow", b",", b"allow,1"])
+def test_a_record_without_a_value_admits(tmp_path: Path, value: bytes) -> None:
+    """Makedat writes `1` where there is none; other programs may write nothing."""
+    database = tmp_path / "access.dat"
+    database.write_bytes(gdbmfiles.write({b"10": b"deny", b"10.1": value, b"*": b"allow,V=1"}))
+    table = accessfile.read([(str(database), database.read_bytes())], tables.AccessSource(file=str(database)))
+    connections = [from_client(peer) for peer in ("10.1.0.1", "10.2.0.1", "11.0.0.1")]
+    wanted = realtcpd.answers(database, connections)
+
+    assert wanted == [decide(table, link) for link in connections]
+    assert wanted[0] is not None
+
+
+def test_a_line_without_a_tab_is_a_record_of_its_database_only(tmp_path: Path) -> None:
+    database = realtcpd.makedat(b"10\n", tmp_path)
+    source = tables.AccessSource(file=str(database))
+    table = accessfile.read([(str(database), database.read_bytes())], source)
+    link = from_client("10.1.0.1")
+
+    assert realtcpd.answers(database, [link]) == [{"1": ""}] == [decide(table, link)]
+    with pytest.raises(accessfile.AccessFileError, match="there must be a TAB"):
+        accessfile.read([("text", b"10\n")], source.model_copy(update={"format": "courier"}))
 
 
 def from_client(peer: str) -> realtcpd.Link:
