@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from tcpdconf_migrate import commandline, courierscripts, installation, rcshell
+from tcpdconf_migrate import commandline, courierscripts, installation, rcshell, wrappers
 
 # What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
 BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
@@ -48,7 +48,7 @@ def _command(
     wanted = [f"{directory}/{name}" for name in script.ordered(there)]
     files = [file for file in wanted if os.path.exists(file)]
     started = rcshell.start(script, there, directory, files)
-    unwrapped = commandline.unwrap(started.words)
+    unwrapped = wrappers.unwrap(started.words)
     if not unwrapped.words:
         raise rcshell.ShellError(
             "its start script runs no couriertcpd" + (f": {started.said}" if started.said else "")

@@ -111,6 +111,21 @@ SCRIPTS: Final = (
 )  # fmt: skip
 
 
+_NAMES: Final = frozenset(
+    name
+    for script in SCRIPTS
+    for name in (script.name, f"{script.name}.rc", script.unit, f"{script.unit}.service")
+)
+
+
+NEXT: Final = "run tcpdconf-migrate courier DIR, DIR being where its configuration is (/etc/courier)"
+
+
+def named(path: str) -> bool:
+    """Whether a path or name is that of a start script, or of what starts it with the host."""
+    return path.rpartition("/")[2] in _NAMES
+
+
 def commands(
     script: Script, there: installation.Installation, directory: str, files: Sequence[str], run: str
 ) -> str:

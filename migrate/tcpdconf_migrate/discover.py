@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tcpdconf_migrate import commandline, courier, running, script, unit
+from tcpdconf_migrate import commandline, courier, running, script, unit, wrappers
 
 
 class Found(NamedTuple):
@@ -23,13 +23,16 @@ class DiscoverError(Exception):
 
 def in_argv(words: Sequence[str]) -> Found:
     """A command line as somebody has typed it."""
-    unwrapped = commandline.unwrap(words)
+    unwrapped = wrappers.unwrap(words)
+    if unwrapped.words and not commandline.is_couriertcpd(unwrapped.words[0]):
+        return _in_shell("the command line", shlex.join(words), {})
     if not unwrapped.words:
-        raise DiscoverError("there is no couriertcpd that is understood in: " + shlex.join(words))
+        why = f": {unwrapped.why}" if any(commandline.PROGRAM in word for word in words) else ""
+        raise DiscoverError(f"there is no couriertcpd that is understood in: {shlex.join(words)}{why}")
     command = commandline.Command(
         unwrapped.words,
         "the command line",
-        unwrapped.settings,
+        wrappers.merged({}, unwrapped.settings),
         unwrapped.notes,
         "stop couriertcpd",
         "start it again",
@@ -71,22 +74,25 @@ def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
 
 
 def _from_shell(path: str, line: script.Line) -> commandline.Command:
-    unwrapped = commandline.unwrap(line.words)
-    before, own = line.settings, unwrapped.settings
-    settings: commandline.Settings = {
-        **before,
-        **own,
-        "rlimits": before.get("rlimits", {}) | own.get("rlimits", {}),
+    unwrapped = wrappers.unwrap(line.words)
+    shells = {
+        **line.settings,
         "environment_files": [{"path": os.path.abspath(file), "shell": True} for file in line.sourced],
-        "environment": {**line.environment, **own.get("environment", {})},
+        "environment": dict(line.environment),
     }
+    settings = wrappers.merged(wrappers.merged(line.front, shells), unwrapped.settings)
     unclear = [commandline.Note("ignored", f"line {line.line}", why) for why in line.unclear]
     stop = start = f"whatever runs {path}"
     if os.path.basename(path) == "run":  # runit's and daemontools' name for it
         folder = os.path.dirname(os.path.abspath(path))
         stop, start = f"sv down {folder}", f"sv up {folder}"
     return commandline.Command(
-        unwrapped.words, f"{path}:{line.line}", settings, (*unwrapped.notes, *unclear), stop, start
+        unwrapped.words,
+        f"{path}:{line.line}",
+        settings,
+        (*line.notes, *unwrapped.notes, *unclear),
+        stop,
+        start,
     )
 
 

@@ -74,7 +74,10 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Servic
     said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if "stderr" in said:  # -stderrlogger reads what the programs say, before a logger around couriertcpd
         around.pop("stderr", None)
-    if "user" in around:  # what is not root cannot become the user or group of an option
+    if around.get("user") in {"root", 0}:  # root becomes the user and group of the options
+        for key in ("user", "group") if "user" in said else {"group"} & said.keys():
+            around.pop(key, None)
+    elif "user" in around:  # what is not root cannot become the user or group of an option
         said.pop("group", None)
     table = {key: value for key, value in (said | around).items() if value not in ({}, [])}
     notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from tcpdconf.config import envfile
-from tcpdconf_migrate import commandline, script
+from tcpdconf_migrate import commandline, script, wrappers
 
 _SETTING: Final = re.compile(r"([A-Za-z]+)\s*=\s*(.*)")
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}|\$\$|%%|%.")
@@ -92,7 +92,7 @@ class _Unit:
             words = list(self._words(value.lstrip("-@:+!")))
         except ValueError as error:
             return commandline.Unread(origin, str(error))
-        unwrapped = commandline.unwrap(words)
+        unwrapped = wrappers.unwrap(words)
         if not unwrapped.words:
             return commandline.Unread(origin, f"what {words[0]} does with couriertcpd is not known here")
         name = os.path.basename(self._path)
