@@ -74,26 +74,13 @@ def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
 
 
 def _from_shell(path: str, line: script.Line) -> commandline.Command:
-    unwrapped = wrappers.unwrap(line.words)
-    shells = {
-        **line.settings,
-        "environment_files": [{"path": os.path.abspath(file), "shell": True} for file in line.sourced],
-        "environment": dict(line.environment),
-    }
-    settings = wrappers.merged(wrappers.merged(line.front, shells), unwrapped.settings)
-    unclear = [commandline.Note("ignored", f"line {line.line}", why) for why in line.unclear]
+    around = script.around(line)
     stop = start = f"whatever runs {path}"
     if os.path.basename(path) == "run":  # runit's and daemontools' name for it
         folder = os.path.dirname(os.path.abspath(path))
         stop, start = f"sv down {folder}", f"sv up {folder}"
-    return commandline.Command(
-        unwrapped.words,
-        f"{path}:{line.line}",
-        settings,
-        (*line.notes, *unwrapped.notes, *unclear),
-        stop,
-        start,
-    )
+    origin = f"{path}:{line.line}"
+    return commandline.Command(around.words, origin, around.settings, around.notes, stop, start)
 
 
 def in_processes() -> Found:

@@ -6,6 +6,7 @@ anything unknown in it is `Unread`, with the reason. Files are read; nothing is 
 """
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,16 @@ def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line 
     except shellwords.ShellError as error:
         walk.found.append(Unread(error.line, str(error)))
     return walk.found
+
+
+def around(line: Line) -> wrappers.Unwrapped:
+    """Return couriertcpd's own words, and what wrappers, shells, variables and files say of it."""
+    own = wrappers.unwrap(line.words)
+    files = [{"path": os.path.abspath(file), "shell": True} for file in line.sourced]
+    shell = {**line.settings, "environment_files": files, "environment": dict(line.environment)}
+    settings = wrappers.merged(wrappers.merged(line.front, shell), own.settings)
+    unclear = [commandline.Note("ignored", f"line {line.line}", why) for why in line.unclear]
+    return wrappers.Unwrapped(own.words, settings, (*line.notes, *own.notes, *unclear))
 
 
 class _Walk:
