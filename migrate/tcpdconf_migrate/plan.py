@@ -86,7 +86,8 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Servic
     except pydantic.ValidationError as error:
         found = next(wording.findings(error, table, model.Settings, ("services", "couriertcpd")))
         raise argv.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
-    return service, (*notes, *command.notes)
+    logged = "stderr" in said  # and then the standard error of couriertcpd itself does not matter
+    return service, (*notes, *(note for note in command.notes if not (logged and note.key == ("stderr",))))
 
 
 def _settled(around: dict[str, Any]) -> bool:

@@ -97,7 +97,8 @@ def test_what_is_not_carried_over_is_noted(tmp_path: Path, line: str, kind: str)
 @pytest.mark.parametrize(
     "line",
     ["Type=simple", "Restart=always", "TimeoutStopSec=5", "PIDFile=/run/x", "KillMode=process",
-     "PrivateTmp=no", "ExecStop=/usr/sbin/couriertcpd -pid=/run/x -stop", "StandardInput=null", "SyslogIdentifier=imap"],
+     "PrivateTmp=no", "ExecStop=/usr/sbin/couriertcpd -pid=/run/x -stop", "StandardInput=null",
+     "SyslogIdentifier=imap"],
 )  # fmt: skip
 def test_what_makes_no_difference_is_not_mentioned(tmp_path: Path, line: str) -> None:
     (command,) = found(tmp_path, line, START).commands
