@@ -82,6 +82,16 @@ class Script(NamedTuple):
         """Whether couriertls stands in front of the server."""
         return self.name.endswith("-ssl")
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The variables whose values couriertcpd's own options and port take."""
+        ssl = "SSL" if self.over_tls else ""
+        tls = ("COURIERTLS",) if self.over_tls else ()
+        if self.name.startswith("esmtpd"):
+            address = ("SSLADDRESS",) if self.over_tls else ()
+            return f"{ssl}PORT", "MAXDAEMONS", "MAXPERC", "MAXPERIP", f"{ssl}PIDFILE", *address, *tls
+        return f"{ssl}PORT", f"{ssl}ADDRESS", "MAXDAEMONS", "MAXPERIP", *tls
+
 
 _ESMTPD_LIMIT: Final = ("data", "ULIMIT")
 _IMAP: Final = Script(

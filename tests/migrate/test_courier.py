@@ -84,6 +84,50 @@ def test_a_file_that_waits_is_left_after_a_time(tmp_path: Path, monkeypatch: pyt
     assert unread.why == "/bin/sh has not finished reading it after 0.2 s"
 
 
+ESMTPD = {
+    "PORT": "25", "MAXDAEMONS": "40", "MAXPERC": "5", "MAXPERIP": "5", "PIDFILE": "/run/x",
+    "MAILUSER": "daemon", "MAILGROUP": "daemon", "SSLPORT": "465", "SSLADDRESS": "0", "SSLPIDFILE": "/run/y",
+    "COURIERTLS": "/tls",
+}  # fmt: skip
+
+
+def esmtpd(
+    folder: Path, changed: dict[str, str | None], *, name: str = "esmtpd", line_end: str = "\n"
+) -> str:
+    """Why esmtpd's script is not read with these variables changed; None takes one out."""
+    variables = {**ESMTPD, **changed}
+    text = "".join(f"{key}={value}{line_end}" for key, value in variables.items() if value is not None)
+    (folder / "esmtpd").write_text(text, newline="")
+    (folder / name).write_text(text, newline="")
+    _, unread = courier.read(str(folder))
+    return next((each.why for each in unread if each.origin == f"{folder}/{name}"), "")
+
+
+@pytest.mark.parametrize("name", ["PORT", "MAXDAEMONS", "MAXPERC", "MAXPERIP", "PIDFILE"])
+def test_a_variable_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    assert esmtpd(tmp_path, {name: None}) == f"{name} is not set in {tmp_path}/esmtpd"
+    assert esmtpd(tmp_path, {name: ""}) == f"{name} is empty in {tmp_path}/esmtpd"
+    assert esmtpd(tmp_path, {}) == ""
+
+
+@pytest.mark.parametrize("name", ["SSLPORT", "SSLPIDFILE", "SSLADDRESS", "COURIERTLS"])
+def test_a_variable_of_two_files_is_named_with_both(tmp_path: Path, name: str) -> None:
+    files = f"{tmp_path}/esmtpd or {tmp_path}/esmtpd-ssl"
+    assert esmtpd(tmp_path, {name: None}, name="esmtpd-ssl") == f"{name} is not set in {files}"
+
+
+def test_all_missing_variables_are_named(tmp_path: Path) -> None:
+    (tmp_path / "imapd").write_text("MAXPERIP=20\nIMAPDSTART=YES\n")
+    _, (unread,) = courier.read(str(tmp_path))
+    assert unread.why == "; ".join(
+        f"{name} is not set in {tmp_path}/imapd" for name in ("PORT", "ADDRESS", "MAXDAEMONS")
+    )
+
+
+def test_carriage_returns_are_named(tmp_path: Path) -> None:
+    assert esmtpd(tmp_path, {}, line_end="\r\n").startswith(f"{tmp_path}/esmtpd has CRLF line ends")
+
+
 def test_a_directory_that_the_scripts_cannot_use(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     with pytest.raises(OSError, match="cannot use a directory with such a name"):

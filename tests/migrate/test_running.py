@@ -17,7 +17,7 @@ from tcpdconf_migrate import running
 
 LIMITS = {
     resource.RLIMIT_AS: 256 << 20, resource.RLIMIT_STACK: 4096 << 10, resource.RLIMIT_NOFILE: 300,
-    resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: 3000, resource.RLIMIT_FSIZE: 1 << 30,
+    resource.RLIMIT_CPU: 3000, resource.RLIMIT_FSIZE: 1 << 30,
     resource.RLIMIT_DATA: 128 << 20, resource.RLIMIT_MEMLOCK: 4096,
 }  # fmt: skip
 
@@ -66,8 +66,8 @@ def test_a_running_couriertcpd_tells_what_it_was_started_with(
     assert command.settings["directory"] == str(tmp_path)
     assert command.settings["umask"] == "027"
     rlimits = command.settings["rlimits"]
-    assert {key: value for key, value in rlimits.items() if key != "nproc"} == {
-        "as": 256 << 20, "stack": 4096 << 10, "nofile": 300, "core": 0, "cpu": 3000, "fsize": 1 << 30,
+    assert {key: value for key, value in rlimits.items() if key not in {"nproc", "core"}} == {
+        "as": 256 << 20, "stack": 4096 << 10, "nofile": 300, "cpu": 3000, "fsize": 1 << 30,
         "data": 128 << 20, "memlock": 4096,
     }  # fmt: skip
     assert command.settings["stderr"] == {"file": str(tmp_path / "log")}
