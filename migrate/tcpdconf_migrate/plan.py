@@ -18,6 +18,7 @@ _PROGRAMS: Final = {
     "courieresmtpd": "smtp", "imaplogin": "imap", "imapd": "imap", "courierpop3login": "pop3",
     "pop3login": "pop3", "courierpop3d": "pop3", "pop3d": "pop3",
 }  # fmt: skip
+_NEED_ROOT: Final = frozenset({"imaplogin", "courierpop3login", "pop3login"})
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -81,6 +82,11 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Servic
         said.pop("group", None)
     table = {key: value for key, value in (said | around).items() if value not in ({}, [])}
     notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]
+    login = next((word for word in said["program"] if word.rpartition("/")[2] in _NEED_ROOT), None)
+    if login is not None and "user" not in table:
+        table["user"] = "root"
+        why = "needs root, for it becomes the user who logs in"
+        notes.append(argv.Note("changed", login.rpartition("/")[2], why, ("user",)))
     try:
         service = model.Service.model_validate(table, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:

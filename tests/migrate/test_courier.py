@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpdconf_migrate import commandline, courier, rcshell
+from tcpdconf_migrate import commandline, courier, plan, rcshell
 
 IMAPD = "ADDRESS=0\nPORT=143\nMAXDAEMONS=40\nMAXPERIP=4\nTCPDOPTS=-nodnslookup\nMAILDIRPATH=M\n"
 IMAPD_SSL = (
@@ -122,6 +122,25 @@ def test_all_missing_variables_are_named(tmp_path: Path) -> None:
     assert unread.why == "; ".join(
         f"{name} is not set in {tmp_path}/imapd" for name in ("PORT", "ADDRESS", "MAXDAEMONS")
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "user"),
+    [
+        ("143 /usr/lib/courier/courier/imaplogin /usr/bin/imapd Maildir", "root"),
+        ("993 /usr/bin/couriertls -server -tcpd -user=courier /opt/imaplogin /usr/bin/imapd Maildir", "root"),
+        ("110 /usr/lib/courier/courier/courierpop3login /usr/lib/courier/courier/courierpop3d M", "root"),
+        ("-user=daemon 143 /usr/sbin/imaplogin /usr/bin/imapd Maildir", "daemon"),
+        ("-user=daemon 25 /usr/sbin/courieresmtpd", "daemon"),
+        ("2525 /bin/cat", None),
+    ],
+)
+def test_a_login_program_runs_as_root_by_name(words: str, user: str | None) -> None:
+    command = commandline.Command(("couriertcpd", *words.split()), "here")
+    (planned,) = plan.plan([command], exact=False).services
+
+    assert planned.service.user == user
+    assert any(note.key == ("user",) for note in planned.notes) == (user == "root")
 
 
 def test_carriage_returns_are_named(tmp_path: Path) -> None:
