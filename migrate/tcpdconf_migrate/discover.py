@@ -1,12 +1,15 @@
 """Where command lines of couriertcpd are found: given, in a script or unit, in Courier's files, in /proc."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline, courier, running, script, unit, wrappers
+from tcpdconf_migrate import commandline, courier, courierscripts, running, script, unit, wrappers
+
+_WORD: Final = re.compile(r"[\w./-]+")
 
 
 class Found(NamedTuple):
@@ -59,8 +62,26 @@ def in_script(path: str, known: Mapping[str, str]) -> Found:
     else:
         found = _in_shell(path, text, known)
     if not found.commands and not found.unread:
-        raise DiscoverError(f"{path}: there is no couriertcpd in it")
+        raise DiscoverError(f"{path}: {_dead_end(text)}")
     return found
+
+
+def _dead_end(text: str) -> str:
+    """Why nothing is found in a text, and what to do."""
+    for number, line in enumerate(text.splitlines(), 1):
+        script_of_courier = next(filter(_is_script_of_courier, _WORD.findall(line)), None)
+        if script_of_courier:
+            why = f"line {number} names {script_of_courier}, a start script of Courier"
+            return f"there is no couriertcpd in it, but {why}: {courierscripts.NEXT}"
+    for number, line in enumerate(text.splitlines(), 1):
+        if commandline.PROGRAM in line and not line.lstrip().startswith("#"):
+            return f"line {number} names couriertcpd, but nothing in it starts it: name the script that does"
+    return "there is no couriertcpd in it"
+
+
+def _is_script_of_courier(word: str) -> bool:
+    """Whether a word is the path of a start script, or a name that nothing else has."""
+    return courierscripts.named(word) and ("/" in word or "-" in word or word.endswith((".rc", ".service")))
 
 
 def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:

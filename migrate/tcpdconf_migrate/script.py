@@ -235,7 +235,7 @@ class _Walk:
 
     def _may_start(self, fields: Sequence[str]) -> str:
         """Why a command without couriertcpd's name may start it all the same; "" where it does not."""
-        for word, behind in itertools.pairwise((*fields, "")):
+        for word, behind in itertools.pairwise([*" ".join(fields).split(), ""]):
             script = courierscripts.named(word)
             if script and (
                 behind in {"start", "restart"} or self._variables.reasons(behind) or "start" in fields

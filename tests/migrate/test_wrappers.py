@@ -149,3 +149,41 @@ def test_root_in_front_still_becomes_the_user_of_the_option(tmp_path: Path, word
 def test_every_wrapper_without_anything_behind_it_starts_nothing() -> None:
     for name in wrapperkinds.WRAPPERS:
         assert not wrappers.unwrap([name]).words
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ('command="/usr/pkg/sbin/couriertcpd"\nctl_command="/usr/pkg/sbin/esmtpd-msa"\n${ctl_command} start',
+         "/usr/pkg/sbin/esmtpd-msa"),
+        ("/usr/lib/courier-imap/libexec/imapd.rc start", "/usr/lib/courier-imap/libexec/imapd.rc"),
+        ("case $1 in start) /usr/sbin/esmtpd $1 ;; esac", "/usr/sbin/esmtpd"),
+        ("su -c '/usr/sbin/imapd-ssl start' root", "/usr/sbin/imapd-ssl"),
+        ("systemctl restart courier-imap.service", "courier-imap.service"),
+        ("start-stop-daemon --start --exec /usr/lib/courier/pop3d.rc -- start", "/usr/lib/courier/pop3d.rc"),
+        ('. /etc/rc.subr\ncommand="/usr/local/libexec/courier-imap/imapd.rc"\nrun_rc_command "$1"',
+         "/usr/local/libexec/courier-imap/imapd.rc"),
+    ],
+)  # fmt: skip
+def test_a_start_script_of_courier_names_the_next_step(
+    tmp_path: Path, text: str, script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rc.sh"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    assert __main__.main(["script", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert script in said
+    assert "run tcpdconf-migrate courier DIR" in said
+
+
+def test_a_script_that_only_names_couriertcpd_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rc.sh").write_text("#!/bin/sh\n\ncommand=/usr/sbin/couriertcpd\nrun_rc_command $1\n")
+    assert __main__.main(["script", str(tmp_path / "rc.sh")]) == 1
+    assert "rc.sh: line 3 names couriertcpd, but nothing in it starts it" in capsys.readouterr().err
+
+
+def test_a_program_of_that_name_is_no_start_script(tmp_path: Path) -> None:
+    words = command(tmp_path, "couriertcpd 143 /usr/sbin/imaplogin /usr/bin/imapd start").words
+    assert words[-1] == "start"
