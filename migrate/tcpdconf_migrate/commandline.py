@@ -4,11 +4,11 @@ What stands in front of couriertcpd (env, setuidgid, softlimit, courierlogger, .
 service as its own options do; the module wrappers turns that into keys of the service.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import argv
+from tcpdconf.config import argv, argvoptions
 
 Note = argv.Note
 Settings = dict[str, Any]
@@ -49,3 +49,11 @@ class Command:
 def is_couriertcpd(word: str) -> bool:
     """Whether a word is the program's name or path."""
     return word.rpartition("/")[2] == PROGRAM
+
+
+def starts(words: Sequence[str]) -> bool:
+    """Whether couriertcpd's own words start it; a command line that it refuses is read, to say so."""
+    try:
+        return argvoptions.read(words).action == "run"
+    except argvoptions.CommandLineError:
+        return True

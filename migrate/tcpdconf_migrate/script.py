@@ -43,6 +43,7 @@ _OPTION: Final = re.compile(
 )
 _SHELL_OF_ITS_OWN: Final = re.compile(r"#!.*\b(bash|ksh|zsh)\b")
 _SUBSTITUTION: Final = re.compile(r"(?:\$\(|[<>]\()(.*)\)|`(.*)`", re.DOTALL)
+_ITSELF: Final = "$$ is known only when it runs"
 _DEEPEST: Final = 8  # files and texts of commands within each other
 
 
@@ -232,6 +233,10 @@ class _Walk:
             for variable in fields[1:]:
                 why = f"{variable} is set by {name} at line {line}"
                 self._variables.assign(variable, self._variables.unknown(why))
+        elif name == "newgrp" or (
+            name not in _NEVER_STARTING and _ITSELF in self._variables.reasons(" ".join(fields))
+        ):
+            self._left.append(f"{name} at line {line} changes the shell itself, which is not carried over")
 
     def _may_start(self, fields: Sequence[str]) -> str:
         """Why a command without couriertcpd's name may start it all the same; "" where it does not."""
@@ -279,12 +284,12 @@ class _Walk:
     def _source(self, line: int, path: str) -> None:
         """A sourced file: its assignments are the script's own."""
         if reasons := self._variables.reasons(path):
-            self._variables.forget("a file is sourced whose name cannot be told: " + reasons[0])
+            self._forget("a file is sourced whose name cannot be told: " + reasons[0])
             return
         try:
             text = self._read_file(path)
         except OSError as error:
-            self._variables.forget(f"{path}, which is sourced, cannot be read: {error.strerror}")
+            self._forget(f"{path}, which is sourced, cannot be read: {error.strerror}")
             return
         whole = self._variables.exports_all
         if whole and path not in self._sourced:
@@ -292,6 +297,10 @@ class _Walk:
         self._variables.exports_all = False  # the file itself is named, not every variable in it
         self._within(line, text, 1)
         self._variables.exports_all = whole
+
+    def _forget(self, why: str) -> None:
+        self._variables.forget(why)
+        self._left.append(why)
 
     def _within(self, line: int, text: str, first: int) -> None:
         """Walk through a text that the script refers to at a line."""
@@ -320,7 +329,7 @@ class _Walk:
             self.found.append(Unread(line, why))
         elif not commandline.is_couriertcpd(front.words[0]):
             self._nested(line, run, front)
-        elif _starts(front.words[1:]):
+        elif commandline.starts(front.words[1:]):
             self._start(line, run)
 
     def _nested(self, line: int, run: "_Run", front: wrappers.Unwrapped) -> None:
@@ -389,11 +398,3 @@ class _Run(NamedTuple):
     own: dict[str, str]
     command: shellcommands.Command
     conditional: bool
-
-
-def _starts(words: Sequence[str]) -> bool:
-    """Whether couriertcpd's own words start it; a command line that it refuses is read, to say so."""
-    try:
-        return argvoptions.read(words).action == "run"
-    except argvoptions.CommandLineError:
-        return True

@@ -53,6 +53,13 @@ def test_limits_are_carried_over(text: str, rlimits: dict[str, Any]) -> None:
         ("test -n 1 && umask 0", "umask 0 at line 1 happens only if the command before it says so"),
         ("cd -", "cd - is not carried over: set directory or umask"),
         ("cd", "cd is not carried over: set directory or umask"),
+        ("renice 5 $$", "renice at line 1 changes the shell itself, which is not carried over"),
+        (
+            "prlimit --pid $$ --nofile=5",
+            "prlimit at line 1 changes the shell itself, which is not carried over",
+        ),
+        ("newgrp mail", "newgrp at line 1 changes the shell itself, which is not carried over"),
+        (". $RC", "a file is sourced whose name cannot be told: RC is set nowhere in it"),
         ("trap '' HUP", "trap  HUP: programs no longer ignore these signals"),
     ],
 )
@@ -61,7 +68,16 @@ def test_what_is_not_carried_over_is_said(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ulimit -a", "ulimit -n", "umask", "umask -S", "trap 'rm /run/x' EXIT", "exec 3</dev/null"]
+    "text",
+    [
+        "ulimit -a",
+        "ulimit -n",
+        "umask",
+        "umask -S",
+        "trap 'rm /run/x' EXIT",
+        "exec 3</dev/null",
+        "echo $$ >/run/x",
+    ],
 )
 def test_what_changes_nothing_is_not_mentioned(text: str) -> None:
     assert line(f"{text}\n{COMMAND}").unclear == ()
