@@ -130,7 +130,7 @@ class _Reader:
         """`>(command)` of bash: a file whose name is known only when it runs."""
         start = self._at
         self._at += 2
-        self._to_closing(start, "(", ")")
+        self._to_bracket(start)
         return Word(self._line(start), (Part("unknown", self._text[start : self._at], quoted=True),))
 
     def _take_documents(self) -> None:
@@ -192,7 +192,7 @@ class _Reader:
         if self._match(r"\$\{"):
             return self._braced(start, quoted=quoted)
         if self._match(r"\$\("):
-            self._to_closing(start, "(", ")")
+            self._to_bracket(start)
         elif self._match("`"):
             if not self._match(r"(?:[^`\\]|\\.|\\\n)*`"):
                 raise ShellError(self._line(start), "the ` is not closed")
@@ -203,7 +203,7 @@ class _Reader:
 
     def _braced(self, start: int, *, quoted: bool) -> Part:
         found = _BRACED.match(self._text, self._at)
-        self._to_closing(start, "{", "}")
+        self._to_brace(start)
         inside = self._text[start + 2 : self._at - 1]
         if found is not None and found[0] == inside:
             return Part("variable", inside, quoted)
@@ -221,13 +221,30 @@ class _Reader:
                 parts.append(Part("text", rest, quoted=False))
         return tuple(parts)
 
-    def _to_closing(self, start: int, opening: str, closing: str) -> None:
+    def _to_bracket(self, start: int) -> None:
+        """Go behind the `)` of a command: quotes, comments and other substitutions in it may hold one."""
         depth = 1
         while depth:
-            found = self._match(rf"[^\\{opening}{closing}]*(?:\\.|[{opening}{closing}])")
+            character = self._peek()
+            if character == "'":
+                self._single()
+            elif character == '"':
+                self._double()
+            elif character in "$`":
+                self._dollar(quoted=False)
+            elif not self._match(r"(?<=\s)#[^\n]*|\\(?:.|\n)"):
+                if character == "\0":
+                    raise ShellError(self._line(start), "the ( is not closed")
+                depth += (character == "(") - (character == ")")
+                self._at += 1
+
+    def _to_brace(self, start: int) -> None:
+        depth = 1
+        while depth:
+            found = self._match(r"[^\\{}]*(?:\\.|[{}])")
             if not found:
-                raise ShellError(self._line(start), f"the {opening} is not closed")
-            depth += (found[-1] == opening) - (found[-1] == closing) if found[-2:-1] != "\\" else 0
+                raise ShellError(self._line(start), "the { is not closed")
+            depth += (found[-1] == "{") - (found[-1] == "}") if found[-2:-1] != "\\" else 0
 
 
 def _is_number(word: Word) -> bool:
