@@ -55,12 +55,11 @@ def in_script(path: str, known: Mapping[str, str]) -> Found:
     """A shell script, a run file or a systemd unit; `known` are variables that the caller vouches for."""
     try:
         text = _text(path)
+        is_unit = unit.is_unit(text)
+        found = Found(*unit.read(path, text, _text, known)) if is_unit else _in_shell(path, text, known)
     except (OSError, UnicodeDecodeError) as error:
-        raise DiscoverError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
-    if unit.is_unit(text):
-        found = Found(*unit.read(path, text, _text, known))
-    else:
-        found = _in_shell(path, text, known)
+        file = getattr(error, "filename", None) or path
+        raise DiscoverError(f"cannot read {file}: {getattr(error, 'strerror', error)}") from None
     if not found.commands and not found.unread:
         raise DiscoverError(f"{path}: {_dead_end(text)}")
     return found

@@ -49,7 +49,7 @@ def read(
 
 def _next(value: str) -> str:
     """What to do about an ExecStart= without couriertcpd."""
-    program = value.lstrip("-@:+!|").split(maxsplit=1)[0]
+    program = "".join(value.lstrip("-@:+!|").split(maxsplit=1)[:1])
     return f"{program} is not couriertcpd: if it is a script, run tcpdconf-migrate script {program}"
 
 

@@ -56,7 +56,7 @@ def _env(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
             case "C" | "chdir":
                 settings["directory"] = value
             case "S" | "split-string":
-                return ["env", *shlex.split(value), *words]
+                return ["env", *_split(value), *words]
     if words[:1] == ["-"]:
         wrapperoptions.empty(settings)
         words.pop(0)
@@ -64,6 +64,13 @@ def _env(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
         name, _, value = words.pop(0).partition("=")
         wrapperoptions.set_variable(settings, name, value)
     return words
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise wrapperoptions.UnknownError(f"env -S {text}: {error}") from None
 
 
 def _nice(words: list[str], _: Settings, notes: list[Note]) -> list[str]:

@@ -161,6 +161,12 @@ def test_drop_ins_change_the_unit_in_the_order_of_their_names(tmp_path: Path) ->
     assert [note.what for note in command.notes] == ["20.conf line 3, Unknown=x"]
 
 
+def test_a_drop_in_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "imap.service.d/10.conf").mkdir(parents=True)
+    with pytest.raises(discover.DiscoverError, match=r"cannot read .*/10\.conf: Is a directory"):
+        found(tmp_path, START)
+
+
 def test_a_file_of_variables_has_the_last_word(tmp_path: Path) -> None:
     (tmp_path / "rc").write_text("A=2\n")
     (command,) = found(tmp_path, f"EnvironmentFile={tmp_path}/rc", "Environment=A=1 B=1", START).commands

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tcpdconf.config import load
 from tcpdconf_migrate import __main__, commandline, discover, wrapperkinds, wrappers
@@ -144,6 +146,36 @@ def test_root_in_front_still_becomes_the_user_of_the_option(tmp_path: Path, word
     assert __main__.main(["argv", "-o", str(conf), "--", *words.split()]) == 0
     (service,) = load.load(conf, to_serve=False).config.services.values()
     assert service.user == user
+
+
+WORDS = st.sampled_from(
+    [
+        "-",
+        "--",
+        "-u",
+        "-c",
+        "-S",
+        "'",
+        "-i",
+        "-n",
+        "5",
+        "mail",
+        "A=b",
+        "-x",
+        "--exec",
+        "sh",
+        "couriertcpd",
+        "25",
+        ":",
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.one_of(st.sampled_from(sorted(wrapperkinds.WRAPPERS)), WORDS), min_size=1, max_size=8))
+def test_any_words_are_taken_apart_or_refused(words: list[str]) -> None:
+    unwrapped = wrappers.unwrap(words)
+    assert bool(unwrapped.words) != bool(unwrapped.why)
 
 
 def test_every_wrapper_without_anything_behind_it_starts_nothing() -> None:
