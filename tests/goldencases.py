@@ -92,7 +92,7 @@ def _folder(files: dict[str, str]) -> Iterator[str]:
 
 
 def process(path: pathlib.Path, said: dict[str, str | int | list[str] | dict[str, str]]) -> None:
-    """A process as proc(5) shows it."""
+    """A process as proc(5) shows it: `limits` by their names, `stderr` is where descriptor 2 leads."""
     path.mkdir()
     words, environment = said.get("words", []), said.get("environment", {})
     assert isinstance(words, list)
@@ -105,8 +105,13 @@ def process(path: pathlib.Path, said: dict[str, str | int | list[str] | dict[str
         f"PPid:\t{said.get('parent', 1)}\nUid:\t{ids}\nGid:\t{ids}\nUmask:\t{said.get('umask', '0022')}\n"
     )
     (path / "status").write_text(status)
-    limit = f"{said.get('address_space', 'unlimited')!s:<20} unlimited            bytes"
-    (path / "limits").write_text(f"{'Limit':<25} Soft\n{'Max address space':<25} {limit}\n")
+    limits = {"Max address space": str(said.get("address_space", "unlimited"))}
+    more = said.get("limits", {})
+    assert isinstance(more, dict)
+    rows = [f"{name:<25} {limit:<20} {limit:<20} bytes\n" for name, limit in (limits | more).items()]
+    (path / "limits").write_text(f"{'Limit':<25} Soft\n{''.join(rows)}")
+    (path / "fd").mkdir()
+    os.symlink(str(said.get("stderr", "/dev/pts/0")), path / "fd/2")
     os.symlink(str(said.get("directory", "/")), path / "cwd")
 
 

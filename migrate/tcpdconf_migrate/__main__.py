@@ -7,7 +7,7 @@ TOML goes to standard output or into a directory, notes and the next steps to st
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tcpdconf.config import fields
 from tcpdconf_migrate import accessrules, discover, plan, report, write
@@ -19,9 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     taken = parser()
-    arguments = taken.parse_args(argv)
+    arguments = taken.parse_args(_forcing(sys.argv[1:] if argv is None else argv))
     if arguments.access == "toml" and arguments.output is None:
         taken.error("--access toml needs -o: it writes files")
+    if arguments.diff and arguments.output is None:
+        taken.error("--diff needs -o: it shows what would change in a directory")
     try:
         found: discover.Found = arguments.find(arguments)
         return _migrate(arguments, found)
@@ -83,7 +85,16 @@ def _form(
         help="toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)",
     )
     form.add_argument(
-        "--force", action="store_true", help="replace files that were written or changed by somebody else"
+        "--force",
+        metavar="FILE.toml",
+        nargs="?",
+        const="",
+        action="append",
+        default=[],
+        help="replace this file of DIR, or every one, that somebody else wrote or changed; repeatable",
+    )
+    form.add_argument(
+        "--diff", action="store_true", help="show what would change in the files of DIR, and write nothing"
     )
     form.add_argument(
         "--add-to-ports",
@@ -108,6 +119,15 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _forcing(words: Sequence[str]) -> list[str]:
+    """Let --force take the next word only where that is a file of TOML: it may be DIR or FILE."""
+    options = list(words[: words.index("--")] if "--" in words else words)
+    for index, word in enumerate(options):
+        if word == "--force" and not "".join(options[index + 1 : index + 2]).endswith(".toml"):
+            options[index] = "--force="
+    return [*options, *words[len(options) :]]
+
+
 def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
     planned = plan.plan(
         found.commands, exact=arguments.exact, name=arguments.name, more_ports=arguments.add_to_ports
@@ -129,10 +149,30 @@ def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
     else:
         directory = os.path.normpath(arguments.output)
         texts |= rules
-        write.write(directory, texts, services, force=arguments.force, private=found.private)
-        sys.stderr.write("".join(f"written: {directory}/{name}\n" for name in texts))
+        if arguments.diff:
+            sys.stdout.write(write.diff(directory, texts))
+            return 0
+        forced = _forced(arguments.force, directory, texts)
+        done = write.write(directory, texts, services, forced=forced, private=found.private)
+        sys.stderr.write("".join(f"written: {directory}/{name}\n" for name in done.written))
+        sys.stderr.write("".join(f"kept: {why}\n" for why in done.kept))
     sys.stderr.write(report.next_steps(planned, arguments.output, _again(arguments)))
     return 0
+
+
+def _forced(given: Sequence[str], directory: str, paths: Collection[str]) -> frozenset[str]:
+    """The paths below a directory that are replaced whoever wrote them.
+
+    Raises:
+        WriteError: a file is named that is none of them.
+    """
+    found = set(paths if "" in given else ())
+    for file in filter(None, given):
+        names = {os.path.normpath(file), os.path.relpath(file, directory)} & set(paths)
+        if not names:
+            raise write.WriteError(f"--force {file}: is none of {', '.join(paths)}")
+        found |= names
+    return frozenset(found)
 
 
 def _again(arguments: argparse.Namespace) -> report.Again:

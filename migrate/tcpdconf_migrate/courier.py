@@ -6,13 +6,16 @@ A service keeps Courier's files as its environment_files: they stay the place wh
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
-from tcpdconf_migrate import commandline, courierscripts, installation, rcshell
+from tcpdconf.config import argv
+from tcpdconf_migrate import commandline, courierscripts, installation, rcshell, wrappers
 
 # What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
 BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
 _USUAL: Final = ("/etc/courier", "/usr/lib/courier/etc", "/usr/lib/courier-imap/etc")
+_CRLF: Final = re.compile(rb"^[ \t]*[^#\s].*\r$", re.MULTILINE)
 _ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts put no quotes around their paths
 
 
@@ -47,12 +50,14 @@ def _command(
 ) -> commandline.Command:
     wanted = [f"{directory}/{name}" for name in script.ordered(there)]
     files = [file for file in wanted if os.path.exists(file)]
+    _require_line_ends(files)
     started = rcshell.start(script, there, directory, files)
-    unwrapped = commandline.unwrap(started.words)
+    unwrapped = wrappers.unwrap(started.words)
     if not unwrapped.words:
         raise rcshell.ShellError(
             "its start script runs no couriertcpd" + (f": {started.said}" if started.said else "")
         )
+    _require_variables(script, unwrapped.words, started.environment, files)
     settings = unwrapped.settings | _settings(script, there, started.environment, files)
     access, access_notes = _access(unwrapped.words, started.environment)
     notes = [
@@ -75,6 +80,31 @@ def _command(
         start,
         script.service,
     )
+
+
+def _require_line_ends(files: Sequence[str]) -> None:
+    """Refuse files whose values /bin/sh would read with a carriage return at their end."""
+    for file in files:
+        if _CRLF.search(Path(file).read_bytes()):
+            why = "has CRLF line ends, and /bin/sh takes each CR as part of a value"
+            raise rcshell.ShellError(f"{file} {why}: remove them with sed -i 's/\\r$//' {file}")
+
+
+def _require_variables(
+    script: courierscripts.Script, words: Sequence[str], environment: Mapping[str, str], files: Sequence[str]
+) -> None:
+    """Name the variables that are missing where the command line is not valid without them."""
+    missing = [name for name in script.needed if not environment.get(name)]
+    if not missing:
+        return
+    try:
+        argv.parse(words[1:], exact=False)
+    except argv.CommandLineError:
+        places = " or ".join(files)
+        said = [f"{name} is {'empty' if name in environment else 'not set'} in {places}" for name in missing]
+        raise rcshell.ShellError("; ".join(said)) from None
+    if script.over_tls and "COURIERTLS" in missing:
+        raise rcshell.ShellError(f"COURIERTLS is not set in {' or '.join(files)}")
 
 
 def _settings(

@@ -82,6 +82,16 @@ class Script(NamedTuple):
         """Whether couriertls stands in front of the server."""
         return self.name.endswith("-ssl")
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The variables whose values couriertcpd's own options and port take."""
+        ssl = "SSL" if self.over_tls else ""
+        tls = ("COURIERTLS",) if self.over_tls else ()
+        if self.name.startswith("esmtpd"):
+            address = ("SSLADDRESS",) if self.over_tls else ()
+            return f"{ssl}PORT", "MAXDAEMONS", "MAXPERC", "MAXPERIP", f"{ssl}PIDFILE", *address, *tls
+        return f"{ssl}PORT", f"{ssl}ADDRESS", "MAXDAEMONS", "MAXPERIP", *tls
+
 
 _ESMTPD_LIMIT: Final = ("data", "ULIMIT")
 _IMAP: Final = Script(
@@ -109,6 +119,21 @@ SCRIPTS: Final = (
         changes="POP3_TLS=1 ; POP3_STARTTLS=NO ; POP3_TLS_REQUIRED=0", in_prefix=False,
     ),
 )  # fmt: skip
+
+
+_NAMES: Final = frozenset(
+    name
+    for script in SCRIPTS
+    for name in (script.name, f"{script.name}.rc", script.unit, f"{script.unit}.service")
+)
+
+
+NEXT: Final = "run tcpdconf-migrate courier DIR, DIR being where its configuration is (/etc/courier)"
+
+
+def named(path: str) -> bool:
+    """Whether a path or name is that of a start script, or of what starts it with the host."""
+    return path.rpartition("/")[2] in _NAMES
 
 
 def commands(

@@ -1,12 +1,15 @@
 """Where command lines of couriertcpd are found: given, in a script or unit, in Courier's files, in /proc."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline, courier, running, script, unit
+from tcpdconf_migrate import commandline, courier, courierscripts, running, script, unit, wrappers
+
+_WORD: Final = re.compile(r"[\w./-]+")
 
 
 class Found(NamedTuple):
@@ -23,13 +26,16 @@ class DiscoverError(Exception):
 
 def in_argv(words: Sequence[str]) -> Found:
     """A command line as somebody has typed it."""
-    unwrapped = commandline.unwrap(words)
+    unwrapped = wrappers.unwrap(words)
+    if unwrapped.words and not commandline.is_couriertcpd(unwrapped.words[0]):
+        return _in_shell("the command line", shlex.join(words), {})
     if not unwrapped.words:
-        raise DiscoverError("there is no couriertcpd that is understood in: " + shlex.join(words))
+        why = f": {unwrapped.why}" if any(commandline.PROGRAM in word for word in words) else ""
+        raise DiscoverError(f"there is no couriertcpd that is understood in: {shlex.join(words)}{why}")
     command = commandline.Command(
         unwrapped.words,
         "the command line",
-        unwrapped.settings,
+        wrappers.merged({}, unwrapped.settings),
         unwrapped.notes,
         "stop couriertcpd",
         "start it again",
@@ -49,15 +55,32 @@ def in_script(path: str, known: Mapping[str, str]) -> Found:
     """A shell script, a run file or a systemd unit; `known` are variables that the caller vouches for."""
     try:
         text = _text(path)
+        is_unit = unit.is_unit(text)
+        found = Found(*unit.read(path, text, _text, known)) if is_unit else _in_shell(path, text, known)
     except (OSError, UnicodeDecodeError) as error:
-        raise DiscoverError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
-    if unit.is_unit(text):
-        found = Found(*unit.read(path, text, _text, known))
-    else:
-        found = _in_shell(path, text, known)
+        file = getattr(error, "filename", None) or path
+        raise DiscoverError(f"cannot read {file}: {getattr(error, 'strerror', error)}") from None
     if not found.commands and not found.unread:
-        raise DiscoverError(f"{path}: there is no couriertcpd in it")
+        raise DiscoverError(f"{path}: {_dead_end(text)}")
     return found
+
+
+def _dead_end(text: str) -> str:
+    """Why nothing is found in a text, and what to do."""
+    for number, line in enumerate(text.splitlines(), 1):
+        script_of_courier = next(filter(_is_script_of_courier, _WORD.findall(line)), None)
+        if script_of_courier:
+            why = f"line {number} names {script_of_courier}, a start script of Courier"
+            return f"there is no couriertcpd in it, but {why}: {courierscripts.NEXT}"
+    for number, line in enumerate(text.splitlines(), 1):
+        if commandline.PROGRAM in line and not line.lstrip().startswith("#"):
+            return f"line {number} names couriertcpd, but nothing in it starts it: name the script that does"
+    return "there is no couriertcpd in it"
+
+
+def _is_script_of_courier(word: str) -> bool:
+    """Whether a word is the path of a start script, or a name that nothing else has."""
+    return courierscripts.named(word) and ("/" in word or "-" in word or word.endswith((".rc", ".service")))
 
 
 def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
@@ -71,23 +94,13 @@ def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
 
 
 def _from_shell(path: str, line: script.Line) -> commandline.Command:
-    unwrapped = commandline.unwrap(line.words)
-    before, own = line.settings, unwrapped.settings
-    settings: commandline.Settings = {
-        **before,
-        **own,
-        "rlimits": before.get("rlimits", {}) | own.get("rlimits", {}),
-        "environment_files": [{"path": os.path.abspath(file), "shell": True} for file in line.sourced],
-        "environment": {**line.environment, **own.get("environment", {})},
-    }
-    unclear = [commandline.Note("ignored", f"line {line.line}", why) for why in line.unclear]
+    around = script.around(line)
     stop = start = f"whatever runs {path}"
     if os.path.basename(path) == "run":  # runit's and daemontools' name for it
         folder = os.path.dirname(os.path.abspath(path))
         stop, start = f"sv down {folder}", f"sv up {folder}"
-    return commandline.Command(
-        unwrapped.words, f"{path}:{line.line}", settings, (*unwrapped.notes, *unclear), stop, start
-    )
+    origin = f"{path}:{line.line}"
+    return commandline.Command(around.words, origin, around.settings, around.notes, stop, start)
 
 
 def in_processes() -> Found:

@@ -18,6 +18,7 @@ _PROGRAMS: Final = {
     "courieresmtpd": "smtp", "imaplogin": "imap", "imapd": "imap", "courierpop3login": "pop3",
     "pop3login": "pop3", "courierpop3d": "pop3", "pop3d": "pop3",
 }  # fmt: skip
+_NEED_ROOT: Final = frozenset({"imaplogin", "courierpop3login", "pop3login"})
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -74,16 +75,25 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Servic
     said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if "stderr" in said:  # -stderrlogger reads what the programs say, before a logger around couriertcpd
         around.pop("stderr", None)
-    if "user" in around:  # what is not root cannot become the user or group of an option
+    if around.get("user") in {"root", 0}:  # root becomes the user and group of the options
+        for key in ("user", "group") if "user" in said else {"group"} & said.keys():
+            around.pop(key, None)
+    elif "user" in around:  # what is not root cannot become the user or group of an option
         said.pop("group", None)
     table = {key: value for key, value in (said | around).items() if value not in ({}, [])}
     notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]
+    login = next((word for word in said["program"] if word.rpartition("/")[2] in _NEED_ROOT), None)
+    if login is not None and "user" not in table:
+        table["user"] = "root"
+        why = "needs root, for it becomes the user who logs in"
+        notes.append(argv.Note("changed", login.rpartition("/")[2], why, ("user",)))
     try:
         service = model.Service.model_validate(table, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
         found = next(wording.findings(error, table, model.Settings, ("services", "couriertcpd")))
         raise argv.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
-    return service, (*notes, *command.notes)
+    logged = "stderr" in said  # and then the standard error of couriertcpd itself does not matter
+    return service, (*notes, *(note for note in command.notes if not (logged and note.key == ("stderr",))))
 
 
 def _settled(around: dict[str, Any]) -> bool:

@@ -51,14 +51,16 @@ def _printable(text: str) -> str:
 
 def _gathered(found: plan.Plan, kind: str) -> dict[tuple[str, str], list[str]]:
     """What and why of all notes of a kind, with the services that they are about; each reason once."""
-    whats: dict[str, str] = {}
+    whats: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
     for planned in found.services:
         for note in planned.notes:
             if note.kind == kind:
-                whats.setdefault(note.why, note.what)
+                whats.setdefault(note.why, []).append(note.what)
                 names.setdefault(note.why, []).append(planned.name)
-    return {(whats[why], why): list(dict.fromkeys(each)) for why, each in names.items()}
+    return {
+        (", ".join(dict.fromkeys(whats[why])), why): list(dict.fromkeys(each)) for why, each in names.items()
+    }
 
 
 def next_steps(found: plan.Plan, directory: str | None, again: Again) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline, courier, rcshell
+from tcpdconf_migrate import commandline, courier, rcshell, wrapperkinds, wrappers
 
 PROC: Final = "/proc"
 _LIMITS: Final = {
-    "Max address space": "as", "Max data size": "data", "Max file size": "fsize", "Max cpu time": "cpu",
+    "Max address space": "as", "Max core file size": "core", "Max cpu time": "cpu", "Max data size": "data",
+    "Max file size": "fsize", "Max locked memory": "memlock", "Max open files": "nofile",
+    "Max processes": "nproc", "Max stack size": "stack",
 }  # fmt: skip
 # what a login, a shell or a service manager leaves in the environment of whatever it starts
 _OF_THE_STARTER: Final = frozenset({
@@ -70,14 +72,16 @@ def _status(proc: str, pid: int | str) -> dict[str, str]:
 def _command(proc: str, process: _Process) -> commandline.Command:
     status = _status(proc, process.pid)
     environment = dict(item.partition("=")[::2] for item in _items(f"{proc}/{process.pid}/environ"))
+    rlimits, notes = _rlimits(f"{proc}/{process.pid}/limits", f"{proc}/1/limits")
     settings: commandline.Settings = {
         "directory": os.readlink(f"{proc}/{process.pid}/cwd"),
         "umask": f"{int(status['Umask'], 8):03o}",
-        "rlimits": _rlimits(f"{proc}/{process.pid}/limits", f"{proc}/1/limits"),
+        "rlimits": rlimits,
         "inherit_environment": False,
         **_identity(status),
     }
-    notes = list(_variables(settings, environment))
+    notes += _variables(settings, environment)
+    notes += _standard_error(settings, proc, process.pid)
     pid_file = next((word for word in reversed(process.words) if word.startswith("-pid=")), None)
     stop = f"{process.words[0]} {pid_file} -stop" if pid_file else f"kill {process.pid}"
     return commandline.Command(
@@ -121,16 +125,66 @@ def _identity(status: Mapping[str, str]) -> dict[str, int | str]:
     return {"user": account.pw_name} | ({} if account.pw_gid == gid else {"group": gid})
 
 
-def _rlimits(path: str, of_init: str) -> dict[str, int]:
-    """The limits that somebody has set: those that init does not have."""
-    mine, usual = _soft(path), _soft(of_init)
-    return {key: int(value) for key, value in mine.items() if value.isdigit() and value != usual.get(key)}
+def _rlimits(path: str, of_init: str) -> tuple[dict[str, int | str], list[commandline.Note]]:
+    """The limits that somebody has set, which are those that init does not have, and what they do not say."""
+    found: dict[str, int | str] = {}
+    notes = []
+    usual = _limits(of_init)
+    for name, (soft, hard) in _limits(path).items():
+        if usual.get(name, ("", ""))[0] == soft:
+            continue
+        key = _LIMITS.get(name)
+        if key is None:
+            notes.append(commandline.Note("ignored", f"{name} {soft}", "a service has no such limit"))
+            continue
+        found[key] = int(soft) if soft.isdigit() else soft
+        if hard != soft:
+            what = f"{key} {soft}, hard limit {hard}"
+            notes.append(commandline.Note("changed", what, wrapperkinds.BOTH, ("rlimits", key)))
+    return found, notes
 
 
-def _soft(path: str) -> dict[str, str]:
-    found = {}
-    for line in Path(path).read_text(encoding="ascii").splitlines():
-        name, rest = line[:25].strip(), line[25:].split()
-        if name in _LIMITS:
-            found[_LIMITS[name]] = rest[0]
-    return found
+def _limits(path: str) -> dict[str, tuple[str, str]]:
+    """Soft and hard limits by their names; what is written of each begins at a fixed column."""
+    lines = Path(path).read_text(encoding="ascii").splitlines()[1:]
+    return {line[:25].strip(): (line[25:46].strip(), line[46:67].strip()) for line in lines}
+
+
+def _standard_error(settings: commandline.Settings, proc: str, pid: int) -> Iterator[commandline.Note]:
+    """Say where standard error goes; a terminal or the journal is what tcpdconf itself has."""
+    try:
+        target = os.readlink(f"{proc}/{pid}/fd/2")
+    except FileNotFoundError:
+        settings["stderr"] = {"file": "/dev/null"}
+        yield commandline.Note(
+            "changed", "standard error", "is closed, and goes to /dev/null now", ("stderr",)
+        )
+        return
+    if target.startswith(("pipe:", "socket:")):
+        if reader := _reader(proc, target):
+            settings["stderr"] = wrappers.unwrap(reader).settings["stderr"]
+        elif target.startswith("pipe:"):
+            yield commandline.Note(
+                "ignored", f"standard error, {target}", "is not carried over: set stderr", ("stderr",)
+            )
+    elif target.endswith(" (deleted)"):
+        yield commandline.Note(
+            "ignored", f"standard error, {target}", "is not carried over: set stderr", ("stderr",)
+        )
+    elif not target.startswith(("/dev/pts/", "/dev/tty", "/dev/console")):
+        settings["stderr"] = {"file": target}
+
+
+def _reader(proc: str, pipe: str) -> list[str]:
+    """The words of the courierlogger that reads from a pipe; none if there is none."""
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        try:
+            words = _items(f"{proc}/{pid}/cmdline")
+            if (
+                os.path.basename("".join(words[:1])) == "courierlogger"
+                and os.readlink(f"{proc}/{pid}/fd/0") == pipe
+            ):
+                return words
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return []

@@ -6,11 +6,23 @@ anything unknown in it is `Unread`, with the reason. Files are read; nothing is 
 """
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline, shellcommands, shellvariables, shellwords
+from tcpdconf.config import argvoptions
+from tcpdconf_migrate import (
+    commandline,
+    courierscripts,
+    shellcommands,
+    shellstate,
+    shellvariables,
+    shellwords,
+    wrapperoptions,
+    wrappers,
+)
 
 ReadFile = Callable[[str], str]
 
@@ -18,12 +30,21 @@ _DECLARING: Final = frozenset({"export", "readonly", "local", "declare", "typese
 _OPENING: Final = {"then": "branch", "do": "branch", "{": "group", "(": "subshell"}
 _CLOSING: Final = frozenset({"fi", "done", "}", "esac", ")", "else", "elif", ";;"})
 _BETWEEN: Final = frozenset({"if", "while", "until", "!", "time"})
-_NEVER_STARTING: Final = frozenset({"killall", "pkill", "pgrep", "pidof", "ps", "grep", "test", "[", "rm"})
+# they have couriertcpd's name among their words and never start it
+_NEVER_STARTING: Final = frozenset({
+    "[", "[[", "basename", "cat", "chgrp", "chmod", "chown", "dirname", "echo", "grep", "hash", "install",
+    "kill", "killall", "log_begin_msg", "log_daemon_msg", "log_end_msg", "log_failure_msg",
+    "log_progress_msg", "log_success_msg", "logger", "ls", "mkdir", "pgrep", "pidof", "pkill", "printf", "ps",
+    "rm", "test", "touch", "type", "whereis", "which",
+})  # fmt: skip
+_WRITING: Final = frozenset({"cat", "echo", "printf"})  # into a file or a pipe, they may write a script
+_OPTION: Final = re.compile(
+    "-(?:" + "|".join(option.name for option in argvoptions.OPTIONS) + ")(?:=.*)?", re.DOTALL
+)
+_SHELL_OF_ITS_OWN: Final = re.compile(r"#!.*\b(bash|ksh|zsh)\b")
+_SUBSTITUTION: Final = re.compile(r"(?:\$\(|[<>]\()(.*)\)|`(.*)`", re.DOTALL)
+_ITSELF: Final = "$$ is known only when it runs"
 _DEEPEST: Final = 8  # files and texts of commands within each other
-_LIMITS: Final = {
-    "-v": ("as", 1024), "-d": ("data", 1024), "-s": ("stack", 1024), "-l": ("memlock", 1024),
-    "-n": ("nofile", 1), "-u": ("nproc", 1), "-t": ("cpu", 1), "-c": ("core", 512), "-f": ("fsize", 512),
-}  # fmt: skip
 
 
 class Unread(NamedTuple):
@@ -42,8 +63,10 @@ class Line:
         words: all of the command's words.
         environment: the variables that the script exports.
         sourced: the files that it reads with `set -a`, in order.
-        settings: what umask, cd and ulimit have set, as keys of a service.
+        settings: what umask, cd, ulimit and redirections have set, as keys of a service.
         unclear: what of all these cannot be told.
+        front: what stands in front of the shells around the command, as keys of a service.
+        notes: what a person should know of that.
     """
 
     line: int
@@ -52,6 +75,8 @@ class Line:
     sourced: tuple[str, ...] = ()
     settings: commandline.Settings = field(default_factory=dict)
     unclear: tuple[str, ...] = ()
+    front: commandline.Settings = field(default_factory=dict)
+    notes: tuple[commandline.Note, ...] = ()
 
 
 def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line | Unread]:
@@ -62,7 +87,7 @@ def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line 
         read_file: gives the text of a file that the script sources; OSError when there is none.
         known: variables that the caller vouches for; no assignment of the script changes them.
     """
-    walk = _Walk(read_file, known)
+    walk = _Walk(read_file, known, bash=_SHELL_OF_ITS_OWN.match(text) is not None)
     try:
         walk.through(text, 1)
     except shellwords.ShellError as error:
@@ -70,14 +95,29 @@ def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line 
     return walk.found
 
 
+def around(line: Line) -> wrappers.Unwrapped:
+    """Return couriertcpd's own words, and what wrappers, shells, variables and files say of it."""
+    own = wrappers.unwrap(line.words)
+    files = [{"path": os.path.abspath(file), "shell": True} for file in line.sourced]
+    shell = {**line.settings, "environment_files": files, "environment": dict(line.environment)}
+    settings = wrappers.merged(wrappers.merged(line.front, shell), own.settings)
+    unclear = [commandline.Note("ignored", f"line {line.line}", why) for why in line.unclear]
+    return wrappers.Unwrapped(own.words, settings, (*line.notes, *own.notes, *unclear))
+
+
 class _Walk:
     """One pass over a script, in the order of its lines."""
 
-    def __init__(self, read_file: ReadFile, known: Mapping[str, str]) -> None:
+    def __init__(self, read_file: ReadFile, known: Mapping[str, str], *, bash: bool) -> None:
         self.found: list[Line | Unread] = []
         self._read_file = read_file
         self._variables = shellvariables.Variables(known)
-        self._kinds: list[str] = []  # of the scopes that are open
+        self._bash = bash
+        self._front: commandline.Settings = {}
+        self._notes: tuple[commandline.Note, ...] = ()
+        self._left: list[str] = []  # what of the shell's state is not carried over
+        self._kinds: list[tuple[str, int]] = []  # of the scopes that are open, and how much was found before
+        self._closed = 0  # how much was found before the scope that was closed last
         self._sourced: list[str] = []
         self._depth = 0
         self._outer: int | None = None  # the script's line, while something that it refers to is read
@@ -97,36 +137,53 @@ class _Walk:
     def _command(self, command: shellcommands.Command) -> None:
         """A command, after the words of control that stand in front of it."""
         words = list(command.words)
+        closes = not words
         while words:
             plain = shellcommands.plain(words[0])
             if plain in _CLOSING:
                 self._close(words[0].line)
+                closes = True
             if plain in _OPENING or plain == "else":
-                self._kinds.append(_OPENING.get(plain, "branch"))
+                self._kinds.append((_OPENING.get(plain, "branch"), len(self.found)))
                 self._variables.enter()
+                closes = False
             elif plain not in _CLOSING and plain not in _BETWEEN:
                 break
             words = words[1:]
         if words:
-            self._simple(words, conditional=command.before in {"&&", "||"})
+            self._simple(command._replace(words=tuple(words)))
+        elif closes and (command.redirections or command.after in {"|", "|&"}):
+            self._redirect_group(command)
 
     def _close(self, line: int) -> None:
         """Leave a scope. What a branch has assigned may or may not be so from now on."""
         if not self._kinds:
             return
-        kind, names = self._kinds.pop(), self._variables.leave()
+        (kind, self._closed), names = self._kinds.pop(), self._variables.leave()
         for name, value in names.items():
             why = f"{name.strip()} is set in a branch that ends at line {line}"
             if kind != "subshell":
                 self._variables.assign(name, value if kind == "group" else self._variables.unknown(why))
 
-    def _simple(self, words: list[shellwords.Word], *, conditional: bool) -> None:
+    def _redirect_group(self, command: shellcommands.Command) -> None:
+        """Say it of the commands in a group or subshell that redirections stand behind it."""
+        if not any(shellstate.standard_error(self._descriptors(command), "/")):
+            return
+        why = "the redirection of standard error behind the group is not carried over: set stderr"
+        self.found[self._closed :] = [
+            replace(line, unclear=(*line.unclear, why)) if isinstance(line, Line) else line
+            for line in self.found[self._closed :]
+        ]
+
+    def _simple(self, command: shellcommands.Command) -> None:
+        words, conditional = command.words, command.before in {"&&", "||"}
         line, plain = words[0].line, shellcommands.plain(words[0])
         if plain == "for" and len(words) > 1:
             name = shellcommands.plain(words[1])
             self._variables.assign(name, self._variables.unknown(f"{name} is the variable of a loop"))
         if plain in {"for", "case"}:
             return
+        self._look_into(words)
         assignments = list(itertools.takewhile(bool, map(shellcommands.assigned, words)))
         rest = words[len(assignments) :]
         own: dict[str, str] = {}
@@ -136,7 +193,18 @@ class _Walk:
                 why = f"{assigned.name} is set at line {line} only if the command before it says so"
                 self._variables.assign(assigned.name, self._variables.unknown(why) if conditional else value)
         if rest:
-            self._run(line, [field for word in rest for field in self._variables.fields(word)], own)
+            fields = [field for word in rest for field in self._variables.fields(word)]
+            self._run(_Run(line, fields, own, command, conditional))
+
+    def _look_into(self, words: Sequence[shellwords.Word]) -> None:
+        """Walk through the command substitutions of a command: they are subshells."""
+        for word in words:
+            for part in word.parts:
+                found = _SUBSTITUTION.fullmatch(part.text) if part.kind == "unknown" else None
+                if found and commandline.PROGRAM in part.text:
+                    self._variables.enter()
+                    self._within(word.line, found[1] or found[2] or "", word.line)
+                    self._variables.leave()
 
     def _assigned(self, assigned: shellcommands.Assigned) -> str:
         if assigned.appends:
@@ -144,25 +212,66 @@ class _Walk:
             return self._variables.unknown(why)
         return self._variables.text(assigned.parts)
 
-    def _run(self, line: int, fields: list[str], own: dict[str, str]) -> None:
-        """What a command does to the variables, or that it starts couriertcpd."""
+    def _run(self, run: "_Run") -> None:
+        """What a command does to the state of the shell, or that it starts couriertcpd."""
+        line, fields = run.line, run.fields
         name = fields[0] if fields else ""
-        if any(commandline.PROGRAM in field for field in fields):
-            self._mention(self._outer or line, fields, own)
+        document = "".join(redirection.document for redirection in run.command.redirections)
+        if any(commandline.PROGRAM in field for field in (*fields, document)):
+            self._mention(run, document)
+        elif why := self._may_start(fields):
+            self.found.append(Unread(self._outer or line, why))
         elif name in _DECLARING:
             self._declare(fields[1:])
         elif name == "set" and {"-a", "+a"} & set(fields):
             self._variables.exports_all = "-a" in fields
         elif name in {".", "source"} and len(fields) > 1:
             self._source(line, fields[1])
-        elif name in {"umask", "cd"} and len(fields) == 2:
-            self._variables.assign(f" {name}", fields[1])
-        elif name == "ulimit":
-            self._limit([field for field in fields[1:] if field not in {"-S", "-H"}])
+        elif name in shellstate.BUILTINS:
+            self._change_state(run)
         elif name in {"read", "unset"}:
             for variable in fields[1:]:
                 why = f"{variable} is set by {name} at line {line}"
                 self._variables.assign(variable, self._variables.unknown(why))
+        elif name == "newgrp" or (
+            name not in _NEVER_STARTING and _ITSELF in self._variables.reasons(" ".join(fields))
+        ):
+            self._left.append(f"{name} at line {line} changes the shell itself, which is not carried over")
+
+    def _may_start(self, fields: Sequence[str]) -> str:
+        """Why a command without couriertcpd's name may start it all the same; "" where it does not."""
+        for word, behind in itertools.pairwise([*" ".join(fields).split(), ""]):
+            script = courierscripts.named(word)
+            if script and (
+                behind in {"start", "restart"} or self._variables.reasons(behind) or "start" in fields
+            ):
+                return f"{word} is a start script of Courier: {courierscripts.NEXT}"
+        reasons = self._variables.reasons(fields[0]) if fields else []
+        hidden = any(commandline.PROGRAM in reason for reason in reasons)
+        if hidden or (reasons and sum(_OPTION.fullmatch(field) is not None for field in fields) > 1):
+            return "; ".join(self._variables.reasons(" ".join(fields)))
+        return ""
+
+    def _change_state(self, run: "_Run") -> None:
+        """Follow umask, cd, ulimit, trap and an exec without a command."""
+        changes = shellstate.builtin(run.fields, bash=self._bash)
+        if len(run.fields) == 1 and run.fields[0] == "exec":
+            descriptors = self._descriptors(run.command)
+            changes = shellstate.Changes({f" fd{number}": to for number, to in descriptors.items()})
+        if changes.left:
+            self._left += self._variables.reasons(" ".join(run.fields)) or changes.left
+        for key, value in changes.state.items():
+            why = f"{' '.join(run.fields)} at line {run.line} happens only if the command before it says so"
+            self._variables.assign(key, self._variables.unknown(why) if run.conditional else value)
+
+    def _descriptors(self, command: shellcommands.Command) -> dict[str, str]:
+        """Where the descriptors of a command lead."""
+        names = [name for name in self._variables.names() if name.startswith(" fd")]
+        now = {name[3:]: self._variables.value(name) for name in names}
+        if command.after in {"|", "|&"}:
+            now["1"] = "a pipe"
+        targets = [(each, self._variables.text(each.target.parts)) for each in command.redirections]
+        return shellstate.redirected(now, targets) | ({"2": "a pipe"} if command.after == "|&" else {})
 
     def _declare(self, fields: list[str]) -> None:
         for text in fields:
@@ -172,19 +281,15 @@ class _Walk:
             if name.isidentifier():
                 self._variables.exported[name] = None
 
-    def _limit(self, fields: list[str]) -> None:
-        if len(fields) == 2 and fields[0] in _LIMITS:
-            self._variables.assign(f" ulimit {fields[0]}", fields[1])
-
     def _source(self, line: int, path: str) -> None:
         """A sourced file: its assignments are the script's own."""
         if reasons := self._variables.reasons(path):
-            self._variables.forget("a file is sourced whose name cannot be told: " + reasons[0])
+            self._forget("a file is sourced whose name cannot be told: " + reasons[0])
             return
         try:
             text = self._read_file(path)
         except OSError as error:
-            self._variables.forget(f"{path}, which is sourced, cannot be read: {error.strerror}")
+            self._forget(f"{path}, which is sourced, cannot be read: {error.strerror}")
             return
         whole = self._variables.exports_all
         if whole and path not in self._sourced:
@@ -193,53 +298,103 @@ class _Walk:
         self._within(line, text, 1)
         self._variables.exports_all = whole
 
+    def _forget(self, why: str) -> None:
+        self._variables.forget(why)
+        self._left.append(why)
+
     def _within(self, line: int, text: str, first: int) -> None:
         """Walk through a text that the script refers to at a line."""
         outer, self._outer = self._outer, self._outer or line
         self.through(text, first)
         self._outer = outer
 
-    def _mention(self, line: int, fields: list[str], own: dict[str, str]) -> None:
+    def _mention(self, run: "_Run", document: str) -> None:
         """A command that has couriertcpd in its words: it may be a shell with commands as text."""
-        name = fields[0].rpartition("/")[2]
-        inner = next((field for field in fields if commandline.PROGRAM in field and " " in field), "")
-        if name in _NEVER_STARTING or {"-stop", "-restart"} & set(fields):
+        line, fields = self._outer or run.line, run.fields
+        name = fields[0].rpartition("/")[2] if fields else ""
+        if name in _NEVER_STARTING and not (name in _WRITING and shellcommands.writes(run.command)):
+            return
+        if fields[:2] in (["command", "-v"], ["command", "-V"]):
+            return
+        if commandline.PROGRAM in document:
+            why = f"{name} is given a text with couriertcpd: write the text to a file, and read that"
+            self.found.append(Unread(line, why))
             return
         if name == "eval":
             self._within(line, " ".join(fields[1:]), line)
-        elif inner and "-c" in fields:
-            self._within(line, inner, line)
-        elif commandline.unwrap(fields).words:
-            self._start(line, fields, own)
-        else:
-            reasons = self._variables.reasons(" ".join(fields))
-            why = "; ".join(reasons) or f"what {name} does with couriertcpd is not known here"
+            return
+        front = wrappers.unwrap(fields)
+        if not front.words:
+            why = "; ".join(self._variables.reasons(" ".join(fields))) or front.why
             self.found.append(Unread(line, why))
+        elif not commandline.is_couriertcpd(front.words[0]):
+            self._nested(line, run, front)
+        elif commandline.starts(front.words[1:]):
+            self._start(line, run)
 
-    def _start(self, line: int, fields: list[str], own: dict[str, str]) -> None:
+    def _nested(self, line: int, run: "_Run", front: wrappers.Unwrapped) -> None:
+        """A shell with commands as text, behind what stands in front of it."""
+        inner = wrappers.shell(front.words)
+        given = [field for field in (*run.fields, *run.own.values()) if field != inner.text]
+        reasons = self._variables.reasons(" ".join(given))
+        if inner.text is None or not set(inner.options) <= set("ceuxlfvhpamnb") or reasons:
+            why = "; ".join(reasons) or f"what {inner.name} does with couriertcpd is not known here"
+            self.found.append(Unread(line, why))
+            return
+        before = self._variables, self._front, self._notes, self._bash, self._sourced
+        settings = dict(front.settings)
+        self._variables = self._inner(run, settings)
+        self._variables.exports_all = "a" in inner.options
+        self._front = wrappers.merged(self._front, settings)
+        self._notes = (*self._notes, *front.notes)
+        self._bash = inner.name in {"bash", "ksh", "zsh"}
+        self._sourced = [] if settings.get("inherit_environment") is False else list(self._sourced)
+        self._within(line, inner.text, line)
+        self._variables, self._front, self._notes, self._bash, self._sourced = before
+
+    def _inner(self, run: "_Run", settings: commandline.Settings) -> shellvariables.Variables:
+        """The variables and the state of a shell; what of `settings` belongs there is taken out of it."""
+        found = self._variables.child(inherits=settings.get("inherit_environment") is not False)
+        for number, to in self._descriptors(run.command).items():
+            found.assign(f" fd{number}", "" if number == "2" and "stderr" in settings else to)
+        if settings.get("inherit_environment") is not False:
+            for name, value in run.own.items():
+                found.export(name, value)
+        for name in settings.pop(wrapperoptions.UNSET, ()):
+            found.exported.pop(name, None)
+        for name, value in settings.pop("environment", {}).items():
+            found.export(name, value)
+        for key, value in settings.pop("rlimits", {}).items():
+            found.assign(f" rlimit {key}", str(value))
+        for key, name in (("directory", " cd"), ("umask", " umask")):
+            if key in settings:
+                found.assign(name, settings.pop(key))
+        return found
+
+    def _start(self, line: int, run: "_Run") -> None:
         variables = self._variables
-        if reasons := variables.reasons(" ".join((*fields, *own.values()))):
+        if reasons := variables.reasons(" ".join((*run.fields, *run.own.values()))):
             self.found.append(Unread(line, "; ".join(reasons)))
             return
-        environment = {name: variables.value(name) for name in variables.exported} | own
+        environment = {name: variables.value(name) for name in variables.exported} | run.own
         state = {name: variables.value(name) for name in sorted(variables.names()) if name.startswith(" ")}
+        state |= {f" fd{number}": to for number, to in self._descriptors(run.command).items()}
         values = (*environment.values(), *state.values())
-        unclear = (*variables.assumed, *(why for value in values for why in variables.reasons(value)))
+        unclear = [*variables.assumed, *self._left]
+        unclear += (why for value in values for why in variables.reasons(value))
         known = {name: value for name, value in environment.items() if not variables.reasons(value)}
-        settings = _settings({name: value for name, value in state.items() if not variables.reasons(value)})
-        self.found.append(Line(line, tuple(fields), known, tuple(self._sourced), settings, unclear))
+        state = {name: value for name, value in state.items() if not variables.reasons(value)}
+        settings = shellstate.settings(state, unclear)
+        words, sourced = tuple(run.fields), tuple(self._sourced)
+        why = tuple(dict.fromkeys(unclear))
+        self.found.append(Line(line, words, known, sourced, settings, why, self._front, self._notes))
 
 
-def _settings(state: Mapping[str, str]) -> commandline.Settings:
-    """What umask, cd and ulimit have set, as keys of a service."""
-    found: commandline.Settings = {}
-    for name, value in state.items():
-        command, _, option = name[1:].partition(" ")
-        if command == "ulimit":
-            key, unit = _LIMITS[option]
-            if value.isdigit() or value == "unlimited":
-                limit = int(value) * unit if value.isdigit() else value
-                found.setdefault("rlimits", {})[key] = limit
-        else:
-            found[{"cd": "directory"}.get(command, command)] = value
-    return found
+class _Run(NamedTuple):
+    """A command as it is run: its fields, and the variables that are set for it alone."""
+
+    line: int
+    fields: list[str]
+    own: dict[str, str]
+    command: shellcommands.Command
+    conditional: bool

@@ -14,10 +14,15 @@ _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
 
 
 class Command(NamedTuple):
-    """Words of control and a simple command; `before` is the operator in front of them."""
+    """Words of control and a simple command, its redirections, and the operators in front of and behind it.
+
+    There are no words where redirections stand alone, as they do behind the `)` of a subshell.
+    """
 
     words: tuple[shellwords.Word, ...]
     before: str
+    after: str = ""
+    redirections: tuple[shellwords.Redirection, ...] = ()
 
 
 class Assigned(NamedTuple):
@@ -31,11 +36,12 @@ class Assigned(NamedTuple):
 def commands(tokens: Sequence[shellwords.Token]) -> Iterator[Command]:
     """The commands of a script, in order. Patterns of `case` and names of functions are none."""
     words: list[shellwords.Word] = []
+    redirections: list[shellwords.Redirection] = []
     before = ""
     for index, token in enumerate(tokens):
-        if isinstance(token, shellwords.Word):
-            words.append(token)
-            if plain(token) == "in" and plain(words[0]) == "case":
+        if not isinstance(token, shellwords.Operator):
+            _collect(token, words, redirections)
+            if words and plain(words[-1]) == "in" and plain(words[0]) == "case":
                 yield Command(tuple(words), before)
                 words = []
             continue
@@ -45,15 +51,26 @@ def commands(tokens: Sequence[shellwords.Token]) -> Iterator[Command]:
         if token.text == ")" and _is_pattern(tokens, index):
             words = [_word(token, "then")]
             continue
-        if words:
-            yield Command(tuple(words), before)
-        words, before = [], token.text
+        if words or redirections:
+            yield Command(tuple(words), before, token.text, tuple(redirections))
+        words, redirections, before = [], [], token.text
         if token.text == "(":
             words = [_word(token, "(")]
         elif token.text in {")", ";;"} and not _is_empty_pair(tokens, index - 1):
             yield Command((_word(token, token.text),), "")
-    if words:
-        yield Command(tuple(words), before)
+    if words or redirections:
+        yield Command(tuple(words), before, "", tuple(redirections))
+
+
+def _collect(
+    token: shellwords.Word | shellwords.Redirection,
+    words: list[shellwords.Word],
+    redirections: list[shellwords.Redirection],
+) -> None:
+    if isinstance(token, shellwords.Redirection):
+        redirections.append(token)
+    else:
+        words.append(token)
 
 
 def _word(token: shellwords.Operator, text: str) -> shellwords.Word:
@@ -70,6 +87,8 @@ def _is_pattern(tokens: Sequence[shellwords.Token], index: int) -> bool:
     """Whether the bracket at this place ends a pattern of `case`: none was opened since the last one."""
     depth = 0
     for token in reversed(tokens[:index]):
+        if isinstance(token, shellwords.Redirection):
+            continue
         text = token.text if isinstance(token, shellwords.Operator) else plain(token)
         depth += (text == "(") - (text == ")")
         if depth > 0:
@@ -77,6 +96,14 @@ def _is_pattern(tokens: Sequence[shellwords.Token], index: int) -> bool:
         if text in {"in", ";;"}:
             return True
     return False
+
+
+def writes(command: Command) -> bool:
+    """Whether what a command says goes into a file or another command."""
+    targets = [each.target.parts for each in command.redirections if each.operator in {">", ">>", ">|"}]
+    return command.after == "|" or any(
+        not parts or not parts[0].text.startswith("/dev/") for parts in targets
+    )
 
 
 def plain(word: shellwords.Word) -> str:

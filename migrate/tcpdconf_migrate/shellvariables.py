@@ -27,6 +27,23 @@ class Variables:
         self.exports_all = False  # set -a
         self.assumed: dict[str, None] = {}  # what holds unless whoever runs the script says otherwise
 
+    def child(self, *, inherits: bool) -> "Variables":
+        """The variables of a shell that this one starts: the exported ones, if it inherits, and its state.
+
+        The state of the shell itself is under names that begin with a blank, which no variable's does.
+        """
+        made = Variables(self._known)
+        made._reasons, made.assumed = self._reasons, self.assumed
+        made.exported = dict(self.exported) if inherits else {}
+        kept = [*made.exported, *(name for name in self.names() if name.startswith(" "))]
+        made._scopes = [{name: self.value(name) for name in kept}]
+        return made
+
+    def export(self, name: str, value: str) -> None:
+        """Set a variable that programs see."""
+        self.assign(name, value)
+        self.exported[name] = None
+
     def enter(self) -> None:
         """Begin a scope of its own."""
         self._scopes.append({})

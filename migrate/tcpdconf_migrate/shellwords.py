@@ -2,18 +2,17 @@
 
 Nothing is expanded or run.
 
-Redirections, comments and here-documents are left out. What cannot be known without running the script
-(command substitution, arithmetic, positional parameters) is an `unknown` part of its word.
+Comments are left out. What cannot be known without running the script (command substitution, arithmetic,
+positional parameters) is an `unknown` part of its word.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BRACED: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(:?[-=])?")
-_OPERATOR: Final = re.compile(r";;|;|&&|\|\||&|\||\(|\)|\n")
-_REDIRECTION: Final = re.compile(r"<<-?|[<>]&|>>|<>|>\||<|>")
+_OPERATOR: Final = re.compile(r";;|;|&&|\|\||&|\|&|\||\(|\)|\n")
+_REDIRECTION: Final = re.compile(r"<<<|<<-?|[<>]&|&>>?|>>|<>|>\||<|>")  # <<<, &> and |& are bash's
 
 
 class Part(NamedTuple):
@@ -43,7 +42,17 @@ class Operator(NamedTuple):
     text: str
 
 
-Token = Word | Operator
+class Redirection(NamedTuple):
+    """`2>>file`: `descriptor` is "" where none is written; `document` is the text of a here-document."""
+
+    line: int
+    descriptor: str
+    operator: str
+    target: Word
+    document: str = ""
+
+
+Token = Word | Operator | Redirection
 
 
 class ShellError(ValueError):
@@ -60,7 +69,7 @@ def tokens(text: str, line: int = 1) -> list[Token]:
     Raises:
         ShellError: something is not closed.
     """
-    return list(_Reader(text, line).read())
+    return _Reader(text, line).read()
 
 
 class _Reader:
@@ -68,24 +77,31 @@ class _Reader:
         self._text = text
         self._first = line
         self._at = 0
-        self._documents: list[str] = []  # delimiters of the here-documents that follow this line
+        self._read: list[Token] = []
+        # places of the here-documents that follow this line, and how each begins
+        self._documents: list[tuple[int, Redirection]] = []
 
-    def read(self) -> Iterator[Token]:
+    def read(self) -> list[Token]:
         while self._at < len(self._text):
             if found := self._match(r"[ \t\r]+|\\\n"):
                 continue
             if self._peek() == "#":
                 self._match(r"[^\n]*")
+            elif re.match(r"[<>]\(", self._text[self._at : self._at + 2]):
+                self._read.append(self._process())
             elif found := self._match(_REDIRECTION):
-                self._redirect(found)
+                self._redirect("", found)
             elif found := self._match(_OPERATOR):
-                yield Operator(self._line(self._at - len(found)), found)
+                self._read.append(Operator(self._line(self._at - len(found)), found))
                 if found == "\n":
-                    self._skip_documents()
+                    self._take_documents()
             else:
                 word = self._word()
-                if not (self._peek() in "<>" and _is_number(word)):
-                    yield word
+                if self._peek() in "<>" and _is_number(word):
+                    self._redirect(word.parts[0].text, self._match(_REDIRECTION))
+                else:
+                    self._read.append(word)
+        return self._read
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1] or "\0"
@@ -100,15 +116,28 @@ class _Reader:
     def _line(self, at: int) -> int:
         return self._first + self._text.count("\n", 0, at)
 
-    def _redirect(self, operator: str) -> None:
+    def _redirect(self, descriptor: str, operator: str) -> None:
+        line = self._line(self._at - len(operator))
         self._match(r"[ \t]+")
-        target = self._word()
-        if operator.startswith("<<"):
-            self._documents.append("".join(part.text for part in target.parts))
+        process = re.match(r"[<>]\(", self._text[self._at : self._at + 2])
+        target = self._process() if process else self._word()
+        redirection = Redirection(line, descriptor, operator, target)
+        if operator in {"<<", "<<-"}:
+            self._documents.append((len(self._read), redirection))
+        self._read.append(redirection)
 
-    def _skip_documents(self) -> None:
-        for delimiter in self._documents:
-            self._match(re.compile(rf"(?:.*\n)*?\t*{re.escape(delimiter)}\n|(?:.|\n)*"))
+    def _process(self) -> Word:
+        """`>(command)` of bash: a file whose name is known only when it runs."""
+        start = self._at
+        self._at += 2
+        self._to_bracket(start)
+        return Word(self._line(start), (Part("unknown", self._text[start : self._at], quoted=True),))
+
+    def _take_documents(self) -> None:
+        for place, begin in self._documents:
+            delimiter = "".join(part.text for part in begin.target.parts)
+            text = self._match(re.compile(rf"(?:.*\n)*?\t*{re.escape(delimiter)}\n|(?:.|\n)*"))
+            self._read[place] = begin._replace(document=text)
         self._documents.clear()
 
     def _word(self) -> Word:
@@ -163,7 +192,7 @@ class _Reader:
         if self._match(r"\$\{"):
             return self._braced(start, quoted=quoted)
         if self._match(r"\$\("):
-            self._to_closing(start, "(", ")")
+            self._to_bracket(start)
         elif self._match("`"):
             if not self._match(r"(?:[^`\\]|\\.|\\\n)*`"):
                 raise ShellError(self._line(start), "the ` is not closed")
@@ -174,7 +203,7 @@ class _Reader:
 
     def _braced(self, start: int, *, quoted: bool) -> Part:
         found = _BRACED.match(self._text, self._at)
-        self._to_closing(start, "{", "}")
+        self._to_brace(start)
         inside = self._text[start + 2 : self._at - 1]
         if found is not None and found[0] == inside:
             return Part("variable", inside, quoted)
@@ -192,13 +221,30 @@ class _Reader:
                 parts.append(Part("text", rest, quoted=False))
         return tuple(parts)
 
-    def _to_closing(self, start: int, opening: str, closing: str) -> None:
+    def _to_bracket(self, start: int) -> None:
+        """Go behind the `)` of a command: quotes, comments and other substitutions in it may hold one."""
         depth = 1
         while depth:
-            found = self._match(rf"[^\\{opening}{closing}]*(?:\\.|[{opening}{closing}])")
+            character = self._peek()
+            if character == "'":
+                self._single()
+            elif character == '"':
+                self._double()
+            elif character in "$`":
+                self._dollar(quoted=False)
+            elif not self._match(r"(?<=\s)#[^\n]*|\\(?:.|\n)"):
+                if character == "\0":
+                    raise ShellError(self._line(start), "the ( is not closed")
+                depth += (character == "(") - (character == ")")
+                self._at += 1
+
+    def _to_brace(self, start: int) -> None:
+        depth = 1
+        while depth:
+            found = self._match(r"[^\\{}]*(?:\\.|[{}])")
             if not found:
-                raise ShellError(self._line(start), f"the {opening} is not closed")
-            depth += (found[-1] == opening) - (found[-1] == closing) if found[-2:-1] != "\\" else 0
+                raise ShellError(self._line(start), "the { is not closed")
+            depth += (found[-1] == "{") - (found[-1] == "}") if found[-2:-1] != "\\" else 0
 
 
 def _is_number(word: Word) -> bool:

@@ -1,29 +1,23 @@
-"""couriertcpd in a systemd unit: ExecStart= with the variables of Environment= and EnvironmentFile=.
+"""couriertcpd in a systemd unit: ExecStart= with what the other settings of [Service] do to it.
 
 Syntax and expansion are systemd's (systemd.syntax(7), systemd.service(5), COMMAND LINES): `${X}` is one
-word, `$X` is split, a file of variables is not expanded, and no shell is involved.
+word, `$X` is split, a file of variables is not expanded, and no shell is involved. An empty assignment
+resets what was assigned before. Files in UNIT.d beside the unit are read as systemd reads them.
 """
 
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from tcpdconf.config import envfile
-from tcpdconf_migrate import commandline, script
+from tcpdconf_migrate import commandline, courierscripts, script, unitsettings, wrappers
 
 _SETTING: Final = re.compile(r"([A-Za-z]+)\s*=\s*(.*)")
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}|\$\$|%%|%.")
-_LIMITS: Final = {
-    "LimitAS": "as", "LimitDATA": "data", "LimitSTACK": "stack", "LimitMEMLOCK": "memlock",
-    "LimitCORE": "core", "LimitNOFILE": "nofile", "LimitNPROC": "nproc", "LimitFSIZE": "fsize",
-    "LimitCPU": "cpu",
-}  # fmt: skip
-_NOT_CARRIED: Final = re.compile(
-    r"Capability\w*|AmbientCapabilities|NoNewPrivileges|Private\w+|Protect\w+|Restrict\w+|SystemCall\w+"
-    r"|ReadWritePaths|MemoryMax|MemoryLimit|TasksMax|Nice|SupplementaryGroups|RootDirectory|ExecStartPre"
-)
+_SPECIFIER: Final = re.compile(r"%%|%.")
+_PREFIXES: Final = re.compile(r"[-@:+!|]*")
 
 
 def is_unit(text: str) -> bool:
@@ -35,21 +29,32 @@ def read(
     path: str, text: str, read_file: script.ReadFile, known: Mapping[str, str]
 ) -> tuple[list[commandline.Command], list[commandline.Unread]]:
     """The command lines of a unit. `known` are variables that the caller vouches for."""
-    unit = _Unit(path, list(_settings(text)), read_file, dict(known))
+    settings = list(_settings(path, text))
+    for drop_in in sorted(Path(f"{path}.d").glob("*.conf"), key=lambda file: file.name):
+        settings += _settings(str(drop_in), read_file(str(drop_in)))
+    unit = _Unit(path, unitsettings.Service(settings, read_file), read_file, known)
     found: list[commandline.Command] = []
     unread: list[commandline.Unread] = []
-    for line, name, value in unit.settings:
-        if name == "ExecStart" and commandline.PROGRAM in value:
-            result = unit.command(line, value)
+    starts = unit.service.values("ExecStart")
+    for setting in starts:
+        for result in unit.commands(setting):
             if isinstance(result, commandline.Command):
                 found.append(result)
             else:
                 unread.append(result)
+    if not found and not unread:
+        unread += (commandline.Unread(each.origin, _next(each.value)) for each in starts)
     return found, unread
 
 
-def _settings(text: str) -> Iterator[tuple[int, str, str]]:
-    """Line, name and value of each setting of [Service]; a backslash at the end joins lines."""
+def _next(value: str) -> str:
+    """What to do about an ExecStart= without couriertcpd."""
+    program = "".join(value.lstrip("-@:+!|").split(maxsplit=1)[:1])
+    return f"{program} is not couriertcpd: if it is a script, run tcpdconf-migrate script {program}"
+
+
+def _settings(path: str, text: str) -> Iterator[unitsettings.Setting]:
+    """Each setting of [Service]; a backslash at the end joins lines."""
     section, pending, start = "", "", 0
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith(("#", ";")):
@@ -62,97 +67,80 @@ def _settings(text: str) -> Iterator[tuple[int, str, str]]:
         if written.startswith("["):
             section = written
         elif section == "[Service]" and (found := _SETTING.fullmatch(written)):
-            yield start, found[1], found[2]
+            yield unitsettings.Setting(path, start, found[1], found[2])
+
+
+class _Exec(NamedTuple):
+    """An ExecStart=: its prefixes and its words."""
+
+    prefixes: str
+    words: list[str]
 
 
 class _Unit:
     """One unit: what its settings say of every command in it."""
 
     def __init__(
-        self,
-        path: str,
-        settings: list[tuple[int, str, str]],
-        read_file: script.ReadFile,
-        known: dict[str, str],
+        self, path: str, service: unitsettings.Service, read_file: script.ReadFile, known: Mapping[str, str]
     ) -> None:
-        self.settings = settings
-        self._path = path
+        self.service = service
+        self._name = os.path.basename(path)
         self._read_file = read_file
-        self._notes: list[commandline.Note] = []
-        self._around: commandline.Settings = {}
-        self._variables: dict[str, str] = {}
-        for line, name, value in settings:
-            self._set(line, name, value)
-        self._variables |= known
+        self._variables = {**service.variables, **known}
 
-    def command(self, line: int, value: str) -> commandline.Command | commandline.Unread:
-        """The command of an ExecStart=."""
-        origin = f"{self._path}:{line}"
+    def commands(self, setting: unitsettings.Setting) -> Iterator[commandline.Command | commandline.Unread]:
+        """The commands of an ExecStart=; none where it has nothing to do with couriertcpd."""
+        if commandline.PROGRAM not in setting.value:
+            for word in filter(courierscripts.named, setting.value.split()):
+                why = f"{word} is a start script of Courier: {courierscripts.NEXT}"
+                yield commandline.Unread(setting.origin, why)
+            return
         try:
-            words = list(self._words(value.lstrip("-@:+!")))
+            command = self._exec(setting.value)
         except ValueError as error:
-            return commandline.Unread(origin, str(error))
-        unwrapped = commandline.unwrap(words)
-        if not unwrapped.words:
-            return commandline.Unread(origin, f"what {words[0]} does with couriertcpd is not known here")
-        name = os.path.basename(self._path)
+            yield commandline.Unread(setting.origin, str(error))
+            return
+        if why := self.service.refusal(command.prefixes):
+            yield commandline.Unread(setting.origin, why)
+            return
+        for line in script.read(shlex.join(command.words), self._read_file, self._variables):
+            if isinstance(line, script.Unread):
+                yield commandline.Unread(setting.origin, line.text)
+            else:
+                yield self._command(setting.origin, line)
+
+    def _command(self, origin: str, line: script.Line) -> commandline.Command:
+        around = script.around(line)
         return commandline.Command(
-            unwrapped.words,
+            around.words,
             origin,
-            self._around | unwrapped.settings,
-            (*self._notes, *unwrapped.notes),
-            f"systemctl disable --now {name}",
-            f"systemctl enable --now {name}",
+            wrappers.merged(self.service.settings, around.settings),
+            (*self.service.notes, *around.notes),
+            f"systemctl disable --now {self._name}",
+            f"systemctl enable --now {self._name}",
         )
 
-    def _set(self, line: int, name: str, value: str) -> None:
-        simple = {"User": "user", "Group": "group", "WorkingDirectory": "directory", "UMask": "umask"}
-        if name in simple and value:
-            if "$" in value or "%" in value:
-                self._ignore(line, name, value, "systemd expands no variables there")
-            else:
-                self._around[simple[name]] = value
-        elif name in _LIMITS:
-            self._limit(line, name, value)
-        elif name == "Environment":
-            for word in shlex.split(value):
-                variable, _, text = word.partition("=")
-                self._variables[variable] = text
-                self._around.setdefault("environment", {})[variable] = text
-        elif name == "EnvironmentFile":
-            self._file(line, value)
-        elif _NOT_CARRIED.fullmatch(name):
-            self._ignore(
-                line, name, value, "is tcpdconf's own unit's to say, if it is to hold for its services"
-            )
+    def _exec(self, value: str) -> _Exec:
+        """Read a command line of systemd.
 
-    def _limit(self, line: int, name: str, value: str) -> None:
-        text = value.rpartition(":")[2]
-        text = "unlimited" if text == "infinity" else text
-        if text.isdigit() or text == "unlimited":
-            self._around.setdefault("rlimits", {})[_LIMITS[name]] = int(text) if text.isdigit() else text
-        elif re.fullmatch(r"\d+[KMGT]", text):
-            self._around.setdefault("rlimits", {})[_LIMITS[name]] = text
-        else:
-            self._ignore(line, name, value, "is no plain number")
+        Raises:
+            ValueError: something in it is known to systemd only.
+        """
+        found = _PREFIXES.match(value)
+        prefixes = found[0] if found else ""
+        written = shlex.split(value[len(prefixes) :])
+        words = list(self._words(written, variables=":" not in prefixes))
+        if "@" in prefixes:
+            words = words[:1] + words[2:]  # the second is the name that ps shows
+        return _Exec(prefixes, words)
 
-    def _file(self, line: int, value: str) -> None:
-        path = value.removeprefix("-")
-        try:
-            self._variables |= envfile.parse(self._read_file(path))
-        except (OSError, ValueError) as error:
-            if not value.startswith("-"):
-                self._ignore(line, "EnvironmentFile", value, f"cannot be read: {error}")
-            return
-        self._around.setdefault("environment_files", []).append({"path": path})
-
-    def _ignore(self, line: int, name: str, value: str, why: str) -> None:
-        self._notes.append(commandline.Note("ignored", f"line {line}, {name}={value}", why))
-
-    def _words(self, text: str) -> Iterator[str]:
-        for word in shlex.split(text):
+    def _words(self, written: Sequence[str], *, variables: bool) -> Iterator[str]:
+        """Expand specifiers, and variables unless the prefix `:` forbids it."""
+        for word in written:
             bare = re.fullmatch(r"\$(\w+)", word)
-            if bare:
+            if not variables:
+                yield _SPECIFIER.sub(self._expanded, word)
+            elif bare:
                 yield from self._value(bare[1]).split()
             else:
                 yield _VARIABLE.sub(self._expanded, word)

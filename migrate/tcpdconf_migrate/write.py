@@ -1,23 +1,31 @@
 """Writes the services: read back with the loader first, then all files or none.
 
 Every file begins with a line that says who wrote it, with a digest of what follows. So a file that somebody
-else wrote, or has changed since, is known and kept.
+else wrote, or has changed since, is known and kept; it stops no other.
 """
 
 import contextlib
+import difflib
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from tcpdconf.config import load, model, problems
 
 _MARKED: Final = re.compile(rb"# Written by tcpdconf-migrate; unchanged while its digest is ([0-9a-f]{16})\n")
 
 Services = Mapping[str, model.Service]
+
+
+class Written(NamedTuple):
+    """The paths below the directory that were written, and why each of the others was kept as it is."""
+
+    written: list[str]
+    kept: list[str]
 
 
 class WriteError(Exception):
@@ -43,34 +51,68 @@ def check(texts: Mapping[str, str], services: Services) -> None:
 
 
 def write(
-    directory: str, texts: Mapping[str, str], services: Services, *, force: bool, private: bool
-) -> None:
+    directory: str,
+    texts: Mapping[str, str],
+    services: Services,
+    *,
+    forced: Collection[str],
+    private: bool,
+) -> Written:
     """Write files into a directory, which is made where it is missing; paths may have one folder in front.
+
+    A file that this tool did not write, or that was changed since, is kept, and the others are written.
 
     Args:
         directory: the conf.d.
         texts: content by path below it, without the mark.
         services: what the loader has to find in them, beside what is in the directory already.
-        force: whether files that this tool did not write, or that were changed since, are replaced.
+        forced: paths below the directory that are replaced all the same.
         private: whether only the owner may read them.
 
     Raises:
         WriteError: nothing was written, and why.
     """
     check({path: text for path, text in texts.items() if "/" not in path}, services)
-    contents = {os.path.join(directory, path): marked(text).encode() for path, text in texts.items()}
     try:
-        if not force:
-            _spare(contents)
+        kept = {path: why for path in texts if path not in forced and (why := _foreign(directory, path))}
+        ours = {path: text for path, text in texts.items() if path not in kept}
+        contents = {os.path.join(directory, path): marked(text).encode() for path, text in ours.items()}
         with _Files(contents, 0o600 if private else 0o644) as files:
             drafts = {
                 path: draft for path, draft in files.drafts.items() if os.path.dirname(path) == directory
             }
-            beside = _load(directory, drafts)  # the defaults of other files count as well
-            _compare({name: beside[name] for name in services}, services)
+            beside = _load(directory, drafts) if drafts else {}  # the defaults of other files count as well
+            names = [name for name in services if f"{name}.toml" in ours]
+            _compare({name: beside[name] for name in names}, {name: services[name] for name in names})
             files.replace()
     except OSError as error:
         raise WriteError(f"cannot write {error.filename or directory}: {error.strerror}") from None
+    return Written(list(ours), list(kept.values()))
+
+
+def diff(directory: str, texts: Mapping[str, str]) -> str:
+    """What writing these texts would change in a directory, as diff -u shows it; marks are left out."""
+    lines: list[str] = []
+    for name, text in texts.items():
+        path = os.path.join(directory, name)
+        before = _MARKED.sub(b"", _content(path), count=1).decode(errors="backslashreplace")
+        was, becomes = before.splitlines(keepends=True), text.splitlines(keepends=True)
+        lines += difflib.unified_diff(was, becomes, path, f"{path} (to be written)")
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _content(path: str) -> bytes:
+    """What is in a file; nothing where there is none.
+
+    Raises:
+        WriteError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise WriteError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _load(directory: str, drafts: Mapping[str, str]) -> Services:
@@ -92,19 +134,20 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _spare(contents: Mapping[str, bytes]) -> None:
-    """Stop at files that are not this tool's."""
-    foreign = []
-    for path in contents:
-        with contextlib.suppress(FileNotFoundError):
-            there = Path(path).read_bytes()
-            mark = _MARKED.match(there)
-            if mark is None:
-                foreign.append(f"{path}: was not written by tcpdconf-migrate; --force replaces it")
-            elif mark[1].decode() != _digest(there[mark.end() :]):
-                foreign.append(f"{path}: was changed since tcpdconf-migrate wrote it; --force replaces it")
-    if foreign:
-        raise WriteError("\n".join(foreign))
+def _foreign(directory: str, name: str) -> str:
+    """Why a file is not to be replaced; "" where it is this tool's or not there."""
+    path = os.path.join(directory, name)
+    try:
+        there = Path(path).read_bytes()
+    except FileNotFoundError:
+        return ""
+    mark = _MARKED.match(there)
+    force = f"--diff shows what would change, --force {name} replaces it"
+    if mark is None:
+        return f"{path}: was not written by tcpdconf-migrate; {force}"
+    if mark[1].decode() != _digest(there[mark.end() :]):
+        return f"{path}: was changed since tcpdconf-migrate wrote it; {force}"
+    return ""
 
 
 class _Files:

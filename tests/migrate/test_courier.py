@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpdconf_migrate import commandline, courier, rcshell
+from tcpdconf_migrate import commandline, courier, plan, rcshell
 
 IMAPD = "ADDRESS=0\nPORT=143\nMAXDAEMONS=40\nMAXPERIP=4\nTCPDOPTS=-nodnslookup\nMAILDIRPATH=M\n"
 IMAPD_SSL = (
@@ -82,6 +82,69 @@ def test_a_file_that_waits_is_left_after_a_time(tmp_path: Path, monkeypatch: pyt
     _, (unread,) = courier.read(str(tmp_path))
 
     assert unread.why == "/bin/sh has not finished reading it after 0.2 s"
+
+
+ESMTPD = {
+    "PORT": "25", "MAXDAEMONS": "40", "MAXPERC": "5", "MAXPERIP": "5", "PIDFILE": "/run/x",
+    "MAILUSER": "daemon", "MAILGROUP": "daemon", "SSLPORT": "465", "SSLADDRESS": "0", "SSLPIDFILE": "/run/y",
+    "COURIERTLS": "/tls",
+}  # fmt: skip
+
+
+def esmtpd(
+    folder: Path, changed: dict[str, str | None], *, name: str = "esmtpd", line_end: str = "\n"
+) -> str:
+    """Why esmtpd's script is not read with these variables changed; None takes one out."""
+    variables = {**ESMTPD, **changed}
+    text = "".join(f"{key}={value}{line_end}" for key, value in variables.items() if value is not None)
+    (folder / "esmtpd").write_text(text, newline="")
+    (folder / name).write_text(text, newline="")
+    _, unread = courier.read(str(folder))
+    return next((each.why for each in unread if each.origin == f"{folder}/{name}"), "")
+
+
+@pytest.mark.parametrize("name", ["PORT", "MAXDAEMONS", "MAXPERC", "MAXPERIP", "PIDFILE"])
+def test_a_variable_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    assert esmtpd(tmp_path, {name: None}) == f"{name} is not set in {tmp_path}/esmtpd"
+    assert esmtpd(tmp_path, {name: ""}) == f"{name} is empty in {tmp_path}/esmtpd"
+    assert esmtpd(tmp_path, {}) == ""
+
+
+@pytest.mark.parametrize("name", ["SSLPORT", "SSLPIDFILE", "SSLADDRESS", "COURIERTLS"])
+def test_a_variable_of_two_files_is_named_with_both(tmp_path: Path, name: str) -> None:
+    files = f"{tmp_path}/esmtpd or {tmp_path}/esmtpd-ssl"
+    assert esmtpd(tmp_path, {name: None}, name="esmtpd-ssl") == f"{name} is not set in {files}"
+
+
+def test_all_missing_variables_are_named(tmp_path: Path) -> None:
+    (tmp_path / "imapd").write_text("MAXPERIP=20\nIMAPDSTART=YES\n")
+    _, (unread,) = courier.read(str(tmp_path))
+    assert unread.why == "; ".join(
+        f"{name} is not set in {tmp_path}/imapd" for name in ("PORT", "ADDRESS", "MAXDAEMONS")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "user"),
+    [
+        ("143 /usr/lib/courier/courier/imaplogin /usr/bin/imapd Maildir", "root"),
+        ("993 /usr/bin/couriertls -server -tcpd -user=courier /opt/imaplogin /usr/bin/imapd Maildir", "root"),
+        ("110 /usr/lib/courier/courier/courierpop3login /usr/lib/courier/courier/courierpop3d M", "root"),
+        ("-user=daemon 143 /usr/sbin/imaplogin /usr/bin/imapd Maildir", "daemon"),
+        ("-user=daemon 25 /usr/sbin/courieresmtpd", "daemon"),
+        ("2525 /bin/cat", None),
+    ],
+)
+def test_a_login_program_runs_as_root_by_name(words: str, user: str | None) -> None:
+    command = commandline.Command(("couriertcpd", *words.split()), "here")
+    (planned,) = plan.plan([command], exact=False).services
+
+    assert planned.service.user == user
+    assert any(note.key == ("user",) for note in planned.notes) == (user == "root")
+
+
+def test_carriage_returns_are_named(tmp_path: Path) -> None:
+    assert esmtpd(tmp_path, {}, line_end="\r\n").startswith(f"{tmp_path}/esmtpd has CRLF line ends")
 
 
 def test_a_directory_that_the_scripts_cannot_use(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def words(text: str, **known: str) -> list[str]:
         ("cat <<END\ncouriertcpd no\nEND\ncouriertcpd yes", ["yes"]),
         ('couriertcpd "-block=a,B,Go away"', ["-block=a,B,Go away"]),
         ("X=1; (X=2); couriertcpd $X", ["1"]),
+        ("Y=$(sed -e 's/[()]/=/g' # it's\n); couriertcpd 1", ["1"]),
+        ('Y="$(a "$(b ")")" \')\')"; couriertcpd 1', ["1"]),
     ],
 )
 def test_words_are_those_of_the_shell(text: str, expected: list[str]) -> None:

@@ -1,8 +1,9 @@
-"""All files or none, read back before, and nothing of somebody else's is replaced."""
+"""Its own files or none, read back before, and nothing of somebody else's is replaced."""
 
 import os
 import stat
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ def service(port: int) -> model.Service:
     return found
 
 
-def put(folder: Path, *ports: int, force: bool = False, private: bool = False) -> None:
+def put(folder: Path, *ports: int, forced: Sequence[str] = (), private: bool = False) -> write.Written:
     services = {f"s{port}": service(port) for port in ports}
     texts = {f"{name}.toml": render.service(name, each) for name, each in services.items()}
-    write.write(str(folder), texts, services, force=force, private=private)
+    return write.write(str(folder), texts, services, forced=forced, private=private)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -57,18 +58,83 @@ def test_its_own_files_are_replaced(tmp_path: Path) -> None:
         (lambda text: text.replace("40", "41"), "was changed since"),
     ],
 )
-def test_a_file_of_somebody_else_is_kept_unless_forced(tmp_path: Path, change: object, said: str) -> None:
+def test_a_file_of_somebody_else_stops_only_itself(tmp_path: Path, change: object, said: str) -> None:
     assert callable(change)
     put(tmp_path, 25)
     theirs = tmp_path / "s25.toml"
     theirs.write_text(change(theirs.read_text()))
     before = contents(tmp_path)
-    with pytest.raises(write.WriteError, match=said):
-        put(tmp_path, 143, 25)
+    written, (kept,) = put(tmp_path, 143, 25)
 
-    assert contents(tmp_path) == before
-    put(tmp_path, 143, 25, force=True)
+    assert written == ["s143.toml"]
+    assert kept.startswith(f"{theirs}: {said}")
+    assert contents(tmp_path) == before | {"s143.toml": (tmp_path / "s143.toml").read_text()}
+    assert put(tmp_path, 143, 25, forced=["s25.toml"]) == (["s143.toml", "s25.toml"], [])
     assert theirs.read_text() != before["s25.toml"]
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """A conf.d with smtp.toml and pop3.toml, both of them edited, and a script that starts them and imap."""
+    conf = tmp_path / "conf.d"
+    text = "".join(f"couriertcpd -nodnslookup {port} /bin/cat\n" for port in (25, 110))
+    (tmp_path / "start.sh").write_text(text)
+    assert __main__.main(["script", "-o", str(conf), str(tmp_path / "start.sh")]) == 0
+    for name in ("smtp", "pop3"):
+        file = conf / f"{name}.toml"
+        file.write_text(file.read_text().replace("max_connections = 40", "max_connections = 41"))
+    (tmp_path / "start.sh").write_text(text + "couriertcpd -nodnslookup 143 /bin/cat\n")
+    return conf
+
+
+def replaced(conf: Path, *options: str) -> list[str]:
+    """The edited files that the tool replaces with these options in front of its source."""
+    __main__.main(["script", "-o", str(conf), *options, str(conf.parent / "start.sh")])
+    return [path.name for path in sorted(conf.iterdir()) if "max_connections = 41" not in path.read_text()]
+
+
+def test_an_edited_file_is_named_and_the_others_are_written(
+    edited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replaced(edited) == ["imap.toml"]
+    said = capsys.readouterr().err
+    assert f"kept: {edited}/smtp.toml: was changed since tcpdconf-migrate wrote it; --diff shows" in said
+    assert f"written: {edited}/imap.toml\n" in said
+    assert f"written: {edited}/smtp.toml\n" not in said.split("kept: ", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--force", "smtp.toml"], ["imap.toml", "smtp.toml"]),
+        (["--force", "@/smtp.toml"], ["imap.toml", "smtp.toml"]),
+        (["--force", "smtp.toml", "--force=pop3.toml"], ["imap.toml", "pop3.toml", "smtp.toml"]),
+        (["--force"], ["imap.toml", "pop3.toml", "smtp.toml"]),
+    ],
+)
+def test_force_replaces_what_it_names(edited: Path, options: list[str], names: list[str]) -> None:
+    assert replaced(edited, *(option.replace("@", str(edited)) for option in options)) == names
+
+
+def test_force_of_a_file_that_is_not_written_is_a_mistake(
+    edited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replaced(edited, "--force", "smpt.toml") == []
+    assert "--force smpt.toml: is none of smtp.toml, pop3.toml, imap.toml" in capsys.readouterr().err
+
+
+def test_diff_shows_what_would_change_and_writes_nothing(
+    edited: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(edited)
+    capsys.readouterr()
+    assert __main__.main(["script", "-o", str(edited), "--diff", str(edited.parent / "start.sh")]) == 0
+    said = capsys.readouterr().out
+
+    assert contents(edited) == before
+    assert "\n-max_connections = 41\n+max_connections = 40\n" in said
+    assert f"--- {edited}/imap.toml\n" in said
+    assert "digest" not in said
 
 
 def test_a_service_that_is_there_already_is_a_problem_with_both_places(tmp_path: Path) -> None:
@@ -82,7 +148,7 @@ def test_a_service_that_is_there_already_is_a_problem_with_both_places(tmp_path:
 def test_a_text_that_reads_back_as_another_service_is_not_written(tmp_path: Path) -> None:
     text = render.service("s", service(26))
     with pytest.raises(write.WriteError, match="reads back differently: s"):
-        write.write(str(tmp_path / "new"), {"s.toml": text}, {"s": service(25)}, force=False, private=False)
+        write.write(str(tmp_path / "new"), {"s.toml": text}, {"s": service(25)}, forced=(), private=False)
     with pytest.raises(write.WriteError, match="reads back differently: s"):
         write.check({"s.toml": text}, {"s": service(25)})
 

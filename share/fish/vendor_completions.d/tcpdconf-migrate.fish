@@ -48,7 +48,7 @@ function _shtab_tcpdconf_migrate_using
 end
 
 set -g _shtab_tcpdconf_migrate_commands argv courier script running
-set -g _shtab_tcpdconf_migrate_opts_with_value --access --add-to-ports --name --output --set -o
+set -g _shtab_tcpdconf_migrate_opts_with_value --access --add-to-ports --force --name --output --set -o
 
 complete -c tcpdconf-migrate -e
 complete -c tcpdconf-migrate -f
@@ -60,7 +60,8 @@ complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -s o -l out
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l name -x -d 'name of the service (default: by port and program)'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l exact -d 'keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l access -xka "as-is toml" -d 'toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)'
-complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l force -d 'replace files that were written or changed by somebody else'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l force -x -d 'replace this file of DIR, or every one, that somebody else wrote or changed; repeatable'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l diff -d 'show what would change in the files of DIR, and write nothing'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -l add-to-ports -x -d 'listen N ports higher, to try the services beside couriertcpd'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using; and test $_shtab_tcpdconf_migrate_npos -eq 0' -a courier -d 'Courier'"'"'s own configuration: esmtpd, imapd, pop3d, ....'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -s h -l help -d 'show this help message and exit'
@@ -68,7 +69,8 @@ complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -s o -l 
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l name -x -d 'name of the service (default: by port and program)'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l exact -d 'keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l access -xka "as-is toml" -d 'toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)'
-complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l force -d 'replace files that were written or changed by somebody else'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l force -x -d 'replace this file of DIR, or every one, that somebody else wrote or changed; repeatable'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l diff -d 'show what would change in the files of DIR, and write nothing'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier' -l add-to-ports -x -d 'listen N ports higher, to try the services beside couriertcpd'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using courier; and test $_shtab_tcpdconf_migrate_npos -eq 0' -ka "(__fish_complete_directories)" -d '(default: /etc/courier)'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using; and test $_shtab_tcpdconf_migrate_npos -eq 0' -a script -d 'A shell script, a run file, or a systemd unit.'
@@ -77,7 +79,8 @@ complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -s o -l o
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l name -x -d 'name of the service (default: by port and program)'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l exact -d 'keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l access -xka "as-is toml" -d 'toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)'
-complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l force -d 'replace files that were written or changed by somebody else'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l force -x -d 'replace this file of DIR, or every one, that somebody else wrote or changed; repeatable'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l diff -d 'show what would change in the files of DIR, and write nothing'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l add-to-ports -x -d 'listen N ports higher, to try the services beside couriertcpd'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script' -l set -x -d 'the value of a variable that the script does not tell; repeatable'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using script; and test $_shtab_tcpdconf_migrate_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'it is read, not run'
@@ -87,5 +90,6 @@ complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -s o -l 
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l name -x -d 'name of the service (default: by port and program)'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l exact -d 'keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l access -xka "as-is toml" -d 'toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)'
-complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l force -d 'replace files that were written or changed by somebody else'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l force -x -d 'replace this file of DIR, or every one, that somebody else wrote or changed; repeatable'
+complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l diff -d 'show what would change in the files of DIR, and write nothing'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using running' -l add-to-ports -x -d 'listen N ports higher, to try the services beside couriertcpd'
