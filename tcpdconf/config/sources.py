@@ -53,6 +53,13 @@ class Source:
             return None
         return place.key if exact and spot == "key" else place.value
 
+    def written(self, key: positions.Key) -> str:
+        """The text of a value that is written here, as far as it stands on its first line."""
+        place = self.places.get(key)
+        if place is None:
+            return ""
+        return self.places.line(place.value.line)[place.value.column - 1 :][: place.value.length]
+
     def problem(
         self,
         span: problems.Span | None,
@@ -228,12 +235,27 @@ def _parse_into(found: Found, path: str, read: _Content) -> None:
         found.broken.append(content.decode(errors="replace"))
         return
     try:
-        found.sources.append(Source(path, text, parsed(text)))
+        source = Source(path, text, parsed(text))
+        _read_octal(source)
+        found.sources.append(source)
     except (ValueError, RecursionError) as error:
         found.broken.append(text)
         from tcpdconf.config import syntax  # noqa: PLC0415 (a good configuration has no syntax errors)
 
         found.problems.append(syntax.problem(Source(path, text, {}), error))
+
+
+def _read_octal(source: Source) -> None:
+    """Make strings of masks that are written as octal numbers: nothing else tells 0o22 from 18."""
+    services = source.data.get("services")
+    names = [("services", name) for name in services] if isinstance(services, dict) else []
+    for key in (*names, ("defaults",)):
+        table: Any = source.data
+        for part in key:
+            table = table.get(part)
+        mask = table.get("umask") if isinstance(table, dict) else None
+        if isinstance(mask, int) and mask >= 0 and source.written((*key, "umask")).startswith("0o"):
+            table["umask"] = f"{mask:03o}"
 
 
 def parsed(text: str) -> dict[str, Any]:

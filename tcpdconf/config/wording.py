@@ -115,9 +115,9 @@ def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> str:
 def _wrong(key: positions.Key, found: ErrorDetails) -> Finding:
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
     if "text" in context:  # one of our own
-        text, _, meant = context["text"].partition("; did you mean ")
+        text, _, guess = context["text"].partition("; did you mean ")
         spot: sources.Spot = "key" if found["loc"][-1:] == ("[key]",) else "value"
-        hint = f"did you mean {meant}" if meant else None
+        hint = f"did you mean {guess}" if guess else context.get("hint")
         return Finding((*key, *context.get("at", ())), text, cast("codes.Code", kind), hint, spot)
     otherwise = next((_OTHERWISE[str(part)] for part in found["loc"][-1:] if part in _OTHERWISE), "")
     if kind == "literal_error":
