@@ -50,10 +50,9 @@ class Problem:
     length: int = 1
 
     def __str__(self) -> str:
-        """`conf.d/imap.toml:12:3: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
+        """`conf.d/imap.toml:12:3: error: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        kind = ["warning"] if self.severity == "warning" else []
-        return _printable(": ".join([place, *kind, *([self.key] if self.key else []), self.text]))
+        return _printable(": ".join([place, self.severity, *([self.key] if self.key else []), self.text]))
 
 
 def dotted(key: Iterable[str | int]) -> str:

@@ -138,5 +138,5 @@ rules = [
         found = check(daemons.configure(folder, text), *arguments)
 
         assert found.returncode == 78
-        place = "test.toml:8:3: services.test.access[0].rules[1]: a rule for the same network and local end"
+        place = "test.toml:8:3: error: services.test.access[0].rules[1]: a rule for the same network"
         assert found.stdout.count(place) == 1
