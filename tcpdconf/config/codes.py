@@ -16,6 +16,8 @@ Code = Literal[
     "duplicate-rule",
     "duplicate-service",
     "encoding",
+    "ignored-file",
+    "limits-nobody",
     "missing-file",
     "missing-key",
     "missing-program",
@@ -111,6 +113,18 @@ CODES: Final[dict[Code, Entry]] = {
         "Save it as UTF-8, for instance with `iconv -f latin1 -t utf-8`.",
         "conf.d/smtp.toml:3:17: error: is not UTF-8: byte 0xe4",
     ),
+    "ignored-file": Entry(
+        "A warning: only files whose name ends in `.toml` are read, and another one looks as if it was meant"
+        " to be.",
+        "Rename it as the message says, or move it out of the directory.",
+        "conf.d/imap.conf: warning: is ignored: its name does not end in .toml",
+    ),
+    "limits-nobody": Entry(
+        "A warning: a limit of one address or network is above that of the service, which is reached before.",
+        "Lower it, or raise `max_connections`.",
+        "conf.d/smtp.toml:6:14: warning: services.smtp.limits.max_per_ip: 50 is more than max_connections (40),"
+        " so it limits nobody",
+    ),
     "missing-file": Entry(
         "A file or directory that the service needs is not there, is something else, or may not be read by"
         " who checks.",
@@ -124,7 +138,8 @@ CODES: Final[dict[Code, Entry]] = {
         "conf.d/smtp.toml:1:1: error: services.smtp.program: is missing",
     ),
     "missing-program": Entry(
-        "The program is not there, or is not executable. A warning: it may be installed later.",
+        "The program is not there, or is not executable. A warning, as it may be installed later; but an error"
+        " where there is a directory.",
         "Install it, or correct its path; there is no PATH search.",
         "conf.d/smtp.toml:2:12: warning: services.smtp.program[0]: there is no program"
         " /nowhere/courieresmtpd",
@@ -158,7 +173,8 @@ CODES: Final[dict[Code, Entry]] = {
     ),
     "runs-as-root": Entry(
         "A warning: the service has no `user`, and who checks is root, so its program would run as root.",
-        "Set `user`.",
+        'Set `user` to the account that the program is made for. `user = "root"` is right for a program that'
+        " becomes another user itself, as imaplogin and pop3login do; it silences the warning.",
         "conf.d/smtp.toml:1:1: warning: services.smtp: runs as root",
     ),
     "short-timeout": Entry(

@@ -157,8 +157,8 @@ def require_threshold(dns_list: DnsList, judging: Judging, at: tuple[str | int, 
 class DnsChain(Judging):
     """A chain of DNS lists with a name, for services to use."""
 
-    lists: Annotated[tuple[DnsList, ...], Strict(False)] = Field(
-        default=(), description="The lists, in order.", examples=[[{"zone": "dnsbl.example.org"}]]
+    lists: Annotated[tuple[DnsList, ...], Strict(False), Field(min_length=1)] = Field(
+        description="The lists, in order.", examples=[[{"zone": "dnsbl.example.org"}]]
     )
 
     @pydantic.model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
-from tcpdconf.config import answerfilter, codes, values
+from tcpdconf.config import answerfilter, codes, notations, values
 
 # The shape of a union's member, as pydantic puts it into an error's location; never a key.
 TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>"})
@@ -244,7 +244,9 @@ Ttl = Annotated[float, Duration(0, 604800)]
 
 def _program(argv: tuple[str, ...]) -> tuple[str, ...]:
     if not argv[0].startswith("/"):
-        raise wrong(f"must be an absolute path (no PATH search), not {values.shown(argv[0])}", (0,))
+        advice = notations.path(argv[0])
+        text = f"must be an absolute path (no PATH search), not {values.shown(argv[0])}"
+        raise wrong(text, (0,), hint=advice.hint, meant=advice.meant)
     return argv
 
 

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import codes, positions, problems
+
+if TYPE_CHECKING:
+    from tcpdconf.config import recovery
 
 Spot = Literal["key", "value"]
 Signature = tuple[int, ...]
@@ -27,6 +30,8 @@ _FILES: Final = 1000
 # lines of which nothing is counted
 _NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
 COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
+# names that people give to configuration files; backups and what packages leave have others
+_MEANT: Final = re.compile(r"[^.#][^.]*\.(?:conf|cfg|ini|ya?ml|json|tml|tom|toml\.txt|(?i:toml))")
 _PARTS: Final = 100  # of a key
 _PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
@@ -39,11 +44,18 @@ class Source:
     path: str
     text: str = field(repr=False)
     data: dict[str, Any] = field(repr=False)
+    # what was made of a text that has syntax errors
+    recovered: "recovery.Recovered | None" = field(default=None, repr=False, compare=False)
 
     @cached_property
     def places(self) -> positions.Positions:
         """Where the keys stand."""
         return positions.Positions(self.text)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something stands in the file that could not be read."""
+        return self.recovered is not None and bool(self.recovered.lost)
 
     def span(self, key: positions.Key, spot: Spot = "value") -> problems.Span | None:
         """The place of a key or its value; of the nearest table that is written when the key is not."""
@@ -60,6 +72,18 @@ class Source:
             return ""
         return self.places.line(place.value.line)[place.value.column - 1 :][: place.value.length]
 
+    def replacement(self, key: positions.Key, spot: Spot, text: str) -> tuple[problems.Edit, ...]:
+        """The edits that write a text in place of a value, or of a key wherever it is written here."""
+        place = self.places.get(key)
+        if place is None:
+            return ()
+        if spot == "key":
+            return tuple(
+                problems.Edit(span.line, span.column, span.line, span.column + span.length, text)
+                for span in self.places.mentions(key)
+            )
+        return (problems.Edit(place.value.line, place.value.column, *place.end, text),)
+
     def problem(
         self,
         span: problems.Span | None,
@@ -69,13 +93,14 @@ class Source:
         *,
         severity: problems.Severity = "error",
         hint: str | None = None,
+        edits: tuple[problems.Edit, ...] = (),
     ) -> problems.Problem:
         """A problem at a place of this file; None is the whole file."""
         if span is None:
             return problems.Problem(self.path, 0, 0, key, text, code, severity, hint)
         line = self.places.line(span.line)
         return problems.Problem(
-            self.path, span.line, span.column, key, text, code, severity, hint, line, span.length
+            self.path, span.line, span.column, key, text, code, severity, hint, line, span.length, edits
         )
 
 
@@ -111,9 +136,16 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
     except ValueError as error:
         found.problems.append(_whole(str(directory), str(error), "wrong-replacement"))
         return found
+    ignored = _ignored(Path(directory))
     if not paths:
         text = "has no file whose name ends in .toml"
-        found.problems.append(_whole(str(directory), text, "no-files"))
+        hint = f"rename {ignored[0]} to {_renamed(ignored[0])}" if ignored else None
+        found.problems.append(problems.Problem(str(directory), 0, 0, "", text, "no-files", hint=hint))
+    else:
+        for name in ignored:
+            path, text = os.path.join(directory, name), "is ignored: its name does not end in .toml"
+            hint = f"rename it to {_renamed(name)}, or move it elsewhere"
+            found.problems.append(problems.Problem(path, 0, 0, "", text, "ignored-file", "warning", hint))
     found.order.update({path: number for number, path in enumerate(paths)})
     contents: dict[str, _Content] = {}
     left = _BYTES
@@ -127,6 +159,16 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
         for path, content in contents.items():
             _parse_into(found, path, content)
     return found
+
+
+def _ignored(directory: Path) -> list[str]:
+    """The names of files that do not count and were probably meant to."""
+    return sorted(name for name in os.listdir(directory) if _MEANT.fullmatch(name) and not counts(name))
+
+
+def _renamed(name: str) -> str:
+    """The name under which such a file counts."""
+    return f"{name.partition('.')[0]}.toml"
 
 
 def _paths(directory: Path, replace: Mapping[str, str]) -> list[str]:
@@ -239,10 +281,17 @@ def _parse_into(found: Found, path: str, read: _Content) -> None:
         _read_octal(source)
         found.sources.append(source)
     except (ValueError, RecursionError) as error:
-        found.broken.append(text)
-        from tcpdconf.config import syntax  # noqa: PLC0415 (a good configuration has no syntax errors)
+        from tcpdconf.config import recovery  # noqa: PLC0415 (a good configuration has no syntax errors)
 
-        found.problems.append(syntax.problem(Source(path, text, {}), error))
+        recovered = recovery.recover(Source(path, text, {}), error)
+        if recovered.data is None:
+            found.broken.append(text)
+            found.problems.extend(recovered.told)
+            return
+        found.broken.extend(recovered.lost)
+        source = Source(path, recovered.text, recovered.data, recovered)
+        _read_octal(source)
+        found.sources.append(source)
 
 
 def _read_octal(source: Source) -> None:

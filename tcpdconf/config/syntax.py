@@ -50,6 +50,15 @@ def problem(source: sources.Source, error: Exception) -> problems.Problem:
     return source.problem(span, "", text, "syntax", hint=hint)
 
 
+def is_twice(statement: str) -> bool:
+    """Whether a statement is refused because it defines a key twice."""
+    try:
+        tomllib.loads(statement)
+    except (ValueError, RecursionError) as error:
+        return _TWICE.match(str(error)) is not None
+    return False
+
+
 def _span(text: str, message: str) -> problems.Span:
     """The place that a message names; the end of the document is after its last visible character."""
     found = _PLACE.search(message)

@@ -9,6 +9,8 @@ import math
 import re
 from typing import Final, NamedTuple
 
+from tcpdconf.config import notations
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -112,11 +114,11 @@ def network(value: object) -> IPNetwork | str:
     if value == "*":
         return "*"
     if not isinstance(value, str):
-        raise ValueError(_network_error(value))  # noqa: TRY004 (every reader fails with ValueError)
+        raise MistakeError(_network_error(value))
     try:
         found = ipaddress.ip_network(value)
     except ValueError:
-        raise ValueError(_network_error(value)) from None
+        raise MistakeError(_network_error(value), *notations.network(value)) from None
     if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(MAPPED):
         mapped = int(found.network_address) & 0xFFFFFFFF
         return ipaddress.IPv4Network((mapped, found.prefixlen - 96))
@@ -138,7 +140,9 @@ def address(value: object) -> str:
     try:
         return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
     except ValueError:
-        raise ValueError(f'must be an IPv4 or IPv6 address or "*", not {shown(value)}') from None
+        advice = notations.address(value) if isinstance(value, str) else notations.NONE
+        text = f'must be an IPv4 or IPv6 address or "*", not {shown(value)}'
+        raise MistakeError(text, *advice) from None
 
 
 def port(value: object) -> int | str:
@@ -147,12 +151,15 @@ def port(value: object) -> int | str:
         return value
     if isinstance(value, str):
         if value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= MAX_PORT:
-            raise ValueError(f"must be a number without quotes: {int(value[:6])}")
+            number = int(value[:6])
+            raise MistakeError(f"must be a number without quotes: {number}", meant=str(number))
         if _SERVICE_NAME.fullmatch(value):
             return value
-    raise ValueError(
-        f'must be a port from 1 to {MAX_PORT} or a service name such as "smtp", not {shown(value)}'
-    )
+    advice = notations.port(value) if isinstance(value, str) else notations.NONE
+    if isinstance(value, list):
+        advice = notations.Advice("write a [[...listeners]] table for each port")
+    text = f'must be a port from 1 to {MAX_PORT} or a service name such as "smtp", not {shown(value)}'
+    raise MistakeError(text, *advice)
 
 
 def local(value: object) -> Local:
@@ -195,7 +202,8 @@ def size(value: object) -> int:
         return value
     found = SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}')
+        text = f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}'
+        raise MistakeError(text, *notations.size(value))
     return int(found[1]) * _SIZE_UNITS[found[2]]
 
 
@@ -203,7 +211,8 @@ def rate(value: object) -> Rate:
     """`"30/min"`, `"5/s"`, `"100/2h"`: so many connections in that time."""
     found = RATE.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[1]) == 0 or found[2] == "0":
-        raise ValueError(f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}')
+        text = f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}'
+        raise MistakeError(text, *notations.rate(value))
     return Rate(int(found[1]), float(int(found[2] or 1) * _RATE_UNITS[found[3]]))
 
 
@@ -264,14 +273,15 @@ def account(value: object) -> int | str:
         return value
     if isinstance(value, str) and value and not set(value) & set(":/\0\n"):
         return value
-    raise ValueError(f"must be a name or a number, not {shown(value)}")
+    advice = notations.account(value) if isinstance(value, str) else notations.NONE
+    raise MistakeError(f"must be a name or a number, not {shown(value)}", *advice)
 
 
 def path(value: object) -> str:
     """An absolute path."""
     if isinstance(value, str) and value.startswith("/") and "\0" not in value:
         return value
-    raise ValueError(f"must be an absolute path, not {shown(value)}")
+    raise MistakeError(f"must be an absolute path, not {shown(value)}", *notations.path(value))
 
 
 def zone(value: object) -> str:
@@ -283,7 +293,8 @@ def zone(value: object) -> str:
     wrong = next((label for label in value.removesuffix(".").split(".") if not LABEL.fullmatch(label)), None)
     if wrong is not None:
         part = f"the label {shown(wrong)}" if wrong else "an empty label"
-        raise ValueError(f"must be a domain name, not {shown(value)} with {part}")
+        text = f"must be a domain name, not {shown(value)} with {part}"
+        raise MistakeError(text, *notations.zone(value))
     if len(value.removesuffix(".")) > LONGEST_ZONE:
         raise ValueError(f"must have at most {LONGEST_ZONE} characters, not {len(value)}")
     return value
@@ -295,7 +306,8 @@ def server(value: object) -> Server:
         return end(value, 53)
     except ValueError:
         text = f'must be a name server such as "127.0.0.1:5353" or "[::1]:53", not {shown(value)}'
-        raise ValueError(text) from None
+        advice = notations.server(value) if isinstance(value, str) else notations.NONE
+        raise MistakeError(text, *advice) from None
 
 
 def end(value: object, default: int | None) -> Server:
