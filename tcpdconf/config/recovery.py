@@ -261,7 +261,7 @@ def _unite(source: sources.Source, lines: list[str], found: Recovered) -> None:
             again = [*itertools.islice(syntax.duplicates(now), _TOLD)] if syntax.is_twice(text) else []
             told = again or [syntax.problem(now, error)]
             found.told += [replaced(problem, source=source.places.line(problem.line)) for problem in told]
-            if not again:
+            if not again or len(found.told) >= _TOLD:
                 return
             _leave_out(lines, {problem.line for problem in again}, found)
         else:

@@ -44,13 +44,12 @@ _COURIER: Final = {
 _UNUSED: Final = {
     "noidentlookup": "leave it out: nobody is asked for identity (RFC 1413)",
     "pid": "leave it out: `tcpdconf status` knows the daemon's process",
-    "tcpdopts": "write each option as a key: docs/reference/couriertcpd-options.md",
+    "tcpdopts": "write each option as a key of its own",
     "name": "leave it out: the name of a service is in its header, [services.NAME]",
 }
 
 
 def courier(key: positions.Key, known: list[str]) -> tuple[str, str | None] | None:
-    "tcpdopts": "write each option as a key of its own",
     word = str(key[-1]).lower().lstrip("-")
     if word in _UNUSED and len(key) > 2:
         return _UNUSED[word], None
