@@ -128,12 +128,12 @@ class Judging(tables.Model):
 
     deadline: fields.Seconds = Field(
         default=10,
-        description="Seconds after which a list that has not answered does not count.",
+        description="Time after which a list that has not answered does not count.",
         examples=[5],
     )
     pause: fields.Seconds = Field(
         default=10,
-        description="Seconds for which a list that fails three times in a row is not asked, or name servers "
+        description="Time for which a list that fails three times in a row is not asked, or name servers "
         "that do not answer for names; twice as many each time that it then fails again, up to ten minutes.",
         examples=[30],
     )
@@ -157,8 +157,8 @@ def require_threshold(dns_list: DnsList, judging: Judging, at: tuple[str | int, 
 class DnsChain(Judging):
     """A chain of DNS lists with a name, for services to use."""
 
-    lists: Annotated[tuple[DnsList, ...], Strict(False)] = Field(
-        default=(), description="The lists, in order.", examples=[[{"zone": "dnsbl.example.org"}]]
+    lists: Annotated[tuple[DnsList, ...], Strict(False), Field(min_length=1)] = Field(
+        description="The lists, in order.", examples=[[{"zone": "dnsbl.example.org"}]]
     )
 
     @pydantic.model_validator(mode="after")
@@ -177,7 +177,7 @@ class Dns(tables.Model):
         examples=[["127.0.0.1:5353", "::1"]],
     )
     timeout: fields.Seconds | None = Field(
-        default=None, description="Seconds before the next server is asked.", examples=[2]
+        default=None, description="Time before the next server is asked.", examples=[2]
     )
     attempts: fields.Count | None = Field(default=None, description="Rounds over the servers.", examples=[2])
     rotate: bool | None = Field(
@@ -187,10 +187,10 @@ class Dns(tables.Model):
         default=100_000, description="Answers kept at most.", examples=[10000]
     )
     min_ttl: fields.Ttl = Field(
-        default=0, description="Seconds for which an answer is kept at least.", examples=[30]
+        default=0, description="Time for which an answer is kept at least.", examples=[30]
     )
     max_ttl: fields.Ttl = Field(
-        default=3600, description="Seconds for which an answer is kept at most.", examples=[600]
+        default=3600, description="Time for which an answer is kept at most.", examples=[600]
     )
 
     @pydantic.model_validator(mode="after")

@@ -1,13 +1,15 @@
 """The types of configuration values: readers of `values` in pydantic's form, with their JSON Schema."""
 
+import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
-from tcpdconf.config import answerfilter, codes, values
+from tcpdconf.config import answerfilter, codes, notations, values
 
 # The shape of a union's member, as pydantic puts it into an error's location; never a key.
 TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>"})
@@ -21,23 +23,42 @@ _RATE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 LogLevel = Literal["debug", "info", "notice", "warning"]
 
 
-def wrong(text: str, at: tuple[str | int, ...] = (), code: codes.Code = "wrong-value") -> PydanticCustomError:
-    """What a validator raises: the whole message, the key below the value that it is about, its code."""
-    return PydanticCustomError(code, "{text}", {"text": text, "at": at})
+def wrong(
+    text: str,
+    at: tuple[str | int, ...] = (),
+    code: codes.Code = "wrong-value",
+    *,
+    hint: str | None = None,
+    meant: str | None = None,
+) -> PydanticCustomError:
+    """What a validator raises: the whole message, the key below the value that it is about, its code.
+
+    `hint` says what to do; `meant` is TOML that stands right in place of the value.
+    """
+    if hint is None and meant is not None:
+        hint = f"write {meant}"
+    return PydanticCustomError(code, "{text}", {"text": text, "at": at, "hint": hint, "meant": meant})
 
 
 def _reader(read: Callable[[Any], Any]) -> PlainValidator:
-    """A validator from a function of `values`; its ValueError is the whole message."""
+    """A validator from a function of `values`."""
+    return PlainValidator(_validating(read))
+
+
+def _validating(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of `values` whose ValueError is the whole message."""
 
     def validate(value: Any) -> Any:  # noqa: ANN401 (TOML gives any type)
         try:
             return read(value)
         except PydanticCustomError:
             raise
+        except values.MistakeError as error:
+            raise wrong(str(error), hint=error.hint, meant=error.meant) from None
         except ValueError as error:
             raise wrong(str(error)) from None
 
-    return PlainValidator(validate)
+    return validate
 
 
 def _variable(name: str) -> str:
@@ -185,12 +206,47 @@ Umask = Annotated[
     ),
 ]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+
+
+def _written_duration(seconds: float) -> float:
+    """Seconds without a fraction as people write them."""
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Makes a float a duration in seconds, from `least` (or above it) to `most`."""
+
+    least: float
+    most: float
+    above: bool = False
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
+        """Return the validator."""
+        read = functools.partial(values.duration, least=self.least, most=self.most, above=self.above)
+        written = core_schema.plain_serializer_function_ser_schema(_written_duration)
+        return core_schema.no_info_plain_validator_function(_validating(read), serialization=written)
+
+    def __get_pydantic_json_schema__(self, _schema: object, _handler: object) -> dict[str, Any]:
+        """Return what editors know of it."""
+        low = "exclusiveMinimum" if self.above else "minimum"
+        return {
+            "anyOf": [
+                {"type": "number", low: self.least, "maximum": self.most},
+                {"type": "string", "pattern": f"^{values.DURATION.pattern}$"},
+            ]
+        }
+
+
+Seconds = Annotated[float, Duration(0, 86400, above=True)]
+Ttl = Annotated[float, Duration(0, 604800)]
 
 
 def _program(argv: tuple[str, ...]) -> tuple[str, ...]:
     if not argv[0].startswith("/"):
-        raise wrong(f"must be an absolute path (no PATH search), not {values.shown(argv[0])}", (0,))
+        advice = notations.path(argv[0])
+        text = f"must be an absolute path (no PATH search), not {values.shown(argv[0])}"
+        raise wrong(text, (0,), hint=advice.hint, meant=advice.meant)
     return argv
 
 
@@ -312,6 +368,5 @@ Expected = Annotated[
         }
     ),
 ]
-Ttl = Annotated[float, Field(ge=0, le=604800, allow_inf_nan=False)]
 Weight = Annotated[int, Field(ge=-1000, le=1000)]
 Threshold = Annotated[int, Field(ge=1, le=1000)]

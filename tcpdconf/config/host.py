@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tcpdconf.config import codes, collisions, model, ports, positions, problems, tables
+from tcpdconf.config import codes, collisions, model, notations, ports, positions, problems, tables, values
 
 if TYPE_CHECKING:
     from tcpdconf.config import load
@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 Services = Mapping[str, model.ServiceSettings]
 
 _DENIED: Final = "Permission denied"
+_MANY: Final = 20_000  # names of a folder that are compared
 _HASTY: Final = 3  # seconds; a lost first packet of a PROXY header is sent again after one
 
 
+# they start as root and become whoever has logged in
+_NEED_ROOT: Final = frozenset({"imaplogin", "pop3login"})
+_BINARIES: Final = (
+    "/usr/sbin",
+    "/usr/bin",
+    "/usr/lib/courier",
+    "/usr/lib/courier/courier",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+)
 _UNKNOWN: Final[dict[str, codes.Code]] = {
     "user": "unknown-user",
     "group": "unknown-group",
@@ -41,11 +52,18 @@ class Identity(NamedTuple):
 class UnknownNameError(LookupError):
     """The host does not know a name; `key` of the service has it, `hint` says what was meant."""
 
-    def __init__(self, text: str, key: Literal["user", "group", "port"], hint: str | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        key: Literal["user", "group", "port"],
+        hint: str | None = None,
+        meant: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.key = key
         self.code = _UNKNOWN[key]
-        self.hint = hint
+        self.hint = f'did you mean "{meant}"?' if meant is not None else hint
+        self.meant = None if meant is None else f'"{meant}"'
 
 
 def identity(service: model.ServiceSettings) -> Identity:
@@ -75,8 +93,8 @@ def _account(user: int | str) -> pwd.struct_passwd | None:
     except KeyError:
         if isinstance(user, int):
             return None
-        hint = _meant(user, [account.pw_name for account in pwd.getpwall()])
-        raise UnknownNameError(f'unknown user "{user}"', "user", hint) from None
+        meant = _meant(user, [account.pw_name for account in pwd.getpwall()])
+        raise UnknownNameError(f"unknown user {values.shown(user)}", "user", _odd(user), meant) from None
 
 
 def _group(group: int | str) -> int:
@@ -85,8 +103,8 @@ def _group(group: int | str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        hint = _meant(group, [entry.gr_name for entry in grp.getgrall()])
-        raise UnknownNameError(f'unknown group "{group}"', "group", hint) from None
+        meant = _meant(group, [entry.gr_name for entry in grp.getgrall()])
+        raise UnknownNameError(f"unknown group {values.shown(group)}", "group", _odd(group), meant) from None
 
 
 def port_number(port: int | str) -> int:
@@ -100,15 +118,36 @@ def port_number(port: int | str) -> int:
     try:
         return ports.number(port)
     except LookupError:
-        hint = _meant(port, list(ports.MAIL)) or "write the number of the port"
-        raise UnknownNameError(f'unknown port name "{port}"', "port", hint) from None
+        meant = _meant(port, list(ports.MAIL))
+        text = f'unknown port name "{port}"'
+        raise UnknownNameError(text, "port", "write the number of the port", meant) from None
 
 
 def _meant(word: str, known: list[str]) -> str | None:
     from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
-    meant = wording.near(word, known)
-    return f'did you mean "{meant}"?' if meant else None
+    return None if notations.placeholder(word) else wording.near(word.strip(), known)
+
+
+def _odd(name: str) -> str | None:
+    """Advice about a name that is no name."""
+    if notations.placeholder(name):
+        return "nothing is filled in here; write the name"
+    if name.isdigit():
+        return f"write {int(name)} without quotes for a number"
+    for sign in ":.":
+        user, _, group = name.partition(sign)
+        if _is_user(user) and group:
+            return f'write user = "{user}" and group = "{group}"'
+    return None
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 def check(loaded: "load.Loaded", services: Services | None = None) -> list[problems.Problem]:
@@ -138,9 +177,21 @@ def _identity(
     loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
 ) -> Iterator[problems.Problem]:
     for error in _unknown_names(service):
-        yield loaded.problem((*key, error.key), str(error), error.code, hint=error.hint)
+        yield loaded.problem((*key, error.key), str(error), error.code, hint=error.hint, meant=error.meant)
     if service.user is None and os.geteuid() == 0:
-        yield loaded.problem(key, "runs as root", "runs-as-root", "warning", hint='set user = "..."')
+        yield loaded.problem(key, "runs as root", "runs-as-root", "warning", hint=_root_hint(service))
+
+
+def _root_hint(service: model.ServiceSettings) -> str:
+    """What to do about a service without a user: some programs have to start as root."""
+    names = {os.path.basename(word) for word in service.program or ()}
+    needing = sorted(names & _NEED_ROOT)
+    if needing:
+        return f'{needing[0]} needs root to become the user who logs in: write user = "root"'
+    return (
+        'write user = "NAME", the account that the program was written for; '
+        'user = "root" if it becomes another user itself'
+    )
 
 
 def _unknown_names(service: model.ServiceSettings) -> Iterator[UnknownNameError]:
@@ -158,25 +209,56 @@ def _files(
     loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
 ) -> Iterator[problems.Problem]:
     if not Path(service.directory).is_dir():
-        yield loaded.problem(
-            (*key, "directory"), f"there is no directory {service.directory}", "missing-file"
+        is_there = Path(service.directory).exists()
+        text = (
+            f"{service.directory} is no directory"
+            if is_there
+            else f"there is no directory {service.directory}"
         )
+        yield _missing(loaded, (*key, "directory"), text, service.directory)
     for index, source in enumerate(service.access):
         if source.file is not None and (reason := _unreadable(source.file, directory=True)):
-            yield _missing(loaded, (*key, "access", index, "file"), source.file, reason)
+            yield _unread(loaded, (*key, "access", index, "file"), source.file, reason)
     for index, file in enumerate(service.environment_files):
         where = (*key, "environment_files", index, "path")
         if reason := _unreadable(file.path, directory=False):
-            yield _missing(loaded, where, file.path, reason)
+            yield _unread(loaded, where, file.path, reason)
 
 
-def _missing(loaded: "load.Loaded", key: positions.Key, path: str, reason: str) -> problems.Problem:
+def _unread(loaded: "load.Loaded", key: positions.Key, path: str, reason: str) -> problems.Problem:
     """Make a problem of a file that cannot be read; the daemon may read what this process may not."""
     text = f"cannot read {path}: {reason}"
     if reason == _DENIED and os.geteuid() != 0:
         hint = "check as root"
         return loaded.problem(key, f"{text}, so it is not checked", "missing-file", "warning", hint=hint)
-    return loaded.problem(key, text, "missing-file")
+    return _missing(loaded, key, text, path)
+
+
+def _missing(loaded: "load.Loaded", key: positions.Key, text: str, path: str) -> problems.Problem:
+    """A file that a service needs, and the one that was probably meant."""
+    meant = None if Path(path).exists() else _near_path(path)
+    if meant is None:
+        return loaded.problem(key, text, "missing-file")
+    quoted = notations.quoted(meant)
+    if key[-1] == "path" and loaded.origin(key) is None:  # written as a path alone
+        key = key[:-1]
+    return loaded.problem(key, text, "missing-file", hint=f"did you mean {quoted}?", meant=quoted)
+
+
+def _near_path(path: str, *folders: str) -> str | None:
+    """A path that there is, and that differs from another by a slip of its last part or its folder."""
+    from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+
+    folder, name = os.path.split(path)
+    for other in folders:
+        if os.path.isfile(f"{other}/{name}"):
+            return f"{other}/{name}"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return None
+    found = wording.near(name, names, 0.8) if len(names) <= _MANY else None
+    return None if found is None else os.path.join(folder, found)
 
 
 def _unreadable(path: str, *, directory: bool) -> str | None:
@@ -198,9 +280,25 @@ def _program(
         return
     path, where = service.program[0], (*key, "program", 0)
     if not Path(path).exists():
-        yield loaded.problem(where, f"there is no program {path}", "missing-program", "warning")
+        found = _near_path(path, *_BINARIES)
+        meant = _words(path) if found is None else notations.quoted(found)
+        hint = None if meant is None else f"did you mean {meant}?"
+        if found is None and meant is not None:
+            hint = f"write each word as an element: {meant}"
+        text = f"there is no program {path}"
+        yield loaded.problem(where, text, "missing-program", "warning", hint=hint, meant=meant)
+    elif Path(path).is_dir():
+        text = f"{path} is a directory, not a program"
+        yield loaded.problem(where, text, "missing-program", hint="write the path of the program itself")
     elif not Path(path).is_file() or not os.access(path, os.X_OK):
         yield loaded.problem(where, f"{path} is not executable", "missing-program", "warning")
+
+
+def _words(path: str) -> str | None:
+    """The elements of a command that stands in one string, as TOML."""
+    first, blank, rest = path.partition(" ")
+    is_command = bool(blank) and Path(first).is_file()
+    return ", ".join(map(notations.quoted, [first, *rest.split()])) if is_command else None
 
 
 def _listeners(
@@ -211,9 +309,16 @@ def _listeners(
         try:
             port_number(listener.port)
         except UnknownNameError as error:
-            yield loaded.problem((*where, "port"), str(error), error.code, hint=error.hint)
+            yield loaded.problem((*where, "port"), str(error), error.code, hint=error.hint, meant=error.meant)
         if listener.haproxy is not None:
             yield from _haproxy(loaded, (*where, "haproxy"), listener.haproxy)
+    limits = service.limits
+    for name in ("max_per_ip", "max_per_network"):
+        most = getattr(limits, name)
+        if most is not None and most > limits.max_connections:
+            text = f"{most} is more than max_connections ({limits.max_connections}), so it limits nobody"
+            hint = "write a smaller number, or raise max_connections"
+            yield loaded.problem((*key, "limits", name), text, "limits-nobody", "warning", hint=hint)
     exposed = any(not collisions.is_loopback(listener.address) for listener in service.listeners)
     if exposed and service.limits.max_per_ip is None:
         text = f"one address may take all {service.limits.max_connections} connections"

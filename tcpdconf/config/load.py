@@ -10,11 +10,25 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pydantic
 
-from tcpdconf.config import codes, fields, host, merge, model, positions, problems, sources
+from tcpdconf.config import (
+    codes,
+    fields,
+    host,
+    merge,
+    model,
+    notations,
+    positions,
+    problems,
+    sources,
+    values,
+)
+
+if TYPE_CHECKING:
+    from tcpdconf.config import wording
 
 Services = dict[str, model.ServiceSettings]
 
@@ -51,9 +65,12 @@ class Loaded:
         severity: problems.Severity = "error",
         *,
         hint: str | None = None,
+        meant: str | None = None,
         spot: sources.Spot = "value",
     ) -> problems.Problem:
         """A problem with a key of the effective configuration, at the place where it was written.
+
+        `meant` is the TOML that does what the hint says, in place of the value or the key (`spot`).
 
         For a key that was not written: at the header of the nearest table around it.
         """
@@ -63,7 +80,18 @@ class Loaded:
             return problems.Problem(self.directory, 0, 0, shown, text, code, severity, hint)
         layer, exact = found
         span = layer.source.span(layer.key, spot if exact else "value")
-        return layer.source.problem(span, shown, text, code, severity=severity, hint=hint)
+        edits = layer.source.replacement(layer.key, spot, meant) if exact and meant is not None else ()
+        return layer.source.problem(span, shown, text, code, severity=severity, hint=hint, edits=edits)
+
+    def found(self, finding: "wording.Finding") -> problems.Problem:
+        """The problem that a finding about the effective configuration is."""
+        written = self.written.locate(finding.key)
+        if written is not None and written[1]:
+            finding = _advised(finding, written[0].source, written[0].key)
+        found = self.problem(
+            finding.key, finding.text, finding.code, hint=finding.hint, meant=finding.meant, spot=finding.spot
+        )
+        return replaced(found, edits=finding.edits) if finding.edits else found
 
     def origin(self, key: positions.Key) -> tuple[str, int] | None:
         """File and line of a key of the effective configuration; None when it is a built-in default."""
@@ -117,7 +145,7 @@ def load(
         raise LoadError(found.problems, model.Config(), found.signatures)
     written = merge.Written(found.sources)
     loaded = Loaded(str(directory), model.Config(), tuple(found.order), found.signatures, written=written)
-    seen = _Seen(str(directory), found.problems)
+    seen = _Seen(str(directory), found.problems, wrong=any(file.recovered for file in found.sources))
     valid: _Valid = {}
     for file in found.sources:
         seen.add(_as_written(file, valid))
@@ -125,7 +153,7 @@ def load(
     too_many = list(_too_many(loaded))
     seen.add(too_many)
     if too_many or seen.full:
-        raise LoadError(_ordered(seen, found.order), loaded.config, found.signatures)
+        raise LoadError(_ordered(seen, found), loaded.config, found.signatures)
     unread = "\n".join(found.broken)
     services, rest = _services(loaded, seen, unread, valid)
     seen.add(_chains(loaded, {**services, **rest}, unread))
@@ -138,15 +166,23 @@ def load(
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
     if further is not None:
         seen.add(further(loaded, {**services, **rest}))
-    ordered = _ordered(seen, found.order)
+    ordered = _ordered(seen, found)
     if seen.errors():
         raise LoadError(ordered, loaded.config, found.signatures)
     return replaced(loaded, warnings=tuple(ordered))
 
 
-def _ordered(seen: "_Seen", order: Mapping[str, int]) -> list[problems.Problem]:
+def _ordered(seen: "_Seen", found: sources.Found) -> list[problems.Problem]:
     """Return the problems in the order of files, lines and columns; those of the directory come first."""
-    return sorted(seen.problems, key=lambda p: (order.get(p.file, -1), p.line, p.column))
+    told = seen.problems
+    for file in found.sources:
+        if file.recovered is not None:
+            from tcpdconf.config import recovery  # noqa: PLC0415 (needed for problems only)
+
+            here = [problem for problem in told if problem.file == file.path]
+            told = [problem for problem in told if problem.file != file.path]
+            told += [*recovery.mend(file.recovered, here), *file.recovered.told]
+    return sorted(told, key=lambda p: (found.order.get(p.file, -1), p.line, p.column, p.code != "syntax"))
 
 
 class _Seen:
@@ -155,11 +191,11 @@ class _Seen:
     After `_MOST` with an error among them no more are looked for, which `full` says and a last problem tells.
     """
 
-    def __init__(self, directory: str, known: list[problems.Problem]) -> None:
+    def __init__(self, directory: str, known: list[problems.Problem], *, wrong: bool) -> None:
         self.full = False
         self.problems: list[problems.Problem] = []
         self._directory = directory
-        self._wrong = False
+        self._wrong = wrong
         self._places: set[tuple[object, ...]] = set()
         self.add(known)
 
@@ -194,13 +230,29 @@ def _as_written(file: sources.Source, valid: _Valid) -> Iterator[problems.Proble
         for found in wording.findings(error, file.data, model.Settings):
             if found.code in _HEALED and not any(isinstance(part, int) for part in found.key):
                 continue
-            span = file.span(found.key, found.spot)
-            yield file.problem(span, problems.dotted(found.key), found.text, found.code, hint=found.hint)
+            if found.code in _HEALED and file.is_partial:
+                continue
+            yield _written_here(file, _advised(found, file, found.key))
     else:
         written = {"": file.data.get("defaults", {}), **file.data.get("services", {})}
         for name, table in written.items():
             means = settings.services[name] if name else settings.defaults
             valid |= {id(table[key]): getattr(means, key) for key in _ARRAYS & table.keys()}
+
+
+def _written_here(file: sources.Source, found: "wording.Finding") -> problems.Problem:
+    """The problem that a finding about one file is."""
+    edits = found.edits
+    if found.meant is not None:
+        edits = file.replacement(found.key, found.spot, found.meant)
+    span, key = file.span(found.key, found.spot), problems.dotted(found.key)
+    return file.problem(span, key, found.text, found.code, hint=found.hint, edits=edits)
+
+
+def _advised(found: "wording.Finding", file: sources.Source, key: positions.Key) -> "wording.Finding":
+    from tcpdconf.config import advice  # noqa: PLC0415 (needed for problems only)
+
+    return advice.advised(found, file, key)
 
 
 def _twice(files: list[sources.Source]) -> Iterator[problems.Problem]:
@@ -250,6 +302,7 @@ def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[
     for name, data in loaded.written.services():
         if not fields.NAME.fullmatch(name):
             continue
+        partial = loaded.written.owners[name].is_partial
         judged = {key: known.get(id(value), value) for key, value in data.items()}
         try:
             valid[name] = model.Service.model_validate(judged, by_alias=True, by_name=False)
@@ -258,11 +311,15 @@ def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[
             from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
             seen.add(
-                loaded.problem(found.key, found.text, found.code, hint=found.hint, spot=found.spot)
+                loaded.found(found)
                 for found in wording.findings(error, data, model.Settings, ("services", name))
-                if not (hopeful and found.code in _HEALED)
+                if not ((hopeful or partial) and found.code in _HEALED)
             )
             rest[name] = _remains(data, wording.wrong(error))
+        else:
+            if partial:  # what it lacks may stand in what could not be read
+                rest[name] = _remains(data, set())
+                del valid[name]
     return valid, rest
 
 
@@ -282,10 +339,7 @@ def _config(loaded: Loaded, services: Services, seen: _Seen) -> model.Config:
     except pydantic.ValidationError as error:
         from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
-        seen.add(
-            loaded.problem(found.key, found.text, found.code, hint=found.hint, spot=found.spot)
-            for found in wording.findings(error, shared, model.Settings)
-        )
+        seen.add(loaded.found(found) for found in wording.findings(error, shared, model.Settings))
         return loaded.config
 
 
@@ -297,11 +351,13 @@ def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problem
             if isinstance(name, str) and name not in known and name not in unread:
                 from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
 
-                meant = wording.near(name, list(known))
+                near = wording.near(name, list(known))
+                advice = notations.Advice(meant=notations.quoted(near)) if near else notations.dns_list(name)
                 hint = (
-                    f'did you mean "{meant}"?'
-                    if meant
-                    else f"write [{problems.dotted(('dns_chains', name))}]"
+                    f'did you mean "{near}"?' if near else f"write {advice.meant}" if advice.meant else None
                 )
+                if hint is None:
+                    hint = f"define it: [[{problems.dotted(('dns_chains', name, 'lists'))}]], with a zone"
                 key = ("services", service, "dns_lists", index)
-                yield loaded.problem(key, f'there is no chain "{name}"', "unknown-chain", hint=hint)
+                text = f"there is no chain {values.shown(name)}"
+                yield loaded.problem(key, text, "unknown-chain", hint=hint, meant=advice.meant)

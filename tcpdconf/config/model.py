@@ -18,24 +18,24 @@ class Daemon(tables.Model):
     log_level: fields.LogLevel = Field(
         default="info", description="The least important messages that are logged."
     )
-    stop_timeout: Annotated[float, Field(ge=0, le=86400)] = Field(
+    stop_timeout: Annotated[float, fields.Duration(0, 86400)] = Field(
         default=10,
-        description="Seconds that programs have to end after SIGTERM before tcpdconf ends without them.",
+        description="Time that programs have to end after SIGTERM before tcpdconf ends without them.",
         examples=[30],
     )
-    drain_timeout: Annotated[float, Field(ge=0, le=604800)] = Field(
+    drain_timeout: Annotated[float, fields.Duration(0, 604800)] = Field(
         default=300,
-        description="Seconds that programs of a service that was removed may go on before they get SIGTERM.",
-        examples=[3600],
+        description="Time that programs of a service that was removed may go on before they get SIGTERM.",
+        examples=[3600, "1h"],
     )
     watch: fields.Watched = Field(
         default=True,
         description='Whether changed files are taken on by themselves; "poll" looks for them every 2 s.',
         examples=[False, "poll"],
     )
-    settle: Annotated[float, Field(ge=0, le=60)] = Field(
+    settle: Annotated[float, fields.Duration(0, 60)] = Field(
         default=0.3,
-        description="Seconds without a further change before changed files are taken on.",
+        description="Time without a further change before changed files are taken on.",
         examples=[1],
     )
     allow_empty: bool = Field(
@@ -62,7 +62,9 @@ class ServiceSettings(tables.Model):
         default="/", description="Working directory of the program.", examples=["/usr"]
     )
     umask: fields.Umask | None = Field(
-        default=None, description="File mode creation mask; the daemon's when left out.", examples=["022"]
+        default=None,
+        description='File mode creation mask, octal: "022" or 0o022; the daemon\'s when left out.',
+        examples=["022"],
     )
     rlimits: tables.Rlimits = Field(
         default=tables.Rlimits(),

@@ -19,10 +19,14 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key, its value, and where to say that the value lacks something (a table's header)."""
+    """A key, its value, and where to say that the value lacks something (a table's header).
+
+    `end` is the line and column after the value, which may have several lines.
+    """
 
     key: problems.Span
     value: problems.Span
+    end: tuple[int, int]
     implied: bool = False  # a table that only longer headers mention: its own may still come
 
 
@@ -45,6 +49,7 @@ class Positions:
         self._bytes = [line.encode() for line in self._lines]
         self._places: dict[Key, Place] = {}
         self._elements: dict[Key, int] = {}  # so far, of arrays of tables
+        self._mentions: dict[Key, list[problems.Span]] = {}
         for node in _parse(text).named_children:
             if node.type == "pair":
                 self._pair((), node)
@@ -65,6 +70,11 @@ class Positions:
         self._map(key)
         return self._places.get(key)
 
+    def mentions(self, key: Key) -> list[problems.Span]:
+        """Every place where the last part of a key is written, in headers of deeper tables as well."""
+        self._map(key)
+        return self._mentions.get(key, [])
+
     def nearest(self, key: Key) -> Place | None:
         """The place of the longest part of a key that is written here."""
         self._map(key)
@@ -84,7 +94,8 @@ class Positions:
         for name, part in parts[:-1]:
             path = self._inside((*path, name))
             self._imply(path, part, header=True)
-        path, place = (*path, parts[-1][0]), Place(self._span(parts[-1][1]), header)
+        path, place = (*path, parts[-1][0]), Place(self._span(parts[-1][1]), header, _after(header))
+        self._mention(path, place.key)
         if node.type == "table":
             self._add(path, place)
         else:
@@ -106,7 +117,9 @@ class Positions:
             table = (*table, name)
             self._imply(table, part, header=False)
         path = (*table, parts[-1][0])
-        self._add(path, Place(self._span(parts[-1][1]), self._span(children[1])))
+        place = Place(self._span(parts[-1][1]), self._span(children[1]), self._end(children[1]))
+        self._mention(path, place.key)
+        self._add(path, place)
         self._value(path, children[1])
 
     def _value(self, path: Key, node: "tree_sitter.Node") -> None:
@@ -131,7 +144,7 @@ class Positions:
         node, elements[index] = elements[index], None
         if node is not None:
             span = self._span(node)
-            self._places[*array, index] = Place(span, span)
+            self._places[*array, index] = Place(span, span, self._end(node))
             self._value((*array, index), node)
 
     def _inside(self, path: Key) -> Key:
@@ -140,9 +153,13 @@ class Positions:
         return path if count is None else (*path, count - 1)
 
     def _imply(self, path: Key, part: "tree_sitter.Node", *, header: bool) -> None:
+        span = self._span(part)
+        self._mention(path, span)
         if path not in self._places:
-            span = self._span(part)
-            self._places[path] = Place(span, span, implied=header)
+            self._places[path] = Place(span, span, _after(span), implied=header)
+
+    def _mention(self, path: Key, span: problems.Span) -> None:
+        self._mentions.setdefault(path, []).append(span)
 
     def _add(self, path: Key, place: Place) -> None:
         known = self._places.get(path)
@@ -162,6 +179,15 @@ class Positions:
         before, within = self._bytes[row][:start], self._bytes[row][start:end]
         length = len(within.decode(errors="replace").rstrip())
         return problems.Span(row + 1, len(before.decode(errors="replace")) + 1, max(1, length))
+
+    def _end(self, node: "tree_sitter.Node") -> tuple[int, int]:
+        """The line and column after a node."""
+        row, column = node.end_point
+        return row + 1, len(self._bytes[row][:column].decode(errors="replace")) + 1
+
+
+def _after(span: problems.Span) -> tuple[int, int]:
+    return span.line, span.column + span.length
 
 
 def _parse(text: str) -> "tree_sitter.Node":

@@ -4,6 +4,7 @@ A `Problem` is a value that knows its place; `ConfigError` carries all problems 
 first only. Nothing here reads a file or knows what a configuration means.
 """
 
+import dataclasses
 import json
 import re
 import unicodedata
@@ -30,12 +31,26 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """A piece of a file and the text that is to stand in its place; lines and columns count from 1.
+
+    The piece ends before `end_line` and `end_column`.
+    """
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong, or that the administrator should know (`severity`).
 
     `line` and `column` count from 1, in characters; both are 0 when the whole file is meant. `key` is the
     dotted key, empty for a file. `code` is a stable slug for scripts. `source` is the line itself and
-    `length` how much of it, from `column`, is meant.
+    `length` how much of it, from `column`, is meant. `edits` do what `hint` says, where that can be said so.
     """
 
     file: str
@@ -48,12 +63,12 @@ class Problem:
     hint: str | None = None
     source: str = ""
     length: int = 1
+    edits: tuple[Edit, ...] = ()
 
     def __str__(self) -> str:
-        """`conf.d/imap.toml:12:3: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
+        """`conf.d/imap.toml:12:3: error: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        kind = ["warning"] if self.severity == "warning" else []
-        return _printable(": ".join([place, *kind, *([self.key] if self.key else []), self.text]))
+        return _printable(": ".join([place, self.severity, *([self.key] if self.key else []), self.text]))
 
 
 def dotted(key: Iterable[str | int]) -> str:
@@ -84,6 +99,20 @@ def render(problems: Iterable[Problem], form: Format = "text") -> str:
     return "\n".join(_excerpt(problem) for problem in problems)
 
 
+def edited(text: str, edits: Iterable[Edit]) -> str:
+    """Return a text after edits of it; the second of two that overlap is left out."""
+    lines = text.split("\n")
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line) + 1)
+    result, done = "", 0
+    for edit in sorted(set(edits), key=lambda edit: (edit.line, edit.column)):
+        start, end = starts[edit.line - 1] + edit.column - 1, starts[edit.end_line - 1] + edit.end_column - 1
+        if start >= done:
+            result, done = result + text[done:start] + edit.text, end
+    return result + text[done:]
+
+
 def records(problems: Iterable[Problem]) -> list[dict[str, object]]:
     """Problems as JSON has them."""
     return [_record(problem) for problem in problems]
@@ -99,6 +128,7 @@ def _record(problem: Problem) -> dict[str, object]:
         "key": problem.key,
         "message": problem.text,
         "hint": problem.hint,
+        "edits": [dataclasses.asdict(edit) for edit in problem.edits],
     }
 
 

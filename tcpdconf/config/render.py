@@ -102,8 +102,8 @@ def service(name: str, written: model.Service, notes: Iterable[argvoptions.Note]
 
 def _brief(written: model.Service) -> dict[str, Any]:
     """A service as somebody writes it: without what is default, but for the first number to look for."""
-    brief: dict[str, Any] = _whole(
-        written.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    brief: dict[str, Any] = written.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
     )
     brief["limits"] = {"max_connections": written.limits.max_connections} | brief.pop("limits", {})
     files = brief.get("environment_files", [])
@@ -115,15 +115,6 @@ def _brief(written: model.Service) -> dict[str, Any]:
         brief["rlimits"][key] = _size(brief["rlimits"][key])
     order = [key for key in model.Service.model_fields if key in brief]
     return {key: brief[key] for key in order}
-
-
-def _whole(value: Any) -> Any:  # noqa: ANN401 (TOML holds any type)
-    """Numbers of seconds without a fraction as people write them."""
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _size(value: int | str) -> int | str:

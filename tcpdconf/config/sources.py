@@ -13,9 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import codes, positions, problems
+
+if TYPE_CHECKING:
+    from tcpdconf.config import recovery
 
 Spot = Literal["key", "value"]
 Signature = tuple[int, ...]
@@ -27,6 +30,8 @@ _FILES: Final = 1000
 # lines of which nothing is counted
 _NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
 COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
+# names that people give to configuration files; backups and what packages leave have others
+_MEANT: Final = re.compile(r"[^.#][^.]*\.(?:conf|cfg|ini|ya?ml|json|tml|tom|toml\.txt|(?i:toml))")
 _PARTS: Final = 100  # of a key
 _PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
@@ -39,11 +44,18 @@ class Source:
     path: str
     text: str = field(repr=False)
     data: dict[str, Any] = field(repr=False)
+    # what was made of a text that has syntax errors
+    recovered: "recovery.Recovered | None" = field(default=None, repr=False, compare=False)
 
     @cached_property
     def places(self) -> positions.Positions:
         """Where the keys stand."""
         return positions.Positions(self.text)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something stands in the file that could not be read."""
+        return self.recovered is not None and bool(self.recovered.lost)
 
     def span(self, key: positions.Key, spot: Spot = "value") -> problems.Span | None:
         """The place of a key or its value; of the nearest table that is written when the key is not."""
@@ -52,6 +64,25 @@ class Source:
         if place is None:
             return None
         return place.key if exact and spot == "key" else place.value
+
+    def written(self, key: positions.Key) -> str:
+        """The text of a value that is written here, as far as it stands on its first line."""
+        place = self.places.get(key)
+        if place is None:
+            return ""
+        return self.places.line(place.value.line)[place.value.column - 1 :][: place.value.length]
+
+    def replacement(self, key: positions.Key, spot: Spot, text: str) -> tuple[problems.Edit, ...]:
+        """The edits that write a text in place of a value, or of a key wherever it is written here."""
+        place = self.places.get(key)
+        if place is None:
+            return ()
+        if spot == "key":
+            return tuple(
+                problems.Edit(span.line, span.column, span.line, span.column + span.length, text)
+                for span in self.places.mentions(key)
+            )
+        return (problems.Edit(place.value.line, place.value.column, *place.end, text),)
 
     def problem(
         self,
@@ -62,13 +93,14 @@ class Source:
         *,
         severity: problems.Severity = "error",
         hint: str | None = None,
+        edits: tuple[problems.Edit, ...] = (),
     ) -> problems.Problem:
         """A problem at a place of this file; None is the whole file."""
         if span is None:
             return problems.Problem(self.path, 0, 0, key, text, code, severity, hint)
         line = self.places.line(span.line)
         return problems.Problem(
-            self.path, span.line, span.column, key, text, code, severity, hint, line, span.length
+            self.path, span.line, span.column, key, text, code, severity, hint, line, span.length, edits
         )
 
 
@@ -104,9 +136,16 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
     except ValueError as error:
         found.problems.append(_whole(str(directory), str(error), "wrong-replacement"))
         return found
+    ignored = _ignored(Path(directory))
     if not paths:
         text = "has no file whose name ends in .toml"
-        found.problems.append(_whole(str(directory), text, "no-files"))
+        hint = f"rename {ignored[0]} to {_renamed(ignored[0])}" if ignored else None
+        found.problems.append(problems.Problem(str(directory), 0, 0, "", text, "no-files", hint=hint))
+    else:
+        for name in ignored:
+            path, text = os.path.join(directory, name), "is ignored: its name does not end in .toml"
+            hint = f"rename it to {_renamed(name)}, or move it elsewhere"
+            found.problems.append(problems.Problem(path, 0, 0, "", text, "ignored-file", "warning", hint))
     found.order.update({path: number for number, path in enumerate(paths)})
     contents: dict[str, _Content] = {}
     left = _BYTES
@@ -120,6 +159,16 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
         for path, content in contents.items():
             _parse_into(found, path, content)
     return found
+
+
+def _ignored(directory: Path) -> list[str]:
+    """The names of files that do not count and were probably meant to."""
+    return sorted(name for name in os.listdir(directory) if _MEANT.fullmatch(name) and not counts(name))
+
+
+def _renamed(name: str) -> str:
+    """The name under which such a file counts."""
+    return f"{name.partition('.')[0]}.toml"
 
 
 def _paths(directory: Path, replace: Mapping[str, str]) -> list[str]:
@@ -228,12 +277,34 @@ def _parse_into(found: Found, path: str, read: _Content) -> None:
         found.broken.append(content.decode(errors="replace"))
         return
     try:
-        found.sources.append(Source(path, text, parsed(text)))
+        source = Source(path, text, parsed(text))
+        _read_octal(source)
+        found.sources.append(source)
     except (ValueError, RecursionError) as error:
-        found.broken.append(text)
-        from tcpdconf.config import syntax  # noqa: PLC0415 (a good configuration has no syntax errors)
+        from tcpdconf.config import recovery  # noqa: PLC0415 (a good configuration has no syntax errors)
 
-        found.problems.append(syntax.problem(Source(path, text, {}), error))
+        recovered = recovery.recover(Source(path, text, {}), error)
+        if recovered.data is None:
+            found.broken.append(text)
+            found.problems.extend(recovered.told)
+            return
+        found.broken.extend(recovered.lost)
+        source = Source(path, recovered.text, recovered.data, recovered)
+        _read_octal(source)
+        found.sources.append(source)
+
+
+def _read_octal(source: Source) -> None:
+    """Make strings of masks that are written as octal numbers: nothing else tells 0o22 from 18."""
+    services = source.data.get("services")
+    names = [("services", name) for name in services] if isinstance(services, dict) else []
+    for key in (*names, ("defaults",)):
+        table: Any = source.data
+        for part in key:
+            table = table.get(part)
+        mask = table.get("umask") if isinstance(table, dict) else None
+        if isinstance(mask, int) and mask >= 0 and source.written((*key, "umask")).startswith("0o"):
+            table["umask"] = f"{mask:03o}"
 
 
 def parsed(text: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class HAProxy(Model):
         examples=[["192.0.2.7", "2001:db8::/32"]],
     )
     timeout: fields.Seconds = Field(
-        default=15, description="Seconds within which the header must have come.", examples=[5]
+        default=15, description="Time within which the header must have come.", examples=[5, "5s"]
     )
     versions: Annotated[tuple[Literal["v1", "v2"], ...], Strict(False), Field(min_length=1)] = Field(
         default=("v1", "v2"), description="Versions of the header that are accepted.", examples=[["v2"]]

@@ -5,8 +5,11 @@ completes "KEY: ..." (`must be a size such as "512MiB", not 7.5`).
 """
 
 import ipaddress
+import math
 import re
 from typing import Final, NamedTuple
+
+from tcpdconf.config import notations
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -28,8 +31,25 @@ RATE: Final = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minut
 _RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
 LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address stand in front of it
+DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|min|h|d)")
+_DURATION_UNITS: Final = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SPELT: Final = {
+    "msec": "ms", "sec": "s", "second": "s", "m": "min", "minute": "min", "hr": "h", "hour": "h", "day": "d",
+}  # fmt: skip
 _SERVICE_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 _TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "an array", dict: "a table"}  # fmt: skip  # noqa: E501
+
+
+class MistakeError(ValueError):
+    """A value that is not in its notation: what must be, and what to do about it.
+
+    `meant` is the TOML that certainly was meant, to be written in place of the value.
+    """
+
+    def __init__(self, text: str, hint: str | None = None, meant: str | None = None) -> None:
+        super().__init__(text)
+        self.hint = f"write {meant}" if hint is None and meant is not None else hint
+        self.meant = meant
 
 
 class Rate(NamedTuple):
@@ -94,11 +114,11 @@ def network(value: object) -> IPNetwork | str:
     if value == "*":
         return "*"
     if not isinstance(value, str):
-        raise ValueError(_network_error(value))  # noqa: TRY004 (every reader fails with ValueError)
+        raise MistakeError(_network_error(value))
     try:
         found = ipaddress.ip_network(value)
     except ValueError:
-        raise ValueError(_network_error(value)) from None
+        raise MistakeError(_network_error(value), *notations.network(value)) from None
     if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(MAPPED):
         mapped = int(found.network_address) & 0xFFFFFFFF
         return ipaddress.IPv4Network((mapped, found.prefixlen - 96))
@@ -120,7 +140,9 @@ def address(value: object) -> str:
     try:
         return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
     except ValueError:
-        raise ValueError(f'must be an IPv4 or IPv6 address or "*", not {shown(value)}') from None
+        advice = notations.address(value) if isinstance(value, str) else notations.NONE
+        text = f'must be an IPv4 or IPv6 address or "*", not {shown(value)}'
+        raise MistakeError(text, *advice) from None
 
 
 def port(value: object) -> int | str:
@@ -129,12 +151,15 @@ def port(value: object) -> int | str:
         return value
     if isinstance(value, str):
         if value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= MAX_PORT:
-            raise ValueError(f"must be a number without quotes: {int(value[:6])}")
+            number = int(value[:6])
+            raise MistakeError(f"must be a number without quotes: {number}", meant=str(number))
         if _SERVICE_NAME.fullmatch(value):
             return value
-    raise ValueError(
-        f'must be a port from 1 to {MAX_PORT} or a service name such as "smtp", not {shown(value)}'
-    )
+    advice = notations.port(value) if isinstance(value, str) else notations.NONE
+    if isinstance(value, list):
+        advice = notations.Advice("write a [[...listeners]] table for each port")
+    text = f'must be a port from 1 to {MAX_PORT} or a service name such as "smtp", not {shown(value)}'
+    raise MistakeError(text, *advice)
 
 
 def local(value: object) -> Local:
@@ -177,7 +202,8 @@ def size(value: object) -> int:
         return value
     found = SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}')
+        text = f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}'
+        raise MistakeError(text, *notations.size(value))
     return int(found[1]) * _SIZE_UNITS[found[2]]
 
 
@@ -185,17 +211,60 @@ def rate(value: object) -> Rate:
     """`"30/min"`, `"5/s"`, `"100/2h"`: so many connections in that time."""
     found = RATE.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[1]) == 0 or found[2] == "0":
-        raise ValueError(f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}')
+        text = f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}'
+        raise MistakeError(text, *notations.rate(value))
     return Rate(int(found[1]), float(int(found[2] or 1) * _RATE_UNITS[found[3]]))
 
 
+def duration(value: object, least: float, most: float, *, above: bool = False) -> float:
+    """Seconds: a number of them, or `"10s"`, `"5min"`, `"24h"`, `"500ms"`; `above` leaves `least` out."""
+    found = DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is not None:
+        seconds = float(found[1]) * _DURATION_UNITS[found[2]] / 1000
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        seconds = value
+    else:
+        text = f'must be a number of seconds or a duration such as "10s", "5min" or "24h", not {shown(value)}'
+        raise MistakeError(text, meant=_duration_meant(value))
+    if seconds > most:
+        raise ValueError(f"must be at most {most:.15g} seconds, not {shown(value)}")
+    if seconds < least or (above and seconds == least):
+        bound = "more than" if above else "at least"
+        raise ValueError(f"must be {bound} {least:.15g} seconds, not {shown(value)}")
+    return float(seconds)
+
+
+def _duration_meant(value: object) -> str | None:
+    """What a duration in other people's units means, as TOML."""
+    found = (
+        re.fullmatch(r" *(\d{1,9}(?:\.\d{1,6})?) *([A-Za-z]*?)s? *", value)
+        if isinstance(value, str)
+        else None
+    )
+    if found is None:
+        return None
+    if not found[2]:
+        return f'"{found[1]}s"'
+    unit = found[2].lower()
+    unit = _SPELT.get(unit, unit)
+    return f'"{found[1]}{unit}"' if unit in _DURATION_UNITS else None
+
+
 def umask(value: object) -> int:
-    """A file mode creation mask: octal digits in a string ("027") or a TOML octal number (0o027)."""
-    if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value):
-        value = int(value, 8)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
-        return value
-    raise ValueError(f'must be octal digits such as "022", not {shown(value)}')
+    """A file mode creation mask: octal digits in a string ("027").
+
+    A number is refused: once it is read, nobody can tell 18 from 0o022. The files' reader has made a string
+    of one that is written in octal.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value) and int(value, 8) <= 0o777:
+        return int(value, 8)
+    text = f'must be octal digits such as "022", or 0o022 without quotes, not {shown(value)}'
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 777
+    digits = str(value) if is_number else ""
+    if isinstance(value, str) and value[:2] in {"0o", "0O"}:
+        digits = value[2:]
+    is_meant = re.fullmatch(r"[0-7]{1,4}", digits) and int(digits, 8) <= 0o777
+    raise MistakeError(text, meant=f'"{digits:0>3}"' if is_meant else None)
 
 
 def account(value: object) -> int | str:
@@ -204,14 +273,15 @@ def account(value: object) -> int | str:
         return value
     if isinstance(value, str) and value and not set(value) & set(":/\0\n"):
         return value
-    raise ValueError(f"must be a name or a number, not {shown(value)}")
+    advice = notations.account(value) if isinstance(value, str) else notations.NONE
+    raise MistakeError(f"must be a name or a number, not {shown(value)}", *advice)
 
 
 def path(value: object) -> str:
     """An absolute path."""
     if isinstance(value, str) and value.startswith("/") and "\0" not in value:
         return value
-    raise ValueError(f"must be an absolute path, not {shown(value)}")
+    raise MistakeError(f"must be an absolute path, not {shown(value)}", *notations.path(value))
 
 
 def zone(value: object) -> str:
@@ -223,7 +293,8 @@ def zone(value: object) -> str:
     wrong = next((label for label in value.removesuffix(".").split(".") if not LABEL.fullmatch(label)), None)
     if wrong is not None:
         part = f"the label {shown(wrong)}" if wrong else "an empty label"
-        raise ValueError(f"must be a domain name, not {shown(value)} with {part}")
+        text = f"must be a domain name, not {shown(value)} with {part}"
+        raise MistakeError(text, *notations.zone(value))
     if len(value.removesuffix(".")) > LONGEST_ZONE:
         raise ValueError(f"must have at most {LONGEST_ZONE} characters, not {len(value)}")
     return value
@@ -235,7 +306,8 @@ def server(value: object) -> Server:
         return end(value, 53)
     except ValueError:
         text = f'must be a name server such as "127.0.0.1:5353" or "[::1]:53", not {shown(value)}'
-        raise ValueError(text) from None
+        advice = notations.server(value) if isinstance(value, str) else notations.NONE
+        raise MistakeError(text, *advice) from None
 
 
 def end(value: object, default: int | None) -> Server:

@@ -12,19 +12,34 @@ from typing import Any, Final, NamedTuple, cast
 import pydantic
 from pydantic_core import ErrorDetails
 
-from tcpdconf.config import codes, fields, positions, shape, sources, values
+from tcpdconf.config import (
+    codes,
+    fields,
+    notations,
+    positions,
+    problems,
+    rewriting,
+    shape,
+    sources,
+    values,
+)
 
 Context = dict[str, Any]
 
 
 class Finding(NamedTuple):
-    """One thing wrong with a table: the key from its top, the message, and whether key or value is meant."""
+    """One thing wrong with a table: the key from its top, the message, and whether key or value is meant.
+
+    `meant` is the TOML that does what the hint says, in place of the key or value; else `edits` may do it.
+    """
 
     key: positions.Key
     text: str
     code: codes.Code
     hint: str | None = None
     spot: sources.Spot = "value"
+    meant: str | None = None
+    edits: tuple[problems.Edit, ...] = ()
 
 
 _KINDS: Final = {
@@ -56,8 +71,11 @@ def findings(
     misspelt = set()
     for found in details:
         if found["type"] == "extra_forbidden":
-            finding = _unknown((*top, *_key(found["loc"], data)), model)
-            misspelt.add((finding.key[:-1], (finding.hint or "").removeprefix("did you mean ").rstrip("?")))
+            finding = _unknown((*top, *_key(found["loc"], data)), model, _beside(data, found["loc"]))
+            misspelt.add((finding.key[:-1], finding.meant))
+            if isinstance(found["input"], dict):  # a name with a dot: the keys are in there
+                misspelt |= {(finding.key[:-1], name) for name in found["input"]}
+                misspelt |= {(finding.key[:-1], name) for name in ("program", "listeners")}
             yield finding
     for found in details:
         key = (*top, *_key(found["loc"], data))
@@ -96,64 +114,74 @@ def _key(location: tuple[str | int, ...], data: object) -> positions.Key:
     return key
 
 
-def _unknown(key: positions.Key, model: type[pydantic.BaseModel]) -> Finding:
+def _beside(data: object, location: tuple[str | int, ...]) -> dict[str, Any]:
+    """The table that an error's key stands in."""
+    for part in _key(location, data)[:-1]:
+        data = data[part]  # type: ignore[index] # the key leads through tables and arrays
+    return data if isinstance(data, dict) else {}
+
+
+def _unknown(key: positions.Key, model: type[pydantic.BaseModel], beside: dict[str, Any]) -> Finding:
     place = tuple(0 if isinstance(part, int) else part for part in key)  # each element has the same keys
-    return Finding(key, "unknown key", "unknown-key", _instead(place, model), "key")
+    hint, meant = _instead(place, model)
+    if meant is not None and meant in beside:
+        hint, meant = f"delete it, or write it as {meant}, which is set as well", None
+    return Finding(key, "unknown key", "unknown-key", hint, "key", meant)
 
 
 @functools.lru_cache(maxsize=256)
-def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> str:
+def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> tuple[str, str | None]:
     """What was meant by an unknown key, or where it belongs, or the keys that there are."""
     name, known = str(key[-1]), shape.keys(model, key[:-1])
     places = shape.homes(model, key)
-    meant = near(name, known, 0.85 if places else 0.6)
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
+    meant = plain if plain in known else near(name, known, 0.85 if places else 0.6)
+    if places and not (meant and plain == meant):
+        return "belongs to " + " or ".join(places), None
+    theirs = rewriting.courier(key, known)
+    if theirs and not (meant and plain == meant):
+        return theirs
     if meant:
-        return f"did you mean {meant}?"
-    return "belongs to " + " or ".join(places) if places else "known keys: " + ", ".join(known)
+        return f"did you mean {meant}?", meant
+    return "known keys: " + ", ".join(known), None
 
 
 def _wrong(key: positions.Key, found: ErrorDetails) -> Finding:
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
     if "text" in context:  # one of our own
-        text, _, meant = context["text"].partition("; did you mean ")
+        text, _, guess = context["text"].partition("; did you mean ")
         spot: sources.Spot = "key" if found["loc"][-1:] == ("[key]",) else "value"
-        hint = f"did you mean {meant}" if meant else None
-        return Finding((*key, *context.get("at", ())), text, cast("codes.Code", kind), hint, spot)
+        hint, meant = (
+            (f"did you mean {guess}", guess.rstrip("?")) if guess else (context["hint"], context["meant"])
+        )
+        return Finding((*key, *context["at"]), text, cast("codes.Code", kind), hint, spot, meant)
     otherwise = next((_OTHERWISE[str(part)] for part in found["loc"][-1:] if part in _OTHERWISE), "")
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", context["expected"])
-        return Finding(key, *_no_word(words, value, otherwise))
+        return _no_word(key, words, value, otherwise)
     if kind in _KINDS:
         text = f"must be {_KINDS[kind]}{otherwise}, not {values.described(value)}"
-        return Finding(key, text, "wrong-type", _rewritten(kind, value, key))
+        hint, meant = rewriting.advice(kind, value, key)
+        hint = f"write {meant}" if hint is None and meant is not None else hint
+        return Finding(key, text, "wrong-type", hint, meant=meant)
     if kind in _BOUNDS:
         return Finding(key, f"must be {_BOUNDS[kind](context)}, not {values.shown(value)}", "wrong-value")
     return Finding(key, "must not be empty" if kind in _EMPTY else "is not valid", "wrong-value")
 
 
-def _no_word(words: list[str], value: object, otherwise: str) -> tuple[str, codes.Code, str | None]:
+def _no_word(key: positions.Key, words: list[str], value: object, otherwise: str) -> Finding:
     quoted = [f'"{word}"' for word in words]
     allowed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-    meant = near(value, words) if isinstance(value, str) else None
-    hint = f'did you mean "{meant}"?' if meant else None
-    if words == ["any"] and isinstance(value, str):  # one proxy, without its brackets
-        hint = f"write [{values.shown(value)}]"
+    found = rewriting.word(value, words)
+    meant = f'"{found}"' if found else None
+    hint = f"did you mean {meant}?" if meant else None
+    if words == ["any"] and isinstance(value, str) and meant is None:  # one proxy, without its brackets
+        meant = f"[{notations.quoted(value)}]"
+        hint = f"write {meant}"
+    if key[-1] == "stderr" and isinstance(value, str) and value.startswith("/"):
+        meant = f"{{ file = {notations.quoted(value)} }}"
+        hint = f"write {meant}"
+    if key[-1] == "action" and isinstance(value, str) and "," in value:
+        meant, hint = None, 'write action = "allow" and environment = { NAME = "VALUE" }, each as a key'
     code: codes.Code = "wrong-value" if isinstance(value, str) else "wrong-type"
-    return f"must be {allowed}{otherwise}, not {values.shown(value)}", code, hint
-
-
-def _rewritten(kind: str, value: object, key: positions.Key) -> str | None:
-    """How a value of the wrong type is written right, where that is plain."""
-    header = ".".join(str(part) for part in key if isinstance(part, str))
-    if isinstance(value, str):
-        number = kind in {"int_type", "float_type"} and re.fullmatch(r"-?\d{1,9}(\.\d{1,9})?", value)
-        if number or (kind == "bool_type" and value in {"true", "false"}):
-            return f"write {value} without quotes"
-        if kind == "tuple_type":
-            return f"write [{values.shown(value)}]"
-    if kind == "tuple_type" and isinstance(value, dict):
-        return f"write [[{header}]]"
-    one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict)
-    if one and kind in {"model_type", "dict_type"}:
-        return f"write [{header}]"
-    return None
+    return Finding(key, f"must be {allowed}{otherwise}, not {values.shown(value)}", code, hint, meant=meant)

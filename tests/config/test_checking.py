@@ -160,7 +160,7 @@ def test_access_files_are_read(tmp_path: pathlib.Path, content: str, place: str,
     """`run` refuses them, too, with the same words."""
     with daemons.public_folder() as folder:
         found = check_access(folder, content.encode())
-        said = f"{folder}/access:{place}: services.a.access[0].file: cannot load access rules: "
+        said = f"{folder}/access:{place}: error: services.a.access[0].file: cannot load access rules: "
         assert [line for line in found.stdout.splitlines() if line.startswith(said)], found.stdout
         assert text in found.stdout
         assert found.returncode == 78

@@ -16,13 +16,14 @@ GOOD = """[services.smtp]
 program = ["/bin/cat"]
 listeners = [{ address = "127.0.0.1", port = 4999 }]
 """
+CHAIN = '[dns_chains.spam]\nlists = [{ zone = "a.example" }]\n'
 SMTP = '[services.smtp]\nprogram = ["/bin/cat"]\n'
 LISTENING = 'listeners = [{ address = "127.0.0.1", port = 4999 }]\n'
 
 # files of conf.d by their names, that have a problem with the code
 FILES: dict[codes.Code, dict[str, str | bytes]] = {
     "conflict": {"smtp": GOOD + "[services.smtp.limits]\nmax_connections = 10\nwarn_at = 20\n"},
-    "duplicate-chain": {"10": "[dns_chains.spam]\n", "20": "[dns_chains.spam]\n"},
+    "duplicate-chain": {"10": CHAIN, "20": CHAIN},
     "duplicate-key": {"smtp": '[services.smtp]\nprogram = ["/bin/cat"]\nuser = "nobody"\nuser = "mail"\n'},
     "duplicate-listener": {
         "10": '[services.a]\nprogram = ["/bin/cat"]\nlisteners = [{ port = 4999 }]\n',
@@ -34,6 +35,8 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
     },
     "duplicate-service": {"10": GOOD, "20": GOOD},
     "encoding": {"smtp": (SMTP + 'deny_message = "').encode() + b'\xe4"\n'},
+    "ignored-file": {"smtp": GOOD, "imap.conf": ""},
+    "limits-nobody": {"smtp": GOOD + "[services.smtp.limits]\nmax_connections = 40\nmax_per_ip = 50\n"},
     "missing-file": {"smtp": GOOD + '[[services.smtp.access]]\nfile = "/nowhere/smtpaccess"\n'},
     "missing-key": {"smtp": "[services.smtp]\n" + LISTENING},
     "missing-program": {"smtp": '[services.smtp]\nprogram = ["/nowhere/courieresmtpd"]\n' + LISTENING},
@@ -52,7 +55,7 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
     "trusts-everybody": {
         "smtp": SMTP + '[[services.smtp.listeners]]\nport = 4999\nhaproxy = { trusted = "any" }\n'
     },
-    "unknown-chain": {"smtp": GOOD + 'dns_lists = ["span"]\n[dns_chains.spam]\n'},
+    "unknown-chain": {"smtp": GOOD + 'dns_lists = ["span"]\n' + CHAIN},
     "unknown-group": {"smtp": GOOD + 'group = "no-such-group"\n'},
     "unknown-key": {"smtp": GOOD + "[services.smtp.limits]\nmax_per_ips = 4\n"},
     "unknown-port": {"smtp": SMTP + 'listeners = [{ port = "smpt" }]\n'},
@@ -85,7 +88,7 @@ def test_the_example_of_a_code_is_what_such_a_problem_says(
     pathlib.Path("smtpaccess").write_text("192.0.2.7\tDENY\n")
     pathlib.Path("smtpaccess.dat").write_bytes(gdbmfiles.write({b"127.0.0.7 ": b"deny"}))
     for name, text in FILES[code].items():
-        path = pathlib.Path(f"conf.d/{name}.toml")
+        path = pathlib.Path("conf.d", name if "." in name else f"{name}.toml")
         if code == "unreadable":
             path.mkdir()
         else:

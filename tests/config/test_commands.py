@@ -67,9 +67,9 @@ def test_problems_are_shown_as_text(conf: Path, capsys: pytest.CaptureFixture[st
 
     assert cli.main(["check", "conf.d"]) == 78
     assert capsys.readouterr().out == (
-        "conf.d/a.toml:10:1: services.a.listeners[0].backlogg: unknown key\n"
+        "conf.d/a.toml:10:1: error: services.a.listeners[0].backlogg: unknown key\n"
         "    |\n 10 | backlogg = 5\n    | ^^^^^^^^\nhint: did you mean backlog?\n\n"
-        "conf.d/a.toml:13:14: services.a.limits.max_per_ip: must be at least 1, not 0\n"
+        "conf.d/a.toml:13:14: error: services.a.limits.max_per_ip: must be at least 1, not 0\n"
         "    |\n 13 | max_per_ip = 0\n    |              ^\n\n"
         "conf.d: 2 problems\n"
     )
@@ -83,6 +83,7 @@ def test_problems_are_shown_as_json(conf: Path, capsys: pytest.CaptureFixture[st
     assert first == {
         "severity": "error", "code": "unknown-key", "file": "conf.d/a.toml", "line": 10, "column": 1,
         "key": "services.a.listeners[0].backlogg", "message": "unknown key", "hint": "did you mean backlog?",
+        "edits": [{"line": 10, "column": 1, "end_line": 10, "end_column": 9, "text": "backlog"}],
     }  # fmt: skip
     assert (second["line"], second["column"], second["hint"]) == (13, 14, None)
 
@@ -121,7 +122,7 @@ def test_a_candidate_is_checked_in_its_place(conf: Path, capsys: pytest.CaptureF
 
     assert cli.main(["check", "conf.d", "--replace", "conf.d/20-b.toml=new=1.tmp"]) == 78
     assert capsys.readouterr().out.startswith(
-        "new=1.tmp:10:1: services.b.listeners[0].backlogg: unknown key\n"
+        "new=1.tmp:10:1: error: services.b.listeners[0].backlogg: unknown key\n"
     )
     both = ["--replace", "conf.d/20-b.toml=gone", "--replace", f"{conf}/a.toml=new=1.tmp"]
     assert cli.main(["check", "conf.d", *both]) == 78

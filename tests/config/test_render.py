@@ -140,11 +140,11 @@ texts = st.text(alphabet="aé\"'\\\n\t #=\x1b", max_size=6)
     limits,
     st.dictionaries(st.sampled_from("ABC"), texts),
     texts,
-    st.integers(0, 0o777),
+    st.integers(0, 0o777).map(lambda mask: f"{mask:03o}"),
     st.integers(-1, 2**63),
 )
 def test_any_service_is_shown_so_that_it_loads_again(
-    table: dict[str, Any], environment: dict[str, str], message: str, umask: int, size: int
+    table: dict[str, Any], environment: dict[str, str], message: str, umask: str, size: int
 ) -> None:
     service = {
         "program": ["/bin/cat"], "user": "nobody", "listeners": [{"port": 1, "address": "::1"}],

@@ -10,7 +10,7 @@ from tcpdconf.config import dnstables, fields, model, shape, tables, wording
 
 # what a node of a validator's schema can raise for TOML data, by its type and by its constraints
 RAISED = {
-    "str": {"string_type"}, "int": {"int_type"}, "float": {"float_type"}, "bool": {"bool_type"},
+    "str": {"string_type"}, "int": {"int_type"}, "bool": {"bool_type"},
     "dict": {"dict_type"}, "tuple": {"tuple_type"}, "model": {"model_type"}, "literal": {"literal_error"},
     "model-fields": {"extra_forbidden"}, "model-field": set(), "nullable": set(), "default": set(),
     "tagged-union": set(), "definition-ref": set(), "definitions": set(), "any": set(),

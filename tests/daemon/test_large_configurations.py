@@ -182,7 +182,7 @@ def test_a_daemon_does_not_start_with_it(tmp_path: pathlib.Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
     assert done.returncode == 78
-    assert f"{conf}/test.toml: has " in done.stderr
+    assert f"{conf}/test.toml: error: has " in done.stderr
 
 
 def asked(daemon: reloads.Daemon, until: int) -> Iterator[float]:

@@ -91,7 +91,7 @@ def test_a_configuration_file_of_a_running_daemon(
     before = ("prlimit", f"--data={MEMORY}")
     with daemons.Daemon(tmp_path, reloads.service(port, TEXT), before=before) as daemon:
         odd(tmp_path / "conf.d/x.toml")
-        daemon.await_log(r"conf.d/x.toml: cannot read: Not a regular file$")
+        daemon.await_log(r"conf.d/x.toml: error: cannot read: Not a regular file$")
 
         assert daemons.talk(port) == b"served\n"
 

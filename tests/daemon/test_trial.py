@@ -103,7 +103,9 @@ def test_who_is_not_root_tries_with_the_rights_that_there_are(names: dict[str, p
     command += ["check", "--probe", str(conf)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
-    assert f"{names['rules']}:1:1: services.test.access[0].file: cannot load access rules" in found.stdout
+    assert (
+        f"{names['rules']}:1:1: error: services.test.access[0].file: cannot load access rules" in found.stdout
+    )
     assert ("1 problem" in found.stdout, found.stderr) == (True, "")
 
 
@@ -124,5 +126,5 @@ rules = [
         found = check(daemons.configure(folder, text), *arguments)
 
         assert found.returncode == 78
-        place = "test.toml:8:3: services.test.access[0].rules[1]: a rule for the same network and local end"
+        place = "test.toml:8:3: error: services.test.access[0].rules[1]: a rule for the same network"
         assert found.stdout.count(place) == 1

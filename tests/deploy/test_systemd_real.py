@@ -151,7 +151,7 @@ def test_a_reload_is_taken_on_or_fails_and_says_why(box: systemdbox.Box) -> None
     configure(box, "echo never", "umaks = '022'")
     assert box.run("systemctl", "reload", "tcpdconf").returncode != 0
 
-    cause = "test.toml:4:9: services.test.umaks: unknown key"
+    cause = "test.toml:4:9: error: services.test.umaks: unknown key"
     assert cause in box.journal("--priority=err")
     _, refusal, why = box.shown("StatusText").partition("the last reload was refused: ")
     assert refusal

@@ -48,6 +48,7 @@ def test_none_was_left_out() -> None:
         ({"a": {"b": b"c"}}, "a.b: TOML has no bytes"),
         ({"a": {25: "c"}}, "a.25: a key must be a string"),
         ({"a": {"b": "\udc80"}}, r"a.b: half a character \(U\+DC80\)"),
+        ({"services": {"a": {"umask": 18}}}, r'services\.a\.umask: quote it, as in "022"'),
     ],
 )
 def test_what_toml_cannot_say_is_named(tables: dict[str, Any], message: str) -> None:

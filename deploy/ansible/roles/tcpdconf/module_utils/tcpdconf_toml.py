@@ -70,6 +70,8 @@ def _literal(key: Key, value: object) -> str:
     if isinstance(value, str):
         return _string(key, value)
     if isinstance(value, (int, float)):
+        if key[-1] == "umask":
+            raise ValueError(f'{_dotted(key)}: quote it, as in "022": YAML reads 022 as the number 18')
         return str(value)
     if isinstance(value, dict):
         pairs = [
