@@ -122,8 +122,8 @@ CODES: Final[dict[Code, Entry]] = {
     "limits-nobody": Entry(
         "A warning: a limit of one address or network is above that of the service, which is reached before.",
         "Lower it, or raise `max_connections`.",
-        "conf.d/smtp.toml:6:14: warning: services.smtp.limits.max_per_ip: 50 is more than max_connections (40),"
-        " so it limits nobody",
+        "conf.d/smtp.toml:6:14: warning: services.smtp.limits.max_per_ip: 50 is more than max_connections"
+        " (40), so it limits nobody",
     ),
     "missing-file": Entry(
         "A file or directory that the service needs is not there, is something else, or may not be read by"
@@ -138,8 +138,8 @@ CODES: Final[dict[Code, Entry]] = {
         "conf.d/smtp.toml:1:1: error: services.smtp.program: is missing",
     ),
     "missing-program": Entry(
-        "The program is not there, or is not executable. A warning, as it may be installed later; but an error"
-        " where there is a directory.",
+        "The program is not there, or is not executable. It may be installed later, so this warns;"
+        " a directory is an error.",
         "Install it, or correct its path; there is no PATH search.",
         "conf.d/smtp.toml:2:12: warning: services.smtp.program[0]: there is no program"
         " /nowhere/courieresmtpd",

@@ -255,7 +255,7 @@ def _near_path(path: str, *folders: str) -> str | None:
         names = os.listdir(folder)
     except OSError:
         return None
-    found = wording.near(name, names, 0.7) if len(names) <= _MANY else None
+    found = wording.near(name, names, 0.8) if len(names) <= _MANY else None
     return None if found is None else os.path.join(folder, found)
 
 
@@ -279,8 +279,10 @@ def _program(
     path, where = service.program[0], (*key, "program", 0)
     if not Path(path).exists():
         found = _near_path(path, *_BINARIES)
-        meant = None if found is None else notations.quoted(found)
-        hint = _no_program(path) if meant is None else f"did you mean {meant}?"
+        meant = _words(path) if found is None else notations.quoted(found)
+        hint = None if meant is None else f"did you mean {meant}?"
+        if found is None and meant is not None:
+            hint = f"write each word as an element: {meant}"
         text = f"there is no program {path}"
         yield loaded.problem(where, text, "missing-program", "warning", hint=hint, meant=meant)
     elif Path(path).is_dir():
@@ -290,12 +292,11 @@ def _program(
         yield loaded.problem(where, f"{path} is not executable", "missing-program", "warning")
 
 
-def _no_program(path: str) -> str | None:
-    """Advice about a path that holds a whole command."""
+def _words(path: str) -> str | None:
+    """The elements of a command that stands in one string, as TOML."""
     first, blank, rest = path.partition(" ")
-    if not blank or not Path(first).is_file():
-        return None
-    return f"write each word as an element: {', '.join(map(notations.quoted, [first, *rest.split()]))}"
+    is_command = bool(blank) and Path(first).is_file()
+    return ", ".join(map(notations.quoted, [first, *rest.split()])) if is_command else None
 
 
 def _listeners(

@@ -136,14 +136,14 @@ def split(text: str) -> tuple[str, int] | None:
 
 def port(text: str) -> Advice:
     """Several ports, addresses with ports, and a protocol beside the name, in place of a port."""
+    if re.fullmatch(r":\d{1,5}", text.strip()):
+        return Advice(meant=text.strip()[1:])
     found = split(text.strip())
     if found is not None:
         return Advice(f'write address = "{found[0]}" and port = {found[1]}')
     name, slash, protocol = text.partition("/")
     if slash and protocol in {"tcp", "udp"}:
         return Advice(meant=name if name.isdigit() else f'"{name}"')
-    if re.fullmatch(r":\d{1,5}", text.strip()):
-        return Advice(meant=text.strip()[1:])
     if "," in text or ("-" in text and text.replace("-", "").isdigit()):
         return Advice("write a [[...listeners]] table for each port")
     return Advice(meant=text.strip()) if text.strip().isdigit() and text != text.strip() else NONE

@@ -4,6 +4,7 @@ The text is cut into statements; those that are no TOML are repaired (`repair`) 
 is parsed. So one error does not hide the others, nor what is wrong with values elsewhere in the file.
 """
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -11,18 +12,19 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import problems, repair, sources, syntax
+from tcpdconf.config import problems, repair, sources, syntax, tokens
 
-_PARSED: Final = 1_000_000  # characters that are parsed for keys that are defined twice
-_HEADER: Final = re.compile(r"[ \t]*\[{1,2}[ \t]*[\w.\"' -]+\]{0,2}[ \t]*(#.*)?$")
+_ROUNDS: Final = 4  # in which keys that are defined twice are left out
+_TEXT: Final = 100_000  # characters of a string of several lines
+_TOLD: Final = 100  # syntax errors of a file
+_SCANNED: Final = 200_000  # lines that are looked at in vain for the end of a statement
+_LONGEST: Final = 20_000  # characters of a line that may be a header, or an array of several lines
+_HEADER: Final = re.compile(r"[ \t]*\[{1,2}[\w.\"' \t-]{1,500}\]{0,2}[ \t]*(#.*)?$")
 _ASSIGNMENT: Final = re.compile(r"[ \t]*[\w.-]+[ \t]*=(?!=)")
 _NUMBER: Final = re.compile(r"[\d., \"'-]*")
 _PIECE: Final = re.compile(
     r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"?|\'[^\'\n]*\'?|#[^\n]*|[\[\]{}\n]|[^\[\]{}\n"\'#]+',
     re.DOTALL,
-)
-_CONFLICT: Final = re.compile(
-    r"^<{7}(?: .*)?\n(?:.*\n)*?(?:\|{7}(?: .*)?\n(?:.*\n)*?)?={7}\n(?:.*\n)*?>{7}(?: .*)?$", re.MULTILINE
 )
 _MARKER: Final = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?: .*)?$", re.MULTILINE)
 
@@ -59,15 +61,22 @@ def recover(source: sources.Source, error: Exception) -> Recovered:
     found = Recovered()
     text = _without_conflicts(source, found)
     lines = text.split("\n")
-    is_lost = False
-    for statement in list(_statements(text)):
-        if is_lost and not statement.is_header:
+    is_lost, header = False, ""
+    for statement in _statements(text):
+        if len(found.told) >= _TOLD:
+            return found
+        if statement.is_header:
+            header = statement.text
+        elif is_lost:
             _blank(lines, statement, found)
             continue
-        if repair.parses(statement.text) or syntax.is_twice(statement.text):
+        if tokens.parses(statement.text) or syntax.is_twice(statement.text):
             is_lost = False
             continue
-        is_lost = not _judge(source, statement, lines, found) and statement.is_header
+        is_judged = _judge(source, statement, lines, found)
+        is_lost = not is_judged and statement.is_header
+        if not is_judged:
+            found.lost.append(header)  # what is lost may be any of its keys
     _unite(source, lines, found)
     return found
 
@@ -91,71 +100,77 @@ def _foreign(source: sources.Source) -> problems.Problem | None:
 
 def _without_conflicts(source: sources.Source, found: Recovered) -> str:
     """The text with the first side of each conflict that a merge has left."""
-
-    def first(match: re.Match[str]) -> str:
-        line = source.text.count("\n", 0, match.start()) + 1
-        _add(source, found, problems.Span(line, 1, 7), "a merge has left a conflict here", hint)
-        keeps, kept = False, []
-        for written in match[0].split("\n"):
-            is_marker = _MARKER.fullmatch(written) is not None
-            keeps = written.startswith("<<<<<<<") if is_marker else keeps
-            kept.append("" if is_marker or not keeps else written)
-        return "\n".join(kept)
-
+    lines = source.text.split("\n")
     hint = "keep one of the two sides, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>"
-    text = _CONFLICT.sub(first, source.text)
-    for match in _MARKER.finditer(text):
-        span = problems.Span(text.count("\n", 0, match.start()) + 1, 1, 7)
-        _add(source, found, span, "a merge has left the mark of a conflict here", "delete this line")
-    return _MARKER.sub("", text)
+    begun = False
+    kept = True
+    for number, line in enumerate(lines, 1):
+        if not _MARKER.fullmatch(line):
+            lines[number - 1] = line if kept else ""
+            continue
+        if len(found.told) >= _TOLD:
+            break
+        sign = line[0]
+        if sign == "<":
+            _add(source, found, problems.Span(number, 1, 7), "a merge has left a conflict here", hint)
+        elif not begun:
+            text = "a merge has left the mark of a conflict here"
+            edits = (problems.Edit(number, 1, number + 1, 1, ""),)
+            _add(source, found, problems.Span(number, 1, 7), text, "delete this line", edits)
+        kept = sign in "<>" or not begun
+        begun = sign != ">" and (begun or sign == "<")
+        lines[number - 1] = ""
+    return "\n".join(lines)
 
 
 def _statements(text: str) -> Iterator[_Statement]:
     """The statements of a text. One that is not closed ends where another must begin."""
     lines = text.split("\n")
-    start = 0
+    start, budget = 0, _SCANNED
     while start < len(lines):
-        end = _end(lines, start)
+        end, looked = _end(lines, start) if budget > 0 else (start + 1, 0)
+        budget -= looked - end
         yield _Statement(start, "\n".join(lines[start:end]) + "\n")
         start = end
 
 
-def _end(lines: list[str], start: int) -> int:
-    """The line after a statement."""
+def _end(lines: list[str], start: int) -> tuple[int, int]:
+    """The line after a statement, and the line up to which it was looked for."""
     first = lines[start]
-    if _HEADER.match(first) or not re.search(r"[\[{]|\"\"\"|'''", first):
-        return start + 1
+    if len(first) > _LONGEST or _HEADER.match(first) or not re.search(r"[\[{]|\"\"\"|'''", first):
+        return start + 1, start + 1
     if re.search(r"\"\"\"|'''", first):
-        return _text_end(lines, start)
+        end = _text_end(lines, start)
+        return end, end
     opened: list[str] = []
-    number = start
-    while number < len(lines):
+    tables = 0  # of what is open, those in braces
+    for number in range(start, len(lines)):
         line = lines[number]
-        if number > start and _begins(line, opened):
-            return number if "{" not in opened else start + 1
+        if number > start and len(line) < _LONGEST and _begins(line, in_array=not tables):
+            return number if not tables else start + 1, number
         for piece in _PIECE.findall(line):
             if piece in {"[", "{"}:
                 opened.append(piece)
+                tables += piece == "{"
             elif piece in {"]", "}"} and opened:
-                opened.pop()
-        number += 1
+                tables -= opened.pop() == "{"
         if not opened:
-            return number
-    return start + 1
+            return number + 1, number + 1
+    return start + 1, len(lines)
 
 
-def _begins(line: str, opened: list[str]) -> bool:
+def _begins(line: str, *, in_array: bool) -> bool:
     """Whether a line inside brackets belongs to the next statement."""
     if _HEADER.match(line) and not _NUMBER.fullmatch(line.strip(" []")) and "," not in line:
         return re.search(r"\[[^\]\"']*[A-Za-z]", line) is not None
-    return "{" not in opened and _ASSIGNMENT.match(line) is not None
+    return in_array and _ASSIGNMENT.match(line) is not None
 
 
 def _text_end(lines: list[str], start: int) -> int:
     """The line after a string of several lines; of one that nothing closes, all lines are left."""
     for end in range(start + 1, len(lines) + 1):
         piece = "\n".join(lines[start:end])
-        if len(piece) > _PARSED // 10:
+        if len(piece) > _TEXT:
             break
         counted = piece.count('"""'), piece.count("'''")
         if not any(count % 2 for count in counted):
@@ -236,43 +251,35 @@ def _place(statement: _Statement, before: str) -> tuple[int, int]:
 
 
 def _unite(source: sources.Source, lines: list[str], found: Recovered) -> None:
-    """Parse what is left; keys that are defined twice are left out one after the other."""
-    budget = _PARSED
-    while budget > 0:
+    """Parse what is left; of keys that are defined twice the second is left out."""
+    for _ in range(_ROUNDS):
         text = "\n".join(lines)
-        budget -= len(text)
         try:
             found.data, found.text = sources.parsed(text), text
         except (ValueError, RecursionError) as error:
             now = sources.Source(source.path, text, {})
-            problem = syntax.problem(now, error)
-            found.told.append(replaced(problem, source=source.places.line(problem.line)))
-            if not _without(lines, problem, found):
+            again = [*itertools.islice(syntax.duplicates(now), _TOLD)] if syntax.is_twice(text) else []
+            told = again or [syntax.problem(now, error)]
+            found.told += [replaced(problem, source=source.places.line(problem.line)) for problem in told]
+            if not again or len(found.told) >= _TOLD:
                 return
+            _leave_out(lines, {problem.line for problem in again}, found)
         else:
             return
 
 
-def _without(lines: list[str], problem: problems.Problem, found: Recovered) -> bool:
-    """Leave out the statement that a problem is about, and what belongs to it; False if it is not known."""
-    statements = list(_statements("\n".join(lines)))
-    place = next(
-        (
-            number
-            for number, each in enumerate(statements)
-            if each.line < problem.line <= each.line + each.text.count("\n") and each.text.strip()
-        ),
-        None,
-    )
-    if place is None:
-        return False
-    whole = statements[place].is_header
-    _blank(lines, statements[place], found)
-    for statement in statements[place + 1 :]:
-        if not whole or statement.is_header:
-            break
-        _blank(lines, statement, found)
-    return True
+def _leave_out(lines: list[str], numbers: set[int], found: Recovered) -> None:
+    """Leave out the statements on some lines, and what belongs to them if they are headers."""
+    below = False
+    for statement in list(_statements("\n".join(lines))):
+        count = statement.text.count("\n")
+        if any(number in numbers for number in range(statement.line + 1, statement.line + count + 1)):
+            _blank(lines, statement, found)
+            below = statement.is_header
+        elif statement.is_header:
+            below = False
+        elif below:
+            _blank(lines, statement, found)
 
 
 def mend(found: Recovered, later: list[problems.Problem]) -> Iterator[problems.Problem]:

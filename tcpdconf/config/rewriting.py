@@ -43,23 +43,22 @@ _COURIER: Final = {
 }  # fmt: skip
 _UNUSED: Final = {
     "noidentlookup": "leave it out: nobody is asked for identity (RFC 1413)",
-    "pid": "leave it out: the daemon has no PID file; its service manager or `tcpdconf status` knows",
-    "tcpdopts": "write each option as a key: docs/reference/couriertcpd-options.md",
+    "pid": "leave it out: `tcpdconf status` knows the daemon's process",
+    "tcpdopts": "write each option as a key of its own",
     "name": "leave it out: the name of a service is in its header, [services.NAME]",
 }
 
 
-def courier(key: positions.Key) -> str | None:
-    """Advice about a key that couriertcpd or Courier's files have under another name."""
+def courier(key: positions.Key, known: list[str]) -> tuple[str, str | None] | None:
     word = str(key[-1]).lower().lstrip("-")
     if word in _UNUSED and len(key) > 2:
-        return _UNUSED[word]
+        return _UNUSED[word], None
     found = _COURIER.get(word)
     if found is None:
         return None
     service = key[1] if len(key) > 1 and key[0] == "services" else "NAME"
     table, _, name = found.replace("NAME", str(service)).partition(": ")
-    return f"it is {name} of {table}"
+    return (f"write {name}", name) if name in known else (f"it is {name} of {table}", None)
 
 
 def word(text: object, words: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from typing import Final
 
 from tcpdconf.config import problems, sources
@@ -39,15 +40,20 @@ def problem(source: sources.Source, error: Exception) -> problems.Problem:
         text = "arrays or tables are nested too deeply" if isinstance(error, RecursionError) else str(error)
         return source.problem(None, "", f"cannot be parsed: {text}", "syntax")
     if _TWICE.match(str(error)) and source.places.duplicates:
-        twice = source.places.duplicates[0]
-        first = f"{source.path}:{twice.first.line}:{twice.first.column}"
-        key = problems.dotted(twice.key)
-        return source.problem(twice.span, key, f"is defined twice; first at {first}", "duplicate-key")
+        return next(duplicates(source))
     span = _span(source.text, str(error))
     if str(error).startswith("Unterminated string"):
         span = _opening(source.text) or span
     text, hint = _reworded(_PLACE.sub("", str(error)), source.text, span)
     return source.problem(span, "", text, "syntax", hint=hint)
+
+
+def duplicates(source: sources.Source) -> Iterator[problems.Problem]:
+    """Yield a problem for each key that is defined again."""
+    for twice in source.places.duplicates:
+        first = f"{source.path}:{twice.first.line}:{twice.first.column}"
+        key = problems.dotted(twice.key)
+        yield source.problem(twice.span, key, f"is defined twice; first at {first}", "duplicate-key")
 
 
 def is_twice(statement: str) -> bool:

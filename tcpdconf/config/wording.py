@@ -138,9 +138,9 @@ def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> tuple[str, 
     meant = plain if plain in known else near(name, known, 0.85 if places else 0.6)
     if places and not (meant and plain == meant):
         return "belongs to " + " or ".join(places), None
-    theirs = rewriting.courier(key)
+    theirs = rewriting.courier(key, known)
     if theirs and not (meant and plain == meant):
-        return theirs, None
+        return theirs
     if meant:
         return f"did you mean {meant}?", meant
     return "known keys: " + ", ".join(known), None

@@ -83,6 +83,7 @@ def test_problems_are_shown_as_json(conf: Path, capsys: pytest.CaptureFixture[st
     assert first == {
         "severity": "error", "code": "unknown-key", "file": "conf.d/a.toml", "line": 10, "column": 1,
         "key": "services.a.listeners[0].backlogg", "message": "unknown key", "hint": "did you mean backlog?",
+        "edits": [{"line": 10, "column": 1, "end_line": 10, "end_column": 9, "text": "backlog"}],
     }  # fmt: skip
     assert (second["line"], second["column"], second["hint"]) == (13, 14, None)
 

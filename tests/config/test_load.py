@@ -261,7 +261,7 @@ def test_what_the_defaults_complete_is_no_problem_as_written(tmp_path: Path) -> 
     assert load.load(tmp_path).config.services["a"].limits.warn_at == 50
 
 
-@pytest.mark.parametrize("lost", ["[defaults]\n=", b"[defaults]\n\xff"], ids=["syntax", "encoding"])
+@pytest.mark.parametrize("lost", ["[defaults]\ncommon =", b"[defaults]\n\xff"], ids=["syntax", "encoding"])
 def test_what_an_unreadable_file_may_hold_is_not_missed(tmp_path: Path, lost: str | bytes) -> None:
     bare = "[services.a]\n[services.b]\ndns_lists = ['common']\n"
     chain = b"#[dns_chains.common]\n"
@@ -269,7 +269,7 @@ def test_what_an_unreadable_file_may_hold_is_not_missed(tmp_path: Path, lost: st
 
     (problem,) = told(tmp_path)
 
-    assert problem.startswith("b.toml:3:1: ")
+    assert problem.startswith("b.toml:3:")
 
 
 def test_a_misspelt_key_is_not_missed_as_well(tmp_path: Path) -> None:

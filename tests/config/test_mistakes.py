@@ -1,4 +1,4 @@
-"""Golden mistakes: a conf.d as somebody wrote it, what is said of it, and what following the hints makes of it.
+"""Golden mistakes: a conf.d as somebody wrote it, what is said of it, what the hints make of it.
 
     ==> smtp.toml              a file of conf.d, up to the next one
     umask = 22
