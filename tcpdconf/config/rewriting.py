@@ -50,6 +50,7 @@ _UNUSED: Final = {
 
 
 def courier(key: positions.Key, known: list[str]) -> tuple[str, str | None] | None:
+    """Advice about a key of couriertcpd or of Courier's files, and its name if it is one of the `known`."""
     word = str(key[-1]).lower().lstrip("-")
     if word in _UNUSED and len(key) > 2:
         return _UNUSED[word], None

@@ -84,6 +84,7 @@ def answer(case: Case, folder: pathlib.Path) -> Case:
     write(case.files, folder)
     told = found(folder)
     said = problems.render(told).replace(str(folder), "@DIR@")
+    said = re.sub(r"(@DIR@[^\n]*\n[ \d]*\|)[ ^]*\n", r"\1\n", said)  # marks are as long as the folder's name
     return Case(case.files, said, "".join(f"{line}\n" for line in edit(folder, told)))
 
 
