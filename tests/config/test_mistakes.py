@@ -17,7 +17,7 @@ import difflib
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import chdir
 from typing import Final
 
@@ -88,40 +88,47 @@ def answer(case: Case, folder: pathlib.Path) -> Case:
     return Case(case.files, said, "".join(f"{line}\n" for line in edit(folder, told)))
 
 
+@pytest.fixture
+def folder() -> Iterator[pathlib.Path]:
+    """A folder with a short name: a message shows 60 characters of a value."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield pathlib.Path(name)
+
+
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_a_mistake_is_told_with_its_place_cause_and_cure(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_mistake_is_told_with_its_place_cause_and_cure(path: pathlib.Path, folder: pathlib.Path) -> None:
     case = read(path)
 
-    assert answer(case, tmp_path) == case
+    assert answer(case, folder) == case
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_following_the_hints_once_leaves_nothing_that_they_were_about(
-    path: pathlib.Path, tmp_path: pathlib.Path
+    path: pathlib.Path, folder: pathlib.Path
 ) -> None:
     case = read(path)
-    write(case.files, tmp_path)
-    told = found(tmp_path)
+    write(case.files, folder)
+    told = found(folder)
     left = {(problem.key, problem.text) for problem in told if not problem.edits}
 
-    edit(tmp_path, told)
+    edit(folder, told)
 
-    again = [problem for problem in found(tmp_path) if problem.severity == "error"]
+    again = [problem for problem in found(folder) if problem.severity == "error"]
     assert [str(problem) for problem in again if (problem.key, problem.text) not in left] == []
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_every_hint_is_right_alone(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_every_hint_is_right_alone(path: pathlib.Path, folder: pathlib.Path) -> None:
     case = read(path)
-    write(case.files, tmp_path)
-    told = found(tmp_path)
+    write(case.files, folder)
+    told = found(folder)
 
     for problem in told:
         if problem.edits:
-            write(case.files, tmp_path)
-            edit(tmp_path, [problem])
+            write(case.files, folder)
+            edit(folder, [problem])
             rest = {(each.key, each.text) for each in told if each is not problem}
-            new = [each for each in found(tmp_path) if each.severity == "error"]
+            new = [each for each in found(folder) if each.severity == "error"]
             assert [str(each) for each in new if (each.key, each.text) not in rest] == []
 
 
