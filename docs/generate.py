@@ -58,6 +58,11 @@ and the `problems` of [status and reload](control.md), name the code of each; `-
 the title. Codes stay what they are; messages may be said better in a later version. A problem says in which
 file, line and column it is, whether it is an `error:` or a `warning:`, which key it is about, what is wrong
 and, as a hint, what to do. Warnings let everything go on.
+
+Of a file with syntax errors all are shown, and what is wrong with the rest of it. In JSON a problem has
+`severity`, `code`, `file`, `line` and `column` (from 1, in characters; 0 if the whole file is meant), `key`,
+`message`, `hint` (or null) and `edits`: where the hint can be said as text, the pieces of the file to
+replace, each with `line`, `column`, `end_line`, `end_column` (where it ends) and `text`.
 """
 _STATUS: Final = """\
 Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else. Of `tcpdconf-migrate argv`, 2 also
