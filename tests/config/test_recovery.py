@@ -17,7 +17,7 @@ def recovered(text: str) -> recovery.Recovered:
 
 
 def test_each_error_is_told_and_the_rest_is_read() -> None:
-    found = recovered('a = b\nc = 1\n[d]\ne = yes\nf ; 1\ng = "h"\n')
+    found = recovered('a = b\nc = 1\n[d]\ne = yes\nf =\ng = "h"\n')
 
     assert [problem.line for problem in found.told] == [1, 4, 5]
     assert found.data == {"a": "b", "c": 1, "d": {"e": True, "g": "h"}}
@@ -47,7 +47,7 @@ def test_every_key_that_is_defined_twice_is_told() -> None:
         "a = b" + " " * 900_000 + "x", "[" + " " * 900_000, "a = b\n" * 16_000, "a={\n b=1,\n" * 12_000,
         "[a\n" * 16_000, "a = '''x\n" * 10_000,
     ],
-    ids=["marks", "arrays", "brackets", "templates", "blanks", "header", "words", "tables", "headers", "texts"],
+    ids=["marks", "arrays", "brackets", "templates", "blanks", "header", "words", "tables", "heads", "texts"],
 )  # fmt: skip
 def test_a_large_broken_file_does_not_take_long(text: str) -> None:
     start = time.monotonic()
@@ -59,6 +59,10 @@ def test_a_large_broken_file_does_not_take_long(text: str) -> None:
 
 
 def test_edits_of_one_text_are_made_together() -> None:
-    edits = [problems.Edit(1, 3, 1, 4, "xyz"), problems.Edit(2, 1, 3, 1, ""), problems.Edit(3, 2, 3, 2, "!")]
+    edits = [
+        problems.Edit(1, 3, 1, 4, "xyz"),
+        problems.Edit(2, 1, 3, 1, ""),
+        problems.Edit(3, 2, 3, 2, "!"),
+    ]
 
     assert problems.edited("ab c\nde\nfg", edits) == "abxyzc\nf!g"
