@@ -287,32 +287,45 @@ def mend(found: Recovered, later: list[problems.Problem]) -> Iterator[problems.P
 
     One that says what to write is taken in by that error: its advice then leads to a value that is right.
     """
+    lines = found.text.split("\n")
+    taken: dict[int, list[problems.Problem]] = {}
     for problem in later:
         number = found.touched.get(problem.line)
-        if number is None:
+        if number is None or (
+            problem.line != found.told[number].line and problem.source == lines[problem.line - 1]
+        ):
             yield problem
-            continue
+        elif problem.edits:
+            taken.setdefault(number, []).append(problem)
+        else:
+            yield _placed(problem, found.told[number])
+    for number, group in taken.items():
         known = found.told[number]
-        edits, value = _joined(found, known, problem)
+        edits, value = _joined(found, known, [edit for problem in group for edit in problem.edits])
         if edits:
             found.told[number] = replaced(known, hint=f"write {value}", edits=edits)
         else:
-            place = {name: getattr(known, name) for name in ("line", "column", "length", "source")}
-            yield replaced(problem, **place, edits=())
+            yield from (_placed(problem, known) for problem in group)
+
+
+def _placed(problem: problems.Problem, known: problems.Problem) -> problems.Problem:
+    """A problem of a repaired statement, at the place of what was repaired."""
+    place = {name: getattr(known, name) for name in ("line", "column", "length", "source")}
+    return replaced(problem, **place, edits=())
 
 
 def _joined(
-    found: Recovered, known: problems.Problem, later: problems.Problem
+    found: Recovered, known: problems.Problem, later: list[problems.Edit]
 ) -> tuple[tuple[problems.Edit, ...], str]:
-    """The edits of the file for two that follow each other on one line, and the value that they make."""
-    if len(known.edits) != 1 or len(later.edits) != 1:
+    """The edits of the file for those that follow an error's own on its line, and the value they make."""
+    if len(known.edits) != 1:
         return (), ""
-    first, second = known.edits[0], later.edits[0]
+    first = known.edits[0]
+    places = {first.line, first.end_line, *(place for edit in later for place in (edit.line, edit.end_line))}
+    if places != {first.line} or "\n" in first.text:
+        return (), ""
     line = found.text.split("\n")[first.line - 1]
-    if {first.line, first.end_line, second.line, second.end_line} != {first.line} or "\n" in first.text:
-        return (), ""
-    after = line[: second.column - 1] + second.text + line[second.end_column - 1 :]
-    rest = line[first.column - 1 + len(first.text) :]
-    before = line[: first.column - 1] + known.source[first.column - 1 : first.end_column - 1] + rest
-    statement = _Statement(first.line - 1, before + "\n")
+    moved = [problems.Edit(1, edit.column, 1, edit.end_column, edit.text) for edit in later]
+    after = problems.edited(line, moved)
+    statement = _Statement(first.line - 1, known.source + "\n")
     return _edits(statement, after + "\n"), after.partition("=")[2].partition(" #")[0].strip()

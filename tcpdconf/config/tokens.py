@@ -72,7 +72,10 @@ class Rewriter:
         self.out.insert(place, text)
 
     def _between(self, kind: str, piece: str, start: int) -> None:
-        if kind == "end" and "{" in self._open:
+        if kind == "comment" and "{" in self._open:
+            text = "an inline table must stand on one line, so no comment may stand in it"
+            self.change(start, len(piece), text, "write it on one line, without the comment")
+        elif kind == "end" and "{" in self._open:
             self.change(start, 1, "an inline table must stand on one line", "write it on one line")
             if self.out and not self.out[-1].isspace():
                 self.out.append(" ")
