@@ -162,7 +162,7 @@ class Session:
 
         def written() -> bool:
             rest = iter(steady(self._log.read_text()))
-            return all(line in rest for line in steady(shown))
+            return all(any(line in each for each in rest) for line in steady(shown))
 
         daemons.until(
             written,

@@ -168,9 +168,9 @@ class Maker:
             if form == "rules":
                 return {"rules": rules}
             return {"file": self._write("toml", tomli_w.dumps({"rules": rules}).encode())}
-        records = {_key(network): self._value() for network in networks}
+        records = {_key(network): self._value(form) for network in networks}
         if chosen.random() < 0.3:
-            records[b"*"] = self._value()
+            records[b"*"] = self._value(form)
         if form == "gdbm":
             data = bytes(gdbmfiles.write(records))
         else:
@@ -192,8 +192,10 @@ class Maker:
         ]
         return [rule for rule in rules if chosen.random() < 0.3]
 
-    def _value(self) -> bytes:
-        values = [b"allow", b"allow,RELAYCLIENT,B='x, y'", b"deny", b"allow,MAXCPERIP=1", b"FOO", b"allow,A="]
+    def _value(self, form: str) -> bytes:
+        """A record's value; text refuses one that is neither allow nor deny."""
+        foo = b"FOO" if form == "gdbm" else b"allow,FOO"
+        values = [b"allow", b"allow,RELAYCLIENT,B='x, y'", b"deny", b"allow,MAXCPERIP=1", foo, b"allow,A="]
         return self._random.choice(values)
 
     def _list(self) -> dict[str, Any]:

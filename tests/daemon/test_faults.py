@@ -294,7 +294,7 @@ def test_an_access_file_that_cannot_be_loaded_stops_the_start(tmp_path: pathlib.
     found = run(conf)
 
     line = 1 + text[: text.index(f'"{bad}"')].count("\n")
-    place = f"{conf}/test.toml:{line}:8: services.test.access[0].file"
+    place = f"{conf}/test.toml:{line}:8: error: services.test.access[0].file"
     assert found.returncode == 78
     assert f"{place}: cannot load access rules: {bad}: offset" in found.stderr
     assert _refused(port)

@@ -20,7 +20,7 @@ NEW = 'program = ["/bin/echo", "new"]'
 
 # What is written after a good service, and what is said of it then.
 WRONG = {
-    "half written": ('[services.more]\nprogram = ["/bin/e', "a string is not closed"),
+    "half written": ('[services.more]\nprogram = ["/bin/e', "a string is not closed on its line"),
     "invalid": ('[services.more]\nprogram = ["/bin/echo"]\nno_such_key = 1', "unknown key"),
     "an unknown user": (
         '[services.more]\nprogram = ["/bin/echo"]\nuser = "nobody-here"\nlisteners = []',

@@ -72,7 +72,7 @@ def test_a_name_that_is_no_host_name_reaches_nobody(
     ("text", "shown"),
     [
         (r'"a\010TCPREMOTEIP=6.6.6.6\000b"', "a TCPREMOTEIP=6.6.6.6 b"),
-        (r'"\027[2J\" peer=192.0.2.9 x=\""', '[2J" peer=192.0.2.9 x="'),
+        (r'"\027[2J\" peer=192.0.2.9 x=\""', ' [2J" peer=192.0.2.9 x="'),
         (r'"\\\" peer=192.0.2.9 x=\""', '\\" peer=192.0.2.9 x="'),
     ],
 )
