@@ -271,6 +271,7 @@ def test_many_silent_peers_do_not_delay_a_good_one(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_random_headers(tmp_path: pathlib.Path) -> None:
     """A hundred thousand, mutated from good ones, while the service goes on."""
     chance = random.Random(20261122)  # noqa: S311 (reproducible on purpose)
