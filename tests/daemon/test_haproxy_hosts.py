@@ -37,6 +37,12 @@ class Host(NamedTuple):
             admin.sendall(f"{command}\n".encode())
             return daemons.read(admin).decode()
 
+    def answers(self) -> bool:
+        """Whether its HAProxy answers; its socket is there a moment before."""
+        with contextlib.suppress(OSError):
+            return bool(self.said("show info"))
+        return False
+
     def has_company(self) -> bool:
         """Whether its HAProxy has a connection to the other one that lasts."""
         return re.search(r"rx_hbt=[1-9]", self.said("show peers")) is not None
@@ -79,7 +85,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
             stack.callback(process.wait, daemons.SECONDS)
             stack.callback(process.terminate)
         for host in found.values():
-            daemons.until(host.admin.exists, "haproxy")
+            daemons.until(host.answers, "haproxy")
             daemons.until(host.has_company, "the other host")
         yield found
 
