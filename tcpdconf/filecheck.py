@@ -90,7 +90,7 @@ def _in_a_process(
     found = _parsed(said)
     if found is None or status:
         how = os.waitstatus_to_exitcode(status)
-        text = f"cannot read its files: the process that reads them ended with status {how}"
+        text = f"cannot read its files: the process that reads them fails (status {how})"
         return [Finding((), text, "cannot-use")]
     return found
 
@@ -116,7 +116,7 @@ def _work(end: int, settings: model.ServiceSettings, who: host.Identity, files: 
         privileges.become(who)
     found = [*_access(settings, files), *_variables(settings, files)]
     with open(end, "wb") as file:
-        file.write(json.dumps(found).encode())
+        file.write(json.dumps(found, ensure_ascii=False).encode(errors="replace"))  # names may be any bytes
     return 0
 
 

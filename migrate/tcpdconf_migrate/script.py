@@ -213,7 +213,7 @@ class _Walk:
         return self._variables.text(assigned.parts)
 
     def _run(self, run: "_Run") -> None:
-        """What a command does to the state of the shell, or that it starts couriertcpd."""
+        """Apply a command to the state of the shell, or note that it starts couriertcpd."""
         line, fields = run.line, run.fields
         name = fields[0] if fields else ""
         document = "".join(redirection.document for redirection in run.command.redirections)

@@ -1,4 +1,4 @@
-"""What ulimit and redirections do to the state of a shell that its programs inherit. Pure."""
+"""Follows the state of a shell that its programs inherit: limits, umask, directory, standard error. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ BUILTINS: Final = frozenset({"cd", "exec", "trap", "ulimit", "umask"})
 
 
 class Changes(NamedTuple):
-    """What a command changes in the state, whose names begin with a blank, and what is not carried over."""
+    """Changes of one command to the state, by names that begin with a blank; `left` is not carried over."""
 
     state: Mapping[str, str]
     left: Sequence[str] = ()
 
 
 def builtin(fields: Sequence[str], *, bash: bool) -> Changes:
-    """What a command of BUILTINS does; `exec` without a command is a matter of its redirections."""
+    """Return the changes of a command of BUILTINS; those of `exec` alone are in its redirections."""
     name, written = fields[0], " ".join(fields)
     arguments = [field for field in fields[1:] if field not in {"-P", "-L", "--"}]
     if name == "ulimit":
@@ -107,7 +107,7 @@ def standard_error(descriptors: Mapping[str, str], directory: str) -> tuple[comm
 
 
 def settings(state: Mapping[str, str], unclear: list[str]) -> commandline.Settings:
-    """What umask, cd, ulimit and redirections have set, as keys of a service; the rest to `unclear`."""
+    """Return the state as keys of a service; add to `unclear` whatever has no key."""
     found: commandline.Settings = {}
     for name, value in state.items():
         command, _, key = name[1:].partition(" ")

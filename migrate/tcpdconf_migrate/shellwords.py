@@ -2,8 +2,8 @@
 
 Nothing is expanded or run.
 
-Comments are left out. What cannot be known without running the script (command substitution, arithmetic,
-positional parameters) is an `unknown` part of its word.
+Comments are left out. Text that only a running script knows (command substitution, arithmetic, positional
+parameters) is an `unknown` part of its word.
 """
 
 import re

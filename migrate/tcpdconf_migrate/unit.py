@@ -48,7 +48,7 @@ def read(
 
 
 def _next(value: str) -> str:
-    """What to do about an ExecStart= without couriertcpd."""
+    """Name the next step for an ExecStart= without couriertcpd."""
     program = "".join(value.lstrip("-@:+!|").split(maxsplit=1)[:1])
     return f"{program} is not couriertcpd: if it is a script, run tcpdconf-migrate script {program}"
 

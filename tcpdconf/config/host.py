@@ -4,6 +4,7 @@ Nothing is opened, no socket is made, no program started.
 """
 
 import grp
+import itertools
 import os
 import pwd
 import stat
@@ -254,7 +255,8 @@ def _near_path(path: str, *folders: str) -> str | None:
         if os.path.isfile(f"{other}/{name}"):
             return f"{other}/{name}"
     try:
-        names = os.listdir(folder)
+        with os.scandir(folder) as entries:  # it may have any number, and the daemon waits
+            names = [entry.name for entry in itertools.islice(entries, _MANY + 1)]
     except OSError:
         return None
     found = wording.near(name, names, 0.8) if len(names) <= _MANY else None

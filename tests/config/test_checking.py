@@ -254,3 +254,14 @@ def test_what_its_caller_may_not_read_is_a_warning() -> None:
     said = f"warning: services.a.access[0].file: cannot read {file}: Permission denied, so it is not checked"
     assert said in found.stdout
     assert found.returncode == 0
+
+
+def test_a_file_in_a_directory_may_have_any_name() -> None:
+    with daemons.public_folder() as folder:
+        (folder / "access").mkdir()
+        pathlib.Path(os.fsdecode(os.fsencode(folder) + b"/access/\xff")).write_bytes(b"10\tDENY\n")
+        conf = daemons.configure(folder, ACCESS.format(file=folder / "access"))
+        command = [sys.executable, "-m", "tcpdconf", "check", str(conf)]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    assert found.stdout.startswith(f"{folder}/access/?:1:4: error: services.a.access[0].file: ")
+    assert found.returncode == 78
