@@ -9,7 +9,8 @@ import pytest
 
 pytestmark = pytest.mark.peer
 
-EXCEPTIONS = pathlib.Path(__file__).parents[1] / "golden_exceptions.txt"
+TESTS = pathlib.Path(__file__).parents[1]
+EXCEPTIONS = TESTS / "golden_exceptions.txt"
 MAKEDAT = "/usr/lib/courier/makedat"
 
 
@@ -17,9 +18,10 @@ MAKEDAT = "/usr/lib/courier/makedat"
 def test_golden_cases_agree(group: str) -> None:
     peers.need_root()
     peers.need("cc", MAKEDAT)
-    compare = peers.beside("golden/compare.py")
+    peers.beside("golden/compare.py")
+    drop_in = f"{sys.executable} -m tcpdconf.couriertcpd"
     done = subprocess.run(
-        [sys.executable, compare, "--bin", f"{sys.executable} -m tcpdconf.couriertcpd", "--group", group,
+        [sys.executable, TESTS / "golden_compare.py", "--bin", drop_in, "--group", group,
          "--except", EXCEPTIONS, "--quick", "--jobs", "4"],
         capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
