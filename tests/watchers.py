@@ -35,7 +35,12 @@ class Watcher:
         self.post, theirs = channel.Channel.pair()
         self.pid = child.fork(lambda: self._run(theirs), {theirs.fileno()})
         theirs.close()
-        self.watch(self._wanted)
+        try:
+            self.watch(self._wanted)
+        except BaseException:
+            self.post.close()
+            os.waitpid(self.pid, 0)
+            raise
         return self
 
     def __exit__(
@@ -55,7 +60,7 @@ class Watcher:
         watch.tell(self.post, wanted, self._read, since=since, settle=SETTLE, poll=self._poll)
         self.said: list[dict[str, Any]] = []
         while not self.said or self.said[-1]["kind"] != "watching":
-            received = self.message()
+            received = self.message(6 * SECONDS)  # ten thousand paths take a busy machine long
             assert received is not None
             self.said.append(received[0])
 
