@@ -128,8 +128,8 @@ class Material:
                 table = access.build(source.rules)
             else:
                 read = self.access(index)
-                if self._task.ways.reads_any_database and read:
-                    form = databases.recognise(read[0][1]) or source.format
+                if self._task.ways.reads_databases_only and read:
+                    form = databases.recognise(read[0][1]) or "gdbm"
                     source = source.model_copy(update={"format": form})
                 table = accessfile.read(read, source)
         except access.DuplicateRuleError as error:
