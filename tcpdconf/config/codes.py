@@ -24,6 +24,7 @@ Code = Literal[
     "needs-root",
     "no-files",
     "no-limit-per-address",
+    "no-list-answers",
     "no-service",
     "not-enabled",
     "odd-records",
@@ -161,6 +162,14 @@ CODES: Final[dict[Code, Entry]] = {
         "A warning: a listener can be reached from outside, and one address may take all slots.",
         "Set `limits.max_per_ip`.",
         "conf.d/smtp.toml:1:1: warning: services.smtp.limits: one address may take all 40 connections",
+    ),
+    "no-list-answers": Entry(
+        "A warning of `check --probe`: each list of a chain, or each of a service's own, fails its test or"
+        " does not answer, so they judge no client.",
+        "Ask through a resolver of your own (`dns.servers`): large lists refuse public ones. Delete lists"
+        " that have closed.",
+        "conf.d/smtp.toml:4:14: warning: services.smtp.dns_lists: none of these DNS lists can be asked, so"
+        " they judge nobody: bl.example does not list 127.0.0.2",
     ),
     "no-service": Entry(
         "All services are disabled, or there is none.",

@@ -1,5 +1,6 @@
 """What `tcpdconf check` says of the files that services name, beyond whether they are there."""
 
+import contextlib
 import os
 import pathlib
 import pwd
@@ -212,6 +213,51 @@ def test_quiet_says_nothing_of_what_is_well() -> None:
     with daemons.public_folder() as folder:
         assert check_access(folder, b"10\tdeny\n", "--quiet").stdout == ""
         assert check_access(folder, b"10\tDENY\n", "--quiet").stdout.count("\n") == 4
+
+
+def at_a_terminal(*arguments: str) -> tuple[str, str]:
+    """Run `check` with a terminal as standard error; what it writes there, and to standard output."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "tcpdconf", "check", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        out, _ = process.communicate(timeout=daemons.SECONDS)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody has open any more
+        while data := os.read(ours, 65536):
+            said += data
+    os.close(ours)
+    return said.decode(), out
+
+
+MANY = 300_000  # lines, which take more than a second to read
+
+
+def test_whoever_waits_at_a_terminal_is_told_for_what() -> None:
+    lines = "".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}\tdeny\n" for n in range(MANY))
+    with daemons.public_folder() as folder:
+        file = folder / "access"
+        file.write_text(lines)
+        conf = daemons.configure(folder, ACCESS.format(file=file))
+        said, out = at_a_terminal(str(conf))
+
+        assert said == "reading the files of a ...\r\n"
+        assert "1 enabled: no problems" in out
+        assert check_access(folder, lines.encode()).stderr == ""
+
+
+def test_whoever_waits_for_a_probe_is_told_so() -> None:
+    """The shell file takes long; its worker sources it."""
+    with daemons.public_folder() as folder:
+        file = folder / "access"
+        file.write_text("10\tdeny\n")
+        shell = folder / "shell"
+        shell.write_text("sleep 2\n")
+        text = ACCESS.format(file=file) + f'environment_files = [{{ path = "{shell}", shell = true }}]\n'
+        conf = daemons.configure(folder, text)
+
+        assert at_a_terminal("--probe", str(conf))[0].endswith("trying a ...\r\n")
+        assert check_access(folder, b"10\tdeny\n", "--probe").stderr == ""
 
 
 @pytest.mark.peer

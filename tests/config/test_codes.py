@@ -71,8 +71,8 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
 }
 # those that need a running host, or options of a command; tests of these show them
 ELSEWHERE = {
-    "cannot-bind", "cannot-use", "needs-root", "not-enabled", "unclaimed-socket", "unknown-service",
-    "untrusted-path", "wrong-replacement",
+    "cannot-bind", "cannot-use", "needs-root", "no-list-answers", "not-enabled", "unclaimed-socket",
+    "unknown-service", "untrusted-path", "wrong-replacement",
 }  # fmt: skip
 
 
