@@ -40,6 +40,7 @@ environment_files = ["{file}"]
     ],
 )
 def test_environment_files_are_read(tmp_path: pathlib.Path, content: bytes, text: str | None) -> None:
+    """`run` refuses them, too, with the same words."""
     file = tmp_path / "variables"
     file.write_bytes(content)
 
@@ -49,6 +50,11 @@ def test_environment_files_are_read(tmp_path: pathlib.Path, content: bytes, text
     errors = [line for line in found.stdout.splitlines() if line.startswith("::error")]
     assert [line.rpartition("::")[2] for line in errors] == said
     assert found.returncode == (78 if said else 0)
+    if text is not None:
+        command = [sys.executable, "-m", "tcpdconf", "run", str(tmp_path / "conf.d")]
+        command += ["--runtime-dir", str(tmp_path / "run")]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+        assert (ran.returncode, text.format(file) in ran.stderr) == (78, True)
 
 
 def test_a_wrong_environment_file_is_told_beside_other_problems(tmp_path: pathlib.Path) -> None:
