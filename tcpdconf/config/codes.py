@@ -7,6 +7,7 @@ cannot have a code that is not in it.
 from typing import Final, Literal, NamedTuple
 
 Code = Literal[
+    "above-host-limit",
     "cannot-bind",
     "cannot-use",
     "conflict",
@@ -61,6 +62,16 @@ class Entry(NamedTuple):
 
 
 CODES: Final[dict[Code, Entry]] = {
+    "above-host-limit": Entry(
+        "A warning: when all slots are taken, the services together need more processes than a limit of the"
+        " kernel, the cgroup or the unit allows, or a worker more descriptors. Connections would then wait"
+        " although there are slots. The message names the limit: the running daemon's; if none runs, that of"
+        " the unit `tcpdconf.service`; without a unit, that of the process that checks. `run` takes its own.",
+        "Lower `max_connections`, or raise the limit: [how](../how-to/limits.md#what-the-host-can-carry).",
+        "conf.d/smtp.toml:5:19: warning: services.smtp.limits.max_connections: 50000 connections of all"
+        " services, each with a program, and the daemon need at least 50007 processes and threads, and"
+        " kernel.pid_max is 32768",
+    ),
     "cannot-bind": Entry(
         "The kernel does not let the daemon listen there: another program does, or no interface has the"
         " address.",
