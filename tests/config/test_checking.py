@@ -181,6 +181,19 @@ def test_access_files_are_read(tmp_path: pathlib.Path, content: str, place: str,
         assert text in ran.stderr
 
 
+def test_values_that_are_neither_word_are_told_one_after_the_other() -> None:
+    """The last line is right: its CR belongs to the line end."""
+    lines = ["192.0.2.7\tDENY\n", "192.0.2.8\treject\n", "192.0.2.9\tallow;RELAYCLIENT\n"]
+    good = "192.0.2.10\tallow,RELAYCLIENT\r\n"
+    with daemons.public_folder() as folder:
+        for number, wrong in enumerate(lines):
+            found = check_access(folder, "".join([*lines[number:], good]).encode())
+            column = wrong.index("\t") + 2
+            assert found.stdout.startswith(f"{folder}/access:1:{column}: error: "), found.stdout
+            assert f'"{wrong[column - 1 : -1]}" is neither allow nor deny' in found.stdout
+        assert check_access(folder, good.encode(), "--strict").returncode == 0
+
+
 @pytest.mark.parametrize(
     "content",
     [
