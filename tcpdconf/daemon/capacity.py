@@ -110,9 +110,16 @@ class Host:
             with controlclient.Connection(runtimedir.find()) as connection:
                 pid = connection.pid
             return self.of_process(str(pid), f"the running daemon (pid {pid})")
-        return self.of_unit() or self.of_process()
+        return self.of_unit() or self.own("this process")
 
-    def of_process(self, pid: str = "self", whose: str = "this process") -> Limits:
+    def own(self, whose: str) -> Limits:
+        """Return the limits of this process; `whose` names it in messages. None if /proc cannot be read."""
+        try:
+            return self.of_process("self", whose)
+        except OSError:  # perhaps no descriptor is left, which is no reason to refuse a configuration
+            return Limits((), ())
+
+    def of_process(self, pid: str, whose: str) -> Limits:
         """Return the limits of a process.
 
         Raises:

@@ -53,7 +53,7 @@ def run(
 
 def _judged(loaded: load.Loaded) -> load.Loaded:
     """The configuration with warnings of what is more than this process may have."""
-    return capacity.with_warnings(loaded, capacity.Host().of_process("self", "the daemon"))
+    return capacity.with_warnings(loaded, capacity.Host().own("the daemon"))
 
 
 def chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:

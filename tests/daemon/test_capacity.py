@@ -156,7 +156,12 @@ def test_a_process_has_its_own_limits_and_those_of_every_cgroup_above(
 def test_the_limits_of_this_process_are_found() -> None:
     with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
         most = int(file.read())
-    assert capacity.Limit(most, "kernel.pid_max") in capacity.Host().of_process().tasks
+    assert capacity.Limit(most, "kernel.pid_max") in capacity.Host().own("this").tasks
+
+
+def test_where_nothing_can_be_read_nothing_is_said(tmp_path: pathlib.Path) -> None:
+    assert files(tmp_path, {}).own("this") == capacity.Limits((), ())
+    assert files(tmp_path, {"proc/self/limits": ""}).own("this") == capacity.Limits((), ())
 
 
 UNIT = "etc/systemd/system/tcpdconf.service"
