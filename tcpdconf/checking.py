@@ -22,6 +22,13 @@ def rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
                 yield loaded.problem(key, str(error), "duplicate-rule")
 
 
+def capacity(loaded: load.Loaded) -> Iterator[problems.Problem]:
+    """Yield warnings of limits that the host sets and the services together, or one of them, may exceed."""
+    from tcpdconf.daemon import capacity  # noqa: PLC0415 (what serves is not needed for the rest)
+
+    return capacity.warnings(loaded, capacity.Host().expected())
+
+
 def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Problem]:
     """Yield what is wrong with the files of enabled services: their paths, and what is in them.
 

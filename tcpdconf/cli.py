@@ -59,7 +59,7 @@ def check(given: argparse.Namespace) -> int:
         loaded = load.load(
             given.directory, dict(given.replace), further=None if given.fast else checking.files
         )
-        found = [*loaded.warnings, *checking.rules(loaded)]
+        found = [*loaded.warnings, *checking.rules(loaded), *checking.capacity(loaded)]
         if given.probe:
             tried, lists = checking.probe(loaded, found)
             found += tried

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import pydantic
 
-from tcpdconf.config import codes, envfile, host, load, model, problems
+from tcpdconf.config import codes, host, load, model, problems
 from tcpdconf.daemon import assignment, child, environment, handover, material, privileges
 from tcpdconf.policy import access, accessfile
 
@@ -170,9 +170,5 @@ def _variables(settings: model.ServiceSettings, files: Sequence[File]) -> Iterat
             continue
         try:
             environment.read(settings.environment_files[role.place], fd, {})
-            continue
-        except envfile.EnvironmentFileError as error:
-            text = f"{role.path}:{error.line}: {error}"
         except environment.EnvironmentFileError as error:
-            text = f"cannot read {role.path}: {error}"
-        yield Finding(("environment_files", role.place, "path"), text, "wrong-environment-file")
+            yield Finding(("environment_files", role.place, "path"), str(error), "wrong-environment-file")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf import explanation
-from tcpdconf.config import model
+from tcpdconf.config import model, notations
 from tcpdconf.daemon import lists, lookups, loop, resolvconf, resolver
 from tcpdconf.policy import accessplace, connection, dnschain, dnslist, hostname, query
 
@@ -210,7 +210,7 @@ def _lists(
 
 
 def _answered(entry: dnschain.Entry, link: connection.Connection, asked: _Lookups) -> str:
-    """The questions and answers, with what is shown in place of a zone that may be a secret."""
+    """The questions and answers, without a zone that may be a secret: the name that is shown is not asked."""
     labels = query.labels(link.peer)
     said = []
     for kind in ("A", "TXT") if entry.txt else ("A",):
@@ -219,4 +219,5 @@ def _answered(entry: dnschain.Entry, link: connection.Connection, asked: _Lookup
             texts = [b"".join(strings).decode(errors="replace") for strings in answer.texts]
             words = [*answer.addresses, *(f'"{text}"' for text in texts)]
             said.append(f"{kind} {' '.join(words) or _WORDS.get(answer.status, answer.status)}")
-    return f"{labels}.{entry.shown} {', '.join(said)}"
+    zone = entry.shown if entry.shown.lower().removesuffix(".") == entry.zone else notations.HIDDEN
+    return f"{labels}.{zone} {', '.join(said)}"

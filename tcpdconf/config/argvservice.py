@@ -198,8 +198,6 @@ def _access(draft: argvoptions.Draft) -> list[dict[str, Any]]:
     if not values["access"]:
         raise argvoptions.CommandLineError("cannot open -access: no file is named")
     source: dict[str, Any] = {"file": draft.below(values["access"])}
-    if draft.exact:
-        source["format"] = "gdbm"
     if "accesslocal" in values:
         source["local"] = True
     return [source]

@@ -7,6 +7,7 @@ cannot have a code that is not in it.
 from typing import Final, Literal, NamedTuple
 
 Code = Literal[
+    "above-host-limit",
     "cannot-bind",
     "cannot-use",
     "conflict",
@@ -24,6 +25,7 @@ Code = Literal[
     "needs-root",
     "no-files",
     "no-limit-per-address",
+    "no-list-answers",
     "no-service",
     "not-enabled",
     "odd-records",
@@ -60,6 +62,16 @@ class Entry(NamedTuple):
 
 
 CODES: Final[dict[Code, Entry]] = {
+    "above-host-limit": Entry(
+        "A warning: when all slots are taken, the services together need more processes than a limit of the"
+        " kernel, the cgroup or the unit allows, or a worker more descriptors. Connections would then wait"
+        " although there are slots. The message names the limit: the running daemon's; if none runs, that of"
+        " the unit `tcpdconf.service`; without a unit, that of the process that checks. `run` takes its own.",
+        "Lower `max_connections`, or raise the limit: [how](../how-to/limits.md#what-the-host-can-carry).",
+        "conf.d/smtp.toml:5:19: warning: services.smtp.limits.max_connections: 50000 connections of all"
+        " services, each with a program, and the daemon need at least 50007 processes and threads, and"
+        " kernel.pid_max is 32768",
+    ),
     "cannot-bind": Entry(
         "The kernel does not let the daemon listen there: another program does, or no interface has the"
         " address.",
@@ -161,6 +173,14 @@ CODES: Final[dict[Code, Entry]] = {
         "A warning: a listener can be reached from outside, and one address may take all slots.",
         "Set `limits.max_per_ip`.",
         "conf.d/smtp.toml:1:1: warning: services.smtp.limits: one address may take all 40 connections",
+    ),
+    "no-list-answers": Entry(
+        "A warning of `check --probe`: each list of a chain, or each of a service's own, fails its test or"
+        " does not answer, so they judge no client.",
+        "Ask through a resolver of your own (`dns.servers`): large lists refuse public ones. Delete lists"
+        " that have closed.",
+        "conf.d/smtp.toml:4:14: warning: services.smtp.dns_lists: none of these DNS lists can be asked, so"
+        " they judge nobody: bl.example does not list 127.0.0.2",
     ),
     "no-service": Entry(
         "All services are disabled, or there is none.",

@@ -45,7 +45,7 @@ class DnsList(tables.Model):
     )
     display_zone: fields.Line | None = Field(
         default=None,
-        description="Shown in place of the zone, everywhere.",
+        description='Shown in place of the zone, everywhere; "tcpdconf show" prints the zone as "<hidden>".',
         min_length=1,
         examples=["our.list.example"],
     )

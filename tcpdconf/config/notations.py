@@ -18,6 +18,8 @@ _UNITS: Final = {"m": "min", "mn": "min", "minutes": "min", "sec": "s", "hr": "h
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{\{.*?\}\}|%[A-Za-z_]+%")
 _BLOCK: Final = re.compile(r"([\w.-]+)(?:/([\d.]+))?,([A-Za-z_]\w*)(?:,(.*))?", re.DOTALL)
 
+HIDDEN: Final = "<hidden>"  # stands where a zone is not shown; a zone has no such characters
+
 
 class Advice(NamedTuple):
     """What to do instead, in words, or as the TOML that is right in place of the value."""
@@ -193,6 +195,8 @@ def path(value: object) -> Advice:
 
 def zone(text: str) -> Advice:
     """URLs, and Courier's `ZONE/ADDRESS,VARIABLE,MESSAGE`, in place of a zone."""
+    if text == HIDDEN:
+        return Advice("tcpdconf show hides a zone that has a display_zone; write the zone itself")
     url = _URL.fullmatch(text.strip())
     if url:
         host = url[2].split("/")[0].split(":")[0].strip(".")

@@ -5,6 +5,8 @@ stands in an array is mapped only when somebody asks about it, because a list of
 A file with syntax errors is mapped as far as it can be read.
 """
 
+import bisect
+import itertools
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,7 +48,8 @@ class Positions:
         self._duplicates: list[Duplicate] = []
         self._arrays: dict[Key, list[tree_sitter.Node | None]] = {}  # their elements that are not mapped yet
         self._lines = text.split("\n")
-        self._bytes = [line.encode() for line in self._lines]
+        self._sizes = [len(line.encode()) for line in self._lines]  # in bytes
+        self._ends: dict[int, list[int]] = {}  # of lines that are not ASCII: the byte after each character
         self._places: dict[Key, Place] = {}
         self._elements: dict[Key, int] = {}  # so far, of arrays of tables
         self._mentions: dict[Key, list[problems.Span]] = {}
@@ -171,19 +174,28 @@ class Positions:
     def _span(self, node: "tree_sitter.Node") -> problems.Span:
         """The first line of a node; tree-sitter counts bytes, people count characters."""
         row, start = node.start_point
-        end = node.end_point[1] if node.end_point[0] == row else len(self._bytes[row])
+        end = node.end_point[1] if node.end_point[0] == row else self._sizes[row]
         if node.type in {"table", "table_array_element"}:  # whose header alone is meant
             end = max(
                 (child.end_point[1] for child in node.children if child.type in {"]", "]]"}), default=end
             )
-        before, within = self._bytes[row][:start], self._bytes[row][start:end]
-        length = len(within.decode(errors="replace").rstrip())
-        return problems.Span(row + 1, len(before.decode(errors="replace")) + 1, max(1, length))
+        first = self._characters(row, start)
+        length = len(self._lines[row][first : self._characters(row, end)].rstrip())
+        return problems.Span(row + 1, first + 1, max(1, length))
 
     def _end(self, node: "tree_sitter.Node") -> tuple[int, int]:
         """The line and column after a node."""
         row, column = node.end_point
-        return row + 1, len(self._bytes[row][:column].decode(errors="replace")) + 1
+        return row + 1, self._characters(row, column) + 1
+
+    def _characters(self, row: int, column: int) -> int:
+        """The characters before a byte of a line, which may be long and have many places."""
+        line = self._lines[row]
+        if self._sizes[row] == len(line):
+            return column
+        if row not in self._ends:
+            self._ends[row] = list(itertools.accumulate(len(character.encode()) for character in line))
+        return bisect.bisect_right(self._ends[row], column)
 
 
 def _after(span: problems.Span) -> tuple[int, int]:

@@ -252,20 +252,26 @@ def _place(statement: _Statement, before: str) -> tuple[int, int]:
 
 def _unite(source: sources.Source, lines: list[str], found: Recovered) -> None:
     """Parse what is left; of keys that are defined twice the second is left out."""
+    written = source.text.split("\n")
     for _ in range(_ROUNDS):
         text = "\n".join(lines)
         try:
             found.data, found.text = sources.parsed(text), text
         except (ValueError, RecursionError) as error:
             now = sources.Source(source.path, text, {})
-            again = [*itertools.islice(syntax.duplicates(now), _TOLD)] if syntax.is_twice(text) else []
+            again = [*itertools.islice(syntax.duplicates(now), _TOLD)] if syntax.says_twice(error) else []
             told = again or [syntax.problem(now, error)]
-            found.told += [replaced(problem, source=source.places.line(problem.line)) for problem in told]
+            found.told += [replaced(problem, source=_line(written, problem.line)) for problem in told]
             if not again or len(found.told) >= _TOLD:
                 return
             _leave_out(lines, {problem.line for problem in again}, found)
         else:
             return
+
+
+def _line(lines: list[str], number: int) -> str:
+    """A line by its number from 1; empty for 0, which is the whole file."""
+    return lines[number - 1] if number else ""
 
 
 def _leave_out(lines: list[str], numbers: set[int], found: Recovered) -> None:

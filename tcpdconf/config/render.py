@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import tomli_w
 
-from tcpdconf.config import argvoptions, model, positions
+from tcpdconf.config import argvoptions, model, notations, positions
 
 Comment = Callable[[positions.Key], str | None]
 
@@ -41,13 +41,21 @@ def key_part(name: str) -> str:
 
 
 def data(config: model.Config) -> dict[str, Any]:
-    """A configuration as TOML's and JSON's types. A zone that is shown as another one is a secret."""
+    """Return a configuration as TOML's and JSON's types.
+
+    A zone that is shown as another one is a secret: what stands in its place is no zone, so that nobody takes
+    the text for a configuration that asks another list.
+    """
     found: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     lists = [item for service in found["services"].values() for item in service["dns_lists"]]
     lists += [item for chain in found["dns_chains"].values() for item in chain["lists"]]
     for item in lists:
-        if isinstance(item, dict) and "zone" in item:
-            item["zone"] = item.get("display_zone", item["zone"])
+        if (
+            isinstance(item, dict)
+            and "zone" in item
+            and item.get("display_zone", item["zone"]) != item["zone"]
+        ):
+            item["zone"] = notations.HIDDEN
     return found
 
 

@@ -61,8 +61,13 @@ def is_twice(statement: str) -> bool:
     try:
         tomllib.loads(statement)
     except (ValueError, RecursionError) as error:
-        return _TWICE.match(str(error)) is not None
+        return says_twice(error)
     return False
+
+
+def says_twice(error: Exception) -> bool:
+    """Whether tomllib has refused a text because it defines a key twice."""
+    return _TWICE.match(str(error)) is not None
 
 
 def _span(text: str, message: str) -> problems.Span:

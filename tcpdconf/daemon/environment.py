@@ -18,7 +18,7 @@ _SCRIPT: Final = f'exec {{0}}>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 {_WH
 
 
 class EnvironmentFileError(Exception):
-    """A file that gives no environment."""
+    """A file that gives no environment; the text names it, and the line that is wrong."""
 
 
 def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[str, str]:
@@ -29,19 +29,30 @@ def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[
 
     Raises:
         EnvironmentFileError: it cannot be read, or gives no environment.
-        envfile.EnvironmentFileError: a line is wrong.
     """
     try:
         content = files.content(fd, LARGEST)
+        return _source(content, before) if file.shell else before | envfile.read(content)
+    except envfile.EnvironmentFileError as error:
+        raise EnvironmentFileError(f"{file.path}:{error.line}: {error}") from None
+    except _ShellError as error:
+        raise EnvironmentFileError(f"cannot read {file.path}: {error}") from None
     except OSError as error:
-        raise EnvironmentFileError(error.strerror) from None
-    return _source(content, before) if file.shell else before | envfile.read(content)
+        raise EnvironmentFileError(f"cannot read {file.path}: {error.strerror}") from None
+
+
+class _ShellError(Exception):
+    """The shell has not sourced a file to its end."""
 
 
 def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
     """What /bin/sh exports after sourcing the file, as Courier's start scripts do.
 
     The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open.
+
+    Raises:
+        _ShellError: the shell does not come to the file's end.
+        OSError: it cannot be started.
     """
     copy = os.memfd_create("environment", os.MFD_CLOEXEC)
     try:
@@ -56,13 +67,13 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise EnvironmentFileError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
+        raise _ShellError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
     finally:
         os.close(copy)
     # a worker that serves meanwhile may have taken the status, as that of any child: it does not tell enough
     if not found.stdout.endswith(f"\0{_WHOLE}=1\0".encode()):
         said = " ".join(environ.decoded(found.stderr).split()).replace(f"/proc/self/fd/{copy}", "line")
         status = f" with status {found.returncode}" if found.returncode else " too early"
-        raise EnvironmentFileError(f"/bin/sh ends{status}: {said or 'it says nothing'}")
+        raise _ShellError(f"/bin/sh ends{status}: {said or 'it says nothing'}")
     pairs = (environ.decoded(item).partition("=") for item in found.stdout.split(b"\0") if item)
     return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}

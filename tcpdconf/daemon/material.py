@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from tcpdconf.config import databases, envfile, model, tables
+from tcpdconf.config import databases, model, tables
 from tcpdconf.daemon import assignment, channel, environment, files, log, resolvconf, resolvfile
 from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 
@@ -128,8 +128,8 @@ class Material:
                 table = access.build(source.rules)
             else:
                 read = self.access(index)
-                if self._task.ways.reads_any_database and read:
-                    form = databases.recognise(read[0][1]) or source.format
+                if self._task.ways.reads_databases_only and read:
+                    form = databases.recognise(read[0][1]) or "gdbm"
                     source = source.model_copy(update={"format": form})
                 table = accessfile.read(read, source)
         except access.DuplicateRuleError as error:
@@ -146,10 +146,8 @@ class Material:
     def _variables(self, role: assignment.Role, fd: int, before: dict[str, str]) -> dict[str, str]:
         try:
             return environment.read(self._service.environment_files[role.place], fd, before)
-        except envfile.EnvironmentFileError as error:
-            self._fail(("environment_files", role.place), f"{role.path}:{error.line}: {error}")
-        except (environment.EnvironmentFileError, OSError) as error:
-            self._fail(("environment_files", role.place), f"cannot read {role.path}: {error}")
+        except environment.EnvironmentFileError as error:
+            self._fail(("environment_files", role.place), str(error))
         return before
 
     def _zone(self, role: assignment.Role, fd: int) -> str | None:

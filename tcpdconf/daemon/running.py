@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Final
 
 from tcpdconf.config import load, problems
-from tcpdconf.daemon import control, controlclient, log, runtimedir, signals, supervisor, takeover
+from tcpdconf.daemon import capacity, control, controlclient, log, runtimedir, signals, supervisor, takeover
 from tcpdconf.policy import environ
 
 EX_CONFIG: Final = 78
@@ -33,7 +33,7 @@ def run(
             found = absolute(found)
         directory = absolute(directory)
         order = supervisor.Order(
-            lambda: chosen(load.load(directory), only),
+            lambda: _judged(chosen(load.load(directory), only)),
             environment(),
             runtime=found,
             predecessor=takeover.Predecessor(found) if take_over else None,
@@ -49,6 +49,11 @@ def run(
         log.error(str(error))
         return 1
     return 0
+
+
+def _judged(loaded: load.Loaded) -> load.Loaded:
+    """The configuration with warnings of what is more than this process may have."""
+    return capacity.with_warnings(loaded, capacity.Host().own("the daemon"))
 
 
 def chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:

@@ -5,12 +5,17 @@ and by the code that would serve it.
 """
 
 import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import load, problems
+from tcpdconf.config import dnstables, load, positions, problems
 from tcpdconf.daemon import assignment, changes, liststatus, loop, service
 
 _SECONDS: Final = 60.0  # for everything
+_PATIENCE: Final = 1.0  # seconds before somebody at a terminal is told what takes so long
+_EXAMPLES: Final = 3  # lists that a warning names
+_ASK: Final = "name a resolver of your own (dns.servers), or delete lists that have closed"
 
 
 class Tried(NamedTuple):
@@ -33,6 +38,7 @@ class _Trial:
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
         self._lists: dict[str, dict[str, str]] = {}
+        self._warned: set[positions.Key] = set()
 
     def run(self, environment: dict[str, str]) -> Tried:
         around = service.Surroundings(self._loop, environment)
@@ -46,6 +52,8 @@ class _Trial:
                 for failure in error.failures:
                     self._note(name, failure)
         self._loop.after(_SECONDS, self._loop.stop)
+        if sys.stderr.isatty():
+            self._loop.after(_PATIENCE, self._tell)
         if self._waiting:
             self._loop.run()
         for name in sorted(self._waiting):
@@ -58,11 +66,37 @@ class _Trial:
         if message.get("failures"):
             for failure in assignment.failures(message):
                 self._note(each.name, failure)
-        for row in liststatus.rows(message.get("lists")):
+        rows = liststatus.rows(message.get("lists"))
+        for row in rows:
             self._lists.setdefault(row["list"], row)
+        self._warn(each.name, rows)
         self._waiting.discard(each.name)
         if not self._waiting:
             self._loop.stop()
+
+    def _tell(self) -> None:
+        sys.stderr.write(f"trying {', '.join(sorted(self._waiting))} ...\n")
+
+    def _warn(self, name: str, rows: Sequence[dict[str, str]]) -> None:
+        """Warn of chains, and of a service's own lists, that have no list which can be asked."""
+        for key, lists in self._chains(name):
+            shown = {each.shown for each in lists}
+            failing = [row for row in rows if row["list"] in shown]
+            if not failing or any(row.get("state") == "up" for row in failing) or key in self._warned:
+                continue
+            self._warned.add(key)
+            said = "; ".join(f"{row['list']} {row.get('why', '')}" for row in failing[:_EXAMPLES])
+            more = f"; and {len(failing) - _EXAMPLES} more" if len(failing) > _EXAMPLES else ""
+            text = f"none of these DNS lists can be asked, so they judge nobody: {said}{more}"
+            self._problems.append(self._loaded.problem(key, text, "no-list-answers", "warning", hint=_ASK))
+
+    def _chains(self, name: str) -> Iterator[tuple[positions.Key, Iterable[dnstables.DnsList]]]:
+        """Yield the key and the lists of each chain that a service names, and of its own lists together."""
+        config = self._loaded.config
+        written = config.services[name].dns_lists
+        for chain in dict.fromkeys(item for item in written if isinstance(item, str)):
+            yield ("dns_chains", chain, "lists"), config.dns_chains[chain].lists
+        yield ("services", name, "dns_lists"), [item for item in written if not isinstance(item, str)]
 
     def _note(self, name: str, failure: assignment.Failure) -> None:
         where = ("services", name, *failure.key)

@@ -19,8 +19,8 @@ class Dialect(NamedTuple):
     keeps_signals: bool = False
     # PROXY lines are read as couriertcpd reads them (see `proxyline.lenient_read`)
     lenient_proxy: bool = False
-    # -access names either database of Courier's: which one it reads was chosen when couriertcpd was built
-    reads_any_database: bool = False
+    # -access names a database of Courier's, GDBM or Berkeley DB as couriertcpd was built, and never text
+    reads_databases_only: bool = False
     # whether deny_message is also sent where a rule for the local end refuses
     tells_local_denial: bool = True
     # with stderr = "socket" the client reads why its program cannot be run
@@ -38,7 +38,7 @@ COURIERTCPD: Final = Dialect(
     enters_directory=False,
     keeps_signals=True,
     lenient_proxy=True,
-    reads_any_database=True,
+    reads_databases_only=True,
     tells_local_denial=False,
     tells_exec_error=True,
     detaches_logger=True,

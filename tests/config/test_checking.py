@@ -1,5 +1,6 @@
 """What `tcpdconf check` says of the files that services name, beyond whether they are there."""
 
+import contextlib
 import os
 import pathlib
 import pwd
@@ -39,6 +40,7 @@ environment_files = ["{file}"]
     ],
 )
 def test_environment_files_are_read(tmp_path: pathlib.Path, content: bytes, text: str | None) -> None:
+    """`run` refuses them, too, with the same words."""
     file = tmp_path / "variables"
     file.write_bytes(content)
 
@@ -48,6 +50,11 @@ def test_environment_files_are_read(tmp_path: pathlib.Path, content: bytes, text
     errors = [line for line in found.stdout.splitlines() if line.startswith("::error")]
     assert [line.rpartition("::")[2] for line in errors] == said
     assert found.returncode == (78 if said else 0)
+    if text is not None:
+        command = [sys.executable, "-m", "tcpdconf", "run", str(tmp_path / "conf.d")]
+        command += ["--runtime-dir", str(tmp_path / "run")]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+        assert (ran.returncode, text.format(file) in ran.stderr) == (78, True)
 
 
 def test_a_wrong_environment_file_is_told_beside_other_problems(tmp_path: pathlib.Path) -> None:
@@ -174,6 +181,19 @@ def test_access_files_are_read(tmp_path: pathlib.Path, content: str, place: str,
         assert text in ran.stderr
 
 
+def test_values_that_are_neither_word_are_told_one_after_the_other() -> None:
+    """The last line is right: its CR belongs to the line end."""
+    lines = ["192.0.2.7\tDENY\n", "192.0.2.8\treject\n", "192.0.2.9\tallow;RELAYCLIENT\n"]
+    good = "192.0.2.10\tallow,RELAYCLIENT\r\n"
+    with daemons.public_folder() as folder:
+        for number, wrong in enumerate(lines):
+            found = check_access(folder, "".join([*lines[number:], good]).encode())
+            column = wrong.index("\t") + 2
+            assert found.stdout.startswith(f"{folder}/access:1:{column}: error: "), found.stdout
+            assert f'"{wrong[column - 1 : -1]}" is neither allow nor deny' in found.stdout
+        assert check_access(folder, good.encode(), "--strict").returncode == 0
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -212,6 +232,51 @@ def test_quiet_says_nothing_of_what_is_well() -> None:
     with daemons.public_folder() as folder:
         assert check_access(folder, b"10\tdeny\n", "--quiet").stdout == ""
         assert check_access(folder, b"10\tDENY\n", "--quiet").stdout.count("\n") == 4
+
+
+def at_a_terminal(*arguments: str) -> tuple[str, str]:
+    """Run `check` with a terminal as standard error; what it writes there, and to standard output."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "tcpdconf", "check", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
+        os.close(theirs)
+        out, _ = process.communicate(timeout=daemons.SECONDS)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody has open any more
+        while data := os.read(ours, 65536):
+            said += data
+    os.close(ours)
+    return said.decode(), out
+
+
+MANY = 300_000  # lines, which take more than a second to read
+
+
+def test_whoever_waits_at_a_terminal_is_told_for_what() -> None:
+    lines = "".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}\tdeny\n" for n in range(MANY))
+    with daemons.public_folder() as folder:
+        file = folder / "access"
+        file.write_text(lines)
+        conf = daemons.configure(folder, ACCESS.format(file=file))
+        said, out = at_a_terminal(str(conf))
+
+        assert said == "reading the files of a ...\r\n"
+        assert "1 enabled: no problems" in out
+        assert check_access(folder, lines.encode()).stderr == ""
+
+
+def test_whoever_waits_for_a_probe_is_told_so() -> None:
+    """The shell file takes long; its worker sources it."""
+    with daemons.public_folder() as folder:
+        file = folder / "access"
+        file.write_text("10\tdeny\n")
+        shell = folder / "shell"
+        shell.write_text("sleep 2\n")
+        text = ACCESS.format(file=file) + f'environment_files = [{{ path = "{shell}", shell = true }}]\n'
+        conf = daemons.configure(folder, text)
+
+        assert at_a_terminal("--probe", str(conf))[0].endswith("trying a ...\r\n")
+        assert check_access(folder, b"10\tdeny\n", "--probe").stderr == ""
 
 
 @pytest.mark.peer

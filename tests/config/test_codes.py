@@ -10,6 +10,7 @@ from policy import gdbmfiles
 
 from tcpdconf import checking
 from tcpdconf.config import codes, load, problems
+from tcpdconf.daemon import capacity
 
 TOP = pathlib.Path(__file__).parent.parent.parent
 GOOD = """[services.smtp]
@@ -22,6 +23,7 @@ LISTENING = 'listeners = [{ address = "127.0.0.1", port = 4999 }]\n'
 
 # files of conf.d by their names, that have a problem with the code
 FILES: dict[codes.Code, dict[str, str | bytes]] = {
+    "above-host-limit": {"smtp": GOOD + "[services.smtp.limits]\nmax_connections = 50000\n"},
     "conflict": {"smtp": GOOD + "[services.smtp.limits]\nmax_connections = 10\nwarn_at = 20\n"},
     "duplicate-chain": {"10": CHAIN, "20": CHAIN},
     "duplicate-key": {"smtp": '[services.smtp]\nprogram = ["/bin/cat"]\nuser = "nobody"\nuser = "mail"\n'},
@@ -71,8 +73,8 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
 }
 # those that need a running host, or options of a command; tests of these show them
 ELSEWHERE = {
-    "cannot-bind", "cannot-use", "needs-root", "not-enabled", "unclaimed-socket", "unknown-service",
-    "untrusted-path", "wrong-replacement",
+    "cannot-bind", "cannot-use", "needs-root", "no-list-answers", "not-enabled", "unclaimed-socket",
+    "unknown-service", "untrusted-path", "wrong-replacement",
 }  # fmt: skip
 
 
@@ -106,7 +108,8 @@ def _problems() -> list[problems.Problem]:
         loaded = load.load("conf.d", further=checking.files)
     except problems.ConfigError as error:
         return list(error.problems)
-    return [*loaded.warnings, *checking.rules(loaded)]
+    limits = capacity.Limits((), (capacity.Limit(32768, "kernel.pid_max"),))
+    return [*loaded.warnings, *checking.rules(loaded), *capacity.warnings(loaded, limits)]
 
 
 def test_the_table_has_every_code_once_and_in_order() -> None:

@@ -42,6 +42,28 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("options", [(), ("--origin",)], ids=["plain", "origin"])
+def test_what_show_prints_of_a_hidden_zone_is_no_configuration(conf: Path, options: tuple[str, ...]) -> None:
+    """Neither the zone, which may hold a key, nor a zone that would be asked in its place."""
+    lists = (
+        '{ zone = "key1234.dq.example", display_zone = "dq.example" }, { zone = "plain.example" },'
+        ' { zone = "same.example", display_zone = "same.example" }'
+    )
+    (conf / "a.toml").write_text(GOOD.replace("program", f"dns_lists = [{lists}]\nprogram"))
+    shown = run("show", "conf.d", *options).stdout
+    as_json = json.loads(run("show", "conf.d", "--format", "json").stdout)
+
+    zones = ["<hidden>", "plain.example", "same.example"]
+    assert [each["zone"] for each in tomllib.loads(shown)["services"]["a"]["dns_lists"]] == zones
+    assert [each["zone"] for each in as_json["services"]["a"]["dns_lists"]] == zones
+
+    (conf / "a.toml").write_text(shown)
+    checked = run("check", "conf.d")
+    assert checked.returncode == 78
+    assert 'must be a domain name, not "<hidden>"' in checked.stdout
+    assert "hint: tcpdconf show hides a zone that has a display_zone; write the zone itself" in checked.stdout
+
+
 def test_a_good_set_is_said_to_be_good(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (conf / "b.toml").write_text(
         '[services.b]\nenabled = false\nprogram = ["/x"]\nlisteners = [{ port = 1 }]\n'

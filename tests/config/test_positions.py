@@ -1,3 +1,4 @@
+import time
 import tomllib
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from tcpdconf.config import positions
 
+SECONDS = 20  # on a loaded machine; quadratic time would be minutes
 TEXT = """\
 top = 1
 é = 2
@@ -117,6 +119,22 @@ tables = st.dictionaries(
     ),
     max_size=4,
 )
+
+
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_a_line_of_many_keys_does_not_take_long(letter: str) -> None:
+    """Each place is found without going over the line up to it again."""
+    many = 60_000
+    text = "x = { " + ", ".join(f'k{number} = "{letter}"' for number in range(many)) + " }"
+    start = time.monotonic()
+
+    found = positions.Positions(text)
+
+    assert found.duplicates == []
+    assert time.monotonic() - start < SECONDS
+    place = found.get(("x", f"k{many - 1}"))
+    assert place is not None
+    assert text[place.value.column - 1 :][: place.value.length] == f'"{letter}"'
 
 
 def _walk(value: Any, key: positions.Key = ()) -> list[tuple[positions.Key, Any]]:  # noqa: ANN401 (TOML)

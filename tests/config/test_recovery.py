@@ -46,8 +46,13 @@ def test_every_key_that_is_defined_twice_is_told() -> None:
         "<<<<<<<\n" * 50_000, "a=[\n" * 20_000, "[\n" * 25_000, "a = " + "<%" * 400_000,
         "a = b" + " " * 900_000 + "x", "[" + " " * 900_000, "a = b\n" * 16_000, "a={\n b=1,\n" * 12_000,
         "[a\n" * 16_000, "a = '''x\n" * 10_000,
+        "".join(f"a{n} = 1\n" for n in range(12_500)) * 2, "[a]\n" * 25_000,
+        "a = {" + ", ".join(["b = 1"] * 25_000) + "}", "a = { b = 1, b = 2 }\n" * 10_000,
     ],
-    ids=["marks", "arrays", "brackets", "templates", "blanks", "header", "words", "tables", "heads", "texts"],
+    ids=[
+        "marks", "arrays", "brackets", "templates", "blanks", "header", "words", "tables", "heads", "texts",
+        "keys-twice", "headers-twice", "line-twice", "both-twice",
+    ],
 )  # fmt: skip
 def test_a_large_broken_file_does_not_take_long(text: str) -> None:
     start = time.monotonic()

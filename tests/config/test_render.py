@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcpdconf.config import load, model, positions, problems, render, tables, values
+from tcpdconf.config import load, model, notations, positions, problems, render, tables, values
 
 FULL = """\
 [services."a.b"]
@@ -201,7 +201,7 @@ lists = [{hidden}]
     data = render.data(load.load(tmp_path).config)
 
     assert "key1234" not in render.toml(data) + render.as_json(data)
-    assert data["services"]["a"]["dns_lists"][0]["zone"] == "dq.example"
+    assert data["services"]["a"]["dns_lists"][0]["zone"] == notations.HIDDEN
 
 
 def at(data: Any, key: positions.Key) -> Any:  # noqa: ANN401 (TOML holds any type)

@@ -197,6 +197,16 @@ def test_the_access_file_may_be_berkeley_db(tmp_path: pathlib.Path, method: str)
         assert daemons.talk(port, source="127.0.0.9") == b""
 
 
+def test_text_is_no_access_file(tmp_path: pathlib.Path) -> None:
+    """TOML may name the text that the database is made from; a command line names the database."""
+    text = tmp_path / "access"
+    text.write_text("127.0.0.9\tdeny\n")
+    pid = tmp_path / "pid"
+
+    assert run(f"-pid={pid}", f"-access={text}", f"127.0.0.1.{daemons.free_port()}", *ENV) == 1
+    assert not pid.exists()
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize("command", [OURS, REAL], ids=["ours", "theirs"])
 def test_a_logger_writes_nowhere_and_ignores_sighup(tmp_path: pathlib.Path, command: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tcpdconf.config import envfile, tables
+from tcpdconf.config import tables
 from tcpdconf.daemon import environment, files
 
 
@@ -67,9 +67,9 @@ def test_a_plain_file_is_utf8(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"A=1\nB=\xff\n")
 
-    with pytest.raises(envfile.EnvironmentFileError, match="is not UTF-8: byte 0xff") as error:
+    with pytest.raises(environment.EnvironmentFileError, match="is not UTF-8: byte 0xff") as error:
         read(path, shell=False)
-    assert error.value.line == 2
+    assert str(error.value).startswith(f"{path}:2: ")
 
 
 @pytest.mark.parametrize(

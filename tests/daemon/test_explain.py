@@ -284,7 +284,7 @@ def test_lists_and_names_are_asked_as_a_worker_asks(
     assert steps(found, "list") == [
         ("bl.example", "set", "1.2.0.192.bl.example A 127.0.0.3; listed as 127.0.0.3"),
         ("wl.example", "none", "suspended: does not list 127.0.0.2"),
-        ("ours", "none", "1.2.0.192.ours A no such name; not listed"),
+        ("ours", "none", "1.2.0.192.<hidden> A no such name; not listed"),
     ]
     assert steps(found, "name")[0] == ("TCPREMOTEHOST", "found", "192.0.2.1: leads back")
     assert found["environment"]["TCPREMOTEHOST"] == "client.example"

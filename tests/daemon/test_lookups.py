@@ -1,7 +1,10 @@
 """Names and DNS lists before a running service, against a name server that does what a test says."""
 
+import json
 import pathlib
 import re
+import subprocess
+import sys
 import time
 
 import daemons
@@ -180,6 +183,53 @@ def test_the_probe_shows_what_each_list_answers(tmp_path: pathlib.Path) -> None:
         ("parked.example", "suspended", "203.0.113.1", "203.0.113.1", "203.0.113.1"),
         ("dead.example", "untested", "servfail", "servfail", "servfail"),
     ]
+
+
+LISTS = """
+[services.{name}]
+program = ["/bin/true"]
+listeners = [{{ address = "127.0.0.1", port = {port} }}]
+dns_lists = [{lists}]
+"""
+CLOSED = '{ zone = "closed.example" }'
+SILENT = '{ zone = "key.silent.example", display_zone = "silent.example" }'
+GOOD = '{ zone = "good.example" }'
+WHY_CLOSED = "closed.example does not list 127.0.0.2"
+WHY_SILENT = "silent.example cannot be tested: servfail"
+
+
+@pytest.mark.parametrize(
+    ("lists", "chain", "warned"),
+    [
+        ([CLOSED], "", {"services.s0.dns_lists": WHY_CLOSED}),
+        ([f"{CLOSED}, {SILENT}"], "", {"services.s0.dns_lists": f"{WHY_CLOSED}; {WHY_SILENT}"}),
+        ([f"{CLOSED}, {GOOD}"], "", {}),
+        (['"spam"', '"spam"'], CLOSED, {"dns_chains.spam.lists": WHY_CLOSED}),
+        ([f'"spam", {GOOD}'], SILENT, {"dns_chains.spam.lists": WHY_SILENT}),
+        ([f'"spam", {CLOSED}'], GOOD, {"services.s0.dns_lists": WHY_CLOSED}),
+        (["{ zone = 'closed.example', probe = false }"], "", {}),
+    ],
+)
+def test_the_probe_warns_of_lists_that_all_fail(
+    tmp_path: pathlib.Path, lists: list[str], chain: str, warned: dict[str, str]
+) -> None:
+    with dnsservers.Server() as server:
+        lookedup.healthy(server, "good.example")
+        server.says("*.silent.example", "A", dnsservers.Reply(rcode="SERVFAIL"))
+        text = "".join(LISTS.format(name=f"s{n}", port=4990 + n, lists=each) for n, each in enumerate(lists))
+        text += f"[dns_chains.spam]\nlists = [{chain}]\n" if chain else ""
+        text += f'[dns]\nservers = ["127.0.0.1:{server.address.port}"]\n'
+        conf = daemons.configure(tmp_path, text)
+        command = [sys.executable, "-m", "tcpdconf", "check", "--probe", str(conf), "--format", "json"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+    assert found.returncode == 0
+    said = {each["key"]: each for each in json.loads(found.stdout) if each["code"] == "no-list-answers"}
+    start = "none of these DNS lists can be asked, so they judge nobody: "
+    assert {key: each["message"] for key, each in said.items()} == {
+        key: start + why for key, why in warned.items()
+    }
+    assert all(each["line"] > 0 and each["hint"] for each in said.values())
 
 
 def test_a_lookup_holds_its_slot_and_delays_nobody_else(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,9 @@
 """An access database written as TOML answers as before."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import daemons
@@ -72,6 +75,27 @@ def test_a_berkeley_db_database_becomes_the_same_rules(tmp_path: Path, form: ber
     database.write_bytes(berkeleyfiles.write(records, form))
 
     assert expected == accessrules.read(str(database))
+
+
+@pytest.mark.parametrize(
+    "write", [gdbmfiles.write, pytest.param(berkeleyfiles.write, marks=pytest.mark.peer)], ids=["gdbm", "db"]
+)
+@pytest.mark.parametrize("exact", [[], ["--exact"]], ids=["safe", "exact"])
+def test_either_database_can_be_named(
+    write: Callable[[dict[bytes, bytes]], bytes],
+    exact: list[str],
+    tmp_path: Path,
+) -> None:
+    """Which of the two Courier writes was chosen when it was built, and the command line does not tell."""
+    database = tmp_path / "access.dat"
+    database.write_bytes(write({b"192.0.2": b"deny"}))
+    words = ["couriertcpd", "-nodnslookup", f"-access={database}", "127.0.0.1.4999", "/bin/cat"]
+    assert __main__.main(["argv", *exact, "-o", str(tmp_path / "conf.d"), "--", *words]) == 0
+
+    command = [sys.executable, "-m", "tcpdconf", "check", str(tmp_path / "conf.d")]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_text_is_read_unless_it_is_newer_than_its_database(tmp_path: Path) -> None:
