@@ -27,12 +27,17 @@ _OWN: Final[dict[str, tuple[str, list[str], str]]] = {
     "tcpdconf_directory": ("path", [], "Directory of the configuration; files of others may lie in it."),
     "tcpdconf_owner": ("str", [], "Owner of the directory and the files."),
     "tcpdconf_group": ("str", [], "Group of the directory and the files."),
-    "tcpdconf_mode": ("str", [], "Mode of the files."),
+    "tcpdconf_mode": ("str", [], "Mode of the files, in quotes."),
+    "tcpdconf_no_log": ("bool", [], "Whether output, --diff and logs leave out what is configured."),
     "tcpdconf_install": ("bool", [], "Whether the role installs tcpdconf."),
     "tcpdconf_venv": ("path", [], "The virtual environment that tcpdconf is installed in."),
     "tcpdconf_python": ("str", [], "The Python, 3.11 or newer, that the virtual environment is made with."),
     "tcpdconf_wheel": ("str", [], "A wheel on the controller to install; from an index when empty."),
-    "tcpdconf_version": ("str", [], "The version to install; when empty, any, and never another one later."),
+    "tcpdconf_version": (
+        "str",
+        [],
+        "The version to install, in quotes; when empty, any, and never another one later.",
+    ),
     "tcpdconf_index_url": ("str", [], "The package index; that of pip's own configuration when empty."),
     "tcpdconf_pip_arguments": ("str", [], "Further arguments of pip install."),
     "tcpdconf_service_manager": (
@@ -41,7 +46,7 @@ _OWN: Final[dict[str, tuple[str, list[str], str]]] = {
         "What starts tcpdconf; none is something that the role knows nothing of.",
     ),
     "tcpdconf_runtime_directory": ("path", [], "Where control.sock is, through which it is reloaded."),
-    "tcpdconf_migrate": ("bool", [], "Whether to translate what Courier serves on this host, once."),
+    "tcpdconf_migrate": ("bool", [], "Whether to translate what Courier serves on this host."),
     "tcpdconf_courier_directory": ("path", [], "Courier's own configuration."),
 }
 

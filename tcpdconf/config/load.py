@@ -162,7 +162,8 @@ def load(
     if to_serve:
         seen.add(host.check(loaded, {**services, **rest}))
         if not (seen.errors() or loaded.config.enabled() or loaded.config.daemon.allow_empty):
-            text, hint = "has no enabled service", "daemon.allow_empty = true allows that"
+            text, disabled = "has no enabled service", loaded.config.services
+            hint = "set enabled = true for one of them" if disabled else "describe one under [services.NAME]"
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
     if further is not None:
         seen.add(further(loaded, {**services, **rest}))

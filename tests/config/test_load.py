@@ -90,6 +90,21 @@ def test_a_directory_without_a_service_to_run_is_a_problem(tmp_path: Path, path:
     assert told(tmp_path / path) == [f"{tmp_path / path}: error: {text}"]
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[defaults]\nenabled = false\n" + service(), "set enabled = true for one of them"),
+        ("[defaults]\n", "describe one under [services.NAME]"),
+    ],
+    ids=["disabled", "none"],
+)
+def test_the_advice_for_no_service_is_a_service(tmp_path: Path, text: str, hint: str) -> None:
+    write(tmp_path, a=text)
+    with pytest.raises(problems.ConfigError) as error:
+        load.load(tmp_path)
+    assert [problem.hint for problem in error.value.problems] == [hint]
+
+
 def test_a_byte_order_mark_and_carriage_returns_are_no_problem(tmp_path: Path) -> None:
     write(tmp_path, a=b"\xef\xbb\xbf" + service().replace("\n", "\r\n").encode())
 

@@ -34,7 +34,7 @@ PLAY = """
 """
 SECONDS = 110
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow]
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]  # several runs each
 
 
 class Run(NamedTuple):
@@ -74,6 +74,22 @@ class Host:
 
         self.before: list[str] = []  # words in front of the command
         self.path = os.environ["PATH"]
+        self.environment: dict[
+            str, str
+        ] = {}  # what ansible-playbook and, on this host, modules get beside it
+
+    def log(self) -> pathlib.Path:
+        """Let modules log to this file instead of syslog, and ansible-playbook too."""
+        log = self.folder / "log"
+        (self.folder / "python").mkdir()
+        (self.folder / "python/syslog.py").write_text(
+            "from pathlib import Path\n"
+            "LOG_USER = LOG_INFO = 0\n"
+            "def openlog(*words): pass\n"
+            f"def syslog(priority, text):\n    with Path({str(log)!r}).open('a') as log: log.write(text)\n"
+        )
+        self.environment = {"PYTHONPATH": str(self.folder / "python"), "ANSIBLE_LOG_PATH": str(log)}
+        return log
 
     def play(self, *options: str, playbook: str = PLAY, **variables: object) -> Run:
         """Run the playbook."""
@@ -93,6 +109,7 @@ class Host:
                 "ANSIBLE_PIPELINING": "1",
                 "ANSIBLE_NOCOLOR": "1",
                 "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+                **self.environment,
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -284,12 +301,114 @@ def test_a_file_of_somebody_else_is_not_replaced(story: Story) -> None:
     assert (story.host.conf / "50-mine.toml").read_text() == "# mine\n"
 
 
+def test_a_bad_access_file_fails_before_anything_is_moved_into_place(story: Story) -> None:
+    services = story.host.variables["tcpdconf_services"]
+    rules = story.host.folder / "access.toml"
+    rules.write_text('[[rules]]\nnetwork = "192.0.2.0/33"\naction = "deny"\n')
+    hello = {**services["hello"], "access": [{"file": str(rules)}]}
+    files, before = story.host.files(), story.host.status()
+    try:
+        seen = story.host.play("--check", tcpdconf_services=greeters.changed(services, hello=hello))
+        done = story.host.play()
+    finally:
+        story.host.variables["tcpdconf_services"] = services
+
+    assert (seen.status, done.status) == (2, 2)
+    assert [f"{rules}:2:11: " in run.text for run in (seen, done)] == [True, True], done.text
+    assert story.host.files() == files
+    assert story.host.status()["config"] == before["config"]
+
+
 def test_a_key_that_the_schema_has_not_fails_first(tmp_path: pathlib.Path) -> None:
     peers.need("ansible-playbook")
     done = Host(tmp_path).play(tcpdconf_defaults={"limits": {"max_connection": 10}})
     assert done.status != 0
     assert "tcpdconf_defaults.limits.max_connection. Supported parameters include: levels, max_" in done.text
     assert not (tmp_path / "conf.d").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"tcpdconf_serivces": {}}, "does not know: tcpdconf_serivces (did you mean tcpdconf_services?). "),
+        (
+            {"tcpdconf_modes": "0640", "tcpdconf_xyzzy": 1},
+            "does not know: tcpdconf_modes (did you mean tcpdconf_mode?), tcpdconf_xyzzy. ",
+        ),
+        ({"tcpdconf_mode": 416}, "tcpdconf_mode must be a string, in quotes: "),
+        ({"tcpdconf_mode": 640}, "tcpdconf_mode must be a string, in quotes: "),
+        ({"tcpdconf_version": 1.1}, "tcpdconf_version must be a string, in quotes: "),
+    ],
+    ids=["misspelt", "several", "octal", "decimal", "version"],
+)
+def test_a_variable_that_is_not_what_was_meant_fails_first(
+    tmp_path: pathlib.Path, variables: dict[str, Any], said: str
+) -> None:
+    peers.need("ansible-playbook")
+    done = Host(tmp_path).play(**variables)
+    assert done.status != 0
+    assert said in done.text
+    assert not (tmp_path / "conf.d").exists()
+
+
+def test_the_module_by_itself_refuses_a_mode_that_is_a_number(tmp_path: pathlib.Path) -> None:
+    peers.need("ansible-playbook")
+    host = Host(tmp_path)
+    role = TOP / "deploy/ansible/roles/tcpdconf"
+    host.environment = {
+        "ANSIBLE_LIBRARY": str(role / "library"),
+        "ANSIBLE_MODULE_UTILS": str(role / "module_utils"),
+    }
+    module = {"path": str(host.conf), "command": f"{sys.prefix}/bin/tcpdconf", "tables": {}, "mode": 416}
+    tasks = [{"tcpdconf_fragments": module}]
+    playbook = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
+    done = host.play(playbook=json.dumps(playbook))
+    assert done.status != 0
+    assert "mode: must be a string, in quotes as in " in done.text
+
+
+@pytest.mark.parametrize("services", [{}, {"hello": {**greeters.service(4025), "enabled": False}}])
+def test_no_services_are_a_problem_and_not_advised(tmp_path: pathlib.Path, services: dict[str, Any]) -> None:
+    peers.need("ansible-playbook")
+    host = Host(tmp_path)
+    done = host.play(tcpdconf_services=services)
+    assert done.status != 0
+    said = "enables none of its services" if services else "is empty"
+    assert (
+        f"no service would run: tcpdconf_services {said}, and no other file in {host.conf} has" in done.text
+    )
+    assert "allow_empty" not in done.text
+    assert host.files() == {}
+
+
+def test_no_log_hides_what_is_configured(story: Story) -> None:
+    """The zone of a paid list is a key: neither output nor --diff nor a log may have it."""
+    host, services = story.host, story.host.variables["tcpdconf_services"]
+    key = "k3yk3yk3yk3y"
+    lists = [{"zone": f"{key}.zen.example", "action": "block", "variable": "BLOCK"}]
+    hello = {**services["hello"], "dns_lists": lists}
+    good, bad = (greeters.changed(services, hello=each) for each in (hello, {**hello, "umaks": "022"}))
+    log = host.log()
+    try:
+        hidden = [
+            host.play("--check", "--diff", "-vvv", tcpdconf_no_log=True, tcpdconf_services=bad),
+            host.play("--diff", "-vvv", tcpdconf_services=good),
+            host.play("--diff", "-vvv"),
+            host.play("--diff", "-vvv", tcpdconf_services=services),
+        ]
+        logged = log.read_text()
+        shown = host.play("--check", "--diff", tcpdconf_no_log=False, tcpdconf_services=good)
+        logged_then = log.read_text()
+    finally:
+        host.environment = {}
+        host.variables["tcpdconf_services"] = services
+
+    assert [run.status for run in hidden] == [2, 0, 0, 0], hidden
+    assert [run.figures["changed"] for run in hidden] == [0, 2, 0, 2]
+    assert [run.text.count(key) for run in hidden] == [0, 0, 0, 0]
+    assert key not in logged
+    assert ["Invoked with" in logged, "tables=" in logged, "tables=" in logged_then] == [True, False, True]
+    assert key in shown.text
 
 
 def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Path) -> None:
@@ -328,7 +447,7 @@ def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Pat
 def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
     peers.need("ansible-playbook")
     page = TOP / "docs/how-to/ansible.md"
-    playbook, _ = (block.text for block in markdown.blocks(page, "yaml"))
+    playbook, *_ = (block.text for block in markdown.blocks(page, "yaml"))
     host = Host(tmp_path)
     host.variables |= {"ansible_connection": "local", "ansible_become": False}
     for command, shown in zip(
@@ -341,23 +460,83 @@ def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
     assert not host.conf.exists() or host.files() == {}
 
 
-@pytest.mark.network
-def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path, wheel: pathlib.Path) -> None:
-    """Nothing is there before; what Courier serves is translated, once, and a dry run says so."""
+def courier_host(folder: pathlib.Path) -> Host:
+    """A host that serves SMTP and IMAP with Courier's couriertcpd, and is to be migrated."""
     peers.need("ansible-playbook", "/usr/sbin/courieresmtpd")
     peers.need_root()
-    courier = tmp_path / "courier"
-    courier.mkdir()
-    (courier / "esmtpd").write_text(
-        "PORT=25\nMAXDAEMONS=9\nMAXPERC=9\nMAXPERIP=9\nMAILUSER=daemon\nMAILGROUP=daemon\nPIDFILE=/run/x\n"
-    )
-    host = Host(tmp_path)
+    (folder / "courier").mkdir()
+    smtp = "PORT=25\nMAXDAEMONS=9\nMAXPERC=9\nMAXPERIP=9\nMAILUSER=daemon\nMAILGROUP=daemon\nPIDFILE=/run/x\n"
+    imap = "ADDRESS=0\nPORT=143\nMAXDAEMONS=40\nMAXPERIP=4\nPIDFILE=/run/y\nIMAPDSTART=YES\n"
+    (folder / "courier/esmtpd").write_text(smtp)
+    (folder / "courier/imapd").write_text(imap)
+    host = Host(folder)
+    host.variables |= {"tcpdconf_migrate": True, "tcpdconf_courier_directory": str(folder / "courier")}
+    return host
+
+
+def test_a_migration_is_done_once_and_keeps_what_somebody_has_edited(tmp_path: pathlib.Path) -> None:
+    host = courier_host(tmp_path)
+
+    seen = host.play("--check", "--diff")
+    first = host.play()
+    second = host.play()
+
+    assert "+[services.smtp]" in seen.text
+    assert seen.changed == first.changed == ["Make the directory", "Write the configuration"], first.text
+    assert "systemctl disable --now courier-mta courier-imap" in first.text
+    assert second.figures["changed"] == second.figures["failed"] == 0, second.text
+    assert "systemctl disable" not in second.text
+
+    edited = host.conf / "smtp.toml"
+    edited.write_text(mine := edited.read_text().replace("max_connections = 9", "max_connections = 8"))
+    imap = tmp_path / "courier/imapd"
+    imap.write_text(imap.read_text().replace("MAXDAEMONS=40", "MAXDAEMONS=41"))
+
+    seen = host.play("--check", "--diff")
+    assert "max_connections = 41" not in (host.conf / "imap.toml").read_text()
+    done = host.play()
+    again = host.play()
+
+    assert "-max_connections = 40\n+max_connections = 41\n" in seen.text
+    assert "max_connections = 8" not in seen.text
+    assert seen.changed == done.changed == ["Write the configuration"], done.text
+    assert [str(edited) in run.text for run in (second, seen, done, again)] == [False, True, True, True]
+    assert edited.read_text() == mine
+    assert "max_connections = 41" in (host.conf / "imap.toml").read_text()
+    assert again.figures["changed"] == again.figures["failed"] == 0, again.text
+
+
+def test_a_migration_leaves_out_what_the_variables_describe(tmp_path: pathlib.Path) -> None:
+    """What is to be served is judged as a whole: nothing is written when one part of it is refused."""
+    host = courier_host(tmp_path)
+    smtp = {**greeters.service(daemons.free_port()), "umaks": "022"}
+    refused = host.play(tcpdconf_services={"smtp": smtp}, tcpdconf_defaults={"lookup_names": True})
+    assert "50-smtp.toml:6:1: services.smtp.umaks: unknown key (did you mean umask?)" in refused.text
+    assert host.files() == {}
+
+    first = host.play(tcpdconf_services={"smtp": greeters.service(daemons.free_port())})
+    second = host.play()
+
+    assert sorted(host.files()) == ["00-tcpdconf.toml", "50-smtp.toml", "imap.toml"], first.text
+    assert second.figures["changed"] == second.figures["failed"] == 0, second.text
+
+
+def test_a_migration_of_nothing_fails_and_says_so(tmp_path: pathlib.Path) -> None:
+    host = courier_host(tmp_path)
+    done = host.play(tcpdconf_courier_directory=str(tmp_path / "no"))
+    assert done.status != 0
+    assert f"{tmp_path}/no" in done.text
+    assert host.files() == {}
+
+
+@pytest.mark.network
+def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path, wheel: pathlib.Path) -> None:
+    """Nothing is there before, and a dry run says what would be."""
+    host = courier_host(tmp_path)
     variables: dict[str, Any] = {
         "tcpdconf_install": True,
         "tcpdconf_venv": str(tmp_path / "venv"),
         "tcpdconf_wheel": str(wheel),
-        "tcpdconf_migrate": True,
-        "tcpdconf_courier_directory": str(courier),
     }
     seen = host.play("--check", **variables)
     assert seen.status == 0, seen.text
@@ -368,8 +547,9 @@ def test_a_courier_host_gets_it_from_a_wheel(tmp_path: pathlib.Path, wheel: path
 
     assert done.changed == [
         "Make the directory of the virtual environment", "Copy the wheel", "Install the wheel",
-        "Note what was installed", "Make the directory", "Translate Courier's configuration",
+        "Note what was installed", "Make the directory", "Write the configuration",
     ], done.text  # fmt: skip
     assert "[services.smtp]" in (host.conf / "smtp.toml").read_text()
 
     assert host.play("--check").figures["changed"] == 0
+    assert host.play().figures["changed"] == 0

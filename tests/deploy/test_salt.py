@@ -26,9 +26,11 @@ import pytest
 TOP = pathlib.Path(__file__).parents[2]
 SECONDS = 110
 WRITE = "file_|-tcpdconf-config-file-serialize"
+PILLAR = "test_|-tcpdconf-check-pillar"
+CHECK = "test_|-tcpdconf-check-config"
 RELOAD = "cmd_|-tcpdconf-service-running-reload"
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow]
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]  # several runs each
 
 
 class Run(NamedTuple):
@@ -53,6 +55,7 @@ class Minion:
         self.file = self.conf / "50-salt.toml"
         self.before: list[str] = []  # words in front of the command
         self.path = os.environ["PATH"]
+        self.options: list[str] = []  # more of salt-call's own
         self.config: dict[str, Any] = {}
         self.pillar: dict[str, Any] = {
             "directory": str(self.conf),
@@ -98,6 +101,7 @@ class Minion:
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run salt-call."""
         options = ["--local", f"--config-dir={self.folder}", "--retcode-passthrough", "--log-level=quiet"]
+        options += self.options
         return subprocess.run(
             [*self.before, "salt-call", *options, *words],
             cwd=self.folder,
@@ -198,10 +202,18 @@ def test_a_bad_value_fails_before_anything_is_moved_into_place(story: Story) -> 
     text, before = minion.file.read_text(), minion.daemon_status()
     bad = {**greeters.service(story.ports[1]), "limits": {"max_per_ip": 0}, "umaks": "022"}
     try:
-        done = minion.apply(services=greeters.changed(services, other=bad))
+        seen = minion.apply("test=True", services=greeters.changed(services, other=bad))
+        done = minion.apply()
     finally:
         minion.config["services"] = services
 
+    assert seen.status != 0
+    told = re.findall(rf"^{minion.file}:\d+:\d+: error: (.*)$", seen.states[CHECK]["comment"], re.MULTILINE)
+    assert told == [
+        "services.other.umaks: unknown key",
+        "services.other.limits.max_per_ip: must be at least 1, not 0",
+    ], seen.states[CHECK]["comment"]
+    assert [seen.states[name]["result"] for name in (WRITE, RELOAD)] == [False, False]
     assert done.status != 0
     assert "services.other.umaks: unknown key" in done.states[WRITE]["comment"]
     assert "services.other.limits.max_per_ip: must be at least 1, not 0" in done.states[WRITE]["comment"]
@@ -209,6 +221,165 @@ def test_a_bad_value_fails_before_anything_is_moved_into_place(story: Story) -> 
     assert minion.file.read_text() == text
     assert [path.name for path in minion.conf.parent.iterdir() if path.suffix == ".toml"] == []
     assert minion.daemon_status()["config"] == before["config"]
+
+
+def test_a_bad_access_file_fails_before_anything_is_moved_into_place(story: Story) -> None:
+    minion, services = story.minion, story.minion.config["services"]
+    rules = minion.folder / "access.toml"
+    rules.write_text('[[rules]]\nnetwork = "192.0.2.0/33"\naction = "deny"\n')
+    hello = {**services["hello"], "access": [{"file": str(rules)}]}
+    text, before = minion.file.read_text(), minion.daemon_status()
+    try:
+        seen = minion.apply("test=True", services=greeters.changed(services, hello=hello))
+        done = minion.apply()
+    finally:
+        minion.config["services"] = services
+
+    assert f"{rules}:2:11: error: " in seen.states[CHECK]["comment"]
+    assert f"{rules}:2:11: error: " in done.states[WRITE]["comment"]
+    assert minion.file.read_text() == text
+    assert minion.daemon_status()["config"] == before["config"]
+
+
+def test_show_changes_hides_what_is_configured(story: Story) -> None:
+    """The zone of a paid list is a key: neither results nor the log, not even at debug, may have it."""
+    minion, services = story.minion, story.minion.config["services"]
+    key = "k3yk3yk3yk3y"
+    lists = [{"zone": f"{key}.zen.example", "action": "block", "variable": "BLOCK"}]
+    hello = {**services["hello"], "dns_lists": lists}
+    good, bad = (greeters.changed(services, hello=each) for each in (hello, {**hello, "umaks": "022"}))
+    log = minion.folder / "log"
+    minion.options = ["--log-file-level=debug", f"--log-file={log}"]
+    minion.pillar["show_changes"] = False
+    try:
+        hidden = [
+            minion.apply("test=True", services=bad),
+            minion.apply(),
+            minion.apply("test=True", services=good),
+            minion.apply(),
+            minion.apply(services=services),
+        ]
+        logged = log.read_text()
+        minion.pillar["show_changes"] = True
+        shown = minion.apply("test=True", services=good)
+    finally:
+        minion.options = []
+        minion.pillar.pop("show_changes")
+        minion.config["services"] = services
+
+    assert [run.status for run in hidden] == [2, 2, 0, 0, 0], hidden
+    assert "show_changes hides why" in hidden[0].states[CHECK]["comment"]
+    assert "show_changes hides why" in hidden[1].states[WRITE]["comment"]
+    assert [hidden[run].states[RELOAD]["changes"].get("retcode") for run in (3, 4)] == [0, 0]
+    assert [json.dumps(run.states).count(key) for run in hidden] == [0, 0, 0, 0, 0]
+    assert "Executing state file.serialize" in logged
+    assert key not in logged
+    assert key in json.dumps(shown.states)
+
+
+@pytest.mark.parametrize(
+    ("pillar", "said"),
+    [
+        (
+            {"modes": "0640", "xyzzy": 1, "package": {"whel": ""}, "service": {"manger": "none"}},
+            [
+                "tcpdconf:package:whel: unknown key (did you mean wheel?)",
+                "tcpdconf:service:manger: unknown key (did you mean manager?)",
+                "tcpdconf:modes: unknown key (did you mean mode?)",
+                "tcpdconf:xyzzy: unknown key",
+            ],
+        ),
+        (
+            {"mode": 416, "show_changes": "false", "package": {"version": 1.1}},
+            [
+                "tcpdconf:package:version: must be a string, in quotes (",
+                "tcpdconf:mode: must be a string, in quotes (",
+                "tcpdconf:show_changes: must be true or false, not 'false'",
+            ],
+        ),
+        (
+            {"package": [], "service": None},
+            [
+                "tcpdconf:package: must be a table of keys and values",
+                "tcpdconf:service: must be a table of keys and values",
+            ],
+        ),
+    ],
+    ids=["unknown", "numbers", "tables"],
+)
+def test_a_pillar_that_is_not_what_was_meant_changes_nothing(
+    tmp_path: pathlib.Path, pillar: dict[str, Any], said: list[str]
+) -> None:
+    minion = Minion(tmp_path)
+    for name, value in pillar.items():
+        nested = isinstance(value, dict)
+        minion.pillar[name] = {**minion.pillar[name], **value} if nested else value
+    done = minion.apply(services={"hello": greeters.service(daemons.free_port())})
+    told = done.states[PILLAR]["comment"].splitlines()
+    assert [
+        line for line, start in zip(sorted(told), sorted(said), strict=True) if not line.startswith(start)
+    ] == []
+    assert done.status != 0
+    assert done.changed == []
+    assert not minion.conf.exists()
+
+
+def test_a_umask_without_quotes_is_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
+    minion = Minion(tmp_path)
+    done = minion.apply(services={"hello": {**greeters.service(4025), "umask": 18}})
+    assert done.states[CHECK]["comment"].startswith(
+        'tcpdconf:config: services.hello.umask: quote it, as in "022"'
+    )
+    assert done.states[WRITE]["result"] is False
+    assert not minion.file.exists()
+
+
+def test_a_misspelt_pillar_is_named(tmp_path: pathlib.Path) -> None:
+    minion = Minion(tmp_path)
+    (tmp_path / "pillar/top.sls").write_text("base: {'*': [other]}\n")
+    (tmp_path / "pillar/other.sls").write_text("tcpdcnof: {}\n")
+    done = minion.apply("test=True")
+    assert done.states[PILLAR]["comment"] == "the pillar has no key tcpdconf (is tcpdcnof meant?)"
+    assert done.changed == []
+
+
+@pytest.mark.parametrize(
+    ("options", "services", "foreign", "said"),
+    [
+        (
+            [],
+            {},
+            None,
+            "no service would run: tcpdconf:config:services is empty, and {conf} has no other file. ",
+        ),
+        (
+            [],
+            {},
+            "[defaults]\n",
+            "{conf}: error: has no enabled service\nhint: describe one under [services.NAME]",
+        ),
+        (
+            ["test=True"],
+            {"hello": {**greeters.service(4025), "enabled": False}},
+            None,
+            "{conf}: error: has no enabled service\nhint: set enabled = true for one of them",
+        ),
+    ],
+    ids=["none", "beside", "disabled"],
+)
+def test_no_services_are_a_problem_and_not_advised(
+    tmp_path: pathlib.Path, options: list[str], services: dict[str, Any], foreign: str | None, said: str
+) -> None:
+    minion = Minion(tmp_path)
+    if foreign:
+        minion.conf.mkdir(parents=True)
+        (minion.conf / "90-foreign.toml").write_text(foreign)
+    done = minion.apply(*options, services=services)
+    told = "\n".join(state["comment"] for state in done.states.values())
+    assert done.status != 0
+    assert said.format(conf=minion.conf) in told
+    assert "allow_empty" not in told
+    assert not minion.file.exists()
 
 
 def test_a_removed_service_is_purged_and_its_port_is_anothers(story: Story) -> None:
@@ -285,7 +456,7 @@ def test_with_systemd_there_is_a_unit_that_knows_the_paths(tmp_path: pathlib.Pat
 def test_the_how_to_shows_what_happens(tmp_path: pathlib.Path) -> None:
     page = TOP / "docs/how-to/salt.md"
     minion = Minion(tmp_path)
-    (pillar,) = markdown.blocks(page, "yaml")
+    pillar, _ = markdown.blocks(page, "yaml")
     (tmp_path / "pillar/top.sls").write_text("base: {'*': [page, tcpdconf]}\n")
     (tmp_path / "pillar/page.sls").write_text(pillar.text)
     said = []

@@ -1,6 +1,10 @@
 {%- from "tcpdconf/map.jinja" import tcpdconf, command, file with context %}
+{%- set header = salt["cp.get_file_str"]("salt://tcpdconf/files/header.txt") %}
+{%- set check = command ~ " check --replace " ~ file ~ '="$0" ' ~ tcpdconf.directory %}
+{%- set refused = "tcpdconf check refuses it, and tcpdconf:show_changes hides why" %}
 
 include:
+  - tcpdconf.check
   - tcpdconf.package.install
 
 tcpdconf-config-file-directory:
@@ -10,6 +14,8 @@ tcpdconf-config-file-directory:
     - group: {{ tcpdconf.group }}
     - mode: '0755'
     - makedirs: true
+    - require:
+      - test: tcpdconf-check-pillar
 
 # One file, so that every change is one: a port may go from one service to another. The draft, which check_cmd
 # gets as its last word, must not lie in the directory itself, where a daemon watches.
@@ -19,13 +25,19 @@ tcpdconf-config-file-serialize:
     - dataset_pillar: tcpdconf:config
     - serializer: tcpdconf_toml
     - serializer_opts:
-      - header: "# Written by Salt. What is changed here is lost at the next run.\n\n"
+      - header: {{ header | json }}
     - user: {{ tcpdconf.user }}
     - group: {{ tcpdconf.group }}
     - mode: '{{ tcpdconf.mode }}'
-    - check_cmd: sh -c 'exec {{ command }} check --replace {{ file }}="$0" {{ tcpdconf.directory }}'
+    - show_changes: {{ tcpdconf.show_changes | json }}
+    {%- if tcpdconf.show_changes %}
+    - check_cmd: sh -c 'exec {{ check }}'
+    {%- else %}
+    - check_cmd: sh -c '{{ check }} >/dev/null 2>&1 || { echo "{{ refused }}"; exit 1; }'
+    {%- endif %}
     - tmp_dir: {{ salt["file.dirname"](tcpdconf.directory) }}
     - tmp_ext: .toml
     - require:
+      - test: tcpdconf-check-config
       - sls: tcpdconf.package.install
       - file: tcpdconf-config-file-directory

@@ -6,11 +6,17 @@
 {%-   set pip = pip ~ " --index-url " ~ package.index_url %}
 {%- endif %}
 
+include:
+  - tcpdconf.check
+
 {%- if package.install %}
+
 tcpdconf-package-install-venv:
   cmd.run:
     - name: {{ package.python }} -m venv {{ package.venv }}
     - creates: {{ package.venv }}/bin/pip
+    - require:
+      - test: tcpdconf-check-pillar
 
 {%-   if package.wheel %}
 
@@ -45,5 +51,7 @@ tcpdconf-package-install-pip:
 {%- else %}
 
 tcpdconf-package-install-elsewhere:
-  test.nop
+  test.nop:
+    - require:
+      - test: tcpdconf-check-pillar
 {%- endif %}

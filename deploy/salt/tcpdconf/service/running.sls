@@ -1,6 +1,8 @@
 {%- from "tcpdconf/map.jinja" import tcpdconf, command, control with context %}
+{%- set hidden = (not tcpdconf.show_changes) | json %}
 
 include:
+  - tcpdconf.check
   - tcpdconf.package.install
   - tcpdconf.config.file
 
@@ -11,6 +13,8 @@ tcpdconf-service-running-unit:
     - name: /etc/systemd/system/tcpdconf.service
     - source: salt://tcpdconf/files/tcpdconf.service
     - mode: '0644'
+    - require:
+      - test: tcpdconf-check-pillar
 
 tcpdconf-service-running-paths:
   file.managed:
@@ -24,6 +28,8 @@ tcpdconf-service-running-paths:
         ExecStart={{ command }} run {{ control }} {{ tcpdconf.directory }}
         ExecReload=
         ExecReload={{ command }} reload {{ control }}
+    - require:
+      - test: tcpdconf-check-pillar
 
 {#- An older systemd does not know its keys. #}
 {%-   set grows = grains.get("systemd", {}).get("version", 0) | int >= 254 %}
@@ -35,6 +41,8 @@ tcpdconf-service-running-restart:
     - source: salt://tcpdconf/files/restart.conf
     - makedirs: true
     - mode: '0644'
+    - require:
+      - test: tcpdconf-check-pillar
 {%-   endif %}
 
 tcpdconf-service-running-daemon-reload:
@@ -64,7 +72,9 @@ tcpdconf-service-running:
 tcpdconf-service-running-reload:
   cmd.wait:
     - name: {{ command }} reload {{ control }}
-    - onlyif: {{ command }} status {{ control }}
+    - onlyif: {{ command }} status {{ control }} >/dev/null
+    - hide_output: {{ hidden }}
+    - output_loglevel: {{ "debug" if tcpdconf.show_changes else "quiet" }}
     - watch:
       - sls: tcpdconf.config.file
 
@@ -74,5 +84,7 @@ tcpdconf-service-running-reload-again:
     - name: {{ command }} reload {{ control }}
     - onlyif: >-
         {{ command }} status --format=json {{ control }} | grep -Fq '"ok": false'
+    - hide_output: {{ hidden }}
+    - output_loglevel: {{ "debug" if tcpdconf.show_changes else "quiet" }}
     - require:
       - cmd: tcpdconf-service-running-reload

@@ -71,7 +71,7 @@ def _literal(key: Key, value: object) -> str:
         return _string(key, value)
     if isinstance(value, (int, float)):
         if key[-1] == "umask":
-            raise ValueError(f'{_dotted(key)}: quote it, as in "022": YAML reads 022 as the number 18')
+            raise ValueError(f'{_dotted(key)}: quote it, as in "022": YAML reads 022 as another number')
         return str(value)
     if isinstance(value, dict):
         pairs = [
