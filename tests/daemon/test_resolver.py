@@ -170,9 +170,11 @@ def test_any_octets_are_an_answer_or_none(data: bytes, echo: bool) -> None:
 def test_a_truncated_answer_is_asked_for_over_tcp(server: dnsservers.Server) -> None:
     many = tuple(f"A 127.0.{n}.2" for n in range(60))
     server.says(NAME, "A", dnsservers.Reply(records=many, truncated=True, drip=0.0002))
-    client = resolvers.Client(server.address)
+    client = resolvers.Client(server.address, timeout=60)  # a thousand bytes, each in its own time
 
-    assert client.ask(A) == [query.Answer("answer", tuple(f"127.0.{n}.2" for n in range(60)), ttl=300)]
+    assert client.ask(A, patience=60) == [
+        query.Answer("answer", tuple(f"127.0.{n}.2" for n in range(60)), ttl=300)
+    ]
     assert [asked.transport for asked in server.asked] == ["udp", "tcp"]
     assert client.ask(A)[0].status == "answer"
     assert len(server.asked) == 2

@@ -253,7 +253,7 @@ def test_ten_thousand_paths_fit_a_message(place: Place) -> None:
 def test_nothing_of_watchdog_gets_into_the_supervisor() -> None:
     """It has threads, and the supervisor forks."""
     code = "import sys; from tcpdconf.daemon import running, watch; sys.exit('watchdog' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=watchers.SECONDS)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=6 * watchers.SECONDS)
 
 
 def test_paths() -> None:
