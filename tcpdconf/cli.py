@@ -1,7 +1,7 @@
 """The command `tcpdconf`: each subcommand a short function that gives its exit status.
 
-0: done; 2: wrong usage (argparse); 78: bad configuration; 1: anything else. What a subcommand needs is
-imported when it runs, so that checking a file does not wait for the daemon.
+0: done; 2: wrong usage (3 for `status --check`); 78: bad configuration; 1: anything else. What a subcommand
+needs is imported when it runs, so that checking a file does not wait for the daemon.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from tcpdconf import arguments
+from tcpdconf import arguments, usage
 
 if TYPE_CHECKING:
     from tcpdconf import arrival
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not hide a problem
-    given = arguments.parser().parse_args(argv)
+    given = arguments.parse(argv)
     try:
         status = COMMANDS[given.command](given)
         sys.stdout.flush()
@@ -65,7 +65,7 @@ def check(given: argparse.Namespace) -> int:
             found += tried
     except problems.ConfigError as error:
         found = list(error.problems)
-    sys.stdout.write(problems.render(found, given.format))
+    sys.stdout.write(problems.render(found, given.format, colour=usage.has_colour(given.color, sys.stdout)))
     errors = sum(problem.severity == "error" for problem in found)
     if given.format == "text" and not given.quiet:
         sys.stdout.write(("\n" if found and lists else "") + lists)
@@ -95,7 +95,7 @@ def show(given: argparse.Namespace) -> int:
     try:
         loaded = load.load(given.directory)
     except problems.ConfigError as error:
-        sys.stderr.write(problems.render(error.problems))
+        _complain(error.problems, given.color)
         return EX_CONFIG
     data = render.data(loaded.config)
     if given.format == "toml":
@@ -115,11 +115,11 @@ def explain(given: argparse.Namespace) -> int:
     from tcpdconf.daemon import running  # noqa: PLC0415
 
     try:
-        loaded = running.chosen(load.load(given.conf), [given.service])
-        live = explain.clients(given.runtime_dir, given.conf)
+        loaded = running.chosen(load.load(given.directory), [given.service])
+        live = explain.clients(given.runtime_dir, given.directory)
         found = explain.explain(loaded, _request(given), running.environment(), live)
     except problems.ConfigError as error:
-        sys.stderr.write(problems.render(error.problems))
+        _complain(error.problems, given.color)
         return EX_CONFIG
     except explain.ExplainError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -127,6 +127,13 @@ def explain(given: argparse.Namespace) -> int:
     as_told = explanation.as_json if given.format == "json" else explanation.as_text
     sys.stdout.write(as_told(found))
     return 0 if found["verdict"] == "admitted" else 1
+
+
+def _complain(found: "Sequence[problems.Problem]", color: str) -> None:
+    """Print problems on standard error."""
+    from tcpdconf.config import problems  # noqa: PLC0415 (each command imports what it needs)
+
+    sys.stderr.write(problems.render(found, colour=usage.has_colour(color, sys.stderr)))
 
 
 def _request(given: argparse.Namespace) -> "arrival.Request":
@@ -147,6 +154,10 @@ def status(given: argparse.Namespace) -> int:
     """Show the state of the running daemon."""
     from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
 
+    if given.check:
+        return controlling.check(given.runtime_dir)
+    if given.wait is not None:
+        return controlling.wait(given.runtime_dir, given.format, given.wait)
     return controlling.status(given.runtime_dir, given.format, again=given.watch)
 
 
@@ -161,7 +172,8 @@ def reload(given: argparse.Namespace) -> int:
     """Let the running daemon load its configuration again."""
     from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
 
-    return controlling.reload(given.runtime_dir)
+    act = controlling.compare if given.dry_run else controlling.reload
+    return act(given.runtime_dir, given.color)
 
 
 def stop(given: argparse.Namespace) -> int:
