@@ -24,6 +24,7 @@ from tcpdconf.daemon import (
     log,
     loop,
     notify,
+    preview,
     procfs,
     relay,
     reloads,
@@ -85,6 +86,7 @@ class Supervisor:
             ended=self._reloaded,
         )
         self._watching = watching.Watching(self._loop, self._changed)
+        self._preview = preview.Preview(self._loop, order.read, self._reloads)
         self._commands = commands.Commands(self._loop, self._reloads, self._activated, self._drain)
         self._controlled: control.Control | None = None
         self._all: list[service.Service] = []  # with those that are coming, or drain
@@ -125,8 +127,9 @@ class Supervisor:
         if runtime is None:
             return
         replace = self._order.predecessor is not None
+        known = {**self._commands.all(), "compare": self._preview.answer}
         try:
-            self._controlled = control.Control(self._loop, runtime, self._commands.all(), replace=replace)
+            self._controlled = control.Control(self._loop, runtime, known, replace=replace)
         except OSError as error:
             log.warning(f"no control socket: {runtime}: {error.strerror}")
 
@@ -241,7 +244,9 @@ class Supervisor:
     def _ended(self, found: procfs.Process, status: int, programs: list[tuple[int, int, int]]) -> None:
         """Take note of one process that ended; one that is nobody's was a program."""
         pid = found.pid
-        if not self._watching.ended(pid, status) and not any(each.ended(pid, status) for each in self._all):
+        if self._watching.ended(pid, status) or self._preview.ended(pid):
+            return
+        if not any(each.ended(pid, status) for each in self._all):
             programs.append((pid, found.start, status))
 
     def _forget(self) -> None:
