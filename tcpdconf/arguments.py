@@ -73,7 +73,7 @@ def _run(command: argparse.ArgumentParser) -> None:
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    _directory(command)
+    _directory(command, "directory of *.toml files, or one such file, to be checked alone")
     command.add_argument(
         "--replace",
         metavar="FILE=CANDIDATE",
@@ -192,12 +192,12 @@ def _nothing(_command: argparse.ArgumentParser) -> None:
     """It has no options of its own."""
 
 
-def _directory(command: argparse.ArgumentParser) -> None:
+def _directory(command: argparse.ArgumentParser, what: str = "directory of *.toml files") -> None:
     command.add_argument(
         "directory",
         metavar="DIR",
         nargs="?",
-        help=f"directory of *.toml files (default: {DIRECTORY})",
+        help=f"{what} (default: {DIRECTORY})",
     )
     command.add_argument("--conf", metavar="DIR", help="the same, as an option")
 

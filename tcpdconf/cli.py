@@ -55,9 +55,15 @@ def check(given: argparse.Namespace) -> int:
 
     loaded: load.Loaded | None = None
     lists = ""
+    alone = os.path.exists(given.directory) and not os.path.isdir(given.directory)
+    if alone and given.replace:
+        given.chosen.error(f"--replace goes with a directory, and {given.directory} is a file")
     try:
         loaded = load.load(
-            given.directory, dict(given.replace), further=None if given.fast else checking.files
+            given.directory,
+            dict(given.replace),
+            further=None if given.fast else checking.files,
+            alone=alone,
         )
         found = [*loaded.warnings, *checking.rules(loaded)]
         if given.probe:
@@ -70,6 +76,8 @@ def check(given: argparse.Namespace) -> int:
     if given.format == "text" and not given.quiet:
         sys.stdout.write(("\n" if found and lists else "") + lists)
         print(("\n" if found else "") + f"{given.directory}: {_summary(loaded, found, errors)}")
+        if alone:
+            sys.stdout.write(checking.within_its_set(given.directory))
     return EX_CONFIG if errors or (given.strict and found) else 0
 
 
