@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tcpdconf.policy import connection
 
 DIRECTORY: Final = "/etc/tcpdconf/conf.d"
+WITH_DIRECTORY: Final = frozenset({"run", "check", "show"})  # commands whose first word is DIR
 _seconds: Final = usage.duration(0, 604800)  # that connections, or a daemon, may be waited for
 _DURATION: Final = 'a number of seconds, or a duration such as "5min"'
 
@@ -51,6 +52,15 @@ def parser() -> usage.Parser:
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
     for name, (text, add) in _COMMANDS.items():
         add(commands.add_parser(name, help=text))
+    return made
+
+
+def command(name: str) -> usage.Parser | None:
+    """Make the parser of one subcommand alone."""
+    if name not in _COMMANDS:
+        return None
+    made = usage.Parser(prog=f"tcpdconf {name}")
+    _COMMANDS[name][1](made)
     return made
 
 

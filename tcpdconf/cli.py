@@ -5,6 +5,7 @@ needs is imported when it runs, so that checking a file does not wait for the da
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tcpdconf.config import load, problems
 
 EX_CONFIG: Final = 78
+_COMPLETE: Final = "--complete-services"  # of the shells (docs/completions.py), not of people
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not hide a problem
-    given = arguments.parse(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == [_COMPLETE]:
+        return _complete(words[1:])
+    given = arguments.parse(words)
     try:
         status = COMMANDS[given.command](given)
         sys.stdout.flush()
@@ -35,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 1
     return status
+
+
+def _complete(words: Sequence[str]) -> int:
+    """Print the names of services that a shell offers; nothing where there is anything wrong."""
+    from tcpdconf import completion  # noqa: PLC0415 (each command imports what it needs)
+
+    with contextlib.suppress(Exception):
+        sys.stdout.write("".join(f"{name}\n" for name in completion.services(words)))
+    return 0
 
 
 def run(given: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn, TextIO
 
 import tcpdconf
@@ -45,8 +45,27 @@ class Parser(argparse.ArgumentParser):
 
     def hint(self, word: str) -> str:
         """Return the end of a message about an option that there is not; nothing without a near one."""
-        meant = near(word.partition("=")[0], self._option_string_actions) if word.startswith("-") else None
+        meant = near(word.partition("=")[0], self.options) if word.startswith("-") else None
         return f"; did you mean {meant}?" if meant else ""
+
+    @property
+    def options(self) -> Collection[str]:
+        """Every option that there is."""
+        return self._option_string_actions.keys()
+
+    def guessed(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Read what can be read of an unfinished command line: values by their option, and other words."""
+        values: dict[str, str] = {}
+        others: list[str] = []
+        rest = iter(words)
+        for word in rest:
+            option, equals, value = word.partition("=")
+            action = self._option_string_actions.get(option)
+            if action is not None and action.nargs != 0:
+                values[option] = value if equals else next(rest, "")
+            elif not word.startswith("-"):
+                others.append(word)
+        return values, others
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and end with 2.
