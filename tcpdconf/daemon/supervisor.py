@@ -167,8 +167,9 @@ class Supervisor:
             self._keep_alive(watchdog)
             heartbeat.Heartbeat(self._loop, watchdog, self._workers).start()
         elif last.ok:
-            level: log.Level = "info" if last.outcome.changed or last.asked else "debug"
-            log.write(level, "reloaded", changed=",".join(last.outcome.changed) or "nothing")
+            level: log.Level = "info" if last.outcome.details or last.asked else "debug"
+            only = "[daemon]" if last.outcome.details else "nothing"
+            log.write(level, "reloaded", changed=",".join(last.outcome.changed) or only)
         else:
             log.excerpt("error", problems.render(last.outcome.problems))
             log.error("the configuration is not taken on; the one before goes on")
