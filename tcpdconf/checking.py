@@ -42,9 +42,9 @@ def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Pro
             known = tuple(item for item in settings.dns_lists if not isinstance(item, str) or item in chains)
             given.open(settings.model_copy(update={"dns_lists": known}), who, chains)
             given.judge_log(settings, who)
-            for key, text in given.irregular:
+            for key, text, _ in given.irregular:
                 yield loaded.problem(("services", name, *key), text, "missing-file")
-            for key, text in given.untrusted:
+            for key, text, _ in given.untrusted:
                 yield loaded.problem(("services", name, *key), text, "untrusted-path", hint=_UNTRUSTED)
             yield from filecheck.read(loaded, name, settings, who, given)
         except host.UnknownNameError:

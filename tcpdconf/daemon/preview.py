@@ -168,9 +168,7 @@ class _Comparison:
                 found = self._unreadable(name, settings, given)
         finally:
             given.close()
-        for failure in found:
-            key = ("services", name, *failure.key)
-            self._problems.append(self._loaded.problem(key, failure.text, "cannot-use"))
+        self._problems += [assignment.problem(self._loaded, name, failure) for failure in found]
 
     def _unreadable(
         self, name: str, settings: model.Service, given: handover.Handover

@@ -215,8 +215,7 @@ class Reload:
             self._read += self._services[name].opened.items()
 
     def _fail(self, name: str, failure: assignment.Failure) -> None:
-        where = ("services", name, *failure.key)
-        self._problems.append(self._loaded.problem(where, failure.text, "cannot-use"))
+        self._problems.append(assignment.problem(self._loaded, name, failure))
 
     def _late(self) -> None:
         for name in sorted(self._waiting):

@@ -194,8 +194,8 @@ class Supervisor:
             case "report":
                 self._commands.reported(each, message)
             case "broken":
-                for key, text in assignment.failures(message):
-                    log.error(text, service=each.name, key=problems.dotted(key))
+                for failure in assignment.failures(message):
+                    log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
             case kind:
                 if kind == "serving" and message["first"]:
                     log.info("ready", service=each.name, pid=each.pids[0])

@@ -125,6 +125,34 @@ def test_a_bad_configuration_is_shown_as_check_shows_it(tmp_path: pathlib.Path) 
         assert (status, "\x1b[1;31merror\x1b[0m: services.test.limits.max_per_ip" in err) == (1, True)
 
 
+def test_a_bad_access_file_is_shown_as_check_shows_it(tmp_path: pathlib.Path) -> None:
+    rules = tmp_path / "smtpaccess"
+    rules.write_text("192.0.2\tallow\n192.0.3\tDENY\n")
+    rules.chmod(0o644)
+    text = service(daemons.free_port())
+    with reloads.Daemon(tmp_path, text) as daemon:
+        daemon.write(
+            text.replace(
+                "[services.test.limits]", f'access = [{{ file = "{rules}" }}]\n[services.test.limits]'
+            )
+        )
+        shown = subprocess.run(
+            [sys.executable, "-m", "tcpdconf", "check", daemon.conf],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        excerpt = shown.removesuffix(f"\n{daemon.conf}: 1 problem\n")
+        assert excerpt.startswith(
+            f"{rules}:2:9: error: services.test.access[0].file: cannot load access rules: "
+        )
+        assert " 2 | 192.0.3\tDENY\n" in excerpt
+        assert dry_run(daemon) == (78, "", excerpt + "a reload would be rejected\n")
+        assert tcpdconf(daemon, "reload")[2] == excerpt + "rejected: what was loaded before goes on\n"
+        last = daemon.ask("status")["last_reload"]["problems"]
+        assert [(each["file"], each["line"], each["column"]) for each in last] == [(str(rules), 2, 9)]
+
+
 def test_a_long_line_is_cut_by_the_daemon(tmp_path: pathlib.Path) -> None:
     """Its problems, with their lines, would be larger than an answer may be."""
     text = service(daemons.free_port(), limits=LIMIT)
