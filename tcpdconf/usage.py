@@ -124,8 +124,10 @@ def duration(least: float, most: float) -> Callable[[str], float]:
 def has_colour(choice: str, stream: TextIO) -> bool:
     """Decide whether a stream gets colours: `choice` is "auto", "always" or "never".
 
-    "auto" is a terminal that has colours, and nobody who wants none (https://no-color.org).
+    "auto" is a terminal that may have colours, as compilers judge it by TERM, and nobody who wants none
+    (https://no-color.org).
     """
     if choice != "auto":
         return choice == "always"
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    may_have = os.environ.get("TERM", "dumb") != "dumb"
+    return may_have and not os.environ.get("NO_COLOR") and stream.isatty()

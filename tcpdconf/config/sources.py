@@ -137,7 +137,7 @@ def read(directory: str | Path, replace: Mapping[str, str], *, alone: bool = Fal
     except ValueError as error:
         found.problems.append(_whole(str(directory), str(error), "wrong-replacement"))
         return found
-    ignored = _ignored(paths if alone else os.listdir(directory))
+    ignored = _ignored(paths if alone else os.listdir(Path(directory)))
     if not paths:
         text = "has no file whose name ends in .toml"
         hint = f"rename {ignored[0]} to {_renamed(ignored[0])}" if ignored else None

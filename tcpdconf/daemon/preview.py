@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from tcpdconf.config import host, load, model, problems
+from tcpdconf.config import host, load, model, problems, tables
 from tcpdconf.daemon import (
     assignment,
     changes,
@@ -67,6 +67,11 @@ class Preview:
         known = pid in self._pids
         self._pids.discard(pid)
         return known
+
+    def close(self) -> None:
+        """End what compares: nobody is there to be answered."""
+        for pid in list(self._pids):
+            self._kill(pid)
 
     def _kill(self, pid: int) -> None:
         """End a process, and what it has started, unless it has been waited for."""
@@ -229,11 +234,22 @@ def _parsed(said: bytes) -> dict[str, Any]:
 
 def _others(setup: service.Setup, settings: model.Service, given: handover.Handover) -> Iterator[str]:
     """Yield what a service would be prepared anew for though nothing in the configuration has changed."""
-    process = service.Process(host.identity(settings), settings.directory, settings.umask)
-    if process.identity != setup.process.identity:
+    if host.identity(settings) != setup.process.identity:
         yield "its user has other numbers or groups"
     before = {role[:3]: role.signature for role in setup.roles if role.kind in material.READ}
-    after = {role[:3]: role.signature for role in given.roles if role.path}
+    after = {role[:3]: role.signature for role in given.roles}
     for role in dict.fromkeys((*after, *before)):
         if before.get(role) != after.get(role):
             yield f"{role[2]} has changed"
+    for log_file in (role for role in setup.roles if role.kind == "stderr" and role.path):
+        if settings.stderr == tables.StderrFile(file=log_file.path) and not _is_open(log_file):
+            yield f"{log_file.path} is another file"
+
+
+def _is_open(role: assignment.Role) -> bool:
+    """Whether a path still leads to the file that was opened by it."""
+    try:
+        status = os.stat(role.path)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == role.signature

@@ -112,6 +112,7 @@ class Supervisor:
         self._loop.watch(self._arrived, self._signalled)
         self._loop.after(0, lambda: self._reloads.begin(loaded, read_at))
         self._loop.run()
+        self._preview.close()
         for each in self._all:
             each.close()
         if self._controlled is not None:

@@ -127,10 +127,11 @@ def test_a_wrong_duration(option: str, text: str, said: str, capsys: pytest.Capt
     assert told.endswith(said)
 
 
-def coloured(words: Sequence[str], **environment: str) -> tuple[bool, bool]:
+def coloured(words: Sequence[str], **environment: str | None) -> tuple[bool, bool]:
     """Whether a command writes escape sequences to a terminal; and to a pipe."""
     command = [sys.executable, "-m", "tcpdconf", *words]
-    bare = {"PATH": os.defpath, "TERM": "xterm", **environment}
+    wanted = {"PATH": os.defpath, "TERM": "xterm", **environment}
+    bare = {name: value for name, value in wanted.items() if value is not None}
     ours, theirs = pty.openpty()
     subprocess.run(command, env=bare, stdout=theirs, stderr=theirs, stdin=theirs, check=False)
     os.close(theirs)
@@ -152,6 +153,7 @@ def coloured(words: Sequence[str], **environment: str) -> tuple[bool, bool]:
         ([], {"NO_COLOR": "1"}, (False, False)),
         ([], {"NO_COLOR": ""}, (True, False)),
         ([], {"TERM": "dumb"}, (False, False)),
+        ([], {"TERM": None}, (False, False)),
         (["--color", "never"], {}, (False, False)),
         (["--color", "always"], {"NO_COLOR": "1", "TERM": "dumb"}, (True, True)),
         (["--color", "always", "--format", "json"], {}, (False, False)),
@@ -159,7 +161,7 @@ def coloured(words: Sequence[str], **environment: str) -> tuple[bool, bool]:
     ],
 )
 def test_problems_have_colour_where_they_may(
-    words: list[str], environment: dict[str, str], wanted: tuple[bool, bool], conf: pathlib.Path
+    words: list[str], environment: dict[str, str | None], wanted: tuple[bool, bool], conf: pathlib.Path
 ) -> None:
     (conf / "a.toml").write_text(BAD)
     assert coloured(["check", "conf.d", *words], **environment) == wanted

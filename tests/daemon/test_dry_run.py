@@ -197,6 +197,45 @@ def test_the_supervisor_answers_meanwhile(tmp_path: pathlib.Path) -> None:
         daemons.until(lambda: set(daemons.children(daemon.process.pid)) == known, "its end")
 
 
+def test_what_compares_ends_with_the_daemon(tmp_path: pathlib.Path) -> None:
+    with reloads.Daemon(tmp_path, service(daemons.free_port())) as daemon:
+        known = set(daemons.children(daemon.process.pid))
+        command = [sys.executable, "-m", "tcpdconf", "reload", "--dry-run", "--runtime-dir", daemon.runtime]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as client:
+            found: set[int] = set()
+            while not found and client.poll() is None:
+                found = set(daemons.children(daemon.process.pid)) - known
+            for pid in found:
+                os.kill(pid, signal.SIGSTOP)
+            assert daemon.stop() == 0
+            assert client.wait(daemons.SECONDS) == 3
+        daemons.until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in found), "their end")
+
+
+def test_a_log_file_that_was_moved_would_be_opened_anew(tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "programs.log"
+    text = service(daemons.free_port()).replace(
+        "[services.test.limits]", f'stderr = {{ file = "{log}" }}\n[services.test.limits]'
+    )
+    with reloads.Daemon(tmp_path, text) as daemon:
+        assert dry_run(daemon)[0] == 0
+        log.rename(tmp_path / "programs.log.1")
+        assert dry_run(daemon) == (1, f"test: {log} is another file\n", "")
+        assert not log.exists()
+        assert daemon.reload() == ["test"]
+        assert dry_run(daemon)[0] == 0
+
+
+def test_the_directory_of_the_daemon_counts(tmp_path: pathlib.Path) -> None:
+    """It may have been given as an option, as DIR, or as both."""
+    text = service(daemons.free_port())
+    conf = ["--conf", str(tmp_path / "conf.d")]
+    with reloads.Daemon(tmp_path, text, arguments=[*conf, "--only", "test"]) as daemon:
+        assert daemon.ask("status")["config"]["dir"] == conf[1]
+        daemon.write(text + service(daemons.free_port(), name="not-run"))
+        assert dry_run(daemon)[0] == 0
+
+
 def test_nobody_hears_of_its_end_as_a_programs(tmp_path: pathlib.Path) -> None:
     with reloads.Daemon(tmp_path, service(daemons.free_port())) as daemon:
         for _ in range(3):
