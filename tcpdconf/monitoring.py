@@ -64,9 +64,9 @@ def _place(problems: list[Mapping[str, Any]]) -> str:
 
 
 def _troubles_of(name: str, service: Mapping[str, Any]) -> Iterator[_Trouble]:
-    if not service["stays_up"]:
+    if not service.get("stays_up", True):  # an older daemon does not say it
         yield CRITICAL, f"the worker of {name} does not stay up"
-    elif not service["accepts"]:
+    elif not service.get("accepts", service["pid"] is not None):
         yield CRITICAL, f"{name} does not accept"
     used, of = service["connections"], service["max_connections"]
     if used * 100 >= of * _FULL:

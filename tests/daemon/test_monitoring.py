@@ -114,7 +114,7 @@ def test_a_worker_that_cannot_start_is_critical(tmp_path: pathlib.Path) -> None:
 def test_the_worst_comes_first_and_the_line_stays_short() -> None:
     service: dict[str, Any] = {
         "connections": 10, "max_connections": 10, "accepted": 1, "refused": {"access": 2}, "accepts": True,
-        "stays_up": True, "dns_lists": {},
+        "pid": 7, "stays_up": True, "dns_lists": {},
     }  # fmt: skip
     services = {f"s{number}": service for number in range(5)}
     services["bad"] = {**service, "accepts": False, "connections": 0}
@@ -128,6 +128,20 @@ def test_the_worst_comes_first_and_the_line_stays_short() -> None:
         + " ".join(f"s{number}=10;8;;0;10" for number in range(5))
         + " bad=0;8;;0;10 accepted=6c refused=12c",
     )
+
+
+@pytest.mark.parametrize(("pid", "level"), [(7, 0), (None, 2)])
+def test_an_older_daemon_is_judged_by_what_it_says(pid: int | None, level: int) -> None:
+    service: dict[str, Any] = {
+        "pid": pid,
+        "connections": 0,
+        "max_connections": 9,
+        "accepted": 0,
+        "refused": {},
+        "dns_lists": {},
+    }
+    answer = {"last_reload": {"ok": True, "problems": []}, "services": {"a": service}}
+    assert monitoring.check(answer)[0] == level
 
 
 def test_no_daemon_is_unknown(tmp_path: pathlib.Path) -> None:
