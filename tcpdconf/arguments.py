@@ -24,11 +24,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         SystemExit: it is wrong, or asks for help or the version only, which has been printed.
     """
-    words = sys.argv[1:] if words is None else words
+    words = sys.argv[1:] if words is None else list(words)
     try:
         return _given(words)
     except usage.UsageError as error:
-        if words[:1] == ["status"] and any(len(word) > 3 and "--check".startswith(word) for word in words):
+        if words[:1] == ["status"] and any(len(word) > 2 and "--check".startswith(word) for word in words):
             sys.stdout.write(monitoring.unknown(error.text) + "\n")
             raise SystemExit(monitoring.UNKNOWN) from None
         raise

@@ -153,7 +153,7 @@ def test_no_daemon_is_unknown(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--check", "--xyz"], ["--chec", "extra"], ["--check", "--format", "json"], ["--check", "--watch"],
+        ["--check", "--xyz"], ["--c", "extra"], ["--check", "--format", "json"], ["--check", "--watch"],
         ["--wait=x", "--check"],
     ],
 )  # fmt: skip
