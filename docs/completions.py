@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from typing import Final
+from typing import Any, Final
 
 import shtab
 
@@ -16,13 +16,39 @@ _PLACES: Final = {
     "fish": "fish/vendor_completions.d/{name}.fish",
 }
 _KINDS: Final = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}
+# names of services, which tcpdconf tells from the words before (`tcpdconf.completion`)
+_SERVICES: Final = {
+    "bash": "_tcpdconf_services",
+    "zsh": "_tcpdconf_services",
+    "fish": "(_tcpdconf_services)",
+    "preamble": {
+        "bash": """
+# $1=COMP_WORDS[1]
+_tcpdconf_services() {
+  local before=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
+  compgen -W "$("${COMP_WORDS[0]}" --complete-services "${before[@]}" 2>/dev/null)" -- "$1"
+}""",
+        "zsh": """
+_tcpdconf_services() {
+  local -a names
+  names=(${(f)"$($service --complete-services "${(@)words[1,CURRENT-1]}" 2>/dev/null)"})
+  compadd -a names
+}""",
+        "fish": """
+function _tcpdconf_services
+  set -l words (commandline -opc)
+  command $words[1] --complete-services $words[2..-1] 2>/dev/null
+end""",
+    },
+}
 
 
 def files() -> dict[str, str]:
     """Each file, by its path below share."""
     found = {}
-    for parser in (arguments.parser(), migration.parser()):
-        _name_files(parser)
+    services = {"SERVICE": _SERVICES, "NAME": _SERVICES}
+    for parser, kinds in ((arguments.parser(), _KINDS | services), (migration.parser(), _KINDS)):
+        _name_kinds(parser, kinds)
         for shell, place in _PLACES.items():
             text = shtab.complete(parser, shell)
             text = re.sub(
@@ -32,11 +58,11 @@ def files() -> dict[str, str]:
     return found
 
 
-def _name_files(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments are files and directories: their metavar does."""
+def _name_kinds(parser: argparse.ArgumentParser, kinds: dict[str, Any]) -> None:
+    """Say what arguments are of which kind: their metavar does."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                _name_files(command)
-        elif action.metavar in _KINDS:
-            action.complete = _KINDS[action.metavar]  # type: ignore[attr-defined] # shtab looks there
+                _name_kinds(command, kinds)
+        elif action.metavar in kinds:
+            action.complete = kinds[action.metavar]  # type: ignore[attr-defined] # shtab looks there

@@ -59,14 +59,49 @@ the title. Codes stay what they are; messages may be said better in a later vers
 file, line and column it is, whether it is an `error:` or a `warning:`, which key it is about, what is wrong
 and, as a hint, what to do. Warnings let everything go on.
 
-Of a file with syntax errors all are shown, and what is wrong with the rest of it. In JSON a problem has
-`severity`, `code`, `file`, `line` and `column` (from 1, in characters; 0 if the whole file is meant), `key`,
-`message`, `hint` (or null) and `edits`: where the hint can be said as text, the pieces of the file to
-replace, each with `line`, `column`, `end_line`, `end_column` (where it ends) and `text`.
+Of a file with syntax errors all are shown, and what is wrong with the rest of it. At a terminal problems have
+colours, unless `--color never`, `NO_COLOR` or `TERM=dumb` says otherwise; never elsewhere, unless `--color
+always` does, and never in JSON or for GitHub.
+
+## In JSON
+
+`check --format json` prints an array of objects, an empty one where all is well. The `problems` of
+[status and reload](control.md) are the same.
+
+| key | type | |
+|---|---|---|
+| `severity` | string | `error` or `warning` |
+| `code` | string | one of those below |
+| `file` | string | its path as the directory was given; the directory where no file is meant |
+| `line`, `column` | integer | from 1, in characters; 0 where the whole file or directory is meant |
+| `key` | string | the TOML key, as `services.imap.listeners[0].port`; empty where none is meant |
+| `message` | string | what is wrong, in one line |
+| `hint` | string or null | what to do |
+| `edits` | array | where the hint can be said as text: the pieces of `file` to replace |
+
+Each of the `edits`:
+
+| key | type | |
+|---|---|---|
+| `line`, `column` | integer | where the piece begins, from 1 |
+| `end_line`, `end_column` | integer | where it ends: the first character that stays |
+| `text` | string | what is to stand there |
+
 """
 _STATUS: Final = """\
-Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else. Of `tcpdconf-migrate argv`, 2 also
-says that couriertcpd would not take the command line.
+Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else. What is different:
+
+| command | exit status |
+|---|---|
+| `explain` | 0 the connection would be admitted; 1 refused |
+| `status --wait` | 0 every service accepts; 1 not within that time |
+| `status --check` | 0 ok; 1 warning; 2 critical; 3 no daemon can say, or wrong usage |
+| `reload` | 0 taken on; 1 rejected |
+| `reload --dry-run` | 0 nothing would change; 1 something would; 78 rejected; 3 no daemon can say |
+| `tcpdconf-migrate argv` | 2 also where couriertcpd would not take the command line |
+
+A duration is a number of seconds, or one as in TOML: `10s`, `5min`, `24h`, `500ms`. A wrong word is answered
+with the one that was probably meant.
 """
 # what argparse looks at before it wraps and colours
 _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}

@@ -18,6 +18,7 @@ _VARIABLES: Final = {
     "RUNTIME_DIRECTORY": "Directory of the control socket; systemd sets it.",
     "XDG_RUNTIME_DIR": "Its directory for users other than root, with /tcpdconf added.",
     "NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS": "The service manager's: sd_notify(3), sd_listen_fds(3).",
+    "NO_COLOR": "If it is set and not empty, nothing has colours at a terminal.",
     "JOURNAL_STREAM": "Set by systemd: each line of the log begins with its level.",
 }
 _SIGNALS: Final = {
@@ -25,10 +26,12 @@ _SIGNALS: Final = {
     "SIGTERM, SIGINT": "Ends the daemon: programs have daemon.stop_timeout seconds. The second hurries.",
 }
 _STATUS: Final = {
-    "0": "Done. Of explain: the connection would be admitted.",
-    "1": "It would be refused; or anything else went wrong.",
+    "0": "Done. Of explain: the connection would be admitted. Of reload --dry-run: nothing would change.",
+    "1": "It would be refused, or something would change; or anything else went wrong.",
     "2": "Wrong usage.",
+    "3": "Of reload --dry-run: no daemon can say.",
     "78": "Bad configuration: every problem is told.",
+    "0, 1, 2, 3": "Of status --check: ok, warning, critical, unknown; wrong usage is unknown too.",
 }
 _INTRODUCTION: Final = """\
 It accepts TCP connections and runs one program for each, with the connection as standard input and output,

@@ -1,10 +1,12 @@
 """What `tcpdconf check` finds beyond what loading finds: it may look at every house."""
 
+import os
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tcpdconf import columns
-from tcpdconf.config import host, load, problems
+from tcpdconf.config import host, load, problems, sources
 from tcpdconf.policy import access
 
 COLUMNS: Final = ("list", "state", "time", "127.0.0.2", "127.0.0.1", "random", "why")
@@ -47,15 +49,29 @@ def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Pro
             known = tuple(item for item in settings.dns_lists if not isinstance(item, str) or item in chains)
             given.open(settings.model_copy(update={"dns_lists": known}), who, chains)
             given.judge_log(settings, who)
-            for key, text in given.irregular:
+            for key, text, _ in given.irregular:
                 yield loaded.problem(("services", name, *key), text, "missing-file")
-            for key, text in given.untrusted:
+            for key, text, _ in given.untrusted:
                 yield loaded.problem(("services", name, *key), text, "untrusted-path", hint=_UNTRUSTED)
             yield from filecheck.read(loaded, name, settings, who, given)
         except host.UnknownNameError:
             continue  # a problem of its own
         finally:
             given.close()
+
+
+def within_its_set(path: str) -> str:
+    """Say how a file that was checked alone is checked with the others that it goes with."""
+    folder, name = os.path.split(path)
+    said = "It was checked alone, with no [defaults] but its own."
+    another = "a"
+    if not sources.counts(name):
+        name = "NAME.toml"
+    elif sum(map(sources.counts, os.listdir(folder or "."))) > 1:
+        said += f" With the other files of its directory:\n  tcpdconf check {shlex.quote(folder or '.')}\n"
+        another = "another"
+    said += f"{' ' if another == 'a' else ''}As a draft for {another} directory DIR:\n"
+    return f"{said}  tcpdconf check DIR --replace {shlex.quote(f'DIR/{name}={path}')}\n"
 
 
 def probe(loaded: load.Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:

@@ -1,22 +1,24 @@
 """The command `tcpdconf`: each subcommand a short function that gives its exit status.
 
-0: done; 2: wrong usage (argparse); 78: bad configuration; 1: anything else. What a subcommand needs is
-imported when it runs, so that checking a file does not wait for the daemon.
+0: done; 2: wrong usage (3 for `status --check`); 78: bad configuration; 1: anything else. What a subcommand
+needs is imported when it runs, so that checking a file does not wait for the daemon.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from tcpdconf import arguments
+from tcpdconf import arguments, usage
 
 if TYPE_CHECKING:
     from tcpdconf import arrival
     from tcpdconf.config import load, problems
 
 EX_CONFIG: Final = 78
+_COMPLETE: Final = "--complete-services"  # of the shells (docs/completions.py), not of people
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not hide a problem
-    given = arguments.parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [_COMPLETE]:
+        return _complete(words[1:])
+    given = arguments.parse(words)
     try:
         status = COMMANDS[given.command](given)
         sys.stdout.flush()
@@ -35,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 1
     return status
+
+
+def _complete(words: Sequence[str]) -> int:
+    """Print the names of services that a shell offers; nothing where there is anything wrong."""
+    from tcpdconf import completion  # noqa: PLC0415 (each command imports what it needs)
+
+    with contextlib.suppress(Exception):
+        sys.stdout.write("".join(f"{name}\n" for name in completion.services(words)))
+    return 0
 
 
 def run(given: argparse.Namespace) -> int:
@@ -55,9 +69,15 @@ def check(given: argparse.Namespace) -> int:
 
     loaded: load.Loaded | None = None
     lists = ""
+    alone = os.path.exists(given.directory) and not os.path.isdir(given.directory)
+    if alone and given.replace:
+        given.chosen.error(f"--replace goes with a directory, and {given.directory} is a file")
     try:
         loaded = load.load(
-            given.directory, dict(given.replace), further=None if given.fast else checking.files
+            given.directory,
+            dict(given.replace),
+            further=None if given.fast else checking.files,
+            alone=alone,
         )
         found = [*loaded.warnings, *checking.rules(loaded), *checking.capacity(loaded)]
         if given.probe:
@@ -65,11 +85,13 @@ def check(given: argparse.Namespace) -> int:
             found += tried
     except problems.ConfigError as error:
         found = list(error.problems)
-    sys.stdout.write(problems.render(found, given.format))
+    sys.stdout.write(problems.render(found, given.format, colour=usage.has_colour(given.color, sys.stdout)))
     errors = sum(problem.severity == "error" for problem in found)
     if given.format == "text" and not given.quiet:
         sys.stdout.write(("\n" if found and lists else "") + lists)
         print(("\n" if found else "") + f"{given.directory}: {_summary(loaded, found, errors)}")
+        if alone:
+            sys.stdout.write(checking.within_its_set(given.directory))
     return EX_CONFIG if errors or (given.strict and found) else 0
 
 
@@ -95,7 +117,7 @@ def show(given: argparse.Namespace) -> int:
     try:
         loaded = load.load(given.directory)
     except problems.ConfigError as error:
-        sys.stderr.write(problems.render(error.problems))
+        _complain(error.problems, given.color)
         return EX_CONFIG
     data = render.data(loaded.config)
     if given.format == "toml":
@@ -115,11 +137,11 @@ def explain(given: argparse.Namespace) -> int:
     from tcpdconf.daemon import running  # noqa: PLC0415
 
     try:
-        loaded = running.chosen(load.load(given.conf), [given.service])
-        live = explain.clients(given.runtime_dir, given.conf)
+        loaded = running.chosen(load.load(given.directory), [given.service])
+        live = explain.clients(given.runtime_dir, given.directory)
         found = explain.explain(loaded, _request(given), running.environment(), live)
     except problems.ConfigError as error:
-        sys.stderr.write(problems.render(error.problems))
+        _complain(error.problems, given.color)
         return EX_CONFIG
     except explain.ExplainError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -127,6 +149,13 @@ def explain(given: argparse.Namespace) -> int:
     as_told = explanation.as_json if given.format == "json" else explanation.as_text
     sys.stdout.write(as_told(found))
     return 0 if found["verdict"] == "admitted" else 1
+
+
+def _complain(found: "Sequence[problems.Problem]", color: str) -> None:
+    """Print problems on standard error."""
+    from tcpdconf.config import problems  # noqa: PLC0415 (each command imports what it needs)
+
+    sys.stderr.write(problems.render(found, colour=usage.has_colour(color, sys.stderr)))
 
 
 def _request(given: argparse.Namespace) -> "arrival.Request":
@@ -147,6 +176,10 @@ def status(given: argparse.Namespace) -> int:
     """Show the state of the running daemon."""
     from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
 
+    if given.check:
+        return controlling.check(given.runtime_dir)
+    if given.wait is not None:
+        return controlling.wait(given.runtime_dir, given.format, given.wait)
     return controlling.status(given.runtime_dir, given.format, again=given.watch)
 
 
@@ -161,7 +194,8 @@ def reload(given: argparse.Namespace) -> int:
     """Let the running daemon load its configuration again."""
     from tcpdconf import controlling  # noqa: PLC0415 (each command imports what it needs)
 
-    return controlling.reload(given.runtime_dir)
+    act = controlling.compare if given.dry_run else controlling.reload
+    return act(given.runtime_dir, given.color)
 
 
 def stop(given: argparse.Namespace) -> int:

@@ -139,19 +139,20 @@ def _access(settings: model.ServiceSettings, files: Sequence[File]) -> Iterator[
             contents = material.contents(opened)
             table = accessfile.read(contents, source)
         except accessfile.AccessFileError as error:
-            yield _wrong(key, error, dict(contents).get(error.path, b""))
+            yield _wrong(key, error, contents)
         else:
             yield from _odd(key, source.file or "", table)
 
 
-def _wrong(key: tuple[str | int, ...], error: accessfile.AccessFileError, content: bytes) -> Finding:
+def _wrong(
+    key: tuple[str | int, ...], error: accessfile.AccessFileError, read: Sequence[tuple[str, bytes]]
+) -> Finding:
     """Make a finding of an error, at its place in the file where it has one."""
-    if not error.line:
+    place = material.place(error, read, _MOST // 16)
+    if place is None:
         return Finding(key, f"cannot load access rules: {error}", "wrong-access-file")
-    line = content.split(b"\n")[error.line - 1].removesuffix(b"\r").decode(errors="replace")
-    text = f"cannot load access rules: {error.text}"
     return Finding(
-        key, text, "wrong-access-file", "error", error.path, error.line, error.column, line[: _MOST // 16]
+        key, place.text, "wrong-access-file", "error", place.file, place.line, place.column, place.source
     )
 
 

@@ -81,6 +81,8 @@ def _services(answer: Mapping[str, Any]) -> Iterator[list[str]]:
         slots = f"{bar(used, of)} {used}/{of}"
         if service["pid"] is None:
             slots += " no worker"
+        elif not service.get("accepts", True):
+            slots += " not accepting"
         refused = [f"{reason} {count}" for reason, count in service["refused"].items() if count]
         accepted = str(service["accepted"])
         yield [name, slots, accepted, ", ".join(refused) or "-", ", ".join(service["listeners"]) or "-"]

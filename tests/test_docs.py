@@ -10,6 +10,7 @@ from run to run (pids, ports, seconds) do not count.
 
 import ast
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -25,9 +26,10 @@ import networks
 import packages
 import peers
 import pytest
+from config import test_mistakes
 from daemon import courierhost
 
-from tcpdconf.config import model, tables
+from tcpdconf.config import model, problems, tables
 from tcpdconf.policy import accessfile, connection, environ
 
 TOP = pathlib.Path(__file__).parent.parent
@@ -261,6 +263,47 @@ def test_every_variable_of_a_connection_is_in_the_reference() -> None:
     ] == [
         "TCPLOCALINFO"  # in no contract, only kept from being inherited
     ]
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "array": (list,), "string or null": (str, type(None)),
+}  # fmt: skip
+
+
+def keys_in_json(page: str) -> list[dict[str, tuple[type, ...]]]:
+    """The keys of each table between "In JSON" and the next heading, with their types."""
+    section = page.partition("## In JSON\n")[2].partition("\n## ")[0]
+    tables_shown = [part for part in section.split("\n\n") if part.startswith("| key | type |")]
+    return [
+        {
+            key: TYPES[kind]
+            for keys, kind in re.findall(r"^\| (`.*?`) \| ([a-z ]+) \|", table, re.MULTILINE)
+            for key in re.findall(r"`(\w+)`", keys)
+        }
+        for table in tables_shown
+    ]
+
+
+def test_problems_in_json_have_the_keys_of_the_reference(tmp_path: pathlib.Path) -> None:
+    """Each golden mistake, as `check --format json` prints it."""
+    problem_keys, edit_keys = keys_in_json((TOP / "docs/reference/problems.md").read_text())
+    edits = 0
+    for case in test_mistakes.CASES:
+        folder = tmp_path / case.stem
+        folder.mkdir()
+        test_mistakes.write(test_mistakes.read(case).files, folder)
+        for each in json.loads(problems.render(test_mistakes.found(folder), "json")):
+            assert list(each) == list(problem_keys)
+            assert all(isinstance(each[key], kind) for key, kind in problem_keys.items()), each
+            assert (each["line"] == 0) == (each["column"] == 0)
+            named = folder / each["file"]
+            assert each["line"] or not named.is_file() or each["code"] == "ignored-file", each
+            for edit in each["edits"]:
+                edits += 1
+                assert list(edit) == list(edit_keys)
+                assert all(isinstance(edit[key], kind) for key, kind in edit_keys.items())
+                assert (1, 1) <= (edit["line"], edit["column"]) <= (edit["end_line"], edit["end_column"])
+    assert edits > 50
 
 
 def logged(path: pathlib.Path) -> Iterator[list[str]]:

@@ -47,7 +47,7 @@ def begins(name: str, *packages: str) -> bool:
         ("config", ["tcpdconf.config"]),
         ("policy", ["tcpdconf.config", "tcpdconf.policy"]),
         ("daemon", ["tcpdconf.config", "tcpdconf.policy", "tcpdconf.daemon"]),
-        ("tcpdconf_migrate", ["tcpdconf_migrate", "tcpdconf.config"]),
+        ("tcpdconf_migrate", ["tcpdconf_migrate", "tcpdconf.config", "tcpdconf.usage"]),
     ],
 )
 def test_doors_between_houses(room: str, doors: list[str]) -> None:

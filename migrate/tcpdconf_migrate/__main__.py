@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 
+from tcpdconf import usage
 from tcpdconf.config import fields
 from tcpdconf_migrate import accessrules, discover, plan, report, write
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     taken = parser()
-    arguments = taken.parse_args(_forcing(sys.argv[1:] if argv is None else argv))
+    arguments = taken.parse(_forcing(sys.argv[1:] if argv is None else argv))
     if arguments.access == "toml" and arguments.output is None:
         taken.error("--access toml needs -o: it writes files")
     if arguments.diff and arguments.output is None:
@@ -32,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if arguments.form == "argv" and isinstance(error, discover.DiscoverError) else 1
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> usage.Parser:
     """The parser; `find` in what it returns finds the command lines of the form that was chosen."""
-    made = argparse.ArgumentParser(
+    made = usage.Parser(
         prog="tcpdconf-migrate", description="Turn command lines of couriertcpd into tcpdconf's TOML."
     )
+    usage.add_version(made)
     forms = made.add_subparsers(title="forms", metavar="FORM", required=True, dest="form")
     form = _form(forms, "argv", "a command line: tcpdconf-migrate argv -- couriertcpd ...")
     form.add_argument("words", metavar="WORD", nargs="+", help="couriertcpd and its arguments, after --")
@@ -65,9 +67,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _form(
-    forms: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
-) -> argparse.ArgumentParser:
+def _form(forms: "argparse._SubParsersAction[usage.Parser]", name: str, text: str) -> argparse.ArgumentParser:
     form = forms.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     form.add_argument("-o", "--output", metavar="DIR", help="write DIR/NAME.toml instead of printing")
     form.add_argument(

@@ -130,8 +130,11 @@ def load(
     *,
     to_serve: bool = True,
     further: Callable[[Loaded, Services], Iterable[problems.Problem]] | None = None,
+    alone: bool = False,
 ) -> Loaded:
     """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
+
+    With `alone` it is one file, which need not have a service: others of its set may.
 
     Unless it is `to_serve`, what matters to a host that serves it is left out: its users, ports and files,
     and whether any service is enabled. `further` finds more problems in the services, some of which may lack
@@ -140,7 +143,7 @@ def load(
     Raises:
         LoadError: with all problems of all files.
     """
-    found = sources.read(directory, replace)
+    found = sources.read(directory, replace, alone=alone)
     if found.too_large:
         raise LoadError(found.problems, model.Config(), found.signatures)
     written = merge.Written(found.sources)
@@ -161,7 +164,8 @@ def load(
         loaded = replaced(loaded, config=_config(loaded, services, seen))
     if to_serve:
         seen.add(host.check(loaded, {**services, **rest}))
-        if not (seen.errors() or loaded.config.enabled() or loaded.config.daemon.allow_empty):
+        may_be_empty = alone or loaded.config.daemon.allow_empty
+        if not (seen.errors() or loaded.config.enabled() or may_be_empty):
             text, disabled = "has no enabled service", loaded.config.services
             hint = "set enabled = true for one of them" if disabled else "describe one under [services.NAME]"
             seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])

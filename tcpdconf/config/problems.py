@@ -8,9 +8,9 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from tcpdconf.config import codes
 
@@ -18,6 +18,11 @@ Severity = Literal["error", "warning"]
 Format = Literal["text", "json", "github"]
 
 _WIDTH: Final = 160  # columns of a source line that are shown around the caret
+# for a terminal (ECMA-48, SGR), as compilers have it: everything in bold
+_BOLD: Final = "1"
+_BLUE: Final = "1;34"
+_CYAN: Final = "1;36"
+_COLOURS: Final[dict[Severity, str]] = {"error": "1;31", "warning": "1;33"}  # red, yellow
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -49,8 +54,9 @@ class Problem:
     """One thing that is wrong, or that the administrator should know (`severity`).
 
     `line` and `column` count from 1, in characters; both are 0 when the whole file is meant. `key` is the
-    dotted key, empty for a file. `code` is a stable slug for scripts. `source` is the line itself and
-    `length` how much of it, from `column`, is meant. `edits` do what `hint` says, where that can be said so.
+    dotted key, empty for a file. `code` is a stable slug for scripts. `source` is the line itself, or what of
+    it comes after `offset` characters, and `length` how much of it, from `column`, is meant. `edits` do what
+    `hint` says, where that can be said so.
     """
 
     file: str
@@ -64,11 +70,16 @@ class Problem:
     source: str = ""
     length: int = 1
     edits: tuple[Edit, ...] = ()
+    offset: int = 0
 
     def __str__(self) -> str:
         """`conf.d/imap.toml:12:3: error: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
+        return ": ".join(self.parts())
+
+    def parts(self) -> list[str]:
+        """Return the one-line form in printable pieces: place, severity, the key if there is one, text."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return _printable(": ".join([place, self.severity, *([self.key] if self.key else []), self.text]))
+        return [_printable(part) for part in (place, self.severity, self.key, self.text) if part]
 
 
 def dotted(key: Iterable[str | int]) -> str:
@@ -90,13 +101,16 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def render(problems: Iterable[Problem], form: Format = "text") -> str:
-    """All problems in one form: text with source lines, a JSON array, or GitHub annotations."""
+def render(problems: Iterable[Problem], form: Format = "text", *, colour: bool = False) -> str:
+    """All problems in one form: text with source lines, a JSON array, or GitHub annotations.
+
+    Only text can have colours, which are a terminal's escape sequences.
+    """
     if form == "json":
         return json.dumps(records(problems), indent=2) + "\n"
     if form == "github":
         return "".join(_annotation(problem) for problem in problems)
-    return "\n".join(_excerpt(problem) for problem in problems)
+    return "\n".join(_excerpt(problem, colour) for problem in problems)
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:
@@ -116,6 +130,33 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
 def records(problems: Iterable[Problem]) -> list[dict[str, object]]:
     """Problems as JSON has them."""
     return [_record(problem) for problem in problems]
+
+
+def excerpts(problems: Iterable[Problem]) -> list[dict[str, object]]:
+    """Return what records leave out: of each problem's source line what is shown, and where that begins."""
+    return [
+        {"source": source, "offset": offset, "length": min(problem.length, len(source))}
+        for problem in problems
+        for source, offset in [_shown(problem)]
+    ]
+
+
+def from_records(
+    records: Iterable[Mapping[str, Any]], excerpts: Iterable[Mapping[str, Any]] = ()
+) -> list[Problem]:
+    """Return the problems that `records` were made of, with source lines where there are excerpts."""
+    lines = iter(excerpts)
+    found = []
+    for record in records:
+        line = next(lines, {})
+        found.append(
+            Problem(
+                record["file"], record["line"], record["column"], record["key"], record["message"],
+                record["code"], record["severity"], record["hint"], source=line.get("source", ""),
+                length=line.get("length", 1), offset=line.get("offset", 0),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _record(problem: Problem) -> dict[str, object]:
@@ -149,26 +190,46 @@ def _escaped(text: str, also: str = "") -> str:
     return "".join(f"%{ord(c):02X}" if c in "%\r\n" + also else c for c in text)
 
 
-def _excerpt(problem: Problem) -> str:
+def _excerpt(problem: Problem, colour: bool) -> str:
     """The one-line form, the source line with a mark below the place, the hint; as rustc does."""
-    lines = [str(problem)]
+
+    def paint(text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+    severity = _COLOURS[problem.severity]
+    place, word, *rest = problem.parts()
+    lines = [": ".join([paint(place, _BOLD), paint(word, severity), *rest])]
     if problem.line and problem.source.strip():
-        gutter = " " * len(str(problem.line))
-        source, mark = _marked(problem.source, problem.column - 1, problem.length)
-        lines += [f" {gutter} |", f" {problem.line} | {source}", f" {gutter} | {mark}"]
+        number = str(problem.line)
+        blank, bar = " " * len(number), paint("|", _BLUE)
+        source, indent, mark = _marked(problem)
+        lines += [
+            f" {blank} {bar}",
+            f" {paint(number, _BLUE)} {bar} {source}",
+            f" {blank} {bar} {indent}{paint(mark, severity)}",
+        ]
     if problem.hint:
-        lines.append(f"hint: {problem.hint}")
+        lines.append(f"{paint('hint', _CYAN)}: {problem.hint}")
     return "\n".join(lines) + "\n"
 
 
-def _marked(source: str, start: int, length: int) -> tuple[str, str]:
-    """A line, cut to what fits, and the carets below it; tabs and wide characters keep their columns."""
-    first = max(0, start - _WIDTH // 2) if len(source) > _WIDTH else 0
-    shown = source[first : first + _WIDTH].rstrip()
-    start -= first
+def _shown(problem: Problem) -> tuple[str, int]:
+    """A source line cut to what fits around its column, and how many characters were before that."""
+    source = problem.source
+    first = max(0, problem.column - 1 - problem.offset - _WIDTH // 2) if len(source) > _WIDTH else 0
+    return source[first : first + _WIDTH].rstrip(), problem.offset + first
+
+
+def _marked(problem: Problem) -> tuple[str, str, str]:
+    """A source line as it is shown, with the blanks and the carets below it.
+
+    Tabs and wide characters keep their columns.
+    """
+    shown, offset = _shown(problem)
+    start = problem.column - 1 - offset
     blank = "".join("\t" if c == "\t" else " " * _columns(c) for c in shown[:start])
-    marked = sum(_columns(c) for c in shown[start : start + length])
-    return _printable(shown), blank + "^" * max(1, marked)
+    marked = sum(_columns(c) for c in shown[start : start + problem.length])
+    return _printable(shown), blank, "^" * max(1, marked)
 
 
 def _columns(character: str) -> int:

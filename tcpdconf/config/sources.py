@@ -9,7 +9,7 @@ import re
 import stat
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -122,35 +122,37 @@ class Found(NamedTuple):
         return any(problem.code == "too-large" for problem in self.problems)
 
 
-def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
+def read(directory: str | Path, replace: Mapping[str, str], *, alone: bool = False) -> Found:
     """Every file of a directory that counts, in byte order of their names.
 
     `replace` maps the path of such a file, which need not exist, to another whose content stands in for it.
+    With `alone` the path is that of a file, which may be a pipe, and no other is read.
     """
     found = Found([], [], [], {}, {})
     try:
-        paths = _paths(Path(directory), replace)
+        paths = [str(directory)] if alone else _paths(Path(directory), replace)
     except OSError as error:
         found.problems.append(_whole(str(directory), f"cannot read: {error.strerror}", "unreadable"))
         return found
     except ValueError as error:
         found.problems.append(_whole(str(directory), str(error), "wrong-replacement"))
         return found
-    ignored = _ignored(Path(directory))
+    ignored = _ignored(paths if alone else os.listdir(Path(directory)))
     if not paths:
         text = "has no file whose name ends in .toml"
         hint = f"rename {ignored[0]} to {_renamed(ignored[0])}" if ignored else None
         found.problems.append(problems.Problem(str(directory), 0, 0, "", text, "no-files", hint=hint))
     else:
         for name in ignored:
-            path, text = os.path.join(directory, name), "is ignored: its name does not end in .toml"
+            path = str(directory) if alone else os.path.join(directory, name)
+            text = "is ignored: its name does not end in .toml"
             hint = f"rename it to {_renamed(name)}, or move it elsewhere"
             found.problems.append(problems.Problem(path, 0, 0, "", text, "ignored-file", "warning", hint))
     found.order.update({path: number for number, path in enumerate(paths)})
     contents: dict[str, _Content] = {}
     left = _BYTES
     for path in paths[:_FILES]:
-        content = _read(found, path, left, piped=path in replace.values())
+        content = _read(found, path, left, piped=alone or path in replace.values())
         if content is not None:
             contents[path] = content
             left = max(0, left - content.size)
@@ -161,9 +163,10 @@ def read(directory: str | Path, replace: Mapping[str, str]) -> Found:
     return found
 
 
-def _ignored(directory: Path) -> list[str]:
+def _ignored(paths: Iterable[str]) -> list[str]:
     """The names of files that do not count and were probably meant to."""
-    return sorted(name for name in os.listdir(directory) if _MEANT.fullmatch(name) and not counts(name))
+    names = map(os.path.basename, paths)
+    return sorted(name for name in names if _MEANT.fullmatch(name) and not counts(name))
 
 
 def _renamed(name: str) -> str:

@@ -5,11 +5,12 @@ It travels from the supervisor to a worker only, pickled in a memfd; nothing pic
 
 import os
 import pickle
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from tcpdconf.config import model
+from tcpdconf.config import load, model, problems
 from tcpdconf.policy import dialect
 
+_MOST: Final = 1 << 31  # lines or columns that a file can have
 Kind = Literal["ledger", "listener", "inherited", "access", "environment", "zone", "stderr", "overflow"]
 
 
@@ -40,11 +41,25 @@ class Assignment(NamedTuple):
         return self.config.services[self.name]
 
 
+class Place(NamedTuple):
+    """A place in a file of the service, from 1; `source` is the line, and `text` what is wrong there."""
+
+    file: str
+    line: int
+    column: int
+    source: str
+    text: str
+
+
 class Failure(NamedTuple):
-    """Why a service cannot be served: the key below the service, and what is wrong with its value."""
+    """Why a service cannot be served: the key below the service, and what is wrong with its value.
+
+    `place` is where in the file that the key names, if that is known.
+    """
 
     key: tuple[str | int, ...]
     text: str
+    place: Place | None = None
 
 
 def write(assignment: Assignment) -> int:
@@ -80,6 +95,31 @@ def failures(message: dict[str, Any]) -> list[Failure]:
     found = []
     for item in said if isinstance(said, list) else []:
         match item:
-            case [[*key], str(text)] if all(isinstance(part, str | int) for part in key):
-                found.append(Failure(tuple(key), "".join(c if c.isprintable() else "\ufffd" for c in text)))
+            case [[*key], str(text), *rest] if all(isinstance(part, str | int) for part in key):
+                found.append(Failure(tuple(key), _printable(text), _place(rest)))
     return found or [Failure((), "the worker could not start")]
+
+
+def problem(loaded: load.Loaded, name: str, failure: Failure) -> problems.Problem:
+    """Return the problem that a failure of a service is: at its place, or at the key."""
+    key = ("services", name, *failure.key)
+    if failure.place is None:
+        return loaded.problem(key, failure.text, "cannot-use")
+    file, line, column, source, text = failure.place
+    return problems.Problem(
+        file, line, column, problems.dotted(key), text, "wrong-access-file", source=source
+    )
+
+
+def _place(said: list[object]) -> Place | None:
+    """Return the place that a worker names, as far as it is one."""
+    match said:
+        case [[str(file), int(line), int(column), str(source), str(text)]] if (
+            0 < line < _MOST and 0 < column < _MOST
+        ):
+            return Place(_printable(file), line, column, source, _printable(text))
+    return None
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

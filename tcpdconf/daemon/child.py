@@ -1,5 +1,6 @@
 """A process that the supervisor keeps running: started again when it ends, with a growing pause."""
 
+import collections
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from tcpdconf.daemon import log, loop, signals
 _LONGEST: Final = 10.0  # seconds between two starts
 _FIRST: Final = 0.1
 _STEADY: Final = 10.0  # seconds after which a process counts as well
+_LATELY: Final = 300.0  # seconds within which a second end means that it does not stay up
 
 
 class CannotStartError(Exception):
@@ -25,12 +27,18 @@ class Child:
         self._start = start
         self._pause = 0.0
         self._started = 0.0
-        self._wanted = True
+        self._ends: collections.deque[float] = collections.deque(maxlen=2)  # the latest, or failed starts
+        self.wanted = True
         self.pid: int | None = None
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether it has not ended, or failed to start, twice within the last minutes."""
+        return len(self._ends) < 2 or time.monotonic() - self._ends[0] > _LATELY
 
     def start(self) -> None:
         """Start it now, unless it is not wanted any more, or runs."""
-        if not self._wanted or self.pid is not None:
+        if not self.wanted or self.pid is not None:
             return
         self._started = time.monotonic()
         try:
@@ -48,15 +56,16 @@ class Child:
         self.pid = pid
         self._started = time.monotonic()
         self._pause = 0.0
+        self._ends.clear()
 
     def finish(self) -> None:
         """Let it end without starting it again."""
-        self._wanted = False
+        self.wanted = False
 
     def ended(self, status: int) -> None:
         """Take note of its end."""
         pid, self.pid = self.pid, None
-        if self._wanted:
+        if self.wanted:
             code = os.waitstatus_to_exitcode(status)
             how = f"signal {-code}" if code < 0 else f"status {code}"
             log.error(
@@ -65,6 +74,7 @@ class Child:
             self._again()
 
     def _again(self) -> None:
+        self._ends.append(time.monotonic())
         if time.monotonic() - self._started >= _STEADY:
             self._pause = 0.0
         self._loop.after(self._pause, self.start)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import tcpdconf
-from tcpdconf.config import model, problems
+from tcpdconf.config import model
 from tcpdconf.daemon import control, ledger, listeners, liststatus, log, loop, reloads, service
 
 _REPORT: Final = 1.0  # seconds that workers have to say how their lists and names are
@@ -37,7 +37,7 @@ class Commands:
         self._hashed: tuple[model.Config, str] | None = None
 
     def all(self) -> dict[str, control.Command]:
-        """Every command by its name."""
+        """Every command of these by its name."""
         return {
             "status": self._status,
             "connections": self._connections,
@@ -114,7 +114,9 @@ class Commands:
 
     def _reload(self, _: dict[str, Any], reply: control.Reply) -> None:
         log.info("reloading", because="command")
-        self._reloads.wish(lambda last: control.answer(reply, lambda: _outcome(last)), again=True)
+        self._reloads.wish(
+            lambda last: control.answer(reply, lambda: reloads.answer(last.outcome, last.at)), again=True
+        )
 
     def _hand_over(self, _: dict[str, Any], reply: control.Reply) -> None:
         """Give one successor the listening sockets. Both accept from them until the successor says stop.
@@ -152,6 +154,8 @@ def _service(each: service.Service, counts: Mapping[str, int]) -> dict[str, obje
     settings = _settings(each)
     return {
         "pid": each.pids[0] if each.pids else None,
+        "accepts": each.accepts and each.workers[0].serves and each.process.wanted,
+        "stays_up": each.process.stays_up,
         "connections": counts["connections"],
         "max_connections": settings.limits.max_connections,
         "accepted": counts["accepted"],
@@ -174,19 +178,9 @@ def _settings(each: service.Service) -> model.Service:
 def _last(last: reloads.Last | None) -> dict[str, object] | None:
     if last is None:
         return None
-    found = _outcome(last)
-    del found["details"]
+    found = reloads.answer(last.outcome, last.at)
+    del found["details"], found["excerpts"]
     return found
-
-
-def _outcome(last: reloads.Last) -> dict[str, object]:
-    return {
-        "ok": last.ok,
-        "at": last.at,
-        "changed": last.outcome.changed,
-        "details": last.outcome.details,
-        "problems": problems.records(last.outcome.problems),
-    }
 
 
 def _busiest(read: Mapping[str, ledger.Snapshot]) -> list[dict[str, object]]:

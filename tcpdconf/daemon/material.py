@@ -16,6 +16,7 @@ from tcpdconf.policy import access, accessfile, decision, dnschain, environ
 READ: Final = ("access", "environment", "zone")
 _LARGEST_ACCESS: Final = 1 << 28  # bytes of all files of a source: ten times a million networks
 _LARGEST_ZONE: Final = 4096
+_LONGEST_LINE: Final = 200  # characters of a line that goes into a worker's message, which has its limit
 
 
 Origin = tuple[int, str, tuple[assignment.Role, ...]]
@@ -41,6 +42,21 @@ def contents(opened: Iterable[tuple[str, int]]) -> list[tuple[str, bytes]]:
         found.append((path, content))
         left -= len(content)
     return found
+
+
+def place(
+    error: accessfile.AccessFileError, read: Iterable[tuple[str, bytes]], most: int = _LONGEST_LINE
+) -> assignment.Place | None:
+    """Return where an error is in the files that were read; None where it has no line.
+
+    A line of more than `most` characters is left out.
+    """
+    if not error.line:
+        return None
+    lines = dict(read).get(error.path, b"").split(b"\n")
+    line = b"".join(lines[error.line - 1 : error.line]).removesuffix(b"\r").decode(errors="replace")
+    text = f"cannot load access rules: {error.text}"
+    return assignment.Place(error.path, error.line, error.column, line if len(line) <= most else "", text)
 
 
 class Material:
@@ -118,11 +134,12 @@ class Material:
         channel.close_all([fd for _, fd in self._files])
         self._files = []
 
-    def _fail(self, key: tuple[str | int, ...], text: str) -> None:
-        self.failures.append(assignment.Failure(key, text))
+    def _fail(self, key: tuple[str | int, ...], text: str, place: assignment.Place | None = None) -> None:
+        self.failures.append(assignment.Failure(key, text, place))
 
     def _source(self, index: int, source: tables.AccessSource) -> decision.Source:
         table = access.AccessTable()
+        read: list[tuple[str, bytes]] = []
         try:
             if source.rules is not None:
                 table = access.build(source.rules)
@@ -135,7 +152,7 @@ class Material:
         except access.DuplicateRuleError as error:
             self._fail(("access", index, "rules", error.index), str(error))
         except accessfile.AccessFileError as error:
-            self._fail(("access", index, "file"), f"cannot load access rules: {error}")
+            self._fail(("access", index, "file"), f"cannot load access rules: {error}", place(error, read))
         if table.dead:
             some = ", ".join(table.dead[:3])
             log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)

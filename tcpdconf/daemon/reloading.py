@@ -7,7 +7,7 @@ and only what it has opened is closed again.
 
 import functools
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -34,6 +34,11 @@ class Outcome(NamedTuple):
     details: list[str]
     problems: list[problems.Problem]
     read: Mapping[str, sources.Signature] = MappingProxyType({})
+
+    @property
+    def ok(self) -> bool:
+        """Whether the configuration was taken on."""
+        return all(problem.severity == "warning" for problem in self.problems)
 
 
 class State(NamedTuple):
@@ -93,7 +98,7 @@ class Reload:
 
     def begin(self) -> None:
         """Prepare; `done` is called now or later."""
-        self._problems += _forbidden(self._loaded)
+        self._problems += forbidden(self._loaded)
         sockets = {} if self._problems else self._bind()
         if not self._problems:
             self._ahead = list(reversed(sockets.items()))
@@ -210,8 +215,7 @@ class Reload:
             self._read += self._services[name].opened.items()
 
     def _fail(self, name: str, failure: assignment.Failure) -> None:
-        where = ("services", name, *failure.key)
-        self._problems.append(self._loaded.problem(where, failure.text, "cannot-use"))
+        self._problems.append(assignment.problem(self._loaded, name, failure))
 
     def _late(self) -> None:
         for name in sorted(self._waiting):
@@ -282,25 +286,15 @@ class Reload:
 
     def _finish(self) -> None:
         self._stage = "over"
-        touched = {each.name for each in self._touched}
-        changed = sorted({*touched, *self._changes.names()})
-        self._done(Outcome(changed, list(self._details(touched)), [], files.readings(self._read)))
-
-    def _details(self, touched: Collection[str]) -> Iterator[str]:
-        """A line for each difference, by service."""
-        found = self._changes
-        for name in self._services:
-            if name in found.added:
-                yield f"{name}: added"
-            for detail in found.changed.get(name, ()):
-                yield f"{name}: {detail}"
-            if name in touched and name not in found.added and name not in found.changed:
-                yield f"{name}: its files were read again"
-        for name in found.removed:
-            yield f"{name}: removed"
+        touched = {each.name: ("its files were read again",) for each in self._touched}
+        for name in self._changes.changed:
+            touched.pop(name, None)  # what is different says enough
+        changed = sorted({*(each.name for each in self._touched), *self._changes.names()})
+        details = list(changes.lines(self._changes, self._services, touched))
+        self._done(Outcome(changed, details, [], files.readings(self._read)))
 
 
-def _forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
+def forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
     """What this process may not do: to bind a port, to become a user."""
     for name, settings in loaded.config.enabled().items():
         try:

@@ -23,7 +23,19 @@ class Last(NamedTuple):
     @property
     def ok(self) -> bool:
         """Whether the configuration was taken on."""
-        return all(problem.severity == "warning" for problem in self.outcome.problems)
+        return self.outcome.ok
+
+
+def answer(outcome: reloading.Outcome, at: float) -> dict[str, object]:
+    """Return an outcome as the control socket has it (docs/reference/control.md)."""
+    return {
+        "ok": outcome.ok,
+        "at": at,
+        "changed": outcome.changed,
+        "details": outcome.details,
+        "problems": problems.records(outcome.problems),
+        "excerpts": problems.excerpts(outcome.problems),
+    }
 
 
 class Reloads:
@@ -174,7 +186,7 @@ class Reloads:
     def _finish(self, outcome: reloading.Outcome) -> None:
         self._reload, self._due = None, False
         self.read |= outcome.read
-        if not any(problem.severity == "error" for problem in outcome.problems):
+        if outcome.ok:
             self.loaded_at, self.refused = time.time(), None
             outcome = outcome._replace(problems=[*outcome.problems, *self.state.loaded.warnings])
         self.last = last = Last(outcome, time.time(), self._asked)

@@ -24,6 +24,7 @@ from tcpdconf.daemon import (
     log,
     loop,
     notify,
+    preview,
     procfs,
     relay,
     reloads,
@@ -85,6 +86,7 @@ class Supervisor:
             ended=self._reloaded,
         )
         self._watching = watching.Watching(self._loop, self._changed)
+        self._preview = preview.Preview(self._loop, order.read, self._reloads)
         self._commands = commands.Commands(self._loop, self._reloads, self._activated, self._drain)
         self._controlled: control.Control | None = None
         self._all: list[service.Service] = []  # with those that are coming, or drain
@@ -110,6 +112,7 @@ class Supervisor:
         self._loop.watch(self._arrived, self._signalled)
         self._loop.after(0, lambda: self._reloads.begin(loaded, read_at))
         self._loop.run()
+        self._preview.close()
         for each in self._all:
             each.close()
         if self._controlled is not None:
@@ -125,8 +128,9 @@ class Supervisor:
         if runtime is None:
             return
         replace = self._order.predecessor is not None
+        known = {**self._commands.all(), "compare": self._preview.answer}
         try:
-            self._controlled = control.Control(self._loop, runtime, self._commands.all(), replace=replace)
+            self._controlled = control.Control(self._loop, runtime, known, replace=replace)
         except OSError as error:
             log.warning(f"no control socket: {runtime}: {error.strerror}")
 
@@ -164,8 +168,9 @@ class Supervisor:
             self._keep_alive(watchdog)
             heartbeat.Heartbeat(self._loop, watchdog, self._workers).start()
         elif last.ok:
-            level: log.Level = "info" if last.outcome.changed or last.asked else "debug"
-            log.write(level, "reloaded", changed=",".join(last.outcome.changed) or "nothing")
+            level: log.Level = "info" if last.outcome.details or last.asked else "debug"
+            only = "[daemon]" if last.outcome.details else "nothing"
+            log.write(level, "reloaded", changed=",".join(last.outcome.changed) or only)
         else:
             log.excerpt("error", problems.render(last.outcome.problems))
             log.error("the configuration is not taken on; the one before goes on")
@@ -190,8 +195,8 @@ class Supervisor:
             case "report":
                 self._commands.reported(each, message)
             case "broken":
-                for key, text in assignment.failures(message):
-                    log.error(text, service=each.name, key=problems.dotted(key))
+                for failure in assignment.failures(message):
+                    log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
             case kind:
                 if kind == "serving" and message["first"]:
                     log.info("ready", service=each.name, pid=each.pids[0])
@@ -241,7 +246,9 @@ class Supervisor:
     def _ended(self, found: procfs.Process, status: int, programs: list[tuple[int, int, int]]) -> None:
         """Take note of one process that ended; one that is nobody's was a program."""
         pid = found.pid
-        if not self._watching.ended(pid, status) and not any(each.ended(pid, status) for each in self._all):
+        if self._watching.ended(pid, status) or self._preview.ended(pid):
+            return
+        if not any(each.ended(pid, status) for each in self._all):
             programs.append((pid, found.start, status))
 
     def _forget(self) -> None:

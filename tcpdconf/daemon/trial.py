@@ -99,8 +99,7 @@ class _Trial:
         yield ("services", name, "dns_lists"), [item for item in written if not isinstance(item, str)]
 
     def _note(self, name: str, failure: assignment.Failure) -> None:
-        where = ("services", name, *failure.key)
-        self._problems.append(self._loaded.problem(where, failure.text, "cannot-use"))
+        self._problems.append(assignment.problem(self._loaded, name, failure))
 
     def _end(self, each: service.Service) -> None:
         each.kill()

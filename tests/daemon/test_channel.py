@@ -143,3 +143,25 @@ def test_failures() -> None:
     said = [[["access", 0, "file"], "cannot"], ["wrong"], [["user"], 5]]
 
     assert assignment.failures({"failures": said}) == [assignment.Failure(("access", 0, "file"), "cannot")]
+
+
+def test_the_place_of_a_failure_is_believed_where_it_is_one() -> None:
+    key = ["access", 0, "file"]
+    right = ["/access", 2, 9, "a\tDENY", "wrong"]
+    bent = ["/acc\ness", 2, 9, "", "wr\x1bong"]
+    others = [
+        ["/access", 0, 9, "", ""],
+        ["/access", 1 << 40, 1, "", ""],
+        ["/access", 2, 9, ""],
+        "there",
+        None,
+    ]
+    said = [[key, "cannot", place] for place in (right, bent, *others)]
+
+    found = [failure.place for failure in assignment.failures({"failures": said})]
+
+    assert found[:2] == [
+        assignment.Place("/access", 2, 9, "a\tDENY", "wrong"),
+        assignment.Place("/acc\ufffdess", 2, 9, "", "wr\ufffdong"),
+    ]
+    assert found[2:] == [None] * len(others)

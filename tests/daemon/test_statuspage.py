@@ -126,3 +126,12 @@ def test_connections() -> None:
         "PID  PEER            SERVICE  AGE\n77   192.0.2.1:4000  smtp     5 s\n"
     )
     assert statuspage.connections({"connections": []}) == "no connections\n"
+
+
+def test_a_service_that_does_not_accept() -> None:
+    """As while its worker is started again; a daemon of an older version does not say it."""
+    shown = statuspage.status(answer(services={"a": service(accepts=False), "b": service()}), NOW)
+    assert [line for line in shown.splitlines() if "/40" in line] == [
+        "a        [....................] 0/40 not accepting  0         -        *:25",
+        "b        [....................] 0/40                0         -        *:25",
+    ]

@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import subprocess
+import sys
 import time
 
 import daemons
@@ -14,6 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.peer
 
+COMMANDS = pathlib.Path(sys.executable).parent  # where tcpdconf is
 SHARE = pathlib.Path(__file__).parents[2] / "share"
 MANUALS = sorted((SHARE / "man").glob("man?/*"))
 # an interactive shell without anybody's settings, and what makes it know our completion
@@ -31,7 +33,8 @@ class Terminal:
 
     def __init__(self, command: list[str], folder: pathlib.Path) -> None:
         self._end, theirs = pty.openpty()
-        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "TERM": "dumb", "PS1": "ready> "}
+        path = f"{COMMANDS}:{os.environ['PATH']}"
+        environment = {"PATH": path, "HOME": str(folder), "TERM": "dumb", "PS1": "ready> "}
         self._process = subprocess.Popen(
             command,
             stdin=theirs,
@@ -85,6 +88,61 @@ def test_tab_completes(shell: str, name: str, typed: str, shown: str, tmp_path: 
         terminal.close()
 
     assert shown in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x07]", "", line)
+
+
+def line_after_tab(shell: str, typed: str, shown: str, folder: pathlib.Path) -> str:
+    """The line that a shell shows after TAB, without what moves the cursor."""
+    command, prepare = SHELLS[shell]
+    terminal = Terminal(command, folder)
+    try:
+        terminal.type(prepare.format(share=SHARE, name="tcpdconf") + "; echo prep''ared\n", until="prepared")
+        line = terminal.type(f"{typed}\t", until=shown)
+    finally:
+        terminal.close()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x07]", "", line)
+
+
+SERVICES = """[services.imap-ssl]
+program = ["/bin/cat"]
+listeners = [{ port = 993 }]
+
+[services.smtp]
+enabled = false
+"""
+TYPED = [
+    ("tcpdconf explain --conf 'the conf.d' i", "imap-ssl"),
+    ("tcpdconf run --conf='the conf.d' --only i", "imap-ssl"),
+    ("tcpdconf run 'the conf.d' --only i", "imap-ssl"),
+]
+
+
+def broken(folder: pathlib.Path) -> None:
+    """A directory of which one file is right."""
+    (folder / "the conf.d").mkdir()
+    (folder / "the conf.d/a.toml").write_text(SERVICES)
+    (folder / "the conf.d/b.toml").write_text("[services.x\n[[[\n")
+
+
+@pytest.mark.parametrize(("typed", "wanted"), TYPED)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_completes_services(shell: str, typed: str, wanted: str, tmp_path: pathlib.Path) -> None:
+    peers.need(shell)
+    broken(tmp_path)
+    assert f"{typed[:-1]}{wanted} " in line_after_tab(shell, typed, wanted[1:] + " ", tmp_path)
+
+
+@pytest.mark.parametrize(("typed", "wanted"), TYPED)
+def test_fish_completes_services(typed: str, wanted: str, tmp_path: pathlib.Path) -> None:
+    peers.need("fish")
+    broken(tmp_path)
+    file = SHARE / "fish/vendor_completions.d/tcpdconf.fish"
+    environment = {"PATH": f"{COMMANDS}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    result = subprocess.run(
+        ["fish", "--no-config", "-c", f'source {file}; complete --do-complete "{typed}"'],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert [each.split("\t")[0] for each in result.stdout.splitlines()] == [wanted]
+    assert result.stderr == ""
 
 
 @pytest.mark.parametrize(

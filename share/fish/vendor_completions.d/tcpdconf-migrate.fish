@@ -54,6 +54,7 @@ complete -c tcpdconf-migrate -e
 complete -c tcpdconf-migrate -f
 
 complete -c tcpdconf-migrate -n _shtab_tcpdconf_migrate_using -s h -l help -d 'show this help message and exit'
+complete -c tcpdconf-migrate -n _shtab_tcpdconf_migrate_using -s V -l version -d 'show the version and exit'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using; and test $_shtab_tcpdconf_migrate_npos -eq 0' -a argv -d 'A command line: tcpdconf-migrate argv -- couriertcpd ....'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -s h -l help -d 'show this help message and exit'
 complete -c tcpdconf-migrate -n '_shtab_tcpdconf_migrate_using argv' -s o -l output -xka "(__fish_complete_directories)" -d 'write DIR/NAME.toml instead of printing'
