@@ -7,9 +7,11 @@ import re
 import sys
 import time
 
-from tcpdconf.config import tables
-from tcpdconf.daemon import client
-from tcpdconf.policy import access, accessfile, connection
+from tcpdconf.config.model import tables
+from tcpdconf.daemon.worker import client
+from tcpdconf.policy import connection
+from tcpdconf.policy.access import file as access_file
+from tcpdconf.policy.access.table import AccessTable
 
 _LOOKUPS = 100_000
 _LOCAL = client.endpoint(("127.0.0.1", 25))
@@ -20,7 +22,7 @@ def main(networks: int) -> None:
     data = _list(networks)
     source = tables.AccessSource.model_validate({"file": "/list", "format": "cidr", "action": "deny"})
     before, began = _resident(), time.perf_counter()
-    table = accessfile.read([("/list", data)], source)
+    table = access_file.read([("/list", data)], source)
     took = time.perf_counter() - began
     print(json.dumps({"load": took, "memory": _resident() - before, "lookup": _lookup(table)}))
 
@@ -35,7 +37,7 @@ def _list(networks: int) -> bytes:
     return b"".join(b"%d.%d.%d.%d/%d\n" % (*value.to_bytes(4), length) for value, length in found)
 
 
-def _lookup(table: access.AccessTable) -> float:
+def _lookup(table: AccessTable) -> float:
     """Seconds of one look-up, of addresses from everywhere."""
     chosen = random.Random(2)  # noqa: S311 (the same clients each time)
     links = [

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 
 from bench import clients, servers
-from tcpdconf.daemon import controlclient
+from tcpdconf.daemon.control import client as control_client
+from tcpdconf.daemon.control.client import Connection
 
 SERVICES = 200
 NETWORKS = 1_000_000
@@ -22,7 +23,7 @@ TIMES = 5
 
 def reload(folder: pathlib.Path, changed: list[str]) -> float:
     """Seconds from the command to its answer, which must name these services."""
-    with controlclient.Connection(str(folder / "run")) as daemon:
+    with Connection(str(folder / "run")) as daemon:
         began = time.perf_counter()
         answer = daemon.ask({"command": "reload"}, clients.SECONDS)
     if not answer["ok"] or answer["changed"] != changed:
@@ -94,7 +95,7 @@ class Questions(threading.Thread):
         """Ask until told to stop."""
         while not self._over.is_set():
             began = time.perf_counter()
-            controlclient.ask(self._runtime, {"command": "status"}, clients.SECONDS)
+            control_client.ask(self._runtime, {"command": "status"}, clients.SECONDS)
             self.seconds.append(time.perf_counter() - began)
 
     def stop(self) -> None:

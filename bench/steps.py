@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from bench import clients, figures, servers
-from tcpdconf import cli
-from tcpdconf.daemon import log, spawn
+from tcpdconf.cli import main as cli
+from tcpdconf.daemon.process import log, spawn
 from tcpdconf.policy import decision
 
 _P = ParamSpec("_P")

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import shtab
 
-from tcpdconf import arguments
+from tcpdconf.cli import arguments
 from tcpdconf_migrate import __main__ as migration
 
 # where each shell's own packages look below share/
@@ -16,7 +16,7 @@ _PLACES: Final = {
     "fish": "fish/vendor_completions.d/{name}.fish",
 }
 _KINDS: Final = {"DIR": shtab.DIRECTORY, "FILE": shtab.FILE}
-# names of services, which tcpdconf tells from the words before (`tcpdconf.completion`)
+# names of services, which tcpdconf tells from the words before (`tcpdconf.cli.completion`)
 _SERVICES: Final = {
     "bash": "_tcpdconf_services",
     "zsh": "_tcpdconf_services",

@@ -20,7 +20,8 @@ from typing import Final
 import completions
 import manpages
 import schematables
-from tcpdconf.config import argvoptions, codes
+from tcpdconf.config import codes
+from tcpdconf.config.couriertcpd import grammar
 
 _TOP: Final = pathlib.Path(__file__).parents[1]
 _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
@@ -152,15 +153,15 @@ def _help(*command: str) -> str:
 
 def options() -> str:
     """The page on couriertcpd's options."""
-    rows = [_row(_option(option), _keys_of(option), option.says) for option in argvoptions.OPTIONS]
+    rows = [_row(_option(option), _keys_of(option), option.says) for option in grammar.OPTIONS]
     return "\n".join([f"{_MADE}# Options of couriertcpd\n", _OPTIONS + "\n".join(rows), ""])
 
 
-def _option(option: argvoptions.Option) -> str:
+def _option(option: grammar.Option) -> str:
     return f"`-{option.name}={option.value}`" if option.value else f"`-{option.name}`"
 
 
-def _keys_of(option: argvoptions.Option) -> str:
+def _keys_of(option: grammar.Option) -> str:
     return ", ".join(f"`{key}`" for key in option.keys)
 
 

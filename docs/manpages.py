@@ -7,7 +7,7 @@ from typing import Final
 
 import schematables
 import tcpdconf
-from tcpdconf import arguments
+from tcpdconf.cli import arguments
 from tcpdconf_migrate import __main__ as migration
 
 _FILES: Final = {

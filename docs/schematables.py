@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import model, schema
+from tcpdconf.config.model import jsonschema as config_schema
+from tcpdconf.config.model.service import Service
 
 _FIRST_VERSION: Final = "0.1.0"  # of keys that do not say since when they are there (x-since in the schema)
 
@@ -34,7 +35,7 @@ class Table(NamedTuple):
 
 def tables() -> Iterator[Table]:
     """The file itself, then every table, each once, where it is first met; what is inside it follows it."""
-    written = schema.schema()
+    written = config_schema.schema()
     yield Table("", "file", written["description"], tuple(_keys(written, set())))
     yield from _below(written["definitions"], written, set())
 
@@ -62,7 +63,7 @@ def _below(
 def _required(name: str, definition: dict[str, Any]) -> set[str]:
     """The keys that a table must have; what a service must have may be in the defaults."""
     if name == "ServiceSettings":
-        return {name for name, field in model.Service.model_fields.items() if field.is_required()}
+        return {name for name, field in Service.model_fields.items() if field.is_required()}
     return set(definition.get("required", ()))
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from tcpdconf import cli
+from tcpdconf.cli import main as cli
 
 if __name__ == "__main__":
     sys.exit(cli.main())

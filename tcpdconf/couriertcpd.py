@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from tcpdconf.config import argvoptions
-from tcpdconf.daemon import background, pidfile, signals
+from tcpdconf.config.couriertcpd import grammar
+from tcpdconf.daemon.process import daemonize, pidfile, signals
 
 NAME: Final = "couriertcpd"
 
@@ -21,15 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; its exit status."""
     words = [_decoded(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
-        given = argvoptions.read(words)
+        given = grammar.read(words)
         if given.action == "run":
             return _run(words, given.values.get("pid"))
         return _signal(given.action, given.values["pid"])
-    except (argvoptions.CommandLineError, OSError) as error:
+    except (grammar.CommandLineError, OSError) as error:
         return _complain(2, str(error))
 
 
-def _signal(action: argvoptions.Action, path: str) -> int:
+def _signal(action: grammar.Action, path: str) -> int:
     """-stop or -restart: 1 when a daemon may run that was not signalled, or has not ended.
 
     With a folder that is missing there is nothing to signal: 0, as elsewhere.
@@ -48,10 +48,10 @@ def _signal(action: argvoptions.Action, path: str) -> int:
 def _run(words: list[str], pid_file: str | None) -> int:
     if pid_file is None:
         return _serve(words, None, lambda _status: None)
-    return background.start(lambda report: _serve(words, pidfile.PidFile(pid_file), report))
+    return daemonize.start(lambda report: _serve(words, pidfile.PidFile(pid_file), report))
 
 
-def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: background.Report) -> int:
+def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize.Report) -> int:
     """Serve until a signal says stop. Standard error is the terminal's until it is known where it goes."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     arrived = signals.Signals(signals.SUPERVISOR)  # before anything slow is imported
@@ -64,7 +64,7 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: backgroun
     # from here on -stop and -restart find this process; their signals are read once everything serves
     try:
         _check_ports(words)
-    except argvoptions.CommandLineError as error:
+    except grammar.CommandLineError as error:
         return _refused(terminal, pid_file, error)
 
     gc.disable()  # importing makes much and leaves nothing to collect: a fifth of the time
@@ -90,9 +90,9 @@ def _check_ports(words: Sequence[str]) -> None:
     Raises:
         CommandLineError: it is wrong.
     """
-    from tcpdconf.config import argvports  # noqa: PLC0415 (-stop and -restart do not need it)
+    from tcpdconf.config.couriertcpd import ports as port_list  # noqa: PLC0415 (-stop and -restart do not need it)
 
-    for _ in argvports.items(argvoptions.read(words).ports):
+    for _ in port_list.items(grammar.read(words).ports):
         pass
 
 

@@ -103,7 +103,7 @@ def duration(least: float, most: float) -> Callable[[str], float]:
     """Make an argument's type: seconds as a number, or as a duration in TOML's notation (`"5min"`)."""
 
     def parsed(text: str) -> float:
-        from tcpdconf.config import values  # noqa: PLC0415 (most command lines have none)
+        from tcpdconf.config.model import values  # noqa: PLC0415 (most command lines have none)
 
         try:
             number: float | str = float(text)

@@ -6,8 +6,8 @@ import pathlib
 import subprocess
 import sys
 
-import peers
 import pytest
+from support import peers
 
 from bench import figures
 

@@ -20,17 +20,17 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Sequence
 
-import daemons
-import markdown
-import networks
-import packages
-import peers
 import pytest
-from config import test_mistakes
-from daemon import courierhost
+from config.load import test_mistakes
+from support import markdown, networks, packages, peers
+from support.courier import courierhost
+from support.running import daemons
 
-from tcpdconf.config import model, problems, tables
-from tcpdconf.policy import accessfile, connection, environ
+from tcpdconf.config import problems
+from tcpdconf.config.model import tables
+from tcpdconf.config.model.service import Settings
+from tcpdconf.policy import connection, environ
+from tcpdconf.policy.access import file as access_file
 
 TOP = pathlib.Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -226,7 +226,7 @@ def test_shown_toml_is_valid(page: pathlib.Path) -> None:
     for block in markdown.blocks(page, "toml"):
         if "max_per_ips" in block.text:  # the tutorial's mistake
             continue
-        read = tables.AccessFile if block.text.startswith("[[rules]]") else model.Settings
+        read = tables.AccessFile if block.text.startswith("[[rules]]") else Settings
         read.model_validate(tomllib.loads(block.text))
 
 
@@ -245,11 +245,11 @@ def test_access_files_are_what_the_reference_shows(form: str) -> None:
     assert shown
     for block in shown:
         data = block.text.encode()
-        assert accessfile.recognise("shown", data) == form
+        assert access_file.recognise("shown", data) == form
         source = {"file": "/shown", "local": ".25\t" in block.text} | (
             {"action": "deny"} if form == "cidr" else {}
         )
-        table = accessfile.read([("shown", data)], tables.AccessSource.model_validate(source))
+        table = access_file.read([("shown", data)], tables.AccessSource.model_validate(source))
         assert len(table.peers) + len(table.locals) > 0
 
 
@@ -318,7 +318,7 @@ def logged(path: pathlib.Path) -> Iterator[list[str]]:
 
 def test_every_line_of_the_log_is_in_the_reference() -> None:
     page = (TOP / "docs/reference/log.md").read_text()
-    lines = [line for path in sorted((TOP / "tcpdconf/daemon").glob("*.py")) for line in logged(path)]
+    lines = [line for path in sorted((TOP / "tcpdconf/daemon").rglob("*.py")) for line in logged(path)]
     assert len(lines) > 15
     assert [line for line in lines if not all(part in page for part in line)] == []
 

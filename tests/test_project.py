@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tcpdconf.config import load, render, schema
+from tcpdconf.config import render
+from tcpdconf.config.load import load
+from tcpdconf.config.model import jsonschema as config_schema
 
 TOP = pathlib.Path(__file__).parent.parent
 PACKAGES = {"tcpdconf": TOP / "tcpdconf", "tcpdconf_migrate": TOP / "migrate/tcpdconf_migrate"}
@@ -21,7 +23,7 @@ SYSTEM = frozenset({"os", "socket", "asyncio", "time", "logging", "dns", "subpro
 
 
 def house(path: pathlib.Path) -> str:
-    """`config` for tcpdconf/config/load.py; outside of houses the name of the package."""
+    """`config` for tcpdconf/config/load/load.py; outside of houses the name of the package."""
     package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
     inside = path.relative_to(PACKAGES[package]).parts
     return inside[0] if len(inside) > 1 else package
@@ -88,7 +90,7 @@ def test_the_shipped_configuration_has_one_enabled_service() -> None:
 
 
 def test_the_schema_is_current() -> None:
-    assert (TOP / "schemas/tcpdconf.schema.json").read_text() == render.as_json(schema.schema())
+    assert (TOP / "schemas/tcpdconf.schema.json").read_text() == render.as_json(config_schema.schema())
 
 
 def test_what_is_generated_is_what_the_program_says() -> None:

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tcpdconf.config import schema
+from tcpdconf.config.model import jsonschema as config_schema
 
 TARGET: Final = pathlib.Path(__file__).parent / "roles/tcpdconf/meta/argument_specs.yml"
 _TYPES: Final = {
@@ -53,7 +53,7 @@ _OWN: Final[dict[str, tuple[str, list[str], str]]] = {
 
 def specification() -> dict[str, Any]:
     """The whole file."""
-    written = schema.schema()
+    written = config_schema.schema()
     definitions = written["definitions"]
     tables = {f"tcpdconf_{name}": _option(node, definitions) for name, node in written["properties"].items()}
     own = {

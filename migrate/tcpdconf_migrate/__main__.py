@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 from tcpdconf import usage
-from tcpdconf.config import fields
+from tcpdconf.config.model import fields
 from tcpdconf_migrate import accessrules, discover, plan, report, write
 
 

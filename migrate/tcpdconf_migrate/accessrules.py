@@ -14,11 +14,14 @@ from typing import Any, Final, NamedTuple
 
 import pydantic
 
-from tcpdconf.config import courierrecords, databases, fields, prefixes, render, tables
+from tcpdconf.config import render
+from tcpdconf.config.courier import databases, prefixes
+from tcpdconf.config.courier import records as courier_records
+from tcpdconf.config.model import fields, tables
 from tcpdconf_migrate import commandline, plan
 
 FOLDER: Final = "access"  # below the conf.d, where no file counts as configuration
-Networks = dict[prefixes.Prefix, courierrecords.Value]
+Networks = dict[prefixes.Prefix, courier_records.Value]
 
 _WIDEST: Final = 2  # prefix length of the networks that may still be joined; 0 is `*`
 
@@ -106,7 +109,7 @@ def read(path: str) -> Rules:
             left_out.append(f"{prefixes.shown(written)} is looked up for no client")
             continue
         try:
-            meant = _variables(courierrecords.value(value), left_out)
+            meant = _variables(courier_records.value(value), left_out)
         except ValueError as error:
             raise RulesError(f"{origin}: record {prefixes.shown(written)}: {error}") from None
         for network in key.prefixes:
@@ -120,7 +123,7 @@ def read(path: str) -> Rules:
     return Rules(text, tuple(dict.fromkeys(left_out)))
 
 
-def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courierrecords.Key | None, bytes]]]:
+def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courier_records.Key | None, bytes]]]:
     """Where the records come from, and each: as written, its networks, its value.
 
     The text that a database was made from is read in its place unless it is newer, for it may name networks
@@ -148,12 +151,12 @@ def _newest(files: Iterable[str]) -> float:
     return max(os.stat(file).st_mtime for file in files)
 
 
-def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courierrecords.Key | None, bytes]]:
+def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courier_records.Key | None, bytes]]:
     for file in files:
         for number, line in enumerate(Path(file).read_bytes().split(b"\n"), 1):
             if line.lstrip()[:1] not in {b"", b"#"}:
                 try:
-                    key, value = courierrecords.record(line)
+                    key, value = courier_records.record(line)
                 except ValueError as error:
                     raise RulesError(f"{file}:{number}: {error}") from None
                 yield line.partition(b"\t")[0], key, value
@@ -161,15 +164,15 @@ def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courierrecords.Key | N
 
 def _database(
     path: str, content: bytes, form: databases.Format
-) -> Iterator[tuple[bytes, courierrecords.Key | None, bytes]]:
+) -> Iterator[tuple[bytes, courier_records.Key | None, bytes]]:
     try:
         for written, value in databases.records(content, form):
-            yield bytes(written), courierrecords.key(bytes(written)), bytes(value)
+            yield bytes(written), courier_records.key(bytes(written)), bytes(value)
     except databases.DatabaseError as error:
         raise RulesError(f"{path}: {error}") from None
 
 
-def _variables(value: courierrecords.Value, left_out: list[str]) -> courierrecords.Value:
+def _variables(value: courier_records.Value, left_out: list[str]) -> courier_records.Value:
     """A value with those variables only that a program can be given."""
     good = tuple(pair for pair in value.environment if fields.VARIABLE.fullmatch(pair[0]))
     bad = [name for name, _ in value.environment if not fields.VARIABLE.fullmatch(name)]
@@ -191,7 +194,7 @@ def _join(networks: Networks) -> None:
                 del networks[version, size, bits]
 
 
-def _ordered(networks: Networks) -> Iterator[tuple[str, courierrecords.Value]]:
+def _ordered(networks: Networks) -> Iterator[tuple[str, courier_records.Value]]:
     """By address, IPv4 first; everybody comes last."""
     shown = {_network(prefix): value for prefix, value in sorted(networks.items(), key=_place) if prefix[1]}
     yield from shown.items()
@@ -199,7 +202,7 @@ def _ordered(networks: Networks) -> Iterator[tuple[str, courierrecords.Value]]:
         yield "*", networks[4, 0, 0]
 
 
-def _place(item: tuple[prefixes.Prefix, courierrecords.Value]) -> tuple[int, int, int]:
+def _place(item: tuple[prefixes.Prefix, courier_records.Value]) -> tuple[int, int, int]:
     version, length, bits = item[0]
     return version, bits << (prefixes.BITS[version] - length), length
 
@@ -211,7 +214,7 @@ def _network(prefix: prefixes.Prefix) -> str:
     return str(network if length < network.max_prefixlen else network.network_address)
 
 
-def _rule(network: str, value: courierrecords.Value) -> dict[str, Any]:
+def _rule(network: str, value: courier_records.Value) -> dict[str, Any]:
     environment = dict(value.environment)
     rule: dict[str, Any] = {"network": network, "action": value.action}
     if environment:

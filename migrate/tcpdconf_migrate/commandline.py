@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import argv, argvoptions
+from tcpdconf.config.couriertcpd import grammar, parse
 
-Note = argv.Note
+Note = parse.Note
 Settings = dict[str, Any]
 
 PROGRAM: Final = "couriertcpd"
@@ -54,6 +54,6 @@ def is_couriertcpd(word: str) -> bool:
 def starts(words: Sequence[str]) -> bool:
     """Whether couriertcpd's own words start it; a command line that it refuses is read, to say so."""
     try:
-        return argvoptions.read(words).action == "run"
-    except argvoptions.CommandLineError:
+        return grammar.read(words).action == "run"
+    except grammar.CommandLineError:
         return True

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline, courier, courierscripts, running, script, unit, wrappers
+from tcpdconf_migrate import commandline, processes, unit
+from tcpdconf_migrate.courier import courier
+from tcpdconf_migrate.courier import scripts as courier_scripts
+from tcpdconf_migrate.script import script
+from tcpdconf_migrate.wrappers import wrappers
 
 _WORD: Final = re.compile(r"[\w./-]+")
 
@@ -71,7 +75,7 @@ def _dead_end(text: str) -> str:
         script_of_courier = next(filter(_is_script_of_courier, _WORD.findall(line)), None)
         if script_of_courier:
             why = f"line {number} names {script_of_courier}, a start script of Courier"
-            return f"there is no couriertcpd in it, but {why}: {courierscripts.NEXT}"
+            return f"there is no couriertcpd in it, but {why}: {courier_scripts.NEXT}"
     for number, line in enumerate(text.splitlines(), 1):
         if commandline.PROGRAM in line and not line.lstrip().startswith("#"):
             return f"line {number} names couriertcpd, but nothing in it starts it: name the script that does"
@@ -80,7 +84,7 @@ def _dead_end(text: str) -> str:
 
 def _is_script_of_courier(word: str) -> bool:
     """Whether a word is the path of a start script, or a name that nothing else has."""
-    return courierscripts.named(word) and ("/" in word or "-" in word or word.endswith((".rc", ".service")))
+    return courier_scripts.named(word) and ("/" in word or "-" in word or word.endswith((".rc", ".service")))
 
 
 def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
@@ -105,7 +109,7 @@ def _from_shell(path: str, line: script.Line) -> commandline.Command:
 
 def in_processes() -> Found:
     """The running couriertcpds."""
-    found = Found(*running.read(running.PROC), private=True)
+    found = Found(*processes.read(processes.PROC), private=True)
     if not found.commands and not found.unread:
         raise DiscoverError("there is no process of couriertcpd")
     return found

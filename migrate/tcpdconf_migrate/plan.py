@@ -6,7 +6,10 @@ from typing import Any, Final, NamedTuple
 
 import pydantic
 
-from tcpdconf.config import argv, host, model, problems, wording
+from tcpdconf.config import host, problems
+from tcpdconf.config.couriertcpd import parse
+from tcpdconf.config.load import validation_errors
+from tcpdconf.config.model.service import Service, Settings
 from tcpdconf_migrate import commandline
 
 # a port's number and its names in the services database
@@ -26,8 +29,8 @@ class Planned(NamedTuple):
     """A service as it will be written, and the command line that it comes from."""
 
     name: str
-    service: model.Service
-    notes: tuple[argv.Note, ...]
+    service: Service
+    notes: tuple[parse.Note, ...]
     command: commandline.Command
 
 
@@ -45,7 +48,7 @@ def plan(
 
     Args:
         commands: in the order in which they are written.
-        exact: whether to keep what couriertcpd does wherever that can be said (see `argv.parse`).
+        exact: whether to keep what couriertcpd does wherever that can be said (see `parse.parse`).
         name: the name of the service, where there is only one.
         more_ports: added to every port number, to try the services beside couriertcpd.
     """
@@ -54,7 +57,7 @@ def plan(
     for command in commands:
         try:
             service, notes = _service(command, exact=exact)
-        except argv.CommandLineError as error:
+        except parse.CommandLineError as error:
             refused.append(commandline.Unread(command.origin, str(error)))
             continue
         called = _unused(name or command.name or name_of(service), services)
@@ -62,16 +65,16 @@ def plan(
     return Plan(tuple(services), tuple(refused))
 
 
-def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Service, tuple[argv.Note, ...]]:
+def _service(command: commandline.Command, *, exact: bool) -> tuple[Service, tuple[parse.Note, ...]]:
     """The service of a command line and of what is around it.
 
     Raises:
         CommandLineError: couriertcpd refuses it, no service can be like it, or it starts nothing.
     """
     around = dict(command.settings)
-    line = argv.parse(command.words[1:], exact=exact, directory=around.get("directory", "/"))
+    line = parse.parse(command.words[1:], exact=exact, directory=around.get("directory", "/"))
     if line.service is None:
-        raise argv.CommandLineError(f"starts nothing, for it has -{line.action}")
+        raise parse.CommandLineError(f"starts nothing, for it has -{line.action}")
     said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if "stderr" in said:  # -stderrlogger reads what the programs say, before a logger around couriertcpd
         around.pop("stderr", None)
@@ -86,12 +89,12 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[model.Servic
     if login is not None and "user" not in table:
         table["user"] = "root"
         why = "needs root, for it becomes the user who logs in"
-        notes.append(argv.Note("changed", login.rpartition("/")[2], why, ("user",)))
+        notes.append(parse.Note("changed", login.rpartition("/")[2], why, ("user",)))
     try:
-        service = model.Service.model_validate(table, by_alias=True, by_name=False)
+        service = Service.model_validate(table, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
-        found = next(wording.findings(error, table, model.Settings, ("services", "couriertcpd")))
-        raise argv.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
+        found = next(validation_errors.findings(error, table, Settings, ("services", "couriertcpd")))
+        raise parse.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
     logged = "stderr" in said  # and then the standard error of couriertcpd itself does not matter
     return service, (*notes, *(note for note in command.notes if not (logged and note.key == ("stderr",))))
 
@@ -101,7 +104,7 @@ def _settled(around: dict[str, Any]) -> bool:
     return "inherit_environment" in around
 
 
-def name_of(service: model.Service) -> str:
+def name_of(service: Service) -> str:
     """What a careful person would call a service: by its port, or else by its program."""
     for listener in service.listeners:
         found = _PORTS.get(listener.port, listener.port)
@@ -122,7 +125,7 @@ def _unused(name: str, services: Sequence[Planned]) -> str:
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def _elsewhere(service: model.Service, more: int) -> model.Service:
+def _elsewhere(service: Service, more: int) -> Service:
     """The same service on other ports."""
     if not more:
         return service

@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tcpdconf_migrate import commandline, courierscripts, script, unitsettings, wrappers
+from tcpdconf_migrate import commandline, unitsettings
+from tcpdconf_migrate.courier import scripts as courier_scripts
+from tcpdconf_migrate.script import script
+from tcpdconf_migrate.wrappers import wrappers
 
 _SETTING: Final = re.compile(r"([A-Za-z]+)\s*=\s*(.*)")
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}|\$\$|%%|%.")
@@ -91,8 +94,8 @@ class _Unit:
     def commands(self, setting: unitsettings.Setting) -> Iterator[commandline.Command | commandline.Unread]:
         """The commands of an ExecStart=; none where it has nothing to do with couriertcpd."""
         if commandline.PROGRAM not in setting.value:
-            for word in filter(courierscripts.named, setting.value.split()):
-                why = f"{word} is a start script of Courier: {courierscripts.NEXT}"
+            for word in filter(courier_scripts.named, setting.value.split()):
+                why = f"{word} is a start script of Courier: {courier_scripts.NEXT}"
                 yield commandline.Unread(setting.origin, why)
             return
         try:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf.config import envfile
-from tcpdconf_migrate import commandline, script, wrapperkinds
+from tcpdconf_migrate import commandline
+from tcpdconf_migrate.script import script
+from tcpdconf_migrate.wrappers import kinds as wrapper_kinds
 
 _SIZES: Final = {
     "LimitAS": "as", "LimitDATA": "data", "LimitSTACK": "stack", "LimitMEMLOCK": "memlock",
@@ -206,7 +208,7 @@ class Service:
             return
         self.settings.setdefault("rlimits", {})[_LIMITS[name]] = int(text) if text.isdigit() else text
         if hard not in {"", soft}:
-            self._note(setting, wrapperkinds.BOTH, "changed")
+            self._note(setting, wrapper_kinds.BOTH, "changed")
 
     def _set_standard_error(self) -> None:
         """Follow StandardError=, which is StandardOutput= where it says nothing or `inherit`."""

@@ -14,11 +14,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from tcpdconf.config import load, model, problems
+from tcpdconf.config import problems
+from tcpdconf.config.load import load
+from tcpdconf.config.model.service import Service
 
 _MARKED: Final = re.compile(rb"# Written by tcpdconf-migrate; unchanged while its digest is ([0-9a-f]{16})\n")
 
-Services = Mapping[str, model.Service]
+Services = Mapping[str, Service]
 
 
 class Written(NamedTuple):

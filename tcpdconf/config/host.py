@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from tcpdconf.config import codes, collisions, model, notations, ports, positions, problems, tables, values
+from tcpdconf.config import codes, collisions, ports, problems
+from tcpdconf.config.load import positions
+from tcpdconf.config.model import notations, tables, values
+from tcpdconf.config.model.service import Service, ServiceSettings
 
 if TYPE_CHECKING:
-    from tcpdconf.config import load
+    from tcpdconf.config.load import load
 
-Services = Mapping[str, model.ServiceSettings]
+Services = Mapping[str, ServiceSettings]
 
 _DENIED: Final = "Permission denied"
 _MANY: Final = 20_000  # names of a folder that are compared
@@ -67,7 +70,7 @@ class UnknownNameError(LookupError):
         self.meant = None if meant is None else f'"{meant}"'
 
 
-def identity(service: model.ServiceSettings) -> Identity:
+def identity(service: ServiceSettings) -> Identity:
     """The user and groups of a service: the user's own from the group database, `group` as the first.
 
     Raises:
@@ -125,9 +128,9 @@ def port_number(port: int | str) -> int:
 
 
 def _meant(word: str, known: list[str]) -> str | None:
-    from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+    from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
 
-    return None if notations.placeholder(word) else wording.near(word.strip(), known)
+    return None if notations.placeholder(word) else validation_errors.near(word.strip(), known)
 
 
 def _odd(name: str) -> str | None:
@@ -168,14 +171,14 @@ def check(loaded: "load.Loaded", services: Services | None = None) -> list[probl
             *_listeners(loaded, key, service),
             *_program(loaded, key, service),
         ]
-        whole = isinstance(service, model.Service)
+        whole = isinstance(service, Service)
         found += [problem for problem in mine if whole or problem.severity == "error"]
     pairs = collisions.pairs(_bound(enabled))
     return [*found, *(_collision(loaded, bound, other) for bound, other in pairs)]
 
 
 def _identity(
-    loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
+    loaded: "load.Loaded", key: positions.Key, service: ServiceSettings
 ) -> Iterator[problems.Problem]:
     for error in _unknown_names(service):
         yield loaded.problem((*key, error.key), str(error), error.code, hint=error.hint, meant=error.meant)
@@ -183,7 +186,7 @@ def _identity(
         yield loaded.problem(key, "runs as root", "runs-as-root", "warning", hint=_root_hint(service))
 
 
-def _root_hint(service: model.ServiceSettings) -> str:
+def _root_hint(service: ServiceSettings) -> str:
     """What to do about a service without a user: some programs have to start as root."""
     names = {os.path.basename(word) for word in service.program or ()}
     needing = sorted(names & _NEED_ROOT)
@@ -195,7 +198,7 @@ def _root_hint(service: model.ServiceSettings) -> str:
     )
 
 
-def _unknown_names(service: model.ServiceSettings) -> Iterator[UnknownNameError]:
+def _unknown_names(service: ServiceSettings) -> Iterator[UnknownNameError]:
     """What `identity` would stop at, in user and group both."""
     only_user = service.model_copy(update={"group": None if service.group is None else 0})
     only_group = service.model_copy(update={"user": None})
@@ -206,9 +209,7 @@ def _unknown_names(service: model.ServiceSettings) -> Iterator[UnknownNameError]
             yield error
 
 
-def _files(
-    loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
-) -> Iterator[problems.Problem]:
+def _files(loaded: "load.Loaded", key: positions.Key, service: ServiceSettings) -> Iterator[problems.Problem]:
     if not Path(service.directory).is_dir():
         is_there = Path(service.directory).exists()
         text = (
@@ -248,7 +249,7 @@ def _missing(loaded: "load.Loaded", key: positions.Key, text: str, path: str) ->
 
 def _near_path(path: str, *folders: str) -> str | None:
     """A path that there is, and that differs from another by a slip of its last part or its folder."""
-    from tcpdconf.config import wording  # noqa: PLC0415 (needed for problems only)
+    from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
 
     folder, name = os.path.split(path)
     for other in folders:
@@ -259,7 +260,7 @@ def _near_path(path: str, *folders: str) -> str | None:
             names = [entry.name for entry in itertools.islice(entries, _MANY + 1)]
     except OSError:
         return None
-    found = wording.near(name, names, 0.8) if len(names) <= _MANY else None
+    found = validation_errors.near(name, names, 0.8) if len(names) <= _MANY else None
     return None if found is None else os.path.join(folder, found)
 
 
@@ -276,7 +277,7 @@ def _unreadable(path: str, *, directory: bool) -> str | None:
 
 
 def _program(
-    loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
+    loaded: "load.Loaded", key: positions.Key, service: ServiceSettings
 ) -> Iterator[problems.Problem]:
     if service.program is None:
         return
@@ -304,7 +305,7 @@ def _words(path: str) -> str | None:
 
 
 def _listeners(
-    loaded: "load.Loaded", key: positions.Key, service: model.ServiceSettings
+    loaded: "load.Loaded", key: positions.Key, service: ServiceSettings
 ) -> Iterator[problems.Problem]:
     for index, listener in enumerate(service.listeners):
         where = (*key, "listeners", index)

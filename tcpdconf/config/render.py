@@ -11,7 +11,10 @@ from typing import Any, Final
 
 import tomli_w
 
-from tcpdconf.config import argvoptions, model, notations, positions
+from tcpdconf.config.couriertcpd import grammar
+from tcpdconf.config.load import positions
+from tcpdconf.config.model import notations
+from tcpdconf.config.model.service import Config, Service
 
 Comment = Callable[[positions.Key], str | None]
 
@@ -40,7 +43,7 @@ def key_part(name: str) -> str:
     return tomli_w.dumps({name: 0}).removesuffix(" = 0\n")
 
 
-def data(config: model.Config) -> dict[str, Any]:
+def data(config: Config) -> dict[str, Any]:
     """Return a configuration as TOML's and JSON's types.
 
     A zone that is shown as another one is a secret: what stands in its place is no zone, so that nobody takes
@@ -93,7 +96,7 @@ def _has_header(value: object) -> bool:
     return isinstance(value, dict) and bool(value)
 
 
-def service(name: str, written: model.Service, notes: Iterable[argvoptions.Note] = ()) -> str:
+def service(name: str, written: Service, notes: Iterable[grammar.Note] = ()) -> str:
     """TOML of one service, defaults left out; reading it gives the same service.
 
     A note that has a key is a comment at the nearest line to it; the same reason is given once.
@@ -108,7 +111,7 @@ def service(name: str, written: model.Service, notes: Iterable[argvoptions.Note]
     return "\n".join(lines[1:]) + "\n"
 
 
-def _brief(written: model.Service) -> dict[str, Any]:
+def _brief(written: Service) -> dict[str, Any]:
     """A service as somebody writes it: without what is default, but for the first number to look for."""
     brief: dict[str, Any] = written.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
@@ -121,7 +124,7 @@ def _brief(written: model.Service) -> dict[str, Any]:
             brief["listeners"][place] = {"address": listener["address"]} | listener
     for key in brief.get("rlimits", {}).keys() & set(_BYTES):
         brief["rlimits"][key] = _size(brief["rlimits"][key])
-    order = [key for key in model.Service.model_fields if key in brief]
+    order = [key for key in Service.model_fields if key in brief]
     return {key: brief[key] for key in order}
 
 
@@ -167,7 +170,7 @@ def _spread(value: Any, used: int) -> str:  # noqa: ANN401 (TOML holds any type)
     return "[\n" + "".join(f"  {literal(item)},\n" for item in value) + "]"
 
 
-def _remarks(notes: Iterable[argvoptions.Note], keys: set[positions.Key]) -> dict[positions.Key, list[str]]:
+def _remarks(notes: Iterable[grammar.Note], keys: set[positions.Key]) -> dict[positions.Key, list[str]]:
     """Comment lines by the key that they stand above."""
     found: dict[positions.Key, list[str]] = {}
     reasons: set[str] = set()

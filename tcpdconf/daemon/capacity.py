@@ -12,8 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from tcpdconf.config import load, model, problems, tables
-from tcpdconf.daemon import controlclient, runtimedir
+from tcpdconf.config import problems
+from tcpdconf.config.load import load
+from tcpdconf.config.model import tables
+from tcpdconf.config.model.service import Service
+from tcpdconf.daemon.control import runtimedir
+from tcpdconf.daemon.control.client import Connection, ControlError
 
 _OWN_TASKS: Final = 4  # the supervisor, the watcher and its threads
 _WORKER_TASKS: Final = 3  # a worker, its thread that starts programs, and the one that reads files
@@ -82,13 +86,13 @@ def _warning(loaded: load.Loaded, name: str, text: str, raised_by: str) -> probl
     return loaded.problem(key, text, "above-host-limit", "warning", hint=hint)
 
 
-def _tasks(service: model.Service) -> int:
+def _tasks(service: Service) -> int:
     """The processes and threads of a service when all its slots are taken; its programs may start more."""
     logger = isinstance(service.stderr, tables.StderrLogger)
     return service.limits.max_connections + _WORKER_TASKS + logger
 
 
-def _descriptors(service: model.Service) -> int:
+def _descriptors(service: Service) -> int:
     """The descriptors of its worker when all connections wait for what they can wait for."""
     waits = service.lookup_names or bool(service.dns_lists)
     headers = [each.haproxy.max_pending for each in service.listeners if each.haproxy is not None]
@@ -106,8 +110,8 @@ class Host:
 
         Those of the daemon that runs, else of the unit that would start it, else of this process.
         """
-        with contextlib.suppress(controlclient.ControlError, OSError):
-            with controlclient.Connection(runtimedir.find()) as connection:
+        with contextlib.suppress(ControlError, OSError):
+            with Connection(runtimedir.find()) as connection:
                 pid = connection.pid
             return self.of_process(str(pid), f"the running daemon (pid {pid})")
         return self.of_unit() or self.own("this process")

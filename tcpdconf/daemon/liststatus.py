@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, get_args
 
-from tcpdconf.policy import listhealth, namehealth
+from tcpdconf.policy.dns import health as list_health
+from tcpdconf.policy.dns import name_health
 
 _WORDS: Final = ("state", "why")
 _LARGEST: Final = 1 << 64  # more than anything can be counted up to
@@ -29,13 +30,13 @@ def checked(said: object) -> dict[str, dict[str, Any]]:
     return {
         zone: each
         for zone, each in (said.items() if isinstance(said, dict) else ())
-        if isinstance(each, dict) and _is_status(each, get_args(listhealth.State), "listed")
+        if isinstance(each, dict) and _is_status(each, get_args(list_health.State), "listed")
     }
 
 
 def names(said: object) -> dict[str, Any] | None:
     """The state, why, and counts by class (`hostnames.Hostnames.status`)."""
-    states = get_args(namehealth.State)
+    states = get_args(name_health.State)
     return said if isinstance(said, dict) and _is_status(said, states, "timeout", "unreachable") else None
 
 

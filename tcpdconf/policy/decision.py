@@ -10,14 +10,15 @@ A slot is taken at admission. Whoever refuses the connection later, or sees its 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tcpdconf.policy import access, connection, limits
+from tcpdconf.policy import connection, limits
+from tcpdconf.policy.access.table import AccessTable, Find, Rule, Stage
 
 
 class Source(NamedTuple):
     """An access source: `name` is what log lines call it."""
 
     name: str
-    table: access.AccessTable
+    table: AccessTable
 
 
 class Admitted(NamedTuple):
@@ -26,14 +27,12 @@ class Admitted(NamedTuple):
     variables: tuple[tuple[str, str], ...]
 
 
-Decisive = tuple[
-    access.Stage, Source, access.Rule
-]  # whose address a rule was found by, in which source, and it
+Decisive = tuple[Stage, Source, Rule]  # whose address a rule was found by, in which source, and it
 
-_STAGES: Final[tuple[tuple[access.Stage, access.Find], ...]] = (
-    ("local", access.AccessTable.find_local),
-    ("proxied_local", access.AccessTable.find_proxied),
-    ("peer", access.AccessTable.find),
+_STAGES: Final[tuple[tuple[Stage, Find], ...]] = (
+    ("local", AccessTable.find_local),
+    ("proxied_local", AccessTable.find_proxied),
+    ("peer", AccessTable.find),
 )
 _DIRECT: Final = tuple(stage for stage in _STAGES if stage[0] != "proxied_local")
 

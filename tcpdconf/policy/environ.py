@@ -7,8 +7,9 @@ known of the connection, which no rule can displace (as with couriertcpd).
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-from tcpdconf.config import model
-from tcpdconf.policy import connection, dialect
+from tcpdconf.config import dialect
+from tcpdconf.config.model.service import ServiceSettings
+from tcpdconf.policy import connection
 
 CONNECTION: Final = frozenset(
     f"TCP{end}{what}" for end in ("REMOTE", "LOCAL") for what in ("IP", "PORT", "HOST", "INFO")
@@ -61,7 +62,7 @@ def decoded(data: bytes) -> str:
 
 
 def base(
-    service: model.ServiceSettings,
+    service: ServiceSettings,
     daemon: Mapping[str, str],
     files: Mapping[str, str],
     ways: dialect.Dialect = dialect.TOML,

@@ -7,8 +7,9 @@ pass `now` in seconds of any clock that only goes forward.
 import ipaddress
 from typing import Final, NamedTuple
 
-from tcpdconf.config import tables, values
-from tcpdconf.policy import access, connection
+from tcpdconf.config.model import tables, values
+from tcpdconf.policy import connection
+from tcpdconf.policy.access import table as access_table
 
 _BUCKETS: Final = 65536  # token buckets remembered per generation; under a flood the oldest are forgotten
 _ROUNDING: Final = 1 + 1e-9  # what sums of intervals may exceed their period by
@@ -26,7 +27,7 @@ class Networks(NamedTuple):
 
     def shown(self, peer: connection.Endpoint) -> str:
         """The network of an address whose family is limited, as people write it."""
-        bits, shift = access.BITS[peer.version], self.shifts[peer.version]
+        bits, shift = access_table.BITS[peer.version], self.shifts[peer.version]
         first = ipaddress.ip_address((peer.value >> shift << shift).to_bytes(bits // 8))
         return f"{first}/{bits - shift}" if shift else str(first)
 
@@ -219,7 +220,7 @@ def _rates(limits: tables.Limits) -> list[Rate]:
 def _networks(ipv4: int | None, ipv6: int | None) -> Networks:
     lengths = ((4, ipv4), (6, ipv6))
     return Networks(
-        {version: access.BITS[version] - length for version, length in lengths if length is not None}
+        {version: access_table.BITS[version] - length for version, length in lengths if length is not None}
     )
 
 

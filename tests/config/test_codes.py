@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import get_args
 
 import pytest
-from policy import gdbmfiles
+from support.courier import gdbmfiles
 
-from tcpdconf import checking
-from tcpdconf.config import codes, load, problems
+from tcpdconf.cli import check as checks
+from tcpdconf.config import codes, problems
+from tcpdconf.config.load import load
 from tcpdconf.daemon import capacity
 
 TOP = pathlib.Path(__file__).parent.parent.parent
@@ -105,11 +106,11 @@ def test_the_example_of_a_code_is_what_such_a_problem_says(
 
 def _problems() -> list[problems.Problem]:
     try:
-        loaded = load.load("conf.d", further=checking.files)
+        loaded = load.load("conf.d", further=checks.files)
     except problems.ConfigError as error:
         return list(error.problems)
     limits = capacity.Limits((), (capacity.Limit(32768, "kernel.pid_max"),))
-    return [*loaded.warnings, *checking.rules(loaded), *capacity.warnings(loaded, limits)]
+    return [*loaded.warnings, *checks.rules(loaded), *capacity.warnings(loaded, limits)]
 
 
 def test_the_table_has_every_code_once_and_in_order() -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tcpdconf.config import host, load, model, problems
+from tcpdconf.config import host, problems
+from tcpdconf.config.load import load
+from tcpdconf.config.model.service import Service
 
 NOBODY = pwd.getpwnam("nobody")
 FREE = 3999999999  # no user has this number
 
 
-def service(**settings: object) -> model.Service:
-    return model.Service.model_validate({"program": ["/bin/cat"], "listeners": [{"port": 5000}], **settings})
+def service(**settings: object) -> Service:
+    return Service.model_validate({"program": ["/bin/cat"], "listeners": [{"port": 5000}], **settings})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcpdconf.config import load, model, notations, positions, problems, render, tables, values
+from tcpdconf.config import problems, render
+from tcpdconf.config.load import load, positions
+from tcpdconf.config.model import notations, tables, values
+from tcpdconf.config.model.service import Config
 
 FULL = """\
 [services."a.b"]
@@ -177,7 +180,7 @@ def test_rates_are_shown_in_the_largest_unit(written: str, shown: str) -> None:
 
 
 def test_an_empty_configuration_has_its_defaults() -> None:
-    assert render.data(model.Config())["daemon"] == {
+    assert render.data(Config())["daemon"] == {
         "log_level": "info",
         "stop_timeout": 10.0,
         "drain_timeout": 300.0,

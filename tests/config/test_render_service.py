@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from tcpdconf.config import argvoptions, model, render
+from tcpdconf.config import render
+from tcpdconf.config.couriertcpd import grammar
+from tcpdconf.config.model.service import Service
 
-Note = argvoptions.Note
+Note = grammar.Note
 
 TABLE: dict[str, Any] = {
     "program": ["/usr/bin/imapd", "Maildir"],
@@ -63,13 +65,13 @@ rules = [
 """
 
 
-def service(**keys: object) -> model.Service:
-    return model.Service.model_validate({"program": ["/bin/cat"], "listeners": [{"port": 25}], **keys})
+def service(**keys: object) -> Service:
+    return Service.model_validate({"program": ["/bin/cat"], "listeners": [{"port": 25}], **keys})
 
 
-def read(text: str) -> model.Service:
+def read(text: str) -> Service:
     ((_, table),) = tomllib.loads(text)["services"].items()
-    return model.Service.model_validate(table, by_alias=True, by_name=False)
+    return Service.model_validate(table, by_alias=True, by_name=False)
 
 
 def test_the_layout_is_the_one_of_the_shipped_files() -> None:

@@ -5,10 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-import daemons
 import pytest
+from support.running import daemons
 
-from tcpdconf.config import load
+from tcpdconf.config.load import load
 from tcpdconf.daemon import capacity
 
 SERVICE = """

@@ -4,11 +4,11 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import daemons
 import pytest
-import reloads
+from support.running import daemons, reloads
 
-from tcpdconf.daemon import controlclient, running
+from tcpdconf.daemon import run as daemon_run
+from tcpdconf.daemon.control import client as control_client
 
 OLD = 'program = ["/bin/echo", "old"]'
 NEW = 'program = ["/bin/echo", "new"]'
@@ -30,12 +30,12 @@ def test_its_directory_may_be_removed(settings: str, tmp_path: pathlib.Path) -> 
     with daemons.Daemon(tmp_path, text + reloads.service(port, OLD), before=before) as daemon:
         start.rmdir()
         (tmp_path / "a").rmdir()
-        status = controlclient.ask(daemon.runtime, {"command": "status"})
+        status = control_client.ask(daemon.runtime, {"command": "status"})
         assert status["config"]["dir"] == str(daemon.conf)
         (daemon.conf / "test.toml").write_text(text + reloads.service(port, NEW))
         daemon.await_log("^reloaded changed=test$")
         assert daemons.talk(port) == b"new\n"
-        assert controlclient.ask(daemon.runtime, {"command": "reload"})["ok"]
+        assert control_client.ask(daemon.runtime, {"command": "reload"})["ok"]
 
 
 def test_its_configuration_may_be_removed_with_it(tmp_path: pathlib.Path) -> None:
@@ -48,10 +48,10 @@ def test_its_configuration_may_be_removed_with_it(tmp_path: pathlib.Path) -> Non
     ) as daemon:
         away = tmp_path / "away"
         daemon.conf.rename(away)
-        assert not controlclient.ask(daemon.runtime, {"command": "reload"})["ok"]
-        assert controlclient.ask(daemon.runtime, {"command": "status"})["config"]["dir"] == str(daemon.conf)
+        assert not control_client.ask(daemon.runtime, {"command": "reload"})["ok"]
+        assert control_client.ask(daemon.runtime, {"command": "status"})["config"]["dir"] == str(daemon.conf)
         away.rename(daemon.conf)
-        assert controlclient.ask(daemon.runtime, {"command": "reload"})["ok"]
+        assert control_client.ask(daemon.runtime, {"command": "reload"})["ok"]
         assert daemons.talk(port) == b"old\n"
 
 
@@ -72,8 +72,8 @@ def test_a_path_is_that_from_where_it_started(
     (tmp_path / "a/b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a/b")
 
-    assert running.absolute(path) == f"{tmp_path}{expected}"
-    assert running.absolute(f"/etc/../{path}") == f"/etc/../{path}"
+    assert daemon_run.absolute(path) == f"{tmp_path}{expected}"
+    assert daemon_run.absolute(f"/etc/../{path}") == f"/etc/../{path}"
 
 
 def test_a_directory_without_a_name(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_directory_without_a_name(tmp_path: pathlib.Path, monkeypatch: pytest.
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    found = running.absolute("conf.d")
+    found = daemon_run.absolute("conf.d")
     monkeypatch.chdir("/")
 
     assert found == "/proc/self/cwd/conf.d"

@@ -13,11 +13,11 @@ import sys
 import tomllib
 from collections.abc import Iterator
 
-import daemons
-import peers
 import pytest
+from support import peers
+from support.running import daemons
 
-from tcpdconf.config import model
+from tcpdconf.config.model.service import Settings
 
 pytestmark = pytest.mark.peer
 
@@ -201,7 +201,7 @@ def test_a_socket_of_systemd_is_served(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_shipped_socket_is_that_of_the_shipped_service() -> None:
-    shipped = model.Settings.model_validate(tomllib.loads((TOP / "conf.d/10-hello.toml").read_text()))
+    shipped = Settings.model_validate(tomllib.loads((TOP / "conf.d/10-hello.toml").read_text()))
     (listener,) = shipped.services["hello"].listeners
 
     assert dict(settings(SOCKET))["ListenStream"] == f"{listener.address}:{listener.port}"

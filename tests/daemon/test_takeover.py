@@ -10,11 +10,9 @@ import sys
 import threading
 from collections.abc import Iterator
 
-import daemons
-import networks
 import pytest
-import stores
-from daemon import processes
+from support import networks
+from support.running import daemons, processes, stores
 
 GREET = 'program = ["/bin/sh", "-c", "echo here; read line; echo $line"]'
 

@@ -2,8 +2,8 @@
 
 import pathlib
 
-import packages
 import pytest
+from support import packages
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import tarfile
 import venv
 import zipfile
 
-import packages
 import pytest
+from support import packages
 
 TOP = pathlib.Path(__file__).parents[2]
 SHIPPED = [

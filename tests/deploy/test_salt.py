@@ -15,13 +15,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import daemons
-import fakesystemd
-import greeters
-import markdown
-import nastystrings
-import peers
 import pytest
+from support import markdown, nastystrings, peers
+from support.running import daemons, fakesystemd, greeters
 
 TOP = pathlib.Path(__file__).parents[2]
 SECONDS = 110

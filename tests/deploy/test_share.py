@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 
-import daemons
-import peers
 import pytest
+from support import peers
+from support.running import daemons
 
 pytestmark = pytest.mark.peer
 

@@ -1,4 +1,4 @@
-"""The shipped units under the real systemd, which is PID 1 of a box of its own (tests/systemdbox.py).
+"""The shipped units under the real systemd, which is PID 1 of a box of its own (support.running.systemdbox).
 
 Of the shipped service nothing is changed but where its tcpdconf and its conf.d are, and WatchdogSec, which is
 4 here. Nothing of its hardening is taken back: the box has all that it needs.
@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-import daemons
 import pytest
-import systemdbox
-from daemon import processes
+from support.running import daemons, processes, systemdbox
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nastystrings
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import nastystrings
 
 TOP = Path(__file__).parents[2]
 WRITER = TOP / "deploy/ansible/roles/tcpdconf/module_utils/tcpdconf_toml.py"

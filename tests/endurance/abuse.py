@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 
-import daemons
-import dnsservers
 from endurance import observer, world
+from support.dns import dnsservers
+from support.running import daemons
 
-from tcpdconf.daemon import controlclient
+from tcpdconf.daemon.control import client as control_client
+from tcpdconf.daemon.control.client import ControlError
 
 
 class Abuse(threading.Thread):
@@ -67,7 +68,7 @@ class Abuse(threading.Thread):
         """Do one of the deeds."""
         try:
             deed()
-        except (controlclient.ControlError, OSError, AssertionError) as error:
+        except (ControlError, OSError, AssertionError) as error:
             self.troubles.append(f"{deed.__name__}: {error}")
         self.done[deed.__name__.strip("_")] += 1
 
@@ -92,7 +93,7 @@ class Abuse(threading.Thread):
 
     def ask(self, command: str) -> "dict[str, object]":
         """What the daemon answers."""
-        return controlclient.ask(str(self._daemon.folder / "run"), {"command": command}, 60)
+        return control_client.ask(str(self._daemon.folder / "run"), {"command": command}, 60)
 
     def _write(self, text: str) -> None:
         file = self._daemon.conf / "test.toml"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import daemons
+from support.running import daemons
 
 PATIENCE: Final = 60.0  # seconds for a client to be served or refused while everything goes wrong
 

@@ -10,8 +10,8 @@ import threading
 import time
 from typing import NamedTuple
 
-import daemons
 from endurance import world
+from support.running import daemons
 
 PROC = pathlib.Path("/proc")
 

@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import daemons
-import peers
 import pytest
 from endurance import abuse, crowd, observer, watched, world
+from support import peers
+from support.running import daemons
 
-from tcpdconf.daemon import ledger
+from tcpdconf.daemon.worker import ledger
 
 SECONDS: Final = float(os.environ.get("ENDURANCE_SECONDS", "30"))
 BURST: Final = 10_000  # connections at a service with 50 slots

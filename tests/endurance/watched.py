@@ -14,8 +14,9 @@ import time
 import weakref
 from typing import Any, Final
 
-from tcpdconf import cli
-from tcpdconf.daemon import dnscache, loop
+from tcpdconf.cli import main as cli
+from tcpdconf.daemon.dns.cache import Cache
+from tcpdconf.daemon.process import loop
 
 _DAY: Final = 86400.0
 _made: "weakref.WeakKeyDictionary[object, int]" = weakref.WeakKeyDictionary()  # by which process
@@ -31,7 +32,7 @@ def main() -> int:
     folder = pathlib.Path(sys.argv[1])
     real, chance = time.time, random.Random(1)  # noqa: S311 (no secret)
     time.time = lambda: _jump(real(), chance)
-    for kind in (loop.Loop, dnscache.Cache):
+    for kind in (loop.Loop, Cache):
         _remember(kind)
 
     def tell(_number: int, _frame: object) -> None:
@@ -40,7 +41,7 @@ def main() -> int:
         kept = {
             "timers": sum(len(each._timers) for each in loops),
             "watched": sum(len(each._callbacks) for each in loops),
-            "answers": sum(len(each) for each in mine if isinstance(each, dnscache.Cache)),
+            "answers": sum(len(each) for each in mine if isinstance(each, Cache)),
         }
         written = folder / f".{os.getpid()}"
         written.write_text(json.dumps(kept))

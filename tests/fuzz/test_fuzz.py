@@ -12,14 +12,16 @@ import tracemalloc
 import types
 from collections.abc import Iterable
 
-import controls
 import pytest
-from fuzz import parsers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import parsers
+from support.running import controls
 
-from tcpdconf.config import load, model
-from tcpdconf.daemon import commands, listeners, reloading, reloads
+from tcpdconf.config.load import load
+from tcpdconf.config.model.service import Config
+from tcpdconf.daemon.supervisor import commands, listeners, reload_queue
+from tcpdconf.daemon.supervisor.reload import Outcome, State
 
 EXAMPLES = int(os.environ.get("TCPDCONF_FUZZ", "300"))
 SLOWEST = 2.0  # seconds for an input, which is small, on a busy machine
@@ -129,8 +131,8 @@ REQUESTS = st.recursive(
 
 def test_any_request_has_one_answer(tmp_path: pathlib.Path) -> None:
     """The daemon's own commands, without services: what is no request ends the connection at most."""
-    state = reloading.State(load.Loaded("", model.Config(), ()), {}, {})
-    last = reloads.Last(reloading.Outcome([], [], []), 0.0, asked=True)
+    state = State(load.Loaded("", Config(), ()), {}, {})
+    last = reload_queue.Last(Outcome([], [], []), 0.0, asked=True)
     stops: list[float] = []
     served: dict[str, object] = {}
     with controls.Server(tmp_path / "run", served) as server:  # type: ignore[arg-type] # filled in below

@@ -6,14 +6,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import daemons
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy import berkeleyfiles, gdbmfiles, links
+from support import links
+from support.courier import berkeleyfiles, gdbmfiles
+from support.running import daemons
 
-from tcpdconf.config import load, tables
-from tcpdconf.policy import access, accessfile, connection
+from tcpdconf.config.load import load
+from tcpdconf.config.model import tables
+from tcpdconf.policy import connection
+from tcpdconf.policy.access import file as access_file
+from tcpdconf.policy.access.table import Rule
 from tcpdconf_migrate import __main__, accessrules
 
 KEYS = st.one_of(
@@ -28,9 +32,9 @@ CLIENTS = st.one_of(
 )
 
 
-def answers(path: Path, form: str, clients: list[str]) -> list[access.Rule | None]:
+def answers(path: Path, form: str, clients: list[str]) -> list[Rule | None]:
     source = tables.AccessSource.model_validate({"file": str(path), "format": form})
-    table = accessfile.read([(str(path), path.read_bytes())], source)
+    table = access_file.read([(str(path), path.read_bytes())], source)
     return [table.find(connection.Connection(links.end(client), links.end(links.ANY))) for client in clients]
 
 
@@ -161,7 +165,7 @@ def test_services_share_the_rules_of_one_database(tmp_path: Path, capsys: pytest
     assert services.keys() == {"smtp", "submission"}
     assert files == {f"{conf}/access/smtpaccess.toml"}
     (rule,) = answers(conf / "access/smtpaccess.toml", "toml", ["127.0.0.1"])
-    assert rule == access.Rule("allow", (("RELAYCLIENT", ""),))
+    assert rule == Rule("allow", (("RELAYCLIENT", ""),))
 
 
 def test_rules_need_a_directory(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 import pathlib
 
-import goldencases
 import pytest
+from support.courier import goldencases
 
 CASES = sorted(goldencases.FOLDER.glob("*.txt"))
 

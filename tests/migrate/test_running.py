@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import daemons
-import goldencases
-import peers
 import pytest
+from support import peers
+from support.courier import goldencases
+from support.running import daemons
 
-from tcpdconf.config import load
-from tcpdconf_migrate import running
+from tcpdconf.config.load import load
+from tcpdconf_migrate import processes
 
 LIMITS = {
     resource.RLIMIT_AS: 256 << 20, resource.RLIMIT_STACK: 4096 << 10, resource.RLIMIT_NOFILE: 300,
@@ -58,7 +58,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_running_couriertcpd_tells_what_it_was_started_with(
     process: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    found, _ = running.read("/proc")
+    found, _ = processes.read("/proc")
     (command,) = (each for each in found if each.origin == f"process {process.pid}")
 
     assert list(command.words) == process.args
@@ -101,7 +101,7 @@ def test_all_limits_of_a_process_are_read(tmp_path: Path) -> None:
         "Max realtime priority": "5", "Max core file size": "0",
     }  # fmt: skip
     goldencases.process(tmp_path / "9", {"words": ["couriertcpd", "25", "x"], "limits": limits})
-    ((command,), _) = running.read(str(tmp_path))
+    ((command,), _) = processes.read(str(tmp_path))
 
     assert command.settings["rlimits"] == {"nproc": 99, "core": 0, "memlock": "unlimited"}
     assert [note.what for note in command.notes] == ["Max realtime priority 5"]
@@ -127,7 +127,7 @@ def test_standard_error_of_a_process_goes_on(
     goldencases.process(tmp_path / "8", {"words": logger})
     os.symlink("pipe:[2]", tmp_path / "8/fd/0")
     goldencases.process(tmp_path / "9", {"words": ["couriertcpd", "25", "x"], "stderr": target})
-    ((command,), _) = running.read(str(tmp_path))
+    ((command,), _) = processes.read(str(tmp_path))
 
     assert command.settings.get("stderr") == expected
     assert [note.what for note in command.notes] == [f"standard error, {target}"] * noted

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tcpdconf.config import argv, model, render
+from tcpdconf.config import render
+from tcpdconf.config.couriertcpd import parse
+from tcpdconf.config.model.service import Service
 from tcpdconf_migrate import __main__, write
 
 BEFORE = '[services.other]\nprogram = ["/bin/true"]\nlisteners = [{ port = 1 }]\n'
 
 
-def service(port: int) -> model.Service:
-    found = argv.parse([str(port), "/bin/cat"], exact=False).service
+def service(port: int) -> Service:
+    found = parse.parse([str(port), "/bin/cat"], exact=False).service
     assert found is not None
     return found
 

@@ -2,8 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tcpdconf.config import tables
-from tcpdconf.policy import access, connection, decision, limits
+from tcpdconf.config.model import tables
+from tcpdconf.policy import connection, decision, limits
+from tcpdconf.policy.access import table as access_table
 
 PEER = connection.endpoint(4, 0xC0000201, 40000)  # 192.0.2.1
 LOCAL = connection.endpoint(4, 0xC6336401, 25)  # 198.51.100.1
@@ -13,7 +14,7 @@ LINK = connection.Connection(PEER, LOCAL)
 
 def source(name: str, *rules: dict[str, object]) -> decision.Source:
     file = tables.AccessFile.model_validate({"rules": list(rules)})
-    return decision.Source(name, access.build(file.rules))
+    return decision.Source(name, access_table.build(file.rules))
 
 
 def rule(

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpdconf.config import model
-from tcpdconf.policy import connection, dialect, environ
+from tcpdconf.config import dialect
+from tcpdconf.config.model.service import ServiceSettings
+from tcpdconf.policy import connection, environ
 
 V4 = connection.endpoint(4, 0xC0000201, 40000)
 V6 = connection.endpoint(6, 0x20010DB8 << 96 | 1, 40001)
@@ -23,7 +24,7 @@ MAPPED = connection.endpoint(6, 0xFFFF << 32 | 0xC0000201, 40000)
 def test_addresses(
     peer: connection.Endpoint, local: connection.Endpoint, form: str, expected: tuple[str, str, str]
 ) -> None:
-    service = model.ServiceSettings.model_validate({"address_format": form})
+    service = ServiceSettings.model_validate({"address_format": form})
     found = environ.of(connection.Connection(peer, local), {}, (), service.address_format)
 
     assert (found["PROTO"], found["TCPREMOTEIP"], found["TCPLOCALIP"]) == expected
@@ -38,7 +39,7 @@ def test_addresses(
     ],
 )
 def test_a_proxied_connection_has_remote_info(form: str, expected: str) -> None:
-    service = model.ServiceSettings.model_validate({"address_format": form})
+    service = ServiceSettings.model_validate({"address_format": form})
     link = connection.Connection(V6, V4, connection.Proxy(V6, V6))
     found = environ.of(link, {}, (), service.address_format)
 
@@ -53,7 +54,7 @@ VARIABLES = st.dictionaries(NAMES, st.text("ab", max_size=2))
 def test_base_lets_nothing_of_the_daemons_own_through(
     daemon: dict[str, str], inherit: bool | list[str], files: dict[str, str], table: dict[str, str]
 ) -> None:
-    service = model.ServiceSettings.model_validate({"inherit_environment": inherit, "environment": table})
+    service = ServiceSettings.model_validate({"inherit_environment": inherit, "environment": table})
     found = environ.base(service, daemon, files)
 
     expected = dict[str, str]()
@@ -76,7 +77,7 @@ def test_no_rule_displaces_what_is_known_of_the_connection(rules: list[tuple[str
 
 @given(VARIABLES, VARIABLES)
 def test_the_drop_in_passes_on_all_that_it_has(daemon: dict[str, str], table: dict[str, str]) -> None:
-    service = model.ServiceSettings.model_validate({"environment": table})
+    service = ServiceSettings.model_validate({"environment": table})
 
     assert environ.base(service, daemon, {}, dialect.COURIERTCPD) == {**daemon, **table}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpdconf.config import tables
+from tcpdconf.config.model import tables
 from tcpdconf.policy import connection, limits
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-import dnsservers
 import pytest
+from support.dns import dnsservers
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-import daemons
-import peers
 import pytest
+from support import peers
+from support.running import daemons
 
 DAEMON = 1  # the number of the user and the group `daemon` wherever there is one
 USER = 54321

@@ -11,13 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import daemons
 import pytest
-import reloads
-from daemon import processes
-from security import compromised
+from support import compromised
+from support.running import daemons, processes, reloads
 
-from tcpdconf.daemon import controlclient
+from tcpdconf.daemon.control import client as control_client
 
 SCRIPT = pathlib.Path(compromised.__file__)
 ENDED = {
@@ -53,7 +51,7 @@ class Attacked(daemons.Daemon):
 
     def ask(self, command: str) -> dict[str, Any]:
         """The answer of the supervisor, which must come soon."""
-        return controlclient.ask(str(self.folder / "run"), {"command": command}, SLOWEST + 1.5)
+        return control_client.ask(str(self.folder / "run"), {"command": command}, SLOWEST + 1.5)
 
     def serves(self) -> None:
         """See that everybody else is served, and the supervisor answers."""
@@ -93,7 +91,7 @@ def test_programs_without_end_are_not_looked_for_without_end(tmp_path: pathlib.P
         slowest = 0.0
         while not processes.over(elder):
             began = time.monotonic()
-            controlclient.ask(daemon.runtime, {"command": "status"}, SLOWEST + 1.5)
+            control_client.ask(daemon.runtime, {"command": "status"}, SLOWEST + 1.5)
             slowest = max(slowest, time.monotonic() - began)
         assert slowest < SLOWEST + 1.5
         with reloads.held(daemon.ports["good"]), reloads.held(daemon.ports["evil"]):

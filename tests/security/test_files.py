@@ -14,11 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import daemons
-import peers
 import pytest
-import reloads
-from daemon import processes
+from support import peers
+from support.running import daemons, processes, reloads
 
 USER, OTHER = 54321, 54322
 DAEMON = 1  # the number of the user and the group `daemon` wherever there is one

@@ -4,17 +4,15 @@ import pathlib
 import socket
 import string
 
-import daemons
-import dnsservers
 import pytest
-from daemon import lookedup
 from hypothesis import example, given
 from hypothesis import strategies as st
-from policy import headers
-from security import loglines
+from support import headers, loglines
+from support.dns import dnsservers, lookedup
+from support.running import daemons
 
 from tcpdconf.config import problems
-from tcpdconf.daemon import log
+from tcpdconf.daemon.process import log
 
 CLIENT = "5.0.0.127"
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import daemons
-import peers
 import pytest
+from support import peers
+from support.running import daemons
 
 MINE, OTHER = 54321, 54322
 pytestmark = pytest.mark.peer

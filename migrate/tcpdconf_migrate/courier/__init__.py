@@ -1,0 +1,1 @@
+"""Courier's own configuration and start scripts, as /bin/sh reads them."""

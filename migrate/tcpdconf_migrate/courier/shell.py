@@ -1,0 +1,109 @@
+"""Lets /bin/sh read Courier's files as its start scripts do, and sees what they would start.
+
+Where couriertcpd would be run, a small script writes its words and environment down. Whatever else the
+files say is executed, as it is whenever Courier starts.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tcpdconf_migrate.courier import installation
+from tcpdconf_migrate.courier import scripts as courier_scripts
+from tcpdconf_migrate.courier.scripts import Script
+
+_SECONDS: Final = 10.0  # that the files may take
+_OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_"})
+
+_DUMP: Final = """\
+#!/bin/sh
+printf '%s\\0' "$@" >"${0%/*}/words"
+exec /usr/bin/env -0 >"${0%/*}/environment"
+"""
+# as tcpdconf sources a shell = true file, which sees the variables of those before it
+_SOURCE: Final = 'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 >&3'
+
+
+class Started(NamedTuple):
+    """What a start script would start, with which environment; `said` is what its shells complain of."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    said: str
+
+
+class ShellError(Exception):
+    """A configuration that /bin/sh cannot read, or that starts nothing."""
+
+
+def start(script: Script, there: installation.Installation, directory: str, files: Sequence[str]) -> Started:
+    """Let the shells of a start script read the files, up to the command line.
+
+    Raises:
+        ShellError: they get to none.
+    """
+    with tempfile.TemporaryDirectory(prefix="tcpdconf-migrate-") as folder:
+        dump = Path(folder) / "dump"
+        dump.write_text(_DUMP, encoding="ascii")
+        dump.chmod(0o700)
+        text = courier_scripts.commands(script, there, directory, files, str(dump))
+        inside = there.prefix if script.in_prefix and os.path.isdir(there.prefix) else folder
+        said = _shell(["-c", text], {}, inside)
+        try:
+            words, environment = (Path(folder) / name for name in ("words", "environment"))
+            return Started(
+                tuple(_items(words.read_bytes())), _variables(environment.read_bytes()), said.stderr
+            )
+        except FileNotFoundError:
+            raise ShellError(f"/bin/sh gets to no command line: {said.stderr or 'it says nothing'}") from None
+
+
+class _Said(NamedTuple):
+    stdout: bytes
+    stderr: str
+
+
+def _shell(arguments: Sequence[str], environment: Mapping[str, str], directory: str) -> _Said:
+    with subprocess.Popen(
+        ["/bin/sh", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=directory,
+        process_group=0,
+    ) as shell:
+        try:
+            stdout, stderr = shell.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)  # what the files have started, too, holds the pipes
+            raise ShellError(f"/bin/sh has not finished reading it after {_SECONDS:g} s") from None
+    return _Said(stdout, os.fsdecode(stderr).strip())
+
+
+def _items(content: bytes) -> list[str]:
+    return [os.fsdecode(item) for item in content.split(b"\0")[:-1]]
+
+
+def _variables(content: bytes) -> dict[str, str]:
+    pairs = (item.partition("=") for item in _items(content))
+    return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}
+
+
+def sourced(files: Sequence[str]) -> dict[str, str]:
+    """The variables that tcpdconf gives to a program with these environment_files.
+
+    Raises:
+        ShellError: /bin/sh cannot read one.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        said = _shell(["-c", _SOURCE, "sh", file], found, "/")
+        if not said.stdout:
+            raise ShellError(f"/bin/sh cannot source {file}: {said.stderr}")
+        found = _variables(said.stdout)
+    return found

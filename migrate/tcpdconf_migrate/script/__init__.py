@@ -1,0 +1,1 @@
+"""Shell text: its words, its commands, its variables and state, read without running it. Pure."""

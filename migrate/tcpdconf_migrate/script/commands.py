@@ -1,0 +1,124 @@
+"""Words and operators -> simple commands (POSIX XCU 2.9, 2.10). Pure.
+
+What stands between commands (`if`, `then`, `{`, ...) is left in front of them, for whoever follows the
+branches. Brackets and `;;` become words there too, and the bracket behind a pattern of `case` a `then`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from tcpdconf_migrate.script.words import Operator, Part, Redirection, Token, Word
+
+_ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
+
+
+class Command(NamedTuple):
+    """Words of control and a simple command, its redirections, and the operators in front of and behind it.
+
+    There are no words where redirections stand alone, as they do behind the `)` of a subshell.
+    """
+
+    words: tuple[Word, ...]
+    before: str
+    after: str = ""
+    redirections: tuple[Redirection, ...] = ()
+
+
+class Assigned(NamedTuple):
+    """An assignment: `appends` where it is written with `+=`."""
+
+    name: str
+    parts: tuple[Part, ...]
+    appends: bool
+
+
+def commands(tokens: Sequence[Token]) -> Iterator[Command]:
+    """The commands of a script, in order. Patterns of `case` and names of functions are none."""
+    words: list[Word] = []
+    redirections: list[Redirection] = []
+    before = ""
+    for index, token in enumerate(tokens):
+        if not isinstance(token, Operator):
+            _collect(token, words, redirections)
+            if words and plain(words[-1]) == "in" and plain(words[0]) == "case":
+                yield Command(tuple(words), before)
+                words = []
+            continue
+        if token.text == "(" and _is_empty_pair(tokens, index):
+            words = []
+            continue
+        if token.text == ")" and _is_pattern(tokens, index):
+            words = [_word(token, "then")]
+            continue
+        if words or redirections:
+            yield Command(tuple(words), before, token.text, tuple(redirections))
+        words, redirections, before = [], [], token.text
+        if token.text == "(":
+            words = [_word(token, "(")]
+        elif token.text in {")", ";;"} and not _is_empty_pair(tokens, index - 1):
+            yield Command((_word(token, token.text),), "")
+    if words or redirections:
+        yield Command(tuple(words), before, "", tuple(redirections))
+
+
+def _collect(
+    token: Word | Redirection,
+    words: list[Word],
+    redirections: list[Redirection],
+) -> None:
+    if isinstance(token, Redirection):
+        redirections.append(token)
+    else:
+        words.append(token)
+
+
+def _word(token: Operator, text: str) -> Word:
+    return Word(token.line, (Part("text", text, quoted=False),))
+
+
+def _is_empty_pair(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the brackets of `name()` are at this place and the next."""
+    pair = [token.text for token in tokens[index : index + 2] if isinstance(token, Operator)]
+    return pair == ["(", ")"]
+
+
+def _is_pattern(tokens: Sequence[Token], index: int) -> bool:
+    """Whether the bracket at this place ends a pattern of `case`: none was opened since the last one."""
+    depth = 0
+    for token in reversed(tokens[:index]):
+        if isinstance(token, Redirection):
+            continue
+        text = token.text if isinstance(token, Operator) else plain(token)
+        depth += (text == "(") - (text == ")")
+        if depth > 0:
+            return False
+        if text in {"in", ";;"}:
+            return True
+    return False
+
+
+def writes(command: Command) -> bool:
+    """Whether what a command says goes into a file or another command."""
+    targets = [each.target.parts for each in command.redirections if each.operator in {">", ">>", ">|"}]
+    return command.after == "|" or any(
+        not parts or not parts[0].text.startswith("/dev/") for parts in targets
+    )
+
+
+def plain(word: Word) -> str:
+    """A word as keywords are written, without quotes and variables; "" for any other."""
+    written = all(part.kind == "text" and not part.quoted for part in word.parts)
+    return "".join(part.text for part in word.parts) if written else ""
+
+
+def assigned(word: Word) -> Assigned | None:
+    """The assignment that a word is; None when it is none."""
+    first = word.parts[0] if word.parts else None
+    if first is None or first.kind != "text" or first.quoted:
+        return None
+    found = _ASSIGNMENT.match(first.text)
+    if found is None:
+        return None
+    rest = first._replace(text=first.text[found.end() :])
+    return Assigned(found[1], (rest, *word.parts[1:]), bool(found[2]))

@@ -1,0 +1,89 @@
+"""What `tcpdconf check` finds beyond what loading finds: it may look at every house."""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from tcpdconf.cli import columns
+from tcpdconf.config import host, problems
+from tcpdconf.config.load import files as config_files
+from tcpdconf.config.load import load
+from tcpdconf.policy.access import table as access_table
+from tcpdconf.policy.access.table import DuplicateRuleError
+
+COLUMNS: Final = ("list", "state", "time", "127.0.0.2", "127.0.0.1", "random", "why")
+_UNTRUSTED: Final = "name the file that is meant, or let the service's user open it"
+
+
+def rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
+    """Rules that cannot both count."""
+    for name, settings in loaded.config.services.items():
+        for index, source in enumerate(settings.access):
+            try:
+                access_table.build(source.rules or ())
+            except DuplicateRuleError as error:
+                key = ("services", name, "access", index, "rules", error.index)
+                yield loaded.problem(key, str(error), "duplicate-rule")
+
+
+def capacity(loaded: load.Loaded) -> Iterator[problems.Problem]:
+    """Yield warnings of limits that the host sets and the services together, or one of them, may exceed."""
+    from tcpdconf.daemon import capacity  # noqa: PLC0415 (what serves is not needed for the rest)
+
+    return capacity.warnings(loaded, capacity.Host().expected())
+
+
+def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Problem]:
+    """Yield what is wrong with the files of enabled services: their paths, and what is in them.
+
+    They are opened as the supervisor opens them. So all that it would refuse is known to root only.
+    """
+    from tcpdconf.cli import filecheck  # noqa: PLC0415 (what serves is not needed for the rest)
+    from tcpdconf.daemon.descriptors import Handover  # noqa: PLC0415
+
+    chains = loaded.config.dns_chains
+    for name, settings in services.items():
+        if not settings.enabled:
+            continue
+        given = Handover()
+        try:
+            who = host.identity(settings)
+            known = tuple(item for item in settings.dns_lists if not isinstance(item, str) or item in chains)
+            given.open(settings.model_copy(update={"dns_lists": known}), who, chains)
+            given.judge_log(settings, who)
+            for key, text, _ in given.irregular:
+                yield loaded.problem(("services", name, *key), text, "missing-file")
+            for key, text, _ in given.untrusted:
+                yield loaded.problem(("services", name, *key), text, "untrusted-path", hint=_UNTRUSTED)
+            yield from filecheck.read(loaded, name, settings, who, given)
+        except host.UnknownNameError:
+            continue  # a problem of its own
+        finally:
+            given.close()
+
+
+def within_its_set(path: str) -> str:
+    """Say how a file that was checked alone is checked with the others that it goes with."""
+    folder, name = os.path.split(path)
+    said = "It was checked alone, with no [defaults] but its own."
+    another = "a"
+    if not config_files.counts(name):
+        name = "NAME.toml"
+    elif sum(map(config_files.counts, os.listdir(folder or "."))) > 1:
+        said += f" With the other files of its directory:\n  tcpdconf check {shlex.quote(folder or '.')}\n"
+        another = "another"
+    said += f"{' ' if another == 'a' else ''}As a draft for {another} directory DIR:\n"
+    return f"{said}  tcpdconf check DIR --replace {shlex.quote(f'DIR/{name}={path}')}\n"
+
+
+def probe(loaded: load.Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:
+    """What trying programs, files and DNS lists finds beyond what is `known`; and a table of the lists."""
+    from tcpdconf.daemon import run as daemon_run  # noqa: PLC0415
+    from tcpdconf.daemon.supervisor import probe as service_probe  # noqa: PLC0415 (what serves is not needed to check)
+
+    tried = service_probe.run(loaded, daemon_run.environment())
+    before = {(problem.key, problem.text) for problem in known}
+    found = [problem for problem in tried.problems if (problem.key, problem.text) not in before]
+    rows = [[row.get(name, "") for name in COLUMNS] for row in tried.lists.values()]
+    return found, columns.table(COLUMNS, rows)

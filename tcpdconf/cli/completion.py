@@ -1,0 +1,74 @@
+"""Completes names of services for the shells below share/. It is quick, and says nothing of what is wrong.
+
+A shell runs `tcpdconf --complete-services WORD...` with the words of the command line before the one that is
+completed, and offers what that prints.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tcpdconf.cli import arguments
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # what no shell takes for anything else
+_SECONDS: Final = 1.0  # that a daemon has to answer
+
+
+def services(words: Sequence[str]) -> list[str]:
+    """Return the names that may come next.
+
+    They are those of the configuration directory that the command would read, or else of the running daemon;
+    for a command that reads none, the other way round.
+    """
+    words = [_unquoted(word) for word in words if word != "="]  # bash makes a word of each
+    command = arguments.command(words[0]) if words else None
+    if command is None:
+        return []
+    options, others = command.guessed(words[1:])
+    reads = "--conf" in command.options
+    named = options.get("--conf") or (others[0] if others and words[0] in arguments.WITH_DIRECTORY else None)
+    directory = os.path.expanduser(named or arguments.DIRECTORY)
+    if named:
+        return sorted(_plain(_configured(directory)))
+    if reads:
+        return sorted(_plain(_configured(directory)) or _plain(_running(options.get("--runtime-dir"))))
+    return sorted(_plain(_running(options.get("--runtime-dir"))) or _plain(_configured(directory)))
+
+
+def _configured(directory: str) -> Iterable[str]:
+    """Yield the enabled services of a directory, whatever else is wrong there."""
+    from tcpdconf.config.load import files as config_files  # noqa: PLC0415 (most of what is completed needs no files)
+
+    for file in config_files.read(directory, {}).sources:
+        tables = file.data.get("services")
+        for name, table in tables.items() if isinstance(tables, dict) else ():
+            if isinstance(table, dict) and table.get("enabled") is not False:
+                yield name
+
+
+def _running(runtime: str | None) -> Iterable[str]:
+    """Return the services of the running daemon; none where it does not answer soon."""
+    from tcpdconf.daemon.control import client as control_client  # noqa: PLC0415 (as above)
+    from tcpdconf.daemon.control import runtimedir  # noqa: PLC0415
+
+    try:
+        answer = control_client.ask(runtimedir.find(runtime), {"command": "status"}, _SECONDS)
+    except control_client.ControlError:
+        return ()
+    found: dict[str, object] = answer["services"]
+    return found
+
+
+def _plain(names: Iterable[str]) -> set[str]:
+    return {name for name in names if _PLAIN.fullmatch(name)}
+
+
+def _unquoted(word: str) -> str:
+    """Return a word as the command will get it: bash and zsh hand over what was typed, fish what it means."""
+    try:
+        found = shlex.split(word)
+    except ValueError:  # a quotation that does not end
+        return word
+    return found[0] if len(found) == 1 else word

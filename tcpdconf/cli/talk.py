@@ -1,0 +1,173 @@
+"""The commands that talk to a running daemon: status, connections, reload, stop. Each gives its exit status.
+
+0 done; 1 rejected, or there is no daemon to do it. `check` and `compare` have their own. What the daemon
+answers is docs/reference/control.md.
+"""
+
+import json
+import sys
+import time
+from typing import Any, Final
+
+from tcpdconf import usage
+from tcpdconf.cli import metrics, monitoring
+from tcpdconf.cli import status as status_page
+from tcpdconf.config import problems
+from tcpdconf.daemon.control import runtimedir
+from tcpdconf.daemon.control.client import Connection, ControlError
+
+EX_CONFIG: Final = 78
+_NO_DAEMON: Final = 3
+_RELOAD: Final = 300.0  # seconds: tables of a million networks are read meanwhile
+_EVERY: Final = 1.0
+_OFTEN: Final = 0.1  # seconds between two looks at a daemon that starts
+_CLEAR: Final = "\x1b[H\x1b[J"  # to the upper left corner, and all below it (ECMA-48, CUP and ED)
+
+
+def status(directory: str | None, form: str, *, again: bool) -> int:
+    """Print the daemon's state, once or every second until Ctrl-C."""
+    try:
+        with _connected(directory) as daemon:
+            while True:
+                answer = daemon.ask({"command": "status"})
+                if again and form == "text" and sys.stdout.isatty():
+                    sys.stdout.write(_CLEAR)
+                page = _page(answer, form)
+                _print(answer, form, page, in_one_line=again)
+                if not again:
+                    return 0
+                time.sleep(_EVERY)
+    except KeyboardInterrupt:
+        return 0
+    except ControlError as error:
+        return _failed(error)
+
+
+def wait(directory: str | None, form: str, seconds: float) -> int:
+    """Wait until a daemon is there and every service accepts, and print its state; 1 when time is up."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with _connected(directory) as daemon:
+                answer = daemon.ask({"command": "status"}, max(_OFTEN, end - time.monotonic()))
+            lacking = _lacking(answer)
+            if not lacking:
+                _print(answer, form, _page(answer, form))
+                return 0
+        except ControlError as error:
+            lacking = str(error)
+        left = end - time.monotonic()
+        if left <= 0:
+            sys.stderr.write(f"error: not within {seconds:g} s: {lacking}\n")
+            return 1
+        time.sleep(min(_OFTEN, left))
+
+
+def check(directory: str | None) -> int:
+    """Print one line as monitoring plugins do."""
+    try:
+        with _connected(directory) as daemon:
+            level, line = monitoring.check(daemon.ask({"command": "status"}))
+    except ControlError as error:
+        level, line = monitoring.UNKNOWN, monitoring.unknown(str(error))
+    except Exception as error:  # noqa: BLE001 (a traceback's exit status would be that of a warning)
+        level, line = monitoring.UNKNOWN, monitoring.unknown(f"the answer is not understood: {error!r}")
+    print(line)
+    return level
+
+
+def connections(directory: str | None, form: str) -> int:
+    """Print a line for each connection."""
+    try:
+        with _connected(directory) as daemon:
+            answer = daemon.ask({"command": "connections"})
+    except ControlError as error:
+        return _failed(error)
+    _print(answer, form, status_page.connections(answer))
+    return 0
+
+
+def reload(directory: str | None, color: str) -> int:
+    """Let the daemon load its configuration again; print what changed, or every problem."""
+    try:
+        with _connected(directory) as daemon:
+            answer = daemon.ask({"command": "reload"}, _RELOAD)
+    except ControlError as error:
+        return _failed(error)
+    _complain(answer, color)
+    if not answer["ok"]:
+        sys.stderr.write("rejected: what was loaded before goes on\n")
+        return 1
+    _print_changes(answer, "nothing has changed")
+    return 0
+
+
+def compare(directory: str | None, color: str) -> int:
+    """Print what a reload would change: 0 nothing, 1 something, 3 nobody can say, 78 it would be rejected."""
+    try:
+        with _connected(directory) as daemon:
+            answer = daemon.ask({"command": "compare"}, _RELOAD)
+    except ControlError as error:
+        _failed(error)
+        return _NO_DAEMON
+    _complain(answer, color)
+    if not answer["ok"]:
+        sys.stderr.write("a reload would be rejected\n")
+        return EX_CONFIG
+    _print_changes(answer, "nothing would change")
+    return 1 if answer["changed"] or answer["details"] else 0
+
+
+def stop(directory: str | None, drain: float | None) -> int:
+    """Stop the daemon, and wait until it has ended."""
+    try:
+        with _connected(directory) as daemon:
+            daemon.ask({"command": "stop", "drain": drain})
+            daemon.wait()
+    except ControlError as error:
+        return _failed(error)
+    print(f"stopped: pid {daemon.pid}")
+    return 0
+
+
+def _connected(directory: str | None) -> Connection:
+    return Connection(runtimedir.find(directory))
+
+
+def _print_changes(answer: dict[str, Any], nothing: str) -> None:
+    for line in answer["details"]:
+        print(line)
+    if not answer["details"]:
+        print(f"changed: {', '.join(answer['changed'])}" if answer["changed"] else nothing)
+
+
+def _lacking(answer: dict[str, Any]) -> str:
+    """Say what is still to come until every service accepts; nothing when all do."""
+    if answer["last_reload"] is None:
+        return f"the daemon (pid {answer['pid']}) is starting"
+    idle = [name for name, service in answer["services"].items() if not service.get("accepts", True)]
+    return f"these services do not accept: {', '.join(idle)}" if idle else ""
+
+
+def _page(answer: dict[str, Any], form: str) -> str:
+    if form == "prometheus":
+        return metrics.exposition(answer)
+    return status_page.status(answer, time.time())
+
+
+def _print(answer: dict[str, Any], form: str, page: str, *, in_one_line: bool = False) -> None:
+    if form == "json":
+        page = json.dumps(answer, indent=None if in_one_line else 2) + "\n"
+    sys.stdout.write(page)
+    sys.stdout.flush()
+
+
+def _complain(answer: dict[str, Any], color: str) -> None:
+    """Print the problems of a reload; an older daemon answers without source lines."""
+    found = problems.from_records(answer["problems"], answer.get("excerpts", ()))
+    sys.stderr.write(problems.render(found, colour=usage.has_colour(color, sys.stderr)))
+
+
+def _failed(error: ControlError) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return 1

@@ -1,0 +1,99 @@
+"""What a new configuration changes, service by service. Pure: nothing is opened, nobody is told."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from tcpdconf.config import problems, render
+from tcpdconf.config.model.dns import Dns
+from tcpdconf.config.model.service import Config, Daemon
+
+_MOST: Final = 20  # details of one service that are told
+
+
+class Changes(NamedTuple):
+    """Names of services; those `changed` with what is different, for people (`limits.max_per_ip 4 -> 8`).
+
+    `daemon` is what is different for all of them.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: dict[str, tuple[str, ...]]
+    daemon: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """All services that are not what they were."""
+        return sorted({*self.added, *self.removed, *self.changed})
+
+
+def between(old: Config, new: Config) -> Changes:
+    """The changes that lead from one configuration to another."""
+    before, after = old.enabled(), new.enabled()
+    changed = {}
+    for name in before.keys() & after.keys():
+        parts = part(old, name), part(new, name)
+        if parts[0] != parts[1]:
+            changed[name] = tuple(_details(("services", name), *parts))
+    return Changes(
+        tuple(name for name in after if name not in before),
+        tuple(name for name in before if name not in after),
+        changed,
+        tuple(_details(("daemon",), _of_the_daemon(old), _of_the_daemon(new))),
+    )
+
+
+def lines(found: Changes, services: Iterable[str], others: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """Yield a line for each difference, by service in this order; `others` are further lines of a service."""
+    for detail in found.daemon:
+        yield f"[daemon]: {detail}"
+    for name in services:
+        if name in found.added:
+            yield f"{name}: added"
+            continue
+        for detail in (*found.changed.get(name, ()), *others.get(name, ())):
+            yield f"{name}: {detail}"
+    for name in found.removed:
+        yield f"{name}: removed"
+
+
+def part(config: Config, name: str) -> Config:
+    """What of a configuration concerns one service: what its worker has to know."""
+    service = config.services[name]
+    asks = service.lookup_names or service.dns_lists
+    chains = {item: config.dns_chains[item] for item in service.dns_lists if isinstance(item, str)}
+    return Config.model_construct(
+        services={name: service},
+        dns=config.dns if asks else Dns(),
+        dns_chains=chains,
+        daemon=Daemon(log_level=config.daemon.log_level),
+    )
+
+
+def _of_the_daemon(config: Config) -> Config:
+    """Return what concerns no service in particular; the level of the log is told by each of them."""
+    daemon = config.daemon.model_copy(update={"log_level": Daemon().log_level})
+    return Config.model_construct(services={}, daemon=daemon)
+
+
+def _details(prefix: tuple[str, ...], old: Config, new: Config) -> Iterator[str]:
+    """One line for each value that is different, by its key below `prefix`.
+
+    A secret zone is different without being shown.
+    """
+    if old == new:
+        return
+    one, other = render.data(old), render.data(new)
+    before, after = dict(render.differing(one, other)), dict(render.differing(other, one))
+    keys = list({**before, **after})
+    for key in keys[:_MOST]:
+        shown = problems.dotted(key[len(prefix) :] if key[: len(prefix)] == prefix else key)
+        if key not in before:
+            yield f"{shown} = {render.literal(after[key])}"
+        elif key not in after:
+            yield f"{shown} removed"
+        else:
+            yield f"{shown} {render.literal(before[key])} -> {render.literal(after[key])}"
+    if len(keys) > _MOST:
+        yield f"and {len(keys) - _MOST} more"
+    if not keys:
+        yield "dns_lists"

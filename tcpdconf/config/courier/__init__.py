@@ -1,0 +1,1 @@
+"""Courier's databases and access records: GDBM, Berkeley DB, text. Every byte is distrusted."""

@@ -1,0 +1,1 @@
+"""couriertcpd's command line as the keys of a service. Pure but for the host's names of ports."""

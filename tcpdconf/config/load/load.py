@@ -1,0 +1,362 @@
+"""A conf.d directory -> a validated `Config`, or every problem of every file at once.
+
+Each file is validated as it is written, then each service with its defaults filled in; last comes what
+only the host knows. Positions are computed when something is asked about them.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import pydantic
+
+from tcpdconf.config import codes, host, problems
+from tcpdconf.config.load import files as config_files
+from tcpdconf.config.load import merge, positions
+from tcpdconf.config.load.files import Found, Signature, Source, Spot
+from tcpdconf.config.model import fields, notations, values
+from tcpdconf.config.model.service import Config, Service, ServiceSettings, Settings
+
+if TYPE_CHECKING:
+    from tcpdconf.config.load import validation_errors
+
+Services = dict[str, ServiceSettings]
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_FILES: Final[Mapping[str, Signature]] = MappingProxyType({})
+_MOST: Final = 500  # problems that are told
+_SERVICES: Final = 500
+_INHERITED: Final = 100_000  # values that services have from [defaults], all together
+_ARRAYS: Final = frozenset({"access", "dns_lists", "environment_files", "listeners"})  # of a service
+_Valid = dict[int, tuple[Any, ...]]
+"""What arrays of the files mean, by their identity: in each service that has them they mean the same."""
+
+# what a table as written may still get from elsewhere; inside an array nothing is filled in
+_HEALED: Final = frozenset({"missing-key", "conflict"})
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration, the files that it came from (in order), and what is doubtful about it."""
+
+    directory: str
+    config: Config
+    files: tuple[str, ...]
+    # of the files, before they were read
+    signatures: Mapping[str, Signature] = field(default_factory=dict, repr=False)
+    warnings: tuple[problems.Problem, ...] = ()
+    written: merge.Written = field(default_factory=lambda: merge.Written([]), repr=False)
+
+    def problem(
+        self,
+        key: positions.Key,
+        text: str,
+        code: codes.Code,
+        severity: problems.Severity = "error",
+        *,
+        hint: str | None = None,
+        meant: str | None = None,
+        spot: Spot = "value",
+    ) -> problems.Problem:
+        """A problem with a key of the effective configuration, at the place where it was written.
+
+        `meant` is the TOML that does what the hint says, in place of the value or the key (`spot`).
+
+        For a key that was not written: at the header of the nearest table around it.
+        """
+        found = self.written.locate(key)
+        shown = problems.dotted(key)
+        if found is None:
+            return problems.Problem(self.directory, 0, 0, shown, text, code, severity, hint)
+        layer, exact = found
+        span = layer.source.span(layer.key, spot if exact else "value")
+        edits = layer.source.replacement(layer.key, spot, meant) if exact and meant is not None else ()
+        return layer.source.problem(span, shown, text, code, severity=severity, hint=hint, edits=edits)
+
+    def found(self, finding: "validation_errors.Finding") -> problems.Problem:
+        """The problem that a finding about the effective configuration is."""
+        written = self.written.locate(finding.key)
+        if written is not None and written[1]:
+            finding = _advised(finding, written[0].source, written[0].key)
+        found = self.problem(
+            finding.key, finding.text, finding.code, hint=finding.hint, meant=finding.meant, spot=finding.spot
+        )
+        return replaced(found, edits=finding.edits) if finding.edits else found
+
+    def origin(self, key: positions.Key) -> tuple[str, int] | None:
+        """File and line of a key of the effective configuration; None when it is a built-in default."""
+        found = self.written.locate(key)
+        if found is None or not found[1]:
+            return None
+        span = found[0].source.span(found[0].key, "key")
+        return None if span is None else (found[0].source.path, span.line)
+
+    def comment(self, key: positions.Key) -> str:
+        """The origin of a key for people: `conf.d/10-smtp.toml:12`, or `default`."""
+        origin = self.origin(key)
+        return "default" if origin is None else f"{origin[0]}:{origin[1]}"
+
+
+class LoadError(problems.ConfigError):
+    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty.
+
+    `signatures` are those of its files, before they were read.
+    """
+
+    def __init__(
+        self,
+        found: Iterable[problems.Problem],
+        config: Config,
+        signatures: Mapping[str, Signature] = _NO_FILES,
+    ) -> None:
+        super().__init__(found)
+        self.config = config
+        self.signatures = signatures
+
+
+def load(
+    directory: str | Path,
+    replace: Mapping[str, str] = _NOTHING,
+    *,
+    to_serve: bool = True,
+    further: Callable[[Loaded, Services], Iterable[problems.Problem]] | None = None,
+    alone: bool = False,
+) -> Loaded:
+    """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
+
+    With `alone` it is one file, which need not have a service: others of its set may.
+
+    Unless it is `to_serve`, what matters to a host that serves it is left out: its users, ports and files,
+    and whether any service is enabled. `further` finds more problems in the services, some of which may lack
+    what is wrong.
+
+    Raises:
+        LoadError: with all problems of all files.
+    """
+    found = config_files.read(directory, replace, alone=alone)
+    if found.too_large:
+        raise LoadError(found.problems, Config(), found.signatures)
+    written = merge.Written(found.sources)
+    loaded = Loaded(str(directory), Config(), tuple(found.order), found.signatures, written=written)
+    seen = _Seen(str(directory), found.problems, wrong=any(file.recovered for file in found.sources))
+    valid: _Valid = {}
+    for file in found.sources:
+        seen.add(_as_written(file, valid))
+    seen.add(_twice(found.sources))
+    too_many = list(_too_many(loaded))
+    seen.add(too_many)
+    if too_many or seen.full:
+        raise LoadError(_ordered(seen, found), loaded.config, found.signatures)
+    unread = "\n".join(found.broken)
+    services, rest = _services(loaded, seen, unread, valid)
+    seen.add(_chains(loaded, {**services, **rest}, unread))
+    if not seen.errors():
+        loaded = replaced(loaded, config=_config(loaded, services, seen))
+    if to_serve:
+        seen.add(host.check(loaded, {**services, **rest}))
+        may_be_empty = alone or loaded.config.daemon.allow_empty
+        if not (seen.errors() or loaded.config.enabled() or may_be_empty):
+            text, disabled = "has no enabled service", loaded.config.services
+            hint = "set enabled = true for one of them" if disabled else "describe one under [services.NAME]"
+            seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
+    if further is not None:
+        seen.add(further(loaded, {**services, **rest}))
+    ordered = _ordered(seen, found)
+    if seen.errors():
+        raise LoadError(ordered, loaded.config, found.signatures)
+    return replaced(loaded, warnings=tuple(ordered))
+
+
+def _ordered(seen: "_Seen", found: Found) -> list[problems.Problem]:
+    """Return the problems in the order of files, lines and columns; those of the directory come first."""
+    told = seen.problems
+    for file in found.sources:
+        if file.recovered is not None:
+            from tcpdconf.config.load import recovery  # noqa: PLC0415 (needed for problems only)
+
+            here = [problem for problem in told if problem.file == file.path]
+            told = [problem for problem in told if problem.file != file.path]
+            told += [*recovery.mend(file.recovered, here), *file.recovered.told]
+    return sorted(told, key=lambda p: (found.order.get(p.file, -1), p.line, p.column, p.code != "syntax"))
+
+
+class _Seen:
+    """Problems, each once: a wrong default is the same problem in every service that it fills in.
+
+    After `_MOST` with an error among them no more are looked for, which `full` says and a last problem tells.
+    """
+
+    def __init__(self, directory: str, known: list[problems.Problem], *, wrong: bool) -> None:
+        self.full = False
+        self.problems: list[problems.Problem] = []
+        self._directory = directory
+        self._wrong = wrong
+        self._places: set[tuple[object, ...]] = set()
+        self.add(known)
+
+    def add(self, found: Iterable[problems.Problem]) -> None:
+        if self.full:
+            return
+        for problem in found:
+            last = problem.key.rpartition(".")[2]
+            place = (problem.file, problem.line, problem.column, problem.text, last)
+            if place not in self._places:
+                self._places.add(place)
+                self.problems.append(problem)
+                self._wrong = self._wrong or problem.severity == "error"
+            if self._wrong and len(self.problems) >= _MOST:
+                self.full = True
+                text, hint = f"has more problems than {_MOST}", "mend these first"
+                more = problems.Problem(self._directory, 0, 0, "", text, "too-many-problems", hint=hint)
+                self.problems.append(more)
+                return
+
+    def errors(self) -> bool:
+        return self._wrong
+
+
+def _as_written(file: Source, valid: _Valid) -> Iterator[problems.Problem]:
+    """What is wrong with one file whatever stands in the others. Arrays that are right go to `valid`."""
+    try:
+        settings = Settings.model_validate(file.data, by_alias=True, by_name=False)
+    except pydantic.ValidationError as error:
+        from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
+
+        for found in validation_errors.findings(error, file.data, Settings):
+            if found.code in _HEALED and not any(isinstance(part, int) for part in found.key):
+                continue
+            if found.code in _HEALED and file.is_partial:
+                continue
+            yield _written_here(file, _advised(found, file, found.key))
+    else:
+        written = {"": file.data.get("defaults", {}), **file.data.get("services", {})}
+        for name, table in written.items():
+            means = settings.services[name] if name else settings.defaults
+            valid |= {id(table[key]): getattr(means, key) for key in _ARRAYS & table.keys()}
+
+
+def _written_here(file: Source, found: "validation_errors.Finding") -> problems.Problem:
+    """The problem that a finding about one file is."""
+    edits = found.edits
+    if found.meant is not None:
+        edits = file.replacement(found.key, found.spot, found.meant)
+    span, key = file.span(found.key, found.spot), problems.dotted(found.key)
+    return file.problem(span, key, found.text, found.code, hint=found.hint, edits=edits)
+
+
+def _advised(
+    found: "validation_errors.Finding", file: Source, key: positions.Key
+) -> "validation_errors.Finding":
+    from tcpdconf.config.load import advice  # noqa: PLC0415 (needed for problems only)
+
+    return advice.advised(found, file, key)
+
+
+def _twice(files: list[Source]) -> Iterator[problems.Problem]:
+    """What two files define, though only one may: services, chains, keys of [dns] and [daemon]."""
+    twice: dict[str, codes.Code] = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
+    first: dict[positions.Key, Source] = {}
+    for file in files:
+        for table in ("services", "dns_chains", "dns", "daemon"):
+            for name in merge.table(file.data, table):
+                known = first.setdefault((table, name), file)
+                if known is not file:
+                    yield _second((table, name), file, known, twice.get(table, "duplicate-key"))
+
+
+def _second(key: positions.Key, file: Source, known: Source, code: codes.Code) -> problems.Problem:
+    span, text = known.span(key, "key"), "is defined twice"
+    if span is not None:
+        text += f"; first at {known.path}:{span.line}:{span.column}"
+    return file.problem(file.span(key, "key"), problems.dotted(key), text, code)
+
+
+def _too_many(loaded: Loaded) -> Iterator[problems.Problem]:
+    """More services than one daemon runs, or defaults that are too much for so many."""
+    count = len(loaded.written.owners)
+    if count > _SERVICES:
+        text = f"has {count} services, and {_SERVICES} are the most"
+        yield problems.Problem(
+            loaded.directory, 0, 0, "services", text, "too-large", hint="run several daemons"
+        )
+    inherited = loaded.written.inherited()
+    if inherited > _INHERITED:
+        text = f"give {count} services {inherited} values, and {_INHERITED} are the most"
+        hint = 'put access rules into a file: [[defaults.access]] file = "..."'
+        yield loaded.problem(("defaults",), text, "too-large", hint=hint)
+
+
+def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[Services, Services]:
+    """The valid services, and of the others what is valid; the problems of those go to `seen`.
+
+    What seems to be missing may stand in the defaults of a file that could not be parsed (`unread`).
+    """
+    hopeful = re.search(r"\bdefaults\b", unread) is not None
+    valid: Services = {}
+    rest: Services = {}
+    for name, data in loaded.written.services():
+        if not fields.NAME.fullmatch(name):
+            continue
+        partial = loaded.written.owners[name].is_partial
+        judged = {key: known.get(id(value), value) for key, value in data.items()}
+        try:
+            valid[name] = Service.model_validate(judged, by_alias=True, by_name=False)
+            known |= {id(data[key]): getattr(valid[name], key) for key in _ARRAYS & data.keys()}
+        except pydantic.ValidationError as error:
+            from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
+
+            seen.add(
+                loaded.found(found)
+                for found in validation_errors.findings(error, data, Settings, ("services", name))
+                if not ((hopeful or partial) and found.code in _HEALED)
+            )
+            rest[name] = _remains(data, validation_errors.wrong(error))
+        else:
+            if partial:  # what it lacks may stand in what could not be read
+                rest[name] = _remains(data, set())
+                del valid[name]
+    return valid, rest
+
+
+def _remains(data: dict[str, Any], wrong: set[str | int]) -> ServiceSettings:
+    """A service without its wrong keys: the host can be asked about the right ones in the same run."""
+    if "group" in wrong:  # a user may be no problem only with its group
+        wrong = wrong | {"user"}
+    right = {key: value for key, value in data.items() if key not in wrong}
+    return ServiceSettings.model_validate(right, by_alias=True, by_name=False)
+
+
+def _config(loaded: Loaded, services: Services, seen: _Seen) -> Config:
+    """All of it; what does not go together in tables that files share goes to `seen`."""
+    shared = {name: loaded.written.whole(name) for name in ("dns", "dns_chains", "daemon")}
+    try:
+        return Config.model_validate({"services": services, **shared}, by_alias=True, by_name=False)
+    except pydantic.ValidationError as error:
+        from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
+
+        seen.add(loaded.found(found) for found in validation_errors.findings(error, shared, Settings))
+        return loaded.config
+
+
+def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problems.Problem]:
+    """Names of chains that nobody defines, not even (perhaps) a file that could not be parsed."""
+    known = loaded.written.whole("dns_chains")
+    for service, settings in services.items():
+        for index, name in enumerate(settings.dns_lists):
+            if isinstance(name, str) and name not in known and name not in unread:
+                from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
+
+                near = validation_errors.near(name, list(known))
+                advice = notations.Advice(meant=notations.quoted(near)) if near else notations.dns_list(name)
+                hint = (
+                    f'did you mean "{near}"?' if near else f"write {advice.meant}" if advice.meant else None
+                )
+                if hint is None:
+                    hint = f"define it: [[{problems.dotted(('dns_chains', name, 'lists'))}]], with a zone"
+                key = ("services", service, "dns_lists", index)
+                text = f"there is no chain {values.shown(name)}"
+                yield loaded.problem(key, text, "unknown-chain", hint=hint, meant=advice.meant)

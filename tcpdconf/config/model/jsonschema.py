@@ -1,0 +1,136 @@
+"""The JSON Schema (draft-07) of one configuration file, for editors and other people's checks.
+
+pydantic writes draft 2020-12. Editors know draft-07 best, and TOML has no null: so definitions move, what
+may be null becomes what may be left out, and a reference keeps its description beside it. What models check
+with code is said again here, as far as JSON Schema can say it.
+"""
+
+from typing import Any, Final
+
+from tcpdconf.config.model.service import Settings
+
+_NULL: Final = {"type": "null"}
+_FIRST: Final = ("$schema", "title", "description", "type", "default", "examples")  # of a schema's words
+
+
+def _any_of(*keys: str) -> dict[str, Any]:
+    return {"anyOf": [{"required": [key]} for key in keys]}
+
+
+def _one_of(*keys: str) -> dict[str, Any]:
+    return {"oneOf": [{"required": [key]} for key in keys]}
+
+
+def _where(key: str, *words: str) -> dict[str, Any]:
+    """The condition that a key is one of these words."""
+    return {"required": [key], **_also(**{key: {"enum": [*words]}})}
+
+
+def _also(**keys: dict[str, Any]) -> dict[str, Any]:
+    """More about some keys; Tombi wants to hear that the others remain allowed."""
+    return {"properties": keys, "additionalProperties": True}
+
+
+_FORBIDDEN: Final[dict[str, Any]] = {"not": {}}
+_RULES: Final[dict[str, dict[str, Any]]] = {
+    "AccessRule": _any_of("network", "local", "proxied_local"),
+    "AccessSource": {
+        **_one_of("file", "rules"),
+        "dependencies": {"format": ["file"], "action": ["file"]},
+        "allOf": [
+            {"if": _where("format", "cidr"), "then": {"required": ["action"]}},
+            {
+                "if": _where("format", "gdbm", "db", "courier", "toml"),
+                "then": _also(action=_FORBIDDEN),
+            },
+        ],
+    },
+    "DnsList": {
+        **_one_of("zone", "zone_file"),
+        "dependencies": {"zone_file": ["display_zone"]},
+        "if": _where("action", "allow"),
+        "then": _also(message=_FORBIDDEN, weight={"maximum": -1}),
+        "else": _also(weight={"minimum": 1}),
+    },
+    "Level": {"allOf": [_any_of("ipv4", "ipv6"), _any_of("max_connections", "rate")]},
+}
+# words of Tombi and Taplo, two editors' tools for TOML: what they offer, and what they call it
+_FOR_EDITORS: Final[dict[str, dict[str, Any]]] = {
+    "ServiceSettings": {"x-taplo": {"initKeys": ["program", "listeners"]}},
+    "Listener": {"x-taplo": {"initKeys": ["port"]}},
+    "AccessRule": {"x-taplo": {"initKeys": ["network", "action"]}},
+    "DnsList": {"x-taplo": {"initKeys": ["zone"]}},
+    "HAProxy": {"x-taplo": {"initKeys": ["trusted"]}},
+}
+_NAMES: Final = {"services": "service", "dns_chains": "chain"}  # what a key of the user's own is called
+
+
+def schema() -> dict[str, Any]:
+    """The schema as JSON's types, always in the same order."""
+    found = Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    definitions = found.pop("$defs")
+    for name, rules in _RULES.items():
+        definitions[name] |= rules
+    for name, words in _FOR_EDITORS.items():
+        definitions[name] |= words
+    found = _draft7(found)
+    for key, label in _NAMES.items():
+        found["properties"][key]["x-tombi-additional-key-label"] = label
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "tcpdconf configuration file",
+        "x-tombi-toml-version": "v1.0.0",
+        **found,
+        "definitions": {name: _draft7(definitions[name]) for name in sorted(definitions)},
+    }
+
+
+def _draft7(node: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
+    """A schema without what draft-07 or TOML does not know."""
+    if isinstance(node, list):
+        return [_draft7(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _converted(key, value) for key, value in node.items()}
+    if isinstance(found.get("title"), str):
+        del found["title"]
+    if _is_told_elsewhere(found):
+        del found["default"]
+    if _NULL in found.get("anyOf", ()):
+        found = _never_null(found)
+    if "patternProperties" in found:
+        found.setdefault("additionalProperties", False)
+    if "$ref" in found and len(found) > 1:  # draft-07 ignores what stands beside a reference
+        found = {"allOf": [{"$ref": found.pop("$ref")}], **found}
+    return dict(sorted(found.items(), key=_place))
+
+
+def _place(item: tuple[str, Any]) -> tuple[int, str]:
+    """Where a word stands in its schema, whatever order pydantic's version has."""
+    return (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST)), item[0]
+
+
+def _is_told_elsewhere(node: dict[str, Any]) -> bool:
+    """A default that is left-out itself, or a table whose keys have their own defaults."""
+    default = node.get("default", ...)
+    return default is None or ("$ref" in node and isinstance(default, dict))
+
+
+def _converted(key: str, value: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
+    if key == "properties":  # names of keys, not words of the schema
+        return {name: _exemplified(_draft7(item)) for name, item in value.items()}
+    return value if key in {"default", "examples", "enum", "const"} else _draft7(value)
+
+
+def _exemplified(node: dict[str, Any]) -> dict[str, Any]:
+    """A key with examples: of a switch what it is not by default, of a choice all of it."""
+    if "description" in node and "examples" not in node:
+        shown = node.get("enum") or [not node.get("default", False)]
+        node = dict(sorted({**node, "examples": shown}.items(), key=_place))
+    return node
+
+
+def _never_null(node: dict[str, Any]) -> dict[str, Any]:
+    members = [member for member in node["anyOf"] if member != _NULL]
+    rest = {key: value for key, value in node.items() if key != "anyOf"}
+    return {**members[0], **rest} if len(members) == 1 else {"anyOf": members, **rest}

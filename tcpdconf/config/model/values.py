@@ -1,0 +1,329 @@
+"""Readers of the small notations inside configuration values: networks, sizes, rates, ports.
+
+Each takes what TOML gave (any type) and returns the value, or raises ValueError whose text
+completes "KEY: ..." (`must be a size such as "512MiB", not 7.5`).
+"""
+
+import ipaddress
+import math
+import re
+from typing import Final, NamedTuple
+
+from tcpdconf.config.model import notations
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MAX_PORT: Final = 65535
+LONGEST_SERVICE_NAME: Final = 32
+_SHOWN: Final = 60  # characters of a value that fit beside a message
+MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
+
+SIZE: Final = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|kB|[KMGT]|B)")
+_SIZE_UNITS: Final = {
+    "": 1, "B": 1,
+    "K": 2**10, "KiB": 2**10, "kB": 10**3, "KB": 10**3,
+    "M": 2**20, "MiB": 2**20, "MB": 10**6,
+    "G": 2**30, "GiB": 2**30, "GB": 10**9,
+    "T": 2**40, "TiB": 2**40, "TB": 10**12,
+}  # fmt: skip
+RATE: Final = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
+_RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
+LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address stand in front of it
+DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|min|h|d)")
+_DURATION_UNITS: Final = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SPELT: Final = {
+    "msec": "ms", "sec": "s", "second": "s", "m": "min", "minute": "min", "hr": "h", "hour": "h", "day": "d",
+}  # fmt: skip
+_SERVICE_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
+_TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "an array", dict: "a table"}  # fmt: skip  # noqa: E501
+
+
+class MistakeError(ValueError):
+    """A value that is not in its notation: what must be, and what to do about it.
+
+    `meant` is the TOML that certainly was meant, to be written in place of the value.
+    """
+
+    def __init__(self, text: str, hint: str | None = None, meant: str | None = None) -> None:
+        super().__init__(text)
+        self.hint = f"write {meant}" if hint is None and meant is not None else hint
+        self.meant = meant
+
+
+class Rate(NamedTuple):
+    """So many `connections` in `seconds`; all of them may come at once."""
+
+    connections: int
+    seconds: float
+
+
+class Server(NamedTuple):
+    """A name server: its address in text form, and its port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """`192.0.2.1:53` or `[2001:db8::1]:53`."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Local(NamedTuple):
+    """A local end that a rule names: a network (None: any) and a port (None: any)."""
+
+    network: IPNetwork | None
+    port: int | None
+
+
+def shown(value: object) -> str:
+    """A TOML value as a message shows it: its type and, where it is short, itself.
+
+    >>> shown("4"), shown(0), shown([1])
+    ('"4"', '0', 'an array')
+    """
+    if isinstance(value, str):
+        text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
+        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN:
+        return "a huge number"
+    if isinstance(value, int | float):
+        return str(value)
+    return _TYPES.get(type(value), "a date or time")
+
+
+def described(value: object) -> str:
+    """A TOML value of the wrong type: the type, and the value where it is short.
+
+    >>> described("5"), described(0), described([1])
+    ('a string ("5")', 'a whole number (0)', 'an array')
+    """
+    kind = _TYPES.get(type(value))
+    short = isinstance(value, str | int | float) and not (isinstance(value, int) and abs(value) >= 10**_SHOWN)
+    return f"{kind} ({shown(value)})" if kind and short else shown(value)
+
+
+def network(value: object) -> IPNetwork | str:
+    """An address or a network in CIDR notation, or `"*"`: every address of both families.
+
+    IPv4-mapped IPv6 networks are the IPv4 networks that they mean.
+    """
+    if value == "*":
+        return "*"
+    if not isinstance(value, str):
+        raise MistakeError(_network_error(value))
+    try:
+        found = ipaddress.ip_network(value)
+    except ValueError:
+        raise MistakeError(_network_error(value), *notations.network(value)) from None
+    if isinstance(found, ipaddress.IPv6Network) and found.subnet_of(MAPPED):
+        mapped = int(found.network_address) & 0xFFFFFFFF
+        return ipaddress.IPv4Network((mapped, found.prefixlen - 96))
+    return found
+
+
+def _network_error(value: object) -> str:
+    try:
+        meant = ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+    except ValueError:
+        return f'must be an address or network such as "192.0.2.0/24" or "2001:db8::/32", not {shown(value)}'
+    return f'{shown(value)} has bits set after its prefix; did you mean "{meant}"?'
+
+
+def address(value: object) -> str:
+    """An address to listen on, in its canonical form, or `"*"` for all of both families."""
+    if value == "*":
+        return "*"
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError:
+        advice = notations.address(value) if isinstance(value, str) else notations.NONE
+        text = f'must be an IPv4 or IPv6 address or "*", not {shown(value)}'
+        raise MistakeError(text, *advice) from None
+
+
+def port(value: object) -> int | str:
+    """A port number from 1 to 65535, or a service name for the host to look up."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PORT:
+        return value
+    if isinstance(value, str):
+        if value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= MAX_PORT:
+            number = int(value[:6])
+            raise MistakeError(f"must be a number without quotes: {number}", meant=str(number))
+        if _SERVICE_NAME.fullmatch(value):
+            return value
+    advice = notations.port(value) if isinstance(value, str) else notations.NONE
+    if isinstance(value, list):
+        advice = notations.Advice("write a [[...listeners]] table for each port")
+    text = f'must be a port from 1 to {MAX_PORT} or a service name such as "smtp", not {shown(value)}'
+    raise MistakeError(text, *advice)
+
+
+def local(value: object) -> Local:
+    """`ADDRESS`, `NETWORK`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `*:PORT` of this side of a connection."""
+    error = ValueError(
+        f'must be a local address, "ADDRESS:PORT" or "*:PORT", such as "192.0.2.1:25", not {shown(value)}'
+    )
+    if not isinstance(value, str):
+        raise error
+    try:
+        return Local(_one_network(value), None)
+    except ValueError:
+        host, separator, digits = value.rpartition(":")
+    if not separator or not (digits.isascii() and digits.isdigit()) or not 1 <= int(digits[:6]) <= MAX_PORT:
+        raise error
+    if host == "*":
+        return Local(None, int(digits))
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise error
+    try:
+        return Local(_one_network(host), int(digits))
+    except ValueError:
+        raise error from None
+
+
+def _one_network(value: str) -> IPNetwork:
+    found = network(value)
+    if isinstance(found, str):
+        raise ValueError(value)  # noqa: TRY004 (every reader fails with ValueError)
+    return found
+
+
+def size(value: object) -> int:
+    """Bytes (or a plain number, for limits that count something else); -1 is `"unlimited"`."""
+    if value == "unlimited":
+        return -1
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    found = SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        text = f'must be a number, a size such as "512MiB" or "unlimited", not {shown(value)}'
+        raise MistakeError(text, *notations.size(value))
+    return int(found[1]) * _SIZE_UNITS[found[2]]
+
+
+def rate(value: object) -> Rate:
+    """`"30/min"`, `"5/s"`, `"100/2h"`: so many connections in that time."""
+    found = RATE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or int(found[1]) == 0 or found[2] == "0":
+        text = f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}'
+        raise MistakeError(text, *notations.rate(value))
+    return Rate(int(found[1]), float(int(found[2] or 1) * _RATE_UNITS[found[3]]))
+
+
+def duration(value: object, least: float, most: float, *, above: bool = False) -> float:
+    """Seconds: a number of them, or `"10s"`, `"5min"`, `"24h"`, `"500ms"`; `above` leaves `least` out."""
+    found = DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is not None:
+        seconds = float(found[1]) * _DURATION_UNITS[found[2]] / 1000
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        seconds = value
+    else:
+        text = f'must be a number of seconds or a duration such as "10s", "5min" or "24h", not {shown(value)}'
+        raise MistakeError(text, meant=_duration_meant(value))
+    if seconds > most:
+        raise ValueError(f"must be at most {most:.15g} seconds, not {shown(value)}")
+    if seconds < least or (above and seconds == least):
+        bound = "more than" if above else "at least"
+        raise ValueError(f"must be {bound} {least:.15g} seconds, not {shown(value)}")
+    return float(seconds)
+
+
+def _duration_meant(value: object) -> str | None:
+    """What a duration in other people's units means, as TOML."""
+    found = (
+        re.fullmatch(r" *(\d{1,9}(?:\.\d{1,6})?) *([A-Za-z]*?)s? *", value)
+        if isinstance(value, str)
+        else None
+    )
+    if found is None:
+        return None
+    if not found[2]:
+        return f'"{found[1]}s"'
+    unit = found[2].lower()
+    unit = _SPELT.get(unit, unit)
+    return f'"{found[1]}{unit}"' if unit in _DURATION_UNITS else None
+
+
+def umask(value: object) -> int:
+    """A file mode creation mask: octal digits in a string ("027").
+
+    A number is refused: once it is read, nobody can tell 18 from 0o022. The files' reader has made a string
+    of one that is written in octal.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value) and int(value, 8) <= 0o777:
+        return int(value, 8)
+    text = f'must be octal digits such as "022", or 0o022 without quotes, not {shown(value)}'
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 777
+    digits = str(value) if is_number else ""
+    if isinstance(value, str) and value[:2] in {"0o", "0O"}:
+        digits = value[2:]
+    is_meant = re.fullmatch(r"[0-7]{1,4}", digits) and int(digits, 8) <= 0o777
+    raise MistakeError(text, meant=f'"{digits:0>3}"' if is_meant else None)
+
+
+def account(value: object) -> int | str:
+    """A user or group: its name, or its number."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
+        return value
+    if isinstance(value, str) and value and not set(value) & set(":/\0\n"):
+        return value
+    advice = notations.account(value) if isinstance(value, str) else notations.NONE
+    raise MistakeError(f"must be a name or a number, not {shown(value)}", *advice)
+
+
+def path(value: object) -> str:
+    """An absolute path."""
+    if isinstance(value, str) and value.startswith("/") and "\0" not in value:
+        return value
+    raise MistakeError(f"must be an absolute path, not {shown(value)}", *notations.path(value))
+
+
+def zone(value: object) -> str:
+    """The domain of a DNS list: labels of letters, digits, - and _; it may end in a dot."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a domain name, not {shown(value)}")  # noqa: TRY004 (every reader fails with ValueError)
+    if not value:
+        raise ValueError("must not be empty")
+    wrong = next((label for label in value.removesuffix(".").split(".") if not LABEL.fullmatch(label)), None)
+    if wrong is not None:
+        part = f"the label {shown(wrong)}" if wrong else "an empty label"
+        text = f"must be a domain name, not {shown(value)} with {part}"
+        raise MistakeError(text, *notations.zone(value))
+    if len(value.removesuffix(".")) > LONGEST_ZONE:
+        raise ValueError(f"must have at most {LONGEST_ZONE} characters, not {len(value)}")
+    return value
+
+
+def server(value: object) -> Server:
+    """`ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT` of a name server; port 53 when left out."""
+    try:
+        return end(value, 53)
+    except ValueError:
+        text = f'must be a name server such as "127.0.0.1:5353" or "[::1]:53", not {shown(value)}'
+        advice = notations.server(value) if isinstance(value, str) else notations.NONE
+        raise MistakeError(text, *advice) from None
+
+
+def end(value: object, default: int | None) -> Server:
+    """One end of a connection, written like a name server; without a default the port must be there."""
+    text = value if isinstance(value, str) else ""
+    host, digits = text, "" if default is None else str(default)
+    if text.startswith("["):
+        host, _, digits = text[1:].partition("]:")
+    elif text.count(":") == 1:
+        host, _, digits = text.partition(":")
+    try:
+        found = str(ipaddress.ip_address(host))
+        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else -1
+    except ValueError:
+        number = -1
+    if not (1 <= number <= MAX_PORT or number == default):
+        kind = "ADDRESS:PORT" if default is None else "an address, perhaps with a port"
+        raise ValueError(f'must be {kind}, such as "192.0.2.7:25" or "[2001:db8::7]:25", not {shown(value)}')
+    return Server(found, number)

@@ -1,0 +1,144 @@
+"""control.sock: the side of the commands that talk to a running daemon. It imports little, to be quick."""
+
+import contextlib
+import errno
+import json
+import os
+import select
+import socket
+import struct
+import time
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tcpdconf.daemon.control import runtimedir
+
+ANSWER: Final = 4 * 1024 * 1024  # bytes
+_FDS: Final = 250
+_PATIENCE: Final = 10.0  # seconds
+_NOBODY: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK})
+
+
+class ControlError(Exception):
+    """There is no answer; the text says why."""
+
+
+class Connection:
+    """A connection to the daemon with this runtime directory, for one request after the other.
+
+    `pid` is the daemon's. `fds` are the descriptors that came with the answers; the caller closes them.
+    """
+
+    def __init__(self, directory: str | None) -> None:
+        """Connect.
+
+        Raises:
+            ControlError: no daemon runs, or this user may not talk to it.
+        """
+        self.fds: list[int] = []
+        if directory is None:
+            raise ControlError("no daemon runs: this user has no runtime directory; see --runtime-dir")
+        self._end = socket.socket(socket.AF_UNIX)
+        try:
+            _connect(self._end, directory)
+            # pid, uid, gid of the process that listens (unix(7))
+            data = self._end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            self.pid: int = struct.unpack("3i", data)[0]
+            # opened before anything is asked: who answers afterwards still has this pid
+            self._process = _process(self.pid)
+        except OSError as error:
+            self._end.close()
+            path = f"{directory}/{runtimedir.SOCKET}"
+            if error.errno in _NOBODY:
+                raise ControlError(f"no daemon runs: {path}: {error.strerror}") from error
+            raise ControlError(f"cannot talk to the daemon: {path}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.close()
+        if isinstance(self._process, int):
+            os.close(self._process)
+
+    def ask(self, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
+        """The answer to a request; it must come within so many seconds.
+
+        Raises:
+            ControlError: there is none, or it is an error; a rejected reload is not one.
+        """
+        try:
+            self._end.settimeout(timeout)
+            with contextlib.suppress(BrokenPipeError):  # the daemon may have said why before it hung up
+                self._end.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise ControlError(f"the daemon (pid {self.pid}) has hung up: {error.strerror}") from error
+        answer = json.loads(self._line(time.monotonic() + timeout, timeout))
+        if "error" in answer:
+            raise ControlError(f"the daemon (pid {self.pid}) says: {answer['error']}")
+        found: dict[str, Any] = answer
+        return found
+
+    def wait(self) -> None:
+        """Return when the daemon has ended, which has answered a request.
+
+        Raises:
+            ControlError: its end cannot be seen from here.
+        """
+        if isinstance(self._process, OSError):
+            raise ControlError(f"cannot wait for pid {self.pid}: {self._process.strerror}")
+        select.select([self._process], [], [])
+
+    def _line(self, end: float, timeout: float) -> bytes:
+        found = b""
+        while not found.endswith(b"\n"):
+            left = end - time.monotonic()
+            if left <= 0 or len(found) > ANSWER:
+                raise ControlError(f"the daemon (pid {self.pid}) does not answer within {timeout:g} s")
+            self._end.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                found += self._receive()
+        return found
+
+    def _receive(self) -> bytes:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._end, 65536, _FDS)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise ControlError(f"the daemon (pid {self.pid}) has hung up: {error.strerror}") from error
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC is not to be had
+        self.fds += fds
+        if not data:
+            raise ControlError(f"the daemon (pid {self.pid}) has hung up")
+        return data
+
+
+def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
+    """The answer of the daemon with this runtime directory to one request.
+
+    Raises:
+        ControlError: there is none, or it is an error; a rejected reload is not one.
+    """
+    with Connection(directory) as connection:
+        return connection.ask(request, timeout)
+
+
+def _process(pid: int) -> int | OSError:
+    """A descriptor for a process; why there is none matters only to those that wait for it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        return error
+
+
+def _connect(end: socket.socket, directory: str) -> None:
+    opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        end.settimeout(_PATIENCE)
+        end.connect(runtimedir.address(opened))
+    finally:
+        os.close(opened)

@@ -1,0 +1,94 @@
+"""The descriptors that go to a worker with its assignment, each with its role."""
+
+import errno
+import os
+from typing import Final
+
+from tcpdconf.config import host
+from tcpdconf.config.load import files as config_files
+from tcpdconf.config.load.files import Signature
+from tcpdconf.config.model import tables
+from tcpdconf.config.model.service import Service, ServiceSettings
+from tcpdconf.daemon.messages import Failure, Kind, Role
+from tcpdconf.daemon.process import descriptors, paths
+from tcpdconf.policy.dns import chain as dns_chain
+from tcpdconf.policy.dns.chain import Chains
+
+_READ: Final = ("access", "environment", "zone")
+
+
+class Handover:
+    """Descriptors lent (they stay open here) and given (closed here once the worker has its own)."""
+
+    def __init__(self) -> None:
+        self.roles: list[Role] = []
+        self.fds: list[int] = []
+        self.failures: list[Failure] = []
+        self.irregular: list[Failure] = []  # those of what is no file
+        self.untrusted: list[Failure] = []  # those whose paths others may have changed
+        self._given: list[int] = []
+
+    def lend(self, kind: Kind, fd: int, place: int = 0) -> None:
+        """Add a descriptor that the supervisor keeps."""
+        self.roles.append(Role(kind, place))
+        self.fds.append(fd)
+
+    def open(self, service: ServiceSettings, who: host.Identity, chains: Chains) -> None:
+        """Add the files that the service reads; `failures` takes those that cannot be opened."""
+        for index, source in enumerate(service.access):
+            try:
+                for path, fd in descriptors.access(source, who):
+                    self._give("access", index, path, fd)
+            except OSError as error:
+                self._fail(("access", index, "file"), error)
+        for index, file in enumerate(service.environment_files):
+            try:
+                self._give("environment", index, file.path, descriptors.regular(file.path, who))
+            except OSError as error:
+                self._fail(("environment_files", index), error)
+        for path in dns_chain.zone_files(service, chains):
+            try:
+                self._give("zone", 0, path, descriptors.regular(path, who))
+            except OSError as error:
+                self._fail(("dns_lists",), error)
+
+    def judge_log(self, service: ServiceSettings, who: host.Identity) -> None:
+        """Find out whether `open_log` could do its work, without doing it."""
+        if isinstance(service.stderr, tables.StderrFile):
+            try:
+                descriptors.judge_log(service.stderr.file, who)
+            except OSError as error:
+                self._fail(("stderr", "file"), error)
+
+    def open_log(self, service: Service, who: host.Identity) -> None:
+        """Add the file that the service's programs write to, when there is one."""
+        if isinstance(service.stderr, tables.StderrFile):
+            path = service.stderr.file
+            try:
+                self._give("stderr", 0, path, descriptors.log(path, who))
+            except OSError as error:
+                self._fail(("stderr", "file"), error)
+
+    def read(self) -> dict[str, Signature]:
+        """Return the files that the worker reads, each with its signature when it was opened."""
+        return descriptors.readings((role.path, role.signature) for role in self.roles if role.kind in _READ)
+
+    def close(self) -> None:
+        """Close what was given."""
+        while self._given:
+            os.close(self._given.pop())
+
+    def _give(self, kind: Kind, place: int, path: str, fd: int) -> None:
+        found = config_files.signature(os.fstat(fd))
+        # a log file grows by being used: another one is another file
+        self.roles.append(Role(kind, place, path, found[:2] if kind == "stderr" else found))
+        self.fds.append(fd)
+        self._given.append(fd)
+
+    def _fail(self, key: tuple[str | int, ...], error: OSError) -> None:
+        text = f"cannot open {error.filename}: {error.strerror}"
+        self.failures.append(Failure(key, text))
+        if error.errno == errno.EINVAL:
+            self.irregular.append(self.failures[-1])
+        elif isinstance(error, paths.UntrustedError):
+            self.untrusted.append(self.failures[-1])

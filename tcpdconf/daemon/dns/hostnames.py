@@ -1,0 +1,138 @@
+"""Asks for the names of both ends of a service's connections, unless no name server answers.
+
+`policy.dns.name_health` decides whether name servers are worth asking. In a pause no client waits for them:
+it gets at once what it would have got after the wait, and the question that tries them again is sent beside.
+
+Every client's lookup asks for the name of this host's end too. One reverse zone that does not answer would
+make all clients wait, so each of these questions has a breaker of its own.
+"""
+
+import functools
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from tcpdconf.daemon.dns import exchange, resolver
+from tcpdconf.daemon.process import log, loop
+from tcpdconf.policy.dns import breaker, name_health, query
+from tcpdconf.policy.dns import health as list_health
+
+_PROBE: Final = 5.0  # seconds that a question of our own may take, unless clients wait for less
+_MOST: Final = 256  # breakers of questions about this host's end: a proxy may name many addresses
+_NOW: Final = 0.0  # a deadline that is over: only what is kept is an answer
+_CLASSES: Final[dict[query.Status, str]] = {
+    "answer": "answered",
+    "nxdomain": "no_such_name",
+    "servfail": "servfail",
+    "refused": "refused",
+    "timeout": "timeout",
+    "unreachable": "unreachable",
+    "malformed": "malformed",
+}
+
+
+class Hostnames:
+    """Asks for the names of one service's connections.
+
+    Clients wait for `seconds` at most; `pause` is the length of a first pause, in seconds.
+    """
+
+    def __init__(self, service: str, asked: resolver.Resolver, seconds: float, pause: float) -> None:
+        self._service = service
+        self._resolver = asked
+        self._seconds = min(seconds, _PROBE)
+        self._pause = pause
+        self._health = name_health.Health(pause)
+        self._asking = False  # a question of our own
+        self._failing: dict[query.Question, breaker.Breaker] = {}  # about this host's end
+
+    def ask(self, question: query.Question, done: exchange.Done, until: float, *, client: bool) -> None:
+        """Ask about a client, or about this host's end of a connection.
+
+        In a pause the answer is there at once: what is kept, or "timeout".
+        """
+        if self._health.state == "paused":
+            if self._health.tries(loop.now()):
+                self._ask_own()
+            until = _NOW
+        elif question in self._failing and self._failing[question].paused:
+            self._try(question)
+            until = _NOW
+        heard = self._heard if client else functools.partial(self._heard_of_host, question)
+        self._resolver.ask(question, done, until, heard=heard)
+
+    def probe(self, done: Callable[[dict[str, str]], None]) -> None:
+        """Ask a question of our own, and call back with what came of it: for people."""
+        began = loop.now()
+
+        def answered(answer: query.Answer) -> None:
+            silent = answer.status in name_health.SILENT
+            done(
+                {
+                    "state": "down" if silent else "up",
+                    "time": f"{(loop.now() - began) * 1000:.0f} ms",
+                    "random": "none" if answer.status in {"answer", "nxdomain"} else answer.status,
+                    "why": "no name server answers" if silent else "",
+                }
+            )
+
+        self._resolver.ask(_own_question(), answered, began + self._seconds)
+
+    def status(self) -> dict[str, Any]:
+        """The state, and how often name servers were asked and what they said, by class.
+
+        {"state": "up", "why": "", "asked": 2, "answered": 1, "no_such_name": 1, "servfail": 0, ...}; neither
+        what comes out of the cache is counted nor a question of our own.
+        """
+        counts = self._health.counts
+        return {
+            "state": self._health.state,
+            "why": self._health.why,
+            "asked": counts.total(),
+            **{name: counts[status] for status, name in _CLASSES.items()},
+        }
+
+    def _heard(self, answer: query.Answer) -> None:
+        self._log(self._health.heard(answer.status, loop.now(), client=True))
+        if self._health.doubtful:
+            self._ask_own()
+
+    def _heard_of_host(self, question: query.Question, answer: query.Answer) -> None:
+        now = loop.now()
+        self._health.heard(answer.status, now, client=False)
+        if answer.status not in name_health.SILENT:
+            known = self._failing.pop(question, None)
+            if known is not None and known.paused:
+                self._log(list_health.Change("paused", "up", name_health.ANSWERS), about=question.name)
+            return
+        if question not in self._failing and len(self._failing) >= _MOST:
+            del self._failing[next(iter(self._failing))]
+        if self._failing.setdefault(question, breaker.Breaker(self._pause)).failed(now):
+            why = f"{breaker.FAILURES} failures in a row, the last: {answer.status}"
+            self._log(list_health.Change("up", "paused", why), about=question.name)
+
+    def _try(self, question: query.Question) -> None:
+        """Ask a question about this host's end again, if it is time to."""
+        now = loop.now()
+        if self._failing[question].tries(now):
+            heard = functools.partial(self._heard_of_host, question)
+            self._resolver.ask(question, heard, now + self._seconds, fresh=True)
+
+    def _ask_own(self) -> None:
+        """Ask a question of our own, unless one is on its way."""
+        if not self._asking:
+            self._asking = True
+            self._resolver.ask(_own_question(), self._proved, loop.now() + self._seconds)
+
+    def _proved(self, answer: query.Answer) -> None:
+        self._asking = False
+        self._log(self._health.proved(answer.status, loop.now()))
+
+    def _log(self, change: list_health.Change | None, **of: str) -> None:
+        if change is not None:
+            level: log.Level = "notice" if change.after == "up" else "warning"
+            log.write(level, "names", service=self._service, **of, state=change.after, why=change.why)
+
+
+def _own_question() -> query.Question:
+    return name_health.own_question(secrets.randbits(28))

@@ -1,0 +1,191 @@
+"""The DNS lists of a service: asks those that are to be believed, tests them, counts what they say.
+
+Whether a list is to be believed and worth asking is `policy.dns.health`'s. Nobody waits for a list that is
+not: of one that is paused because it does not answer, one question is sent now and then beside.
+"""
+
+import functools
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.daemon.dns import resolver
+from tcpdconf.daemon.process import log, loop
+from tcpdconf.policy.dns import answer as dns_answer
+from tcpdconf.policy.dns import health as list_health
+from tcpdconf.policy.dns import query
+from tcpdconf.policy.dns.answer import Outcome
+from tcpdconf.policy.dns.chain import Chain, Entry
+
+Answered = Callable[[query.Question, query.Answer], None]
+
+_LOOK: Final = 1.0  # seconds between two looks for lists that are due for a test, at most
+_TEST: Final = 5.0  # seconds that the questions of a test may take
+_WORST: Final[tuple[list_health.State, ...]] = ("suspended", "paused", "untested", "up")
+_CLASSES: Final[dict[Outcome, str]] = {
+    "listed": "listed",
+    "unlisted": "not_listed",
+    "error": "error_code",
+    "outside": "outside_127",
+    "servfail": "servfail",
+    "refused": "refused",
+    "timeout": "timeout",
+    "unreachable": "unreachable",
+    "malformed": "malformed",
+}
+
+
+class _List(NamedTuple):
+    """A list, and whether it is to be believed."""
+
+    shown: str
+    health: list_health.Health
+
+
+class Lists:
+    """The lists of one service, by zone."""
+
+    def __init__(self, events: loop.Loop, service: str, chain: Chain, asked: resolver.Resolver) -> None:
+        self._loop = events
+        self._service = service
+        self._resolver = asked
+        self._lists = {
+            entry.zone: _List(
+                entry.shown, list_health.Health(entry.zone, entry.probe, entry.reading, entry.pause)
+            )
+            for entry in chain.entries
+        }
+        self._untested = {zone for zone, each in self._lists.items() if each.health.state == "untested"}
+        self._held: list[Callable[[], None]] = []
+        self._shown: dict[str, dict[str, str]] = {}  # by zone: what the last test has shown
+        self._timer = 0
+        if self._lists:
+            self._look()
+
+    def close(self) -> None:
+        """Test no more. What is being asked already is still answered."""
+        self._loop.cancel(self._timer)
+
+    def when_tested(self, done: Callable[[], None]) -> None:
+        """Call back when every list has had its first test."""
+        if self._untested:
+            self._held.append(done)
+        else:
+            done()
+
+    def ask(self, question: query.Question, entry: Entry, done: Answered, now: float) -> None:
+        """Ask a list about a client, unless it is not asked at present; count what comes of it."""
+        each = self._lists[entry.zone]
+        if each.health.state != "up":
+            if question.type == "A" and each.health.tries(now):
+                tried = functools.partial(self._heard, each, entry)
+                self._resolver.ask(question, tried, now + entry.deadline, fresh=True)
+            done(question, query.SUSPENDED)
+            return
+        answered = functools.partial(done, question)
+        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # no text alone
+        self._resolver.ask(question, answered, now + entry.deadline, heard=heard)
+
+    def report(self) -> list[dict[str, str]]:
+        """Each list's state, and what its last test has shown: for people."""
+        return [
+            {
+                "list": each.shown,
+                "state": each.health.state,
+                **self._shown.get(zone, {}),
+                "why": each.health.why,
+            }
+            for zone, each in self._lists.items()
+        ]
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """By what is shown for a zone: the state, and how often it was asked and what it said, by class.
+
+        {"state": "up", "why": "", "asked": 2, "listed": 1, "not_listed": 1, "error_code": 0, ...}; neither
+        what comes out of the cache is counted nor a test. Of lists that are shown alike, the worst state.
+        """
+        alike: dict[str, list[list_health.Health]] = {}
+        for each in self._lists.values():
+            alike.setdefault(each.shown, []).append(each.health)
+        return {shown: _status(healths) for shown, healths in alike.items()}
+
+    def _heard(self, each: _List, entry: Entry, answer: query.Answer) -> None:
+        self._log(each, each.health.heard(dns_answer.outcome(answer, entry.reading), loop.now()))
+
+    def _look(self) -> None:
+        """Test the lists that are due."""
+        now = loop.now()
+        for zone, each in self._lists.items():
+            if each.health.is_due(now):
+                _Test(self._resolver, each.health, functools.partial(self._tested, zone)).start(now)
+        self._timer = self._loop.after(_LOOK, self._look)
+
+    def _tested(self, zone: str, shown: dict[str, str], change: list_health.Change | None) -> None:
+        self._shown[zone] = shown
+        self._log(self._lists[zone], change)
+        if zone in self._untested:
+            self._untested.discard(zone)
+            while self._held and not self._untested:
+                self._held.pop(0)()
+
+    def _log(self, each: _List, change: list_health.Change | None) -> None:
+        """One line for a change of state; news of a list are trouble unless it is up again."""
+        if change is None:
+            return
+        level: log.Level = "notice" if change.after == "up" and change.before != "up" else "warning"
+        log.write(level, "list", service=self._service, zone=each.shown, state=change.after, why=change.why)
+
+
+def _status(healths: list[list_health.Health]) -> dict[str, Any]:
+    worst = min(healths, key=lambda health: _WORST.index(health.state))
+    counts = sum((health.counts for health in healths), Counter[Outcome]())
+    return {
+        "state": worst.state,
+        "why": worst.why,
+        "asked": counts.total(),
+        **{name: counts[outcome] for outcome, name in _CLASSES.items()},
+    }
+
+
+class _Test:
+    """One test of a list; `done` is called with what it has shown and the change of state."""
+
+    def __init__(
+        self,
+        asked: resolver.Resolver,
+        health: list_health.Health,
+        done: Callable[[dict[str, str], list_health.Change | None], None],
+    ) -> None:
+        self._resolver = asked
+        self._health = health
+        self._done = done
+        self._points = health.points(secrets.token_hex(8))
+        self._answers: dict[query.Question, query.Answer] = {}
+        self._began = 0.0
+
+    def start(self, now: float) -> None:
+        """Ask its questions anew, whatever the cache holds."""
+        self._began = now
+        for point in self._points.all():
+            self._resolver.ask(point, functools.partial(self._answered, point), now + _TEST, fresh=True)
+
+    def _answered(self, point: query.Question, answer: query.Answer) -> None:
+        self._answers[point] = answer
+        if len(self._answers) == len(self._points.all()):
+            now = loop.now()
+            self._done(self._shown(now), self._health.tested(self._points, self._answers, now))
+
+    def _shown(self, now: float) -> dict[str, str]:
+        points = {"127.0.0.2": self._points.listed, "127.0.0.1": self._points.unlisted}
+        asked = {name: point[0] for name, point in points.items() if point} | {"random": self._points.random}
+        return {
+            "time": f"{(now - self._began) * 1000:.0f} ms",
+            **{name: _said(self._answers[point]) for name, point in asked.items()},
+        }
+
+
+def _said(answer: query.Answer) -> str:
+    if answer.status == "answer":
+        return " ".join(answer.addresses) or "none"
+    return "none" if answer.status == "nxdomain" else answer.status

@@ -1,0 +1,120 @@
+"""A process that the supervisor keeps running: started again when it ends, with a growing pause."""
+
+import collections
+import os
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from tcpdconf.daemon.process import log, loop, signals
+
+_LONGEST: Final = 10.0  # seconds between two starts
+_FIRST: Final = 0.1
+_STEADY: Final = 10.0  # seconds after which a process counts as well
+_LATELY: Final = 300.0  # seconds within which a second end means that it does not stay up
+
+
+class CannotStartError(Exception):
+    """The process cannot be started now, for the reason in the text."""
+
+
+class Child:
+    """One such process. `start` forks it and returns its pid; when it cannot, it is tried again."""
+
+    def __init__(self, events: loop.Loop, name: str, start: Callable[[], int]) -> None:
+        self._loop = events
+        self.name = name
+        self._start = start
+        self._pause = 0.0
+        self._started = 0.0
+        self._ends: collections.deque[float] = collections.deque(maxlen=2)  # the latest, or failed starts
+        self.wanted = True
+        self.pid: int | None = None
+
+    @property
+    def stays_up(self) -> bool:
+        """Whether it has not ended, or failed to start, twice within the last minutes."""
+        return len(self._ends) < 2 or time.monotonic() - self._ends[0] > _LATELY
+
+    def start(self) -> None:
+        """Start it now, unless it is not wanted any more, or runs."""
+        if not self.wanted or self.pid is not None:
+            return
+        self._started = time.monotonic()
+        try:
+            self.pid = self._start()
+        except (OSError, CannotStartError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            log.error(f"cannot start {self.name}: {reason}", retry=f"{self._pause:g}s")
+            self._again()
+        except Exception:  # noqa: BLE001 (a defect must not be the end of a service)
+            log.crash(f"cannot start {self.name}")
+            self._again()
+
+    def replace(self, pid: int) -> None:
+        """Go on with a process that was started elsewhere; what ran before is no longer this one."""
+        self.pid = pid
+        self._started = time.monotonic()
+        self._pause = 0.0
+        self._ends.clear()
+
+    def finish(self) -> None:
+        """Let it end without starting it again."""
+        self.wanted = False
+
+    def ended(self, status: int) -> None:
+        """Take note of its end."""
+        pid, self.pid = self.pid, None
+        if self.wanted:
+            code = os.waitstatus_to_exitcode(status)
+            how = f"signal {-code}" if code < 0 else f"status {code}"
+            log.error(
+                f"{self.name} ended with {how}", pid=pid, seconds=f"{time.monotonic() - self._started:.1f}"
+            )
+            self._again()
+
+    def _again(self) -> None:
+        self._ends.append(time.monotonic())
+        if time.monotonic() - self._started >= _STEADY:
+            self._pause = 0.0
+        self._loop.after(self._pause, self.start)
+        self._pause = min(_LONGEST, max(_FIRST, self._pause * 2))
+
+
+def fork(run: Callable[[], int], keep: set[int]) -> int:
+    """Fork a process that runs this and exits with what it returns; only `keep` and 0, 1, 2 stay open in it.
+
+    Raises:
+        OSError: no process is to be had.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _run(run, keep)
+    return pid
+
+
+def _run(run: Callable[[], int], keep: set[int]) -> NoReturn:
+    status = 1
+    try:
+        signals.restore()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        _close_others(keep | {0, 1, 2})
+        status = run()
+    except BaseException:  # noqa: BLE001 (nothing may return into the supervisor's code)
+        log.crash("a process of the daemon fails")
+    finally:
+        os._exit(status)
+
+
+def _close_others(keep: set[int]) -> None:
+    """Close the supervisor's descriptors; objects that own them are never finalised here.
+
+    What is inheritable is not the supervisor's: it is passed on to programs.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) not in keep and not os.get_inheritable(int(name)):
+                os.close(int(name))
+        except OSError:
+            continue  # the listing's own

@@ -1,0 +1,71 @@
+"""Finds workers that do not answer and kills them; each is started again, and its programs live on.
+
+Silence is counted in pings, not in seconds: when the host was suspended or the supervisor was stopped, one
+round comes late instead of many. A late round counts against nobody: the workers may have been held up too.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from tcpdconf.daemon.process import log, loop
+
+_ROUNDS: Final = 3  # pings in a row without an answer: a busy machine makes a worker miss one
+_PAUSE: Final = 10.0  # seconds between two; what the shipped unit's WatchdogSec=30 comes to
+_SHORTEST: Final = 1.0  # a worker may be held up for a second, whatever the watchdog's limit is
+_PREPARE: Final = 120.0  # seconds for a worker that reads its files, twice what a reload allows
+
+
+class Pinged(Protocol):
+    """A worker (`worker_process.Worker`) as it is judged here; `missed` pings in a row have no answer."""
+
+    name: str
+    pid: int
+    serves: bool
+    missed: int
+
+    def ping(self) -> None:
+        """Ask it whether it is well."""
+
+    def forgive(self) -> None:
+        """Count missed pings from the beginning."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Heartbeat:
+    """Pings the `workers` of a daemon three times within the service manager's `watchdog` limit (seconds).
+
+    A worker that has missed three pings, and had the time to answer the last one, is killed. One that does
+    not serve yet answers only when it has read its files, and has two minutes.
+    """
+
+    def __init__(
+        self, events: loop.Loop, watchdog: float | None, workers: Callable[[], Iterable[Pinged]]
+    ) -> None:
+        self._loop = events
+        self._pause = _PAUSE if watchdog is None else max(_SHORTEST, watchdog / _ROUNDS)
+        self._preparing = max(_ROUNDS, math.ceil(_PREPARE / self._pause))
+        self._workers = workers
+        self._due = 0.0
+
+    def start(self) -> None:
+        """Ping from now on."""
+        self._wait()
+
+    def _wait(self) -> None:
+        self._due = loop.now() + self._pause
+        self._loop.after(self._pause, self._round)
+
+    def _round(self) -> None:
+        late = loop.now() - self._due > self._pause / 2
+        for each in self._workers():
+            if late:
+                each.forgive()
+            elif each.missed >= (_ROUNDS if each.serves else self._preparing):
+                log.error(f"{each.name} does not answer", pid=each.pid, pings=each.missed)
+                each.kill()
+                each.forgive()
+            each.ping()
+        self._wait()

@@ -1,0 +1,313 @@
+"""The supervisor: keeps a configuration's services running, takes on the next one, stops them.
+
+It may be root and therefore reads no byte that came from the network.
+"""
+
+import contextlib
+import ctypes
+import functools
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.config import dialect, problems
+from tcpdconf.config.load import load
+from tcpdconf.daemon import messages
+from tcpdconf.daemon.control.server import Control
+from tcpdconf.daemon.process import log, loop, procfs, signals
+from tcpdconf.daemon.supervisor import (
+    commands,
+    fdstore,
+    heartbeat,
+    listeners,
+    notify,
+    preview,
+    reload_queue,
+    takeover,
+    worker_process,
+)
+from tcpdconf.daemon.supervisor.service import Service, Surroundings
+from tcpdconf.daemon.watch.client import Watching
+from tcpdconf.daemon.worker import books
+
+_PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
+_GRACE: Final = 5.0  # seconds that a worker has to end after its programs had their time
+_HURRY: Final = 1.0
+_OF_THE_HOST: Final = frozenset({"cannot-bind", "unclaimed-socket"})
+
+
+class StartError(Exception):
+    """The host does not let the daemon start; `problems` say why."""
+
+    def __init__(self, found: list[problems.Problem]) -> None:
+        super().__init__(*(problem.text for problem in found))
+        self.problems = found
+
+
+class Order(NamedTuple):
+    """What a daemon is to do: `read` loads the configuration, and raises ConfigError.
+
+    `environment` is the one that it was started with, `runtime` the directory of control.sock, if there is to
+    be one; `started` is called when everything serves. `predecessor` is a daemon whose place it takes.
+    """
+
+    read: Callable[[], load.Loaded]
+    environment: dict[str, str]
+    ways: dialect.Dialect = dialect.TOML
+    runtime: str | None = None
+    started: Callable[[], None] = lambda: None
+    predecessor: takeover.Predecessor | None = None
+
+
+class Supervisor:
+    """Runs the enabled services of a configuration until told to stop."""
+
+    def __init__(self, order: Order, arrived: signals.Signals) -> None:
+        self._order = order
+        self._arrived = arrived
+        self._loop = loop.Loop()
+        self._notifier = notify.Notifier(self._loop)
+        taken = () if order.predecessor is None else order.predecessor.sockets
+        self._activated = listeners.Activated(order.environment, taken)
+        self._store = fdstore.Store(self._notifier, self._activated)
+        self._reloads = reload_queue.Reloads(
+            Surroundings(self._loop, order.environment, order.ways),
+            order.read,
+            self._activated,
+            self._make,
+            release=self._store.release,
+            began=self._notifier.reloading,
+            ended=self._reloaded,
+        )
+        self._watching = Watching(self._loop, self._changed)
+        self._preview = preview.Preview(self._loop, order.read, self._reloads)
+        self._commands = commands.Commands(self._loop, self._reloads, self._activated, self._drain)
+        self._controlled: Control | None = None
+        self._all: list[Service] = []  # with those that are coming, or drain
+        self._started = False
+        self._failure: tuple[problems.Problem, ...] = ()
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            ConfigError: the first configuration cannot be used.
+            StartError: the host refuses what it needs.
+            RunningError: another daemon has this runtime directory.
+        """
+        read_at, loaded = time.time(), self._order.read()
+        if self._order.predecessor is None:  # of another one the socket is in use until all is well
+            self._control()
+        _adopt_orphans()
+        # From here on processes are forked: what is alive now they share for good.
+        gc.collect()
+        gc.freeze()
+        self._loop.watch(self._arrived, self._signalled)
+        self._loop.after(0, lambda: self._reloads.begin(loaded, read_at))
+        self._loop.run()
+        self._preview.close()
+        for each in self._all:
+            each.close()
+        if self._controlled is not None:
+            self._controlled.close()
+        if any(problem.code in _OF_THE_HOST for problem in self._failure):
+            raise StartError(list(self._failure))
+        if self._failure:
+            raise problems.ConfigError(self._failure)
+
+    def _control(self) -> None:
+        """Listen to commands, where that is possible."""
+        runtime = self._order.runtime
+        if runtime is None:
+            return
+        replace = self._order.predecessor is not None
+        known = {**self._commands.all(), "compare": self._preview.answer}
+        try:
+            self._controlled = Control(self._loop, runtime, known, replace=replace)
+        except OSError as error:
+            log.warning(f"no control socket: {runtime}: {error.strerror}")
+
+    def _make(self, name: str) -> Service:
+        made = Service(name, self._reloads.around, self._heard)
+        self._all.append(made)
+        return made
+
+    def _changed(self, _: list[str]) -> None:
+        self._reloads.wish(again=False)
+
+    def _reloaded(self, last: reload_queue.Last) -> None:
+        """Go on with what a reload has come to."""
+        self._forget()
+        if self._stopping:
+            self._end_when_idle()
+        elif self._started or last.ok:
+            self._begin(last)
+        else:
+            self._failure = tuple(last.outcome.problems)
+            self._stop(0)
+
+    def _begin(self, last: reload_queue.Last) -> None:
+        """Go on with the configuration that there is now, or still."""
+        loaded = self._reloads.state.loaded
+        log.set_level(loaded.config.daemon.log_level)
+        count = len(self._reloads.state.services)
+        status = f"{count} service{'' if count == 1 else 's'}"
+        if not self._started:
+            log.info("running", services=count, pid=os.getpid())
+            self._order.started()
+            self._loop.guard()  # a defect that shows earlier ends the daemon, and its starter learns of it
+            self._loop.attempt(self._succeed)
+            watchdog = notify.watchdog_seconds()
+            self._keep_alive(watchdog)
+            heartbeat.Heartbeat(self._loop, watchdog, self._workers).start()
+        elif last.ok:
+            level: log.Level = "info" if last.outcome.details or last.asked else "debug"
+            only = "[daemon]" if last.outcome.details else "nothing"
+            log.write(level, "reloaded", changed=",".join(last.outcome.changed) or only)
+        else:
+            log.excerpt("error", problems.render(last.outcome.problems))
+            log.error("the configuration is not taken on; the one before goes on")
+            status += f"; the last reload was refused: {last.outcome.problems[0]}"
+        self._started = True
+        self._loop.attempt(lambda: self._store.keep(self._reloads.state.sockets))
+        self._notifier.ready(status)
+        running = self._reloads
+        self._watching.watch(loaded.config, running.refused, loaded.directory, running.read, running.read_at)
+
+    def _succeed(self) -> None:
+        """Everything serves: nobody else has to."""
+        self._activated.settled()
+        if self._order.predecessor is not None:
+            self._control()
+            seconds = self._reloads.state.loaded.config.daemon.drain_timeout
+            self._order.predecessor.dismiss(seconds)
+
+    def _heard(self, each: Service, message: dict[str, Any]) -> None:
+        """Take note of what a worker says, or what is said in its place when it could not be started."""
+        match message["kind"]:
+            case "report":
+                self._commands.reported(each, message)
+            case "broken":
+                for failure in messages.failures(message):
+                    log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
+            case kind:
+                if kind == "serving" and message["first"]:
+                    log.info("ready", service=each.name, pid=each.pids[0])
+                    self._watching.read(each.opened)
+                self._reloads.heard(each, message)
+
+    def _keep_alive(self, seconds: float | None) -> None:
+        """Tell the service manager that the daemon is alive; its workers have a heartbeat of their own."""
+        if self._stopping or seconds is None:
+            return
+        self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))  # also after a defect
+        self._notifier.watchdog()
+
+    def _workers(self) -> list[worker_process.Worker]:
+        """Every worker, with those that are coming, or drain."""
+        return [worker for each in self._all for worker in each.workers]
+
+    def _signalled(self) -> None:
+        for number in self._arrived.take():
+            self._loop.attempt(functools.partial(self._obey, number))
+
+    def _obey(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                self._reap()
+            case signal.SIGTERM | signal.SIGINT if self._stopping:
+                self._hurry()
+            case signal.SIGTERM | signal.SIGINT:
+                log.info("stopping", signal=signal.Signals(number).name)
+                self._stop(0)
+            case signal.SIGHUP:
+                self._reloads.wish(again=True)
+
+    def _reap(self) -> None:
+        """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
+        programs: list[tuple[int, int, int]] = []
+        for found, status in _ended():
+            self._loop.attempt(functools.partial(self._ended, found, status, programs))
+        for each in self._all:
+            each.forget_workers()
+        for some in books.parts(programs):
+            for each in self._all:
+                each.tell("gone", ended=some)
+        self._forget()
+        self._end_when_idle()
+
+    def _ended(self, found: procfs.Process, status: int, programs: list[tuple[int, int, int]]) -> None:
+        """Take note of one process that ended; one that is nobody's was a program."""
+        pid = found.pid
+        if self._watching.ended(pid, status) or self._preview.ended(pid):
+            return
+        if not any(each.ended(pid, status) for each in self._all):
+            programs.append((pid, found.start, status))
+
+    def _forget(self) -> None:
+        """Let go of services that were removed, or never came to be, when their last worker has ended."""
+        if self._reloads.busy:
+            return
+        services = self._reloads.state.services
+        for each in [one for one in self._all if one is not services.get(one.name)]:
+            if not each.pids:
+                each.close()
+                self._all.remove(each)
+
+    def _drain(self, seconds: float) -> None:
+        """Stop on command, after so many seconds for the programs."""
+        log.info("stopping", drain=f"{seconds:g}s")
+        self._store.clear()  # unlike a signal, which a restart may follow, this gives the ports up
+        self._stop(seconds)
+
+    def _stop(self, drain: float) -> None:
+        self._stopping = True
+        seconds = self._reloads.state.loaded.config.daemon.stop_timeout
+        self._loop.after(drain + seconds + _GRACE, self._kill)
+        for step in (self._notifier.stopping, self._reloads.close, self._watching.close):
+            self._loop.attempt(step)
+        for sockets in self._reloads.state.sockets.values():
+            for listening in sockets:
+                listening.close()  # clients are refused from now on, instead of waiting for nobody
+        for each in self._all:
+            self._loop.attempt(functools.partial(each.stop, drain, seconds))
+        self._end_when_idle()
+
+    def _hurry(self) -> None:
+        self._loop.after(_HURRY, self._kill)
+        for each in self._all:
+            self._loop.attempt(functools.partial(each.stop, 0, 0))
+
+    def _kill(self) -> None:
+        """End the workers at once; this process soon afterwards, whether it has heard of their end or not."""
+        self._loop.after(_HURRY, self._loop.stop)
+        for each in self._all:
+            for pid in each.pids:
+                log.error(f"worker of {each.name} does not stop", pid=pid)
+            each.kill()
+
+    def _end_when_idle(self) -> None:
+        if self._stopping and not any(each.pids for each in self._all):
+            self._loop.stop()
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of programs whose worker dies, so that their end is known (prctl(2)).
+
+    Where that fails a restarted worker counts them until it is restarted itself.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        log.warning(f"cannot become a subreaper: {os.strerror(ctypes.get_errno())}")
+
+
+def _ended() -> Iterator[tuple[procfs.Process, int]]:
+    """Wait for each process that has ended; its number can be given to another one only after that."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            found = procfs.look(ended.si_pid)
+            _, status = os.waitpid(ended.si_pid, 0)
+            yield found or procfs.Process(ended.si_pid, True, 0, 0, 0), status

@@ -1,0 +1,252 @@
+"""Answers what a reload would change (`tcpdconf reload --dry-run`).
+
+A process forked from the supervisor loads the configuration and compares it with what runs, so that the
+supervisor answers others meanwhile. It has the supervisor's directory and rights, and a copy of its memory.
+It binds no port, starts no service and executes nothing. What only a worker reads, access and environment
+files, is read by a process with the service's rights, as by a worker.
+"""
+
+import functools
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from tcpdconf.config import changes, host, problems
+from tcpdconf.config.load import load
+from tcpdconf.config.model import tables
+from tcpdconf.config.model.service import Service
+from tcpdconf.daemon import messages
+from tcpdconf.daemon.control import server as control_server
+from tcpdconf.daemon.control.server import Reply
+from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.messages import Assignment, Failure, Role
+from tcpdconf.daemon.process import child, log, loop, privileges
+from tcpdconf.daemon.supervisor import reload as reload_step
+from tcpdconf.daemon.supervisor import reload_queue
+from tcpdconf.daemon.supervisor.reload import Outcome, State
+from tcpdconf.daemon.supervisor.service import Setup, Surroundings
+from tcpdconf.daemon.worker import files as service_files
+from tcpdconf.daemon.worker.files import Material
+
+_SECONDS: Final = 120.0  # tables of a million networks are read meanwhile
+_LARGEST: Final = control_server.ANSWER
+_DEFECT: Final = "a defect of tcpdconf; see the log"
+
+
+class Preview:
+    """The processes that compare at present; `read` loads the configuration, and raises ConfigError."""
+
+    def __init__(
+        self, events: loop.Loop, read: Callable[[], load.Loaded], running: reload_queue.Reloads
+    ) -> None:
+        self._loop = events
+        self._read = read
+        self._reloads = running
+        self._pids: set[int] = set()
+
+    def answer(self, _: dict[str, Any], reply: Reply) -> None:
+        """Answer as a reload would, from a process of its own."""
+        if self._reloads.last is None:
+            reply({"ok": False, "error": "the daemon is starting"})
+            return
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        work = functools.partial(_work, theirs, self._read, self._reloads.state, self._reloads.around)
+        try:
+            pid = child.fork(work, {theirs})
+        except OSError as error:
+            os.close(ours)
+            reply({"ok": False, "error": f"cannot start a process: {error.strerror}"})
+            return
+        finally:
+            os.close(theirs)
+        self._pids.add(pid)
+        _Answer(self._loop, ours, reply, functools.partial(self._kill, pid))
+
+    def ended(self, pid: int) -> bool:
+        """Take note of the end of a process, if it is one of these."""
+        known = pid in self._pids
+        self._pids.discard(pid)
+        return known
+
+    def close(self) -> None:
+        """End what compares: nobody is there to be answered."""
+        for pid in list(self._pids):
+            self._kill(pid)
+
+    def _kill(self, pid: int) -> None:
+        """End a process, and what it has started, unless it has been waited for."""
+        if pid in self._pids:
+            for target in (-pid, pid):  # it may not have come to be a group's leader
+                try:
+                    os.kill(target, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+
+class _Answer:
+    """What such a process says, up to the end of its pipe; `kill` ends it when that takes too long."""
+
+    def __init__(self, events: loop.Loop, end: int, reply: Reply, kill: Callable[[], None]) -> None:
+        self._loop = events
+        self._end = open(end, "rb", buffering=0)  # noqa: SIM115 (closed when all is said)
+        self._reply = reply
+        self._kill = kill
+        self._said = b""
+        events.watch(self._end, self._listen)
+        self._timer = events.after(_SECONDS, lambda: self._finish(f"no answer within {_SECONDS:g} s"))
+
+    def _listen(self) -> None:
+        data = self._end.read(65536)
+        if data is None:
+            return
+        self._said += data
+        if not data:
+            self._finish(_DEFECT)
+        elif len(self._said) > _LARGEST:
+            self._finish(f"an answer of more than {_LARGEST} bytes")
+
+    def _finish(self, error: str) -> None:
+        """Answer with what was said, or with an error where that is no answer."""
+        self._loop.cancel(self._timer)
+        self._loop.forget(self._end)
+        self._end.close()
+        self._kill()
+        try:
+            said = json.loads(self._said)
+        except ValueError:
+            said = {"ok": False, "error": error}
+        self._reply(said)
+
+
+def _work(end: int, read: Callable[[], load.Loaded], state: State, around: Surroundings) -> int:
+    """Compare, and write the answer."""
+    os.setpgid(0, 0)  # so that it can be ended with what it has started
+    log.set_level("error")  # records that match nobody are a worker's to tell
+    try:
+        outcome = _Comparison(state, read(), around).outcome()
+    except problems.ConfigError as error:
+        outcome = Outcome([], [], list(error.problems))
+    os.set_blocking(end, True)
+    with open(end, "wb") as pipe:
+        pipe.write(json.dumps(reload_queue.answer(outcome, time.time())).encode())
+    return 0
+
+
+class _Comparison:
+    """What runs beside a configuration that was loaded."""
+
+    def __init__(self, state: State, loaded: load.Loaded, around: Surroundings) -> None:
+        self._state = state
+        self._loaded = loaded
+        self._around = around
+        self._changes = changes.between(state.loaded.config, loaded.config)
+        self._problems = list(reload_step.forbidden(loaded))
+        self._touched: dict[str, list[str]] = {}  # by service, what else is not what it was
+
+    def outcome(self) -> Outcome:
+        """Return what a reload would come to, as far as that can be told without doing it."""
+        if not self._problems:
+            for name, settings in self._loaded.config.enabled().items():
+                self._look(name, settings)
+        if self._problems:
+            return Outcome([], [], self._problems)
+        changed = sorted({*self._touched, *self._changes.names()})
+        lines = changes.lines(self._changes, self._loaded.config.enabled(), self._touched)
+        return Outcome(changed, list(lines), list(self._loaded.warnings))
+
+    def _look(self, name: str, settings: Service) -> None:
+        """Open the files of a service; read them if it would be prepared anew."""
+        who = host.identity(settings)
+        given = Handover()
+        try:
+            given.open(settings, who, self._loaded.config.dns_chains)
+            given.judge_log(settings, who)
+            found = list(given.failures)
+            known = self._state.services.get(name)
+            if known is not None and known.setup is not None:
+                self._touched |= (
+                    {name: lines} if (lines := list(_others(known.setup, settings, given))) else {}
+                )
+            if not found and {name} & {*self._touched, *self._changes.names()}:
+                found = self._unreadable(name, settings, given)
+        finally:
+            given.close()
+        self._problems += [messages.problem(self._loaded, name, failure) for failure in found]
+
+    def _unreadable(self, name: str, settings: Service, given: Handover) -> list[Failure]:
+        """Let a process with the service's rights read its files; return what is wrong with them.
+
+        A shell file is not read: it would be executed.
+        """
+        part = changes.part(self._loaded.config, name)
+        task = Assignment(name, part, self._around.environment, tuple(given.roles), self._around.ways)
+        opened = [
+            (role, fd)
+            for role, fd in zip(given.roles, given.fds, strict=True)
+            if role.kind != "environment" or not settings.environment_files[role.place].shell
+        ]
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        work = functools.partial(_read_files, theirs, task, opened, host.identity(settings))
+        try:
+            pid = child.fork(work, {theirs, *(fd for _, fd in opened)})
+        finally:
+            os.close(theirs)
+        with open(ours, "rb") as pipe:
+            said = pipe.read(_LARGEST)
+        os.waitpid(pid, 0)
+        if not said:
+            return [Failure((), "the process that reads its files has ended; see the log")]
+        message = _parsed(said)
+        return messages.failures(message) if message.get("failures") != [] else []
+
+
+def _read_files(
+    end: int,
+    task: Assignment,
+    opened: list[tuple[Role, int]],
+    who: host.Identity,
+) -> int:
+    """Read the files of a service with its rights, and write what is wrong with them."""
+    privileges.become(who)
+    found = Material(task, opened)
+    found.sources()
+    found.base()
+    found.chain()
+    with open(end, "wb") as pipe:
+        pipe.write(json.dumps({"failures": found.failures}).encode())
+    return 0
+
+
+def _parsed(said: bytes) -> dict[str, Any]:
+    """Return what a process has said, which has read what others have written; nothing if it is no object."""
+    try:
+        message = json.loads(said)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _others(setup: Setup, settings: Service, given: Handover) -> Iterator[str]:
+    """Yield what a service would be prepared anew for though nothing in the configuration has changed."""
+    if host.identity(settings) != setup.process.identity:
+        yield "its user has other numbers or groups"
+    before = {role[:3]: role.signature for role in setup.roles if role.kind in service_files.READ}
+    after = {role[:3]: role.signature for role in given.roles}
+    for role in dict.fromkeys((*after, *before)):
+        if before.get(role) != after.get(role):
+            yield f"{role[2]} has changed"
+    for log_file in (role for role in setup.roles if role.kind == "stderr" and role.path):
+        if settings.stderr == tables.StderrFile(file=log_file.path) and not _is_open(log_file):
+            yield f"{log_file.path} is another file"
+
+
+def _is_open(role: Role) -> bool:
+    """Whether a path still leads to the file that was opened by it."""
+    try:
+        status = os.stat(role.path)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == role.signature

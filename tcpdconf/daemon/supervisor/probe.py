@@ -1,0 +1,113 @@
+"""Tries what a configuration names, without serving: programs, files, DNS lists.
+
+Each service is tried in a process of its own, with the service's rights where this process may take them on,
+and by the code that would serve it.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.config import changes, problems
+from tcpdconf.config.load import load, positions
+from tcpdconf.config.model.dns import DnsList
+from tcpdconf.daemon import liststatus, messages
+from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.process import loop
+from tcpdconf.daemon.supervisor.service import CannotPrepareError, Service, Surroundings
+
+_SECONDS: Final = 60.0  # for everything
+_PATIENCE: Final = 1.0  # seconds before somebody at a terminal is told what takes so long
+_EXAMPLES: Final = 3  # lists that a warning names
+_ASK: Final = "name a resolver of your own (dns.servers), or delete lists that have closed"
+
+
+class Tried(NamedTuple):
+    """What a trial found: problems, each at its place, and by name what each DNS list has answered."""
+
+    problems: list[problems.Problem]
+    lists: dict[str, dict[str, str]]
+
+
+def run(loaded: load.Loaded, environment: dict[str, str]) -> Tried:
+    """Try the enabled services."""
+    return _Trial(loaded).run(environment)
+
+
+class _Trial:
+    def __init__(self, loaded: load.Loaded) -> None:
+        self._loaded = loaded
+        self._loop = loop.Loop()
+        self._services: dict[str, Service] = {}
+        self._waiting: set[str] = set()
+        self._problems: list[problems.Problem] = []
+        self._lists: dict[str, dict[str, str]] = {}
+        self._warned: set[positions.Key] = set()
+
+    def run(self, environment: dict[str, str]) -> Tried:
+        around = Surroundings(self._loop, environment)
+        config = self._loaded.config
+        for name in config.enabled():
+            each = self._services[name] = Service(name, around, self._heard)
+            try:
+                each.try_out(changes.part(config, name))
+                self._waiting.add(name)
+            except CannotPrepareError as error:
+                for failure in error.failures:
+                    self._note(name, failure)
+        self._loop.after(_SECONDS, self._loop.stop)
+        if sys.stderr.isatty():
+            self._loop.after(_PATIENCE, self._tell)
+        if self._waiting:
+            self._loop.run()
+        for name in sorted(self._waiting):
+            self._note(name, Failure((), f"could not be tried within {_SECONDS:g} s"))
+        for each in self._services.values():
+            self._end(each)
+        return Tried(self._problems, self._lists)
+
+    def _heard(self, each: Service, message: dict[str, Any]) -> None:
+        if message.get("failures"):
+            for failure in messages.failures(message):
+                self._note(each.name, failure)
+        rows = liststatus.rows(message.get("lists"))
+        for row in rows:
+            self._lists.setdefault(row["list"], row)
+        self._warn(each.name, rows)
+        self._waiting.discard(each.name)
+        if not self._waiting:
+            self._loop.stop()
+
+    def _tell(self) -> None:
+        sys.stderr.write(f"trying {', '.join(sorted(self._waiting))} ...\n")
+
+    def _warn(self, name: str, rows: Sequence[dict[str, str]]) -> None:
+        """Warn of chains, and of a service's own lists, that have no list which can be asked."""
+        for key, lists in self._chains(name):
+            shown = {each.shown for each in lists}
+            failing = [row for row in rows if row["list"] in shown]
+            if not failing or any(row.get("state") == "up" for row in failing) or key in self._warned:
+                continue
+            self._warned.add(key)
+            said = "; ".join(f"{row['list']} {row.get('why', '')}" for row in failing[:_EXAMPLES])
+            more = f"; and {len(failing) - _EXAMPLES} more" if len(failing) > _EXAMPLES else ""
+            text = f"none of these DNS lists can be asked, so they judge nobody: {said}{more}"
+            self._problems.append(self._loaded.problem(key, text, "no-list-answers", "warning", hint=_ASK))
+
+    def _chains(self, name: str) -> Iterator[tuple[positions.Key, Iterable[DnsList]]]:
+        """Yield the key and the lists of each chain that a service names, and of its own lists together."""
+        config = self._loaded.config
+        written = config.services[name].dns_lists
+        for chain in dict.fromkeys(item for item in written if isinstance(item, str)):
+            yield ("dns_chains", chain, "lists"), config.dns_chains[chain].lists
+        yield ("services", name, "dns_lists"), [item for item in written if not isinstance(item, str)]
+
+    def _note(self, name: str, failure: Failure) -> None:
+        self._problems.append(messages.problem(self._loaded, name, failure))
+
+    def _end(self, each: Service) -> None:
+        each.kill()
+        for pid in each.pids:
+            os.waitpid(pid, 0)
+        each.close()

@@ -1,0 +1,322 @@
+"""One way from a configuration to the next: prepare everything, then let all of it count, or nothing.
+
+Starting is the reload from nothing. While it is prepared nothing that serves is touched: files are opened,
+sockets bound, workers read and compile beside their work, new ones are forked. What fails ends the reload,
+and only what it has opened is closed again.
+"""
+
+import functools
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
+
+from tcpdconf.config import changes, host, problems
+from tcpdconf.config.load import load
+from tcpdconf.config.load.files import Signature
+from tcpdconf.config.model.service import Service
+from tcpdconf.daemon import messages
+from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.process import descriptors, log, loop, privileges
+from tcpdconf.daemon.supervisor import listeners
+from tcpdconf.daemon.supervisor import service as service_process
+from tcpdconf.daemon.supervisor.service import CannotPrepareError, Sockets, Surroundings
+
+_TURN: Final = 0.05  # seconds for which the supervisor prepares services before it does what else there is
+_PREPARE: Final = 60.0  # seconds that all workers together have to prepare
+_COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
+
+Open = Mapping[listeners.Key, list[socket.socket]]
+Stage = Literal["prepare", "release", "begin", "over"]
+"""Workers prepare; the service manager closes its copies of sockets; workers begin; it is over."""
+Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
+
+
+class Outcome(NamedTuple):
+    """What a reload has come to: `changed` are services, `details` lines for people.
+
+    `read` are the services' files, each with its signature when it was opened.
+    """
+
+    changed: list[str]
+    details: list[str]
+    problems: list[problems.Problem]
+    read: Mapping[str, Signature] = MappingProxyType({})
+
+    @property
+    def ok(self) -> bool:
+        """Whether the configuration was taken on."""
+        return all(problem.severity == "warning" for problem in self.problems)
+
+
+class State(NamedTuple):
+    """What runs: a configuration, its services, its sockets."""
+
+    loaded: load.Loaded
+    services: dict[str, service_process.Service]
+    sockets: Open
+
+
+class Reload:
+    """A reload on its way.
+
+    `release` lets the service manager give up its copies of sockets, and then calls back. `counts` is called
+    with what runs as soon as that is another configuration, `done` once with what it has come to. Timers call
+    what they call by way of `attempt`, whose business a defect is.
+    """
+
+    def __init__(
+        self,
+        before: State,
+        loaded: load.Loaded,
+        *,
+        around: Surroundings,
+        activated: listeners.Activated,
+        again: bool,
+        make: Callable[[str], service_process.Service],
+        release: Release,
+        counts: Callable[[State], None],
+        done: Callable[[Outcome], None],
+        attempt: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._before = before
+        self._loaded = loaded
+        self._around = around
+        self._activated = activated
+        self._again = again
+        self._make = make
+        self._release = release
+        self._counts = counts
+        self._done = done
+        self._attempt = attempt
+        self._changes = changes.between(before.loaded.config, loaded.config)
+        self._opening = listeners.Opening(before.sockets, activated)
+        self._services: dict[str, service_process.Service] = {}
+        self._removed: dict[str, service_process.Service] = {}
+        self._touched: list[service_process.Service] = []
+        self._ahead: list[tuple[str, Sockets]] = []  # services that are to be prepared, the last first
+        self._waiting: set[str] = set()
+        self._problems: list[problems.Problem] = []
+        self._emptied: set[socket.socket] = set()
+        self._stage: Stage = "prepare"
+        self._read: list[tuple[str, Signature]] = []
+        self._timer = 0
+
+    def begin(self) -> None:
+        """Prepare; `done` is called now or later."""
+        self._problems += forbidden(self._loaded)
+        sockets = {} if self._problems else self._bind()
+        if not self._problems:
+            self._ahead = list(reversed(sockets.items()))
+        self._prepare_some()
+
+    def heard(self, each: service_process.Service, message: dict[str, Any]) -> None:
+        """Take note of what a worker says about its part, or what is said in its place.
+
+        One that has prepared can fail as well, by its end, until all have.
+        """
+        if each not in (self._services.get(each.name), self._removed.get(each.name)):
+            return
+        match message["kind"], self._stage:
+            case "failed", "prepare" | "release":
+                for failure in messages.failures(message):
+                    self._fail(each.name, failure)
+                self._waiting.clear()  # one is enough
+            case ("prepared", "prepare") | ("serving", "begin"):
+                self._waiting.discard(each.name)
+            case "stopped", "begin" if each.name in self._removed:
+                self._waiting.discard(each.name)
+            case _:
+                return
+        self._go_on()
+
+    def give_up(self, why: str) -> None:
+        """Undo what is being prepared; what counts already goes on."""
+        if self._stage in {"prepare", "release"}:
+            self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
+            self._ahead.clear()
+            self._waiting.clear()
+            self._go_on()
+
+    def abandon(self, why: str) -> None:
+        """End it after a defect: undo what can be undone, or go on with what counts already."""
+        self._around.loop.cancel(self._timer)
+        self._ahead.clear()
+        self._waiting.clear()
+        severity: problems.Severity = "warning" if self._stage == "begin" else "error"
+        found = problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use", severity)
+        if self._stage == "begin":
+            self._stage = "over"
+            changed = sorted(each.name for each in self._touched)
+            self._done(Outcome(changed, [], [found], descriptors.readings(self._read)))
+        else:
+            self._problems.append(found)
+            self._undo()
+
+    def _bind(self) -> dict[str, Sockets]:
+        """Open the sockets of each service."""
+        found: dict[str, Sockets] = {}
+        for name, settings in self._loaded.config.enabled().items():
+            mine: list[tuple[int, socket.socket]] = []
+            for place, listener in enumerate(settings.listeners):
+                try:
+                    mine += [(place, each) for each in self._opening.sockets(listener)]
+                except listeners.CannotBindError as error:
+                    self._cannot_bind(error)
+            found[name] = mine
+        for which in self._activated.unclaimed():
+            text = f"no listener is configured for the passed-on {which}"
+            self._problems.append(self._loaded.problem(("services",), text, "unclaimed-socket"))
+        return found
+
+    def _cannot_bind(self, error: listeners.CannotBindError) -> None:
+        """Note the problem at the listener that cannot be served."""
+        key = next(
+            ("services", name, "listeners", place, "port")
+            for name, settings in self._loaded.config.enabled().items()
+            for place, listener in enumerate(settings.listeners)
+            if listeners.key(listener) == error.which
+        )
+        self._problems.append(self._loaded.problem(key, str(error), "cannot-bind"))
+
+    def _inherited(self, name: str) -> Sockets:
+        """Sockets of another daemon on this service's ports that nobody wants: their clients may wait.
+
+        The first listener of a port gets them.
+        """
+        found: list[tuple[int, socket.socket]] = []
+        for place, listener in enumerate(self._loaded.config.services[name].listeners):
+            for each in self._opening.inherited(listener):
+                if each not in self._emptied:
+                    self._emptied.add(each)
+                    found.append((place, each))
+        return found
+
+    def _prepare_some(self) -> None:
+        """Prepare services for a moment; who waits for the supervisor has its turn before the next ones."""
+        end = loop.now() + _TURN
+        while self._ahead and loop.now() < end:
+            name, sockets = self._ahead.pop()
+            self._prepare(name, sockets, self._inherited(name))
+        if self._ahead:
+            self._timer = self._around.loop.after(0, lambda: self._attempt(self._prepare_some))
+            return
+        self._timer = self._around.loop.after(_PREPARE, lambda: self._attempt(self._late))
+        self._go_on()
+
+    def _prepare(self, name: str, sockets: Sockets, inherited: Sockets) -> None:
+        known = self._before.services.get(name)
+        try:
+            each = self._services[name] = known or self._make(name)
+            part = changes.part(self._loaded.config, name)
+            if each.prepare(part, sockets, inherited, again=self._again):
+                self._touched.append(each)
+                self._waiting.add(name)
+        except CannotPrepareError as error:
+            for failure in error.failures:
+                self._fail(name, failure)
+        except OSError as error:
+            self._fail(name, Failure((), f"cannot be prepared: {error.strerror}"))
+        if name in self._services:
+            self._read += self._services[name].opened.items()
+
+    def _fail(self, name: str, failure: Failure) -> None:
+        self._problems.append(messages.problem(self._loaded, name, failure))
+
+    def _late(self) -> None:
+        for name in sorted(self._waiting):
+            if self._stage == "begin":
+                log.error("a worker does not begin to serve", service=name)
+                (self._services | self._removed)[name].kill()
+            else:
+                self._fail(name, Failure((), f"is not prepared within {_PREPARE:g} s"))
+        self._waiting.clear()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the next step when nobody has to be waited for."""
+        if self._ahead or self._waiting:
+            return
+        self._around.loop.cancel(self._timer)
+        if self._problems:
+            self._undo()
+        elif self._stage == "prepare":
+            self._stage = "release"
+            self._release(self._opening.unwanted(), lambda: self._attempt(self._commit))
+        elif self._stage == "begin":
+            self._finish()
+
+    def _undo(self) -> None:
+        self._stage = "over"
+        attempt = self._around.loop.attempt
+        for each in self._touched:
+            attempt(each.discard)
+        for name, each in self._services.items():
+            if name not in self._before.services:
+                attempt(functools.partial(each.stop, 0, 0))
+        attempt(self._opening.undo)
+        self._done(Outcome([], [], self._problems, descriptors.readings(self._read)))
+
+    def _commit(self) -> None:
+        if self._stage == "over":  # undone while the service manager was waited for
+            return
+        try:
+            unused = self._opening.commit()
+        except listeners.CannotBindError as error:
+            self._cannot_bind(error)
+            self._undo()
+            return
+        self._stage = "begin"
+        attempt = self._around.loop.attempt
+        for each in self._touched:
+            if not attempt(each.commit):
+                attempt(each.kill)  # it is started again with what was prepared
+        for unwanted in unused:
+            attempt(functools.partial(self._activated.let_go, unwanted))
+        self._counts(State(self._loaded, self._services, self._opening.wanted))
+        self._remove()
+        self._waiting = {each.name for each in self._touched}
+        self._waiting |= {name for name, each in self._removed.items() if each.accepts}
+        self._timer = self._around.loop.after(_COMMIT, lambda: self._attempt(self._late))
+        self._go_on()
+
+    def _remove(self) -> None:
+        """Stop what is not wanted any more; the next reload may want its ports again."""
+        daemon = self._loaded.config.daemon
+        for name, each in self._before.services.items():
+            if name not in self._services:
+                self._removed[name] = each
+                self._around.loop.attempt(
+                    functools.partial(each.stop, daemon.drain_timeout, daemon.stop_timeout)
+                )
+
+    def _finish(self) -> None:
+        self._stage = "over"
+        touched = {each.name: ("its files were read again",) for each in self._touched}
+        for name in self._changes.changed:
+            touched.pop(name, None)  # what is different says enough
+        changed = sorted({*(each.name for each in self._touched), *self._changes.names()})
+        details = list(changes.lines(self._changes, self._services, touched))
+        self._done(Outcome(changed, details, [], descriptors.readings(self._read)))
+
+
+def forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
+    """What this process may not do: to bind a port, to become a user."""
+    for name, settings in loaded.config.enabled().items():
+        try:
+            yield from _forbidden_to(loaded, name, settings)
+        except host.UnknownNameError as error:  # it was known when the configuration was loaded
+            yield loaded.problem(("services", name, error.key), str(error), error.code, hint=error.hint)
+
+
+def _forbidden_to(loaded: load.Loaded, name: str, settings: Service) -> Iterator[problems.Problem]:
+    for index, listener in enumerate(settings.listeners):
+        port = host.port_number(listener.port)
+        if not privileges.may_bind(port):
+            key = ("services", name, "listeners", index, "port")
+            yield loaded.problem(key, f"listening on port {port} needs root", "needs-root")
+    if not privileges.may_become(host.identity(settings)):
+        which = "user" if settings.user is not None else "group"
+        yield loaded.problem(
+            ("services", name, which), f"running as another {which} needs root", "needs-root"
+        )

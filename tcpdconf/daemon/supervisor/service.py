@@ -1,0 +1,393 @@
+"""What the supervisor holds for one service: its worker, its logger, its ledger, and what it is served with.
+
+A setup changes in two steps: `prepare` does all that can fail, then `commit` lets it count or `discard` drops
+it. A worker is kept where that is possible; another identity needs another process.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tcpdconf.config import dialect, host
+from tcpdconf.config.model.service import Config
+from tcpdconf.daemon import liststatus, messages
+from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.messages import Assignment, Failure, Role
+from tcpdconf.daemon.process import child, descriptors, log, loop, privileges, procfs
+from tcpdconf.daemon.supervisor import logger, worker_process
+from tcpdconf.daemon.worker import books, ledger
+
+if TYPE_CHECKING:
+    from tcpdconf.config.load.files import Signature
+
+Sockets = Sequence[tuple[int, socket.socket]]
+"""Listening sockets, each with the place of its listener in the configuration."""
+
+
+class Surroundings(NamedTuple):
+    """What all services share; `environment` is the one that the daemon was started with."""
+
+    loop: loop.Loop
+    environment: dict[str, str]
+    ways: dialect.Dialect = dialect.TOML
+
+
+class Process(NamedTuple):
+    """What a worker is once and for all."""
+
+    identity: host.Identity
+    directory: str
+    umask: int | None
+
+
+class Setup(NamedTuple):
+    """What a service is served with: `roles` are those of its files, as they were when they were opened."""
+
+    config: Config
+    process: Process
+    sockets: Sockets
+    logger: logger.Logger | None
+    roles: tuple[Role, ...] = ()
+
+
+class CannotPrepareError(Exception):
+    """The service cannot be served like this; `failures` say why."""
+
+    def __init__(self, failures: list[Failure]) -> None:
+        super().__init__(*(failure.text for failure in failures))
+        self.failures = failures
+
+
+class Service:
+    """One service. Sockets, ledger and the logger's pipe outlive every worker.
+
+    `heard` is called with what its worker says: prepared or failed, of what was asked for; serving (`first`:
+    or still); broken, when one cannot be started again; stopped; tried; report.
+    """
+
+    def __init__(
+        self, name: str, around: Surroundings, heard: Callable[["Service", dict[str, Any]], None]
+    ) -> None:
+        self.name = name
+        self.process = child.Child(around.loop, f"worker of {name}", self._restart)
+        self.ledger = ledger.create()
+        self.setup: Setup | None = None
+        self.report = liststatus.NOTHING  # what its worker has said last of its lists and names
+        self.opened: dict[str, Signature] = {}  # by whom prepares or has started last, to be read
+        self._around = around
+        self._heard = heard
+        self._next: Setup | None = None
+        self._preparing: worker_process.Worker | None = None  # who prepares for it
+        self._worker: worker_process.Worker | None = None
+        self._coming: worker_process.Worker | None = None  # takes over from the worker at `commit`
+        self._predecessor: worker_process.Worker | None = None  # the elder that the worker waits for
+        self._elders: list[worker_process.Worker] = []
+        self._left: set[int] = set()  # workers that have ended and whose programs live on
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers that have not ended; the first one is the one that accepts."""
+        return [each.pid for each in self.workers]
+
+    @property
+    def workers(self) -> list[worker_process.Worker]:
+        """As `pids`: the one that accepts, one that is to take over, those that were replaced."""
+        return [each for each in (self._worker, self._coming, *self._elders) if each is not None]
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it has a worker, which may accept until it has said `stopped`."""
+        return self._worker is not None
+
+    def prepare(self, config: Config, sockets: Sockets, inherited: Sockets, *, again: bool) -> bool:
+        """Prepare to serve with `config` (a `changes.part`); False when that is what is done already.
+
+        Clients who wait at the `inherited` sockets are accepted once. `again` reads shell files again though
+        they are the same. The worker will say prepared or failed.
+
+        Raises:
+            CannotPrepareError: what it needs cannot be had.
+        """
+        self.opened = {}
+        try:
+            self._next = self._setup(config, sockets)
+            return self._prepare_next(inherited, again)
+        except OSError as error:
+            self.discard()
+            text = f"cannot start its worker: {error.strerror}"
+            raise CannotPrepareError([Failure((), text)]) from None
+        except CannotPrepareError:
+            self.discard()
+            raise
+
+    def commit(self) -> None:
+        """Serve with what was prepared; the worker will say `serving`."""
+        assert self._next is not None  # noqa: S101 (only what was prepared)
+        before, self.setup, self._next, self._preparing = self._own_logger, self._next, None, None
+        if before is not self._own_logger:
+            _close(before)
+            if self._own_logger is not None:
+                self._own_logger.process.start()
+        if self._coming is None:
+            self._let_serve()  # a worker that has died meanwhile is started again with this setup
+            return
+        elder, self._worker, self._coming = self._worker, self._coming, None
+        self.process.replace(self._worker.pid)
+        if elder is None:
+            self._let_serve()
+        else:
+            self._elders.append(elder)
+            self._predecessor = elder
+            elder.tell("retire", kept=[os.fstat(each.fileno()).st_ino for _, each in self.setup.sockets])
+
+    def discard(self) -> None:
+        """Forget what was prepared."""
+        if self._next is not None and self._next.logger is not self._own_logger:
+            _close(self._next.logger)
+        worker, self._next, self._preparing = self._preparing, None, None
+        if self._coming is not None:
+            self._coming.kill()
+            self._elders.append(self._coming)  # until its end is known
+            self._coming = None
+        elif worker is not None and worker.serves:
+            worker.tell("discard")
+        elif worker is not None:  # it was being started again, and this was all that it knew
+            worker.kill()
+
+    def try_out(self, config: Config) -> None:
+        """Let a worker say only whether the service could be served, as `tried`.
+
+        It has the service's rights if this process may take them on, or else those of this process's user.
+
+        Raises:
+            CannotPrepareError: what it needs cannot be had.
+        """
+        setup = self._setup(config, ())
+        if not privileges.may_become(setup.process.identity):
+            setup = setup._replace(process=setup.process._replace(identity=descriptors.OWN))
+        given = Handover()
+        given.open(config.services[self.name], setup.process.identity, config.dns_chains)
+        try:
+            if given.failures:
+                raise CannotPrepareError(given.failures)
+            self._worker = self._assign(None, setup, given, "try")
+        finally:
+            given.close()
+            _close(setup.logger)
+
+    def tell(self, kind: str, **content: object) -> None:
+        """Send the worker a message; without a worker nobody needs it."""
+        if self._worker is not None:
+            self._worker.tell(kind, (), **content)
+
+    def stop(self, drain: float, seconds: float) -> None:
+        """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
+        self.process.finish()
+        if self._coming is not None:
+            self._coming.kill()
+        for each in (self._worker, *self._elders):
+            if each is not None:
+                each.tell("stop", drain=drain, seconds=seconds)
+
+    def kill(self) -> None:
+        """End the workers at once; their programs live on."""
+        for each in self.workers:
+            each.kill()
+
+    def close(self) -> None:
+        """Let go of the rest. The logger ends when the last program has."""
+        _close(self._own_logger)
+        os.close(self.ledger)
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Take note of the end of a process, if it is one of this service's."""
+        attempt = self._around.loop.attempt  # what it has said last may be what breaks
+        for elder in [each for each in self._elders if each.pid == pid]:
+            attempt(elder.ended)
+            self._elders.remove(elder)
+            self._leave_behind(pid)
+            self._around.loop.after(0, lambda: self.tell("recount"))  # after what the supervisor has to say
+            self._succeed(elder)
+            return True
+        if self._coming is not None and self._coming.pid == pid:
+            attempt(self._coming.ended)
+            self._coming = None
+            self._fail()
+        elif self._worker is not None and self._worker.pid == pid:
+            worker = self._worker
+            attempt(worker.ended)
+            self._leave_behind(pid)
+            self._worker = None
+            self.process.ended(status)
+            self._heard(self, {"kind": "stopped"})
+            if worker is self._preparing:
+                self._fail()
+        elif self._own_logger is not None and self._own_logger.process.pid == pid:
+            self._own_logger.process.ended(status)
+        else:
+            return False
+        return True
+
+    def forget_workers(self) -> None:
+        """Let go of ended workers whose last program has ended: their numbers may be used again."""
+        self._left = {pid for pid in self._left if not procfs.group_is_empty(pid)}
+
+    def _leave_behind(self, pid: int) -> None:
+        """Remember a worker that has ended, by which its programs are recognised (`procfs.Lineage`)."""
+        if not procfs.group_is_empty(pid):
+            self._left.add(pid)
+
+    def _let_serve(self, retired: worker_process.Worker | None = None) -> None:
+        """Let the worker serve with what it has prepared.
+
+        If it has just been started it finds in the ledger what `retired` had; what older ones have
+        started since they were replaced it may not have heard, so they tell it again.
+        """
+        self.forget_workers()
+        self.tell("commit", workers=[*self._left, *(each.pid for each in self._elders)])
+        if self._worker is not None and not self._worker.serves:
+            for each in self._elders:
+                if each is not retired:
+                    each.tell("retell")
+
+    @property
+    def _own_logger(self) -> logger.Logger | None:
+        return None if self.setup is None else self.setup.logger
+
+    @property
+    def _reads_shell_files(self) -> bool:
+        """Whether it has files that may read other ones, of which nobody knows whether they have changed."""
+        assert self.setup is not None  # noqa: S101 (asked of what has served)
+        return any(file.shell for file in self.setup.config.services[self.name].environment_files)
+
+    def _setup(self, config: Config, sockets: Sockets) -> Setup:
+        """A setup for a configuration, with the logger there is when it is the same."""
+        service = config.services[self.name]
+        try:
+            process = Process(host.identity(service), service.directory, service.umask)
+        except host.UnknownNameError as error:
+            raise CannotPrepareError([Failure((error.key,), str(error))]) from None
+        order = logger.order(service, self._around.environment, self._around.ways)
+        if order is None or (self._own_logger is not None and self._own_logger.order == order):
+            return Setup(config, process, sockets, None if order is None else self._own_logger)
+        made = logger.Logger(self._around.loop, self.name, order)
+        if self._around.ways.shares_logger:
+            log.redirect(made.write)
+        return Setup(config, process, sockets, made)
+
+    def _open(self, setup: Setup) -> Handover:
+        service = setup.config.services[self.name]
+        given = Handover()
+        given.lend("ledger", self.ledger)
+        for place, each in setup.sockets:
+            given.lend("listener", each.fileno(), place)
+        if setup.logger is not None:
+            given.lend("stderr", setup.logger.write)
+            given.lend("overflow", setup.logger.peek)
+        given.open(service, setup.process.identity, setup.config.dns_chains)
+        given.open_log(service, setup.process.identity)
+        self.opened = given.read()
+        return given
+
+    def _prepare_next(self, inherited: Sockets, again: bool) -> bool:
+        """Let a worker prepare for the next setup; False when that is the one there is."""
+        assert self._next is not None  # noqa: S101 (just made)
+        given = self._open(self._next)
+        for place, each in inherited:
+            given.lend("inherited", each.fileno(), place)
+        try:
+            if given.failures:
+                raise CannotPrepareError(given.failures)
+            self._next = setup = self._next._replace(roles=tuple(role for role in given.roles if role.path))
+            if setup == self.setup and self._worker is not None and not (again and self._reads_shell_files):
+                self._next = None
+                return False
+            kept = self._worker if self.setup is not None and self.setup.process == setup.process else None
+            self._preparing = self._assign(kept, setup, given)
+            self._coming = self._preparing if kept is None else None
+        finally:
+            given.close()
+        return True
+
+    def _assign(
+        self, known: worker_process.Worker | None, setup: Setup, given: Handover, kind: str = "prepare"
+    ) -> worker_process.Worker:
+        """Let a worker, or else a new one, prepare for a setup; nothing fails once it has been forked.
+
+        Raises:
+            OSError: no process or descriptor is to be had.
+        """
+        task = Assignment(
+            self.name, setup.config, self._around.environment, tuple(given.roles), self._around.ways
+        )
+        memory = messages.write(task)
+        try:
+            worker = known or worker_process.Worker(
+                self._around.loop, self.process.name, setup.process.identity, self._hear
+            )
+            worker.number += 1
+            worker.tell(kind, [memory, *given.fds], number=worker.number)
+        finally:
+            os.close(memory)
+        return worker
+
+    def _restart(self) -> int:
+        """Start a worker in place of one that has ended."""
+        assert self.setup is not None  # noqa: S101 (only what has served is started again)
+        given = self._open(self.setup)
+        try:
+            if given.failures:
+                self._heard(self, {"kind": "broken", "failures": given.failures})
+                raise child.CannotStartError("what it needs cannot be opened")
+            self._worker = self._assign(None, self.setup, given)
+        finally:
+            given.close()
+        return self._worker.pid
+
+    def _hear(self, worker: worker_process.Worker, message: dict[str, Any]) -> None:
+        if worker in self._elders:
+            self._hear_elder(worker, message)
+        elif message["kind"] in {"report", "stopped"}:
+            self._heard(self, message)
+        elif message.get("number") == worker.number:
+            self._hear_of_assignment(worker, message)
+
+    def _hear_of_assignment(self, worker: worker_process.Worker, message: dict[str, Any]) -> None:
+        """One that was started again goes on by itself with what it was started for."""
+        match message["kind"]:
+            case "tried":
+                self._heard(self, message)
+            case "prepared" | "failed" if worker is self._preparing:
+                self._heard(self, message)
+            case "prepared" if self._predecessor is None:
+                self._let_serve()
+            case "failed":
+                self._heard(self, {**message, "kind": "broken"})
+            case "serving" if worker is self._worker:
+                first, worker.serves = not worker.serves, True
+                self._heard(self, {**message, "first": first})
+
+    def _hear_elder(self, elder: worker_process.Worker, message: dict[str, Any]) -> None:
+        if message["kind"] == "retired":
+            self._succeed(elder)
+        elif (entries := books.checked(message)) is not None:
+            elder.charge(sum(entry["kind"] == "adopt" for entry in entries))  # each is looked for in /proc
+            self.tell("relay", entries=books.verified(entries, procfs.Lineage(os.getpid(), (elder.pid,))))
+
+    def _succeed(self, elder: worker_process.Worker) -> None:
+        """Let the worker begin if it has waited for this one, which does not accept any more."""
+        if elder is self._predecessor:
+            self._predecessor = None
+            self._let_serve(retired=elder)
+
+    def _fail(self) -> None:
+        """The worker has ended before what it has prepared could count."""
+        self._preparing = None
+        text = "the worker ended before it was ready; see the log"
+        self._heard(self, {"kind": "failed", "failures": [Failure((), text)]})
+
+
+def _close(one: logger.Logger | None) -> None:
+    if one is not None:
+        one.close()

@@ -1,0 +1,136 @@
+"""The supervisor's side of the watcher (`process`): keeps it running, and hears what has changed."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tcpdconf.config.load.files import Signature
+from tcpdconf.config.model.service import Config, Daemon
+from tcpdconf.daemon.process import channel, child, descriptors, log, loop
+from tcpdconf.daemon.watch import path_dependencies
+from tcpdconf.daemon.watch import process as watch
+
+
+class Watching:
+    """The watcher of one daemon; `changed` is called when files are not what they were."""
+
+    def __init__(self, events: loop.Loop, changed: Callable[[list[str]], None]) -> None:
+        self.process = child.Child(events, "watcher", self._start)
+        self._loop = events
+        self._changed = changed
+        self._post: channel.Channel | None = None
+        self._settings = Daemon(watch=False)
+        self._wanted = path_dependencies.Wanted()
+        self._read: dict[str, Signature] = {}
+        self._since = 0.0
+
+    def watch(
+        self,
+        config: Config,
+        refused: Config | None,
+        directory: str,
+        read: Mapping[str, Signature],
+        since: float,
+    ) -> None:
+        """Watch the files of a configuration, which were read after `since` (time.time), most as `read` says.
+
+        And those of one that was refused: a change of them may make it a right one.
+        """
+        self._settings = config.daemon
+        if config.daemon.watch is False:
+            self._drop_post()
+            return
+        self._wanted = watch.paths(config, directory)
+        if refused is not None:
+            more = watch.paths(refused, directory).files
+            self._wanted = self._wanted._replace(files=tuple(dict.fromkeys(self._wanted.files + more)))
+        self._read = dict(read)
+        self._since = since
+        if self._post is None:
+            self.process.start()
+        else:
+            self._tell()
+
+    def read(self, read: Mapping[str, Signature]) -> None:
+        """Take note that a worker has read some of the files again: it may have read them by halves."""
+        before = {path: self._read[path] for path in read if path in self._read}
+        self._read |= descriptors.readings([*before.items(), *read.items()])
+        self._send(lambda post: watch.tell_read(post, read))
+
+    def close(self) -> None:
+        """Watch no more: the watcher ends when nobody listens to it."""
+        self.process.finish()
+        self._drop_post()
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Take note of the end of a process, if it is the watcher."""
+        if self.process.pid != pid:
+            return False
+        if self._settings.watch is False:
+            self.process.pid = None
+        else:
+            self._since = min(self._since, time.time())
+            self.process.ended(status)
+        return True
+
+    def _start(self) -> int:
+        self._drop_post()
+        ours, theirs = channel.Channel.pair()
+        try:
+            pid = child.fork(lambda: watch.main(theirs), {theirs.fileno()})
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._post = ours
+        self._loop.watch(ours, self._listen)
+        self._tell()
+        return pid
+
+    def _tell(self) -> None:
+        self._send(
+            lambda post: watch.tell(
+                post,
+                self._wanted,
+                self._read,
+                since=self._since,
+                settle=self._settings.settle,
+                poll=self._settings.watch == "poll",
+            )
+        )
+
+    def _send(self, tell: Callable[[channel.Channel], None]) -> None:
+        if self._post is None:
+            return
+        try:
+            tell(self._post)
+        except (channel.ChannelError, OSError) as error:  # there may be no descriptor to be had
+            self._lose(error)
+
+    def _listen(self) -> None:
+        try:
+            while self._post is not None and (received := self._post.receive()) is not None:
+                self._hear(*received)
+        except channel.ChannelError as error:
+            self._lose(error)
+
+    def _hear(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message:
+            case {"kind": "changed"}:
+                paths = watch.changed(fds)
+                log.debug("changed", paths=" ".join(paths))
+                self._changed(paths)
+            case {"kind": "polling", "why": why}:
+                log.warning(f"files are looked at every 2 s: {why}")
+
+    def _lose(self, error: Exception) -> None:
+        """It ends when nobody listens to it, and is started again."""
+        log.debug(f"channel to the watcher: {error}")
+        self._drop_post()
+
+    def _drop_post(self) -> None:
+        if self._post is not None:
+            self._loop.forget(self._post)
+            self._post.close()
+            self._post = None

@@ -1,0 +1,80 @@
+"""Reads a service's environment files, in its worker and so with no more rights than the service has."""
+
+import os
+import subprocess
+from typing import Final
+
+from tcpdconf.config import envfile
+from tcpdconf.config.model import tables
+from tcpdconf.daemon.process import descriptors
+from tcpdconf.policy import environ
+
+LARGEST: Final = 1 << 20  # bytes of a file
+_SECONDS: Final = 10.0  # that a shell file may take
+_WHOLE: Final = "TCPDCONF_WHOLE"  # the last variable that is printed: all of them were
+_OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_", _WHOLE})
+
+# What the file writes to standard output must not mix with the variables; {0} is a free descriptor.
+_SCRIPT: Final = f'exec {{0}}>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 {_WHOLE}=1 >&{{0}}'
+
+
+class EnvironmentFileError(Exception):
+    """A file that gives no environment; the text names it, and the line that is wrong."""
+
+
+def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[str, str]:
+    """The variables of a file, from a descriptor of it, and those of the files `before` it.
+
+    A shell file sees the variables of the files before it, as Courier's files do of each other, and nothing
+    else.
+
+    Raises:
+        EnvironmentFileError: it cannot be read, or gives no environment.
+    """
+    try:
+        content = descriptors.content(fd, LARGEST)
+        return _source(content, before) if file.shell else before | envfile.read(content)
+    except envfile.EnvironmentFileError as error:
+        raise EnvironmentFileError(f"{file.path}:{error.line}: {error}") from None
+    except _ShellError as error:
+        raise EnvironmentFileError(f"cannot read {file.path}: {error}") from None
+    except OSError as error:
+        raise EnvironmentFileError(f"cannot read {file.path}: {error.strerror}") from None
+
+
+class _ShellError(Exception):
+    """The shell has not sourced a file to its end."""
+
+
+def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
+    """What /bin/sh exports after sourcing the file, as Courier's start scripts do.
+
+    The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open.
+
+    Raises:
+        _ShellError: the shell does not come to the file's end.
+        OSError: it cannot be started.
+    """
+    copy = os.memfd_create("environment", os.MFD_CLOEXEC)
+    try:
+        os.write(copy, content)
+        found = subprocess.run(
+            ["/bin/sh", "-c", _SCRIPT.format(4 if copy == 3 else 3), "sh", f"/proc/self/fd/{copy}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environ.block(before),
+            pass_fds=[copy],
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _ShellError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
+    finally:
+        os.close(copy)
+    # a worker that serves meanwhile may have taken the status, as that of any child: it does not tell enough
+    if not found.stdout.endswith(f"\0{_WHOLE}=1\0".encode()):
+        said = " ".join(environ.decoded(found.stderr).split()).replace(f"/proc/self/fd/{copy}", "line")
+        status = f" with status {found.returncode}" if found.returncode else " too early"
+        raise _ShellError(f"/bin/sh ends{status}: {said or 'it says nothing'}")
+    pairs = (environ.decoded(item).partition("=") for item in found.stdout.split(b"\0") if item)
+    return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}

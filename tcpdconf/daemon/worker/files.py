@@ -1,0 +1,190 @@
+"""Reads the files of a service: access rules, environment files, zone files.
+
+Whoever serves with them, or says what serving would come to, does so with the service's rights; the files
+were opened by a process that may have more.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from tcpdconf.config.courier import databases
+from tcpdconf.config.model import tables
+from tcpdconf.daemon.dns import resolvconf, resolvfile
+from tcpdconf.daemon.messages import Assignment, Failure, Place, Role
+from tcpdconf.daemon.process import channel, descriptors, log
+from tcpdconf.daemon.worker import environment_files
+from tcpdconf.policy import decision, environ
+from tcpdconf.policy.access import file as access_file
+from tcpdconf.policy.access import table as access_table
+from tcpdconf.policy.access.file import AccessFileError
+from tcpdconf.policy.access.table import AccessTable, DuplicateRuleError
+from tcpdconf.policy.dns import chain as dns_chain
+from tcpdconf.policy.dns.chain import Chain
+
+if TYPE_CHECKING:
+    from tcpdconf.config.model.service import Service
+
+READ: Final = ("access", "environment", "zone")
+_LARGEST_ACCESS: Final = 1 << 28  # bytes of all files of a source: ten times a million networks
+_LARGEST_ZONE: Final = 4096
+_LONGEST_LINE: Final = 200  # characters of a line that goes into a worker's message, which has its limit
+
+
+Origin = tuple[int, str, tuple[Role, ...]]
+"""What an access source was made from: its place, what is written, and its files with their signatures."""
+
+Compiled = Mapping[Origin, decision.Source]
+_NOTHING: Final[Compiled] = MappingProxyType({})
+
+
+def contents(opened: Iterable[tuple[str, int]]) -> list[tuple[str, bytes]]:
+    """Return path and content of each file of an access source, from its path and descriptor.
+
+    Raises:
+        AccessFileError: one cannot be read, or all together are too large.
+    """
+    found = []
+    left = _LARGEST_ACCESS
+    for path, fd in opened:
+        try:
+            content = descriptors.content(fd, left)
+        except OSError as error:
+            raise AccessFileError(path, "", str(error.strerror)) from None
+        found.append((path, content))
+        left -= len(content)
+    return found
+
+
+def place(
+    error: AccessFileError, read: Iterable[tuple[str, bytes]], most: int = _LONGEST_LINE
+) -> Place | None:
+    """Return where an error is in the files that were read; None where it has no line.
+
+    A line of more than `most` characters is left out.
+    """
+    if not error.line:
+        return None
+    lines = dict(read).get(error.path, b"").split(b"\n")
+    line = b"".join(lines[error.line - 1 : error.line]).removesuffix(b"\r").decode(errors="replace")
+    text = f"cannot load access rules: {error.text}"
+    return Place(error.path, error.line, error.column, line if len(line) <= most else "", text)
+
+
+class Material:
+    """The files of one service, each with its role and descriptor; notes all failures."""
+
+    def __init__(self, task: Assignment, given: Iterable[tuple[Role, int]]) -> None:
+        self.failures: list[Failure] = []
+        self._task = task
+        self._service: Service = task.service
+        self._files = [(role, fd) for role, fd in given if role.kind in READ]
+        self._resolv_conf = resolvfile.File()
+
+    def enter_directory(self) -> None:
+        """Make the service's directory and umask those of this process; shell files may look at them."""
+        if not self._task.ways.enters_directory:
+            return
+        if self._service.umask is not None:
+            os.umask(self._service.umask)
+        try:
+            os.chdir(self._service.directory)
+        except OSError as error:
+            self._fail(("directory",), f"cannot enter {self._service.directory}: {error.strerror}")
+
+    def sources(self, known: Compiled = _NOTHING) -> list[decision.Source]:
+        """The access sources, compiled unless known; an empty one, and a failure, for what cannot be read."""
+        return [
+            known.get(origin) or self._source(index, self._service.access[index])
+            for index, origin in enumerate(self.origins())
+        ]
+
+    def origins(self) -> list[Origin]:
+        """What each access source is made from."""
+        roles = [role for role in self._task.roles if role.kind == "access"]
+        return [
+            (index, source.model_dump_json(), tuple(role for role in roles if role.place == index))
+            for index, source in enumerate(self._service.access)
+        ]
+
+    def access(self, index: int) -> list[tuple[str, bytes]]:
+        """Path and content of each file of one access source.
+
+        Raises:
+            AccessFileError: one cannot be read, or is too large.
+        """
+        return contents(
+            (role.path, fd) for role, fd in self._files if role.kind == "access" and role.place == index
+        )
+
+    def base(self) -> dict[str, str]:
+        """The environment of every program."""
+        found: dict[str, str] = {}
+        for role, fd in self._files:
+            if role.kind == "environment":
+                found = self._variables(role, fd, found)
+        return environ.base(self._service, self._task.environment, found, self._task.ways)
+
+    def chain(self) -> Chain | None:
+        """The DNS lists; None, and a failure, when the zone of one cannot be read."""
+        zones = {role.path: self._zone(role, fd) for role, fd in self._files if role.kind == "zone"}
+        if None in zones.values():
+            return None
+        known = {path: zone for path, zone in zones.items() if zone is not None}
+        return dns_chain.build(self._service, self._task.config.dns_chains, known)
+
+    def name_servers(self) -> resolvconf.Settings:
+        """Whom to ask, and how."""
+        return resolvconf.settings(self._task.config.dns, self._resolv_conf.read())
+
+    def new_name_servers(self) -> resolvconf.Settings | None:
+        """The same when resolv.conf has changed since; else None."""
+        return self.name_servers() if self._resolv_conf.changed else None
+
+    def close(self) -> None:
+        """Close the files."""
+        channel.close_all([fd for _, fd in self._files])
+        self._files = []
+
+    def _fail(self, key: tuple[str | int, ...], text: str, place: Place | None = None) -> None:
+        self.failures.append(Failure(key, text, place))
+
+    def _source(self, index: int, source: tables.AccessSource) -> decision.Source:
+        table = AccessTable()
+        read: list[tuple[str, bytes]] = []
+        try:
+            if source.rules is not None:
+                table = access_table.build(source.rules)
+            else:
+                read = self.access(index)
+                if self._task.ways.reads_databases_only and read:
+                    form = databases.recognise(read[0][1]) or "gdbm"
+                    source = source.model_copy(update={"format": form})
+                table = access_file.read(read, source)
+        except DuplicateRuleError as error:
+            self._fail(("access", index, "rules", error.index), str(error))
+        except AccessFileError as error:
+            self._fail(("access", index, "file"), f"cannot load access rules: {error}", place(error, read))
+        if table.dead:
+            some = ", ".join(table.dead[:3])
+            log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
+        if table.doubts:
+            log.warning("records with doubtful values", source=source.file, such_as=table.doubts[0])
+        return decision.Source(source.file or f"access[{index}]", table)
+
+    def _variables(self, role: Role, fd: int, before: dict[str, str]) -> dict[str, str]:
+        try:
+            return environment_files.read(self._service.environment_files[role.place], fd, before)
+        except environment_files.EnvironmentFileError as error:
+            self._fail(("environment_files", role.place), str(error))
+        return before
+
+    def _zone(self, role: Role, fd: int) -> str | None:
+        try:
+            return dns_chain.zone(descriptors.content(fd, _LARGEST_ZONE))
+        except ValueError as error:
+            self._fail(("dns_lists",), f"cannot use {role.path}: {error}")
+        except OSError as error:
+            self._fail(("dns_lists",), f"cannot use {role.path}: {error.strerror}")
+        return None

@@ -1,0 +1,59 @@
+"""Keeps a logger that does not read from stopping the programs that write to it.
+
+A program's write to a full pipe waits, and its client with it. So the worker looks at the pipe once a second;
+when it is more than half full and nothing was read since, half of it is thrown away, and it is looked at
+oftener.
+"""
+
+import fcntl
+import os
+import struct
+import termios
+from typing import Final
+
+from tcpdconf.daemon.process import log, loop
+
+_EVERY: Final = 1.0  # seconds between two looks
+_OFTEN: Final = 0.02
+
+
+class Overflow:
+    """Watches the reading end of one logger's pipe; the descriptor must not block."""
+
+    def __init__(self, events: loop.Loop, service: str, fd: int) -> None:
+        self._loop = events
+        self._service = service
+        self._fd = fd
+        self._size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        self._before = 0
+        self._lost = 0
+        self._timer = 0
+        self._look()
+
+    def close(self) -> None:
+        """Look no more, and close the descriptor."""
+        self._loop.cancel(self._timer)
+        os.close(self._fd)
+
+    def _look(self) -> None:
+        waiting = self._waiting()
+        stuck = waiting > self._size // 2 and waiting >= self._before
+        if stuck:
+            waiting -= self._discard()
+        elif self._lost:
+            log.warning("the logger did not read", service=self._service, lost=f"{self._lost}B")
+            self._lost = 0
+        self._before = waiting
+        self._timer = self._loop.after(_OFTEN if stuck else _EVERY, self._look)
+
+    def _discard(self) -> int:
+        try:
+            count = len(os.read(self._fd, self._size // 2))
+        except BlockingIOError:
+            count = 0
+        self._lost += count
+        return count
+
+    def _waiting(self) -> int:
+        found: tuple[int] = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
+        return found[0]

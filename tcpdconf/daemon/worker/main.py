@@ -1,0 +1,253 @@
+"""The worker process of one service: takes its assignment, serves, stops when told to.
+
+It is forked from the supervisor and has the service's identity before it reads anything. When the supervisor
+is gone it ends at once; its programs live on.
+
+An assignment comes in two steps: `prepare` does everything that can fail, beside the connections that are
+being served; `commit` lets it count.
+"""
+
+import errno
+import functools
+import os
+import signal
+from typing import Any, Final
+
+from tcpdconf.daemon import messages
+from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.process import background_thread, channel, log, loop, procfs, signals
+from tcpdconf.daemon.worker import books, ledger
+from tcpdconf.daemon.worker.connections import Server
+from tcpdconf.daemon.worker.serving import Equipment
+from tcpdconf.policy import connection
+
+_FAILURES: Final = 20  # that are told: a message has its limit
+_LOOK: Final = 0.2  # seconds between two looks whether one that accepts no more has nothing left to do
+
+
+def main(post: channel.Channel) -> int:
+    """Serve until the supervisor says stop or is gone; returns the exit status."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # only the supervisor stops a worker
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        return _Worker(post).run()
+    finally:
+        log.gather(None)
+
+
+class _Worker:
+    """One worker: messages in, a server at work."""
+
+    def __init__(self, post: channel.Channel) -> None:
+        self._post = post
+        self._loop = loop.Loop()
+        self._arrived = signals.Signals((signal.SIGCHLD,))
+        self._server: Server | None = None
+        self._equipment: Equipment | None = None  # what is served with
+        self._prepared: Equipment | None = None
+        self._wanted = 0  # number of the preparation that is still wanted
+        self._relay: books.Relay | None = None  # once it is replaced
+        self._stopping = False
+        self._status = 0
+
+    def run(self) -> int:
+        """Serve; returns the exit status."""
+        log.gather(self._loop.soon)
+        self._loop.watch(self._arrived, self._children)
+        self._loop.watch(self._post, self._messages)
+        self._loop.run()
+        return self._status
+
+    def _messages(self) -> None:
+        try:
+            while (received := self._post.receive()) is not None:
+                self._obey(*received)
+        except channel.LostError as lost:
+            self._lack(lost.message.get("number"), os.strerror(errno.EMFILE))
+        except channel.ChannelError:
+            self._end()
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message:
+            case {"kind": "prepare", "number": number}:
+                self._prepare(number, fds)
+            case {"kind": "commit", "workers": workers} if self._prepared is not None:
+                self._commit(self._prepared, workers)
+            case {"kind": "discard"}:
+                self._discard()
+            case {"kind": "try", "number": number}:
+                self._try(number, fds)
+            case {"kind": "ping"}:
+                self._post.send("pong")
+            case {"kind": "stop", "drain": drain, "seconds": seconds}:
+                self._stop(drain, seconds)
+            case _ if self._server is not None:
+                self._hear(self._server, message)
+            case {"kind": "retire"}:
+                self._end()
+
+    def _hear(self, serving: Server, message: dict[str, Any]) -> None:
+        """What only a worker that serves is told."""
+        match message:
+            case {"kind": "gone", "ended": ended}:
+                for pid, start, status in ended:
+                    serving.adopted.ended(pid, start, status)
+            case {"kind": "relay", "entries": entries}:
+                for entry in entries:
+                    _take_on(serving, entry)
+            case {"kind": "recount"}:
+                serving.adopted.recount()
+            case {"kind": "retell"} if self._relay is not None:
+                for held in serving.programs:
+                    self._relay.tell(held)
+            case {"kind": "retire", "kept": kept}:
+                self._retire(serving, kept)
+            case {"kind": "report"}:
+                self._report()
+        self._end_when_idle()
+
+    def _prepare(self, number: int, fds: list[int]) -> None:
+        self._discard()
+        self._wanted = number
+        try:
+            task = messages.read(fds[0])
+        except OSError as error:
+            channel.close_all(fds)
+            self._lack(number, str(error))
+            return
+        os.close(fds[0])
+        found = Equipment(task, fds[1:], self._equipment)
+        done = functools.partial(self._read, number, found)
+        if self._server is None:  # nobody is kept waiting
+            found.read()
+            done()
+            return
+        try:
+            background_thread.run(self._loop, found.read, done)
+        except (OSError, RuntimeError) as error:  # threads count as processes (RLIMIT_NPROC)
+            found.close()
+            self._lack(number, str(error))
+
+    def _read(self, number: int, found: Equipment) -> None:
+        """Say whether what was prepared can be served with, if that is still wanted."""
+        if found.complete and number == self._wanted:
+            self._prepared = found
+            self._post.send("prepared", number=number)
+            return
+        found.close()
+        if number == self._wanted:
+            self._fail(number, found.failures[:_FAILURES])
+
+    def _lack(self, number: object, what: str) -> None:
+        """Say that nothing can be prepared because something has run out."""
+        self._fail(number, [Failure((), f"its worker cannot prepare: {what}")])
+
+    def _fail(self, number: object, failures: list[Failure]) -> None:
+        self._post.send("failed", number=number, failures=failures)
+        if self._server is None:
+            self._end(1)
+
+    def _commit(self, found: Equipment, workers: list[int]) -> None:
+        log.set_level(found.task.config.daemon.log_level)
+        held = found.ledger()
+        if self._server is None:
+            most = found.task.service.limits.max_connections
+            lineage = procfs.Lineage(os.getppid(), workers)
+            self._server = Server(found.task.name, self._loop, ledger.Ledger(held, most), lineage)
+        else:
+            os.close(held)
+        before, self._equipment, self._prepared = self._equipment, found, None
+        self._server.serve(found.serving(self._loop), found.listeners(), found.listeners("inherited"))
+        if before is not None:
+            before.retire(found)
+        self._post.send("serving", number=self._wanted)
+
+    def _discard(self) -> None:
+        self._wanted = 0
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
+
+    def _try(self, number: int, fds: list[int]) -> None:
+        """Say whether the service could be served, and what its lists answer; serve nothing."""
+        found = Equipment(messages.read(fds[0]), fds[1:])
+        log.set_level("error")  # what a test of a list shows is reported, not logged
+        found.read()
+        found.try_program()
+        asked = None if found.failures else found.asking(self._loop)
+        if asked is None:
+            self._tried(number, found.failures, [])
+        else:
+            asked.probe(functools.partial(self._tried, number, found.failures))
+
+    def _tried(self, number: int, failures: list[Failure], lists: list[dict[str, str]]) -> None:
+        self._post.send("tried", number=number, failures=failures, lists=lists)
+        self._end()
+
+    def _report(self) -> None:
+        """Say how the lists and the names are."""
+        asked = None if self._equipment is None else self._equipment.lookups
+        names = None if asked is None else asked.names_status()
+        try:
+            self._post.send("report", lists={} if asked is None else asked.status(), names=names)
+        except channel.ChannelError:  # so many lists that they are too long for a message
+            self._post.send("report", lists={}, names=names)
+
+    def _retire(self, serving: Server, kept: list[int]) -> None:
+        """Leave new connections to another worker; end when the programs of the old ones have."""
+        self._relay = books.Relay(self._loop, self._post)
+        serving.retire(self._relay, kept)
+        self._post.send("retired")
+        self._look()
+
+    def _look(self) -> None:
+        assert self._server is not None  # noqa: S101 (only who has served)
+        if self._server.busy:
+            self._loop.after(_LOOK, self._look)
+        else:
+            self._end()
+
+    def _stop(self, drain: float, seconds: float) -> None:
+        """Accept no more; serve who is there for a while, then tell the programs to end, then go."""
+        self._stopping = True
+        if self._server is not None and drain:
+            self._server.drain()
+            self._look()
+        elif self._server is not None:
+            self._server.close()
+        self._post.send("stopped")
+        self._loop.after(drain, functools.partial(self._terminate, seconds))
+        self._end_when_idle()
+
+    def _terminate(self, seconds: float) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server.terminate()
+        self._loop.after(seconds, self._end)
+
+    def _children(self) -> None:
+        self._arrived.take()
+        if self._server is not None:
+            self._server.reap()
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        if self._stopping and (self._server is None or not self._server.busy):
+            self._end()
+
+    def _end(self, status: int = 0) -> None:
+        self._status = status
+        if self._relay is not None:
+            self._relay.flush()
+        self._loop.stop()
+
+
+def _take_on(serving: Server, entry: dict[str, Any]) -> None:
+    """What a worker says that this one has replaced, as far as the supervisor believes it."""
+    match entry:
+        case {"kind": "adopt", "pid": pid, "peer": peer, "started": started, "start": start}:
+            serving.adopt(pid, connection.endpoint(*peer), started, start)
+        case {"kind": "release", "pid": pid, "started": started}:
+            serving.adopted.released(pid, started)
+        case {"kind": "count", "name": name}:
+            serving.count(name)

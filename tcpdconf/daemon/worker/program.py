@@ -1,0 +1,178 @@
+"""Starts a service's program with a connection as its standard input and output.
+
+posix_spawn shares the daemon's memory until the exec (vfork), so that its cost does not grow with the
+daemon's size. It leaves directory, umask and identity as they are: those are the worker's own already.
+Descriptors other than 0, 1 and 2 are closed by the exec, since nothing here is inheritable (PEP 446).
+
+The thread that calls it waits for the exec, and so long does nothing. Of several programs every other one is
+started by a second thread, so that the processors have something to do.
+"""
+
+import collections
+import errno
+import os
+import queue
+import signal
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+from tcpdconf.config import dialect
+from tcpdconf.config.model import tables
+from tcpdconf.daemon.process import spawn, threads
+from tcpdconf.policy import environ
+
+# setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
+# of a small program, and setting a limit from outside after the start would be a race.
+PRLIMIT: Final = "/usr/bin/prlimit"
+
+_DEFAULTED: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+# what couriertcpd sets itself, and what the interpreter ignores
+_OWN: Final = (
+    signal.SIGCHLD,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGXFSZ,
+)
+
+
+class Program:
+    """One service's program, ready to be started any number of times.
+
+    `stderr` is what standard error is: "socket" for the connection, "inherit" for the daemon's own, or a
+    descriptor, which is the program's from now on: `close` closes it.
+
+    Raises:
+        ValueError: an argument has a NUL within.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        stderr: int | Literal["socket", "inherit"],
+        rlimits: tables.Rlimits,
+        ways: dialect.Dialect = dialect.TOML,
+    ) -> None:
+        words = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
+        self._path, self._argv = words[0], spawn.Words(words)
+        self._environment = environ.entries(environment)
+        self._stderr = stderr
+        self._signals = spawn.Signals(
+            _OWN if ways.keeps_signals else _DEFAULTED, unblocked=not ways.keeps_signals
+        )
+        self._behind_prlimit = argv[0] if _limited(rlimits) else None
+
+    def start(self, connection: int, variables: Mapping[str, str]) -> int:
+        """Start the program on a connection; returns its pid.
+
+        Raises:
+            OSError: it cannot be run (ENOENT, EACCES, ENOEXEC, E2BIG, ...), or no process is to be had
+                now (EAGAIN, ENOMEM).
+            ValueError: a variable has a NUL within.
+        """
+        if self._behind_prlimit is not None:
+            check(self._behind_prlimit)  # prlimit(1) could only tell standard error
+        environment = spawn.Words([*(self._environment | environ.entries(variables)).values()])
+        fds = [connection, connection]
+        if self._stderr != "inherit":
+            fds.append(connection if self._stderr == "socket" else self._stderr)
+        return spawn.start(self._path, self._argv, environment, fds, self._signals)
+
+    def close(self) -> None:
+        """Let go of standard error; nothing is started any more."""
+        if isinstance(self._stderr, int):
+            os.close(self._stderr)
+            self._stderr = "inherit"
+
+
+Started = int | Exception  # a pid, or why there is none
+_Start = Callable[[], int]  # starts a program, returns its pid
+
+
+class Starter:
+    """Starts programs; from when it first has several to start, with a second thread."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._helped = False
+
+    def start(self, starts: Sequence[_Start]) -> Iterator[tuple[int, Started]]:
+        """Call them all, each of which starts a program; says of each by its place what has become of it.
+
+        It is said as soon as can be, in any order, and to be heard to the end.
+        """
+        work = _Work(collections.deque(enumerate(starts)), collections.deque(), queue.SimpleQueue())
+        helped = len(starts) > 1 and self._has_help()
+        if helped:
+            self._orders.put(work)
+        while work.go_on():
+            yield from work.news()
+        if helped:
+            work.finished.get()
+            yield from work.news()
+
+    def _has_help(self) -> bool:
+        """Whether there is a second thread; if not it is tried again."""
+        if not self._helped:
+            self._helped = True  # before it begins: it says itself when it ends
+            try:
+                threads.start(self._help)
+            except (RuntimeError, MemoryError):
+                self._helped = False
+        return self._helped
+
+    def _help(self) -> None:
+        try:
+            while True:
+                work = self._orders.get()
+                try:
+                    while work.go_on():
+                        pass
+                finally:
+                    work.finished.put(None)
+        finally:
+            self._helped = False
+
+
+class _Work(NamedTuple):
+    """Starts that are left, which two threads share, and what has become of the others.
+
+    `finished` gets one entry, when the second thread has nothing left to do.
+    """
+
+    left: collections.deque[tuple[int, _Start]]
+    done: collections.deque[tuple[int, Started]]
+    finished: queue.SimpleQueue[None]
+
+    def go_on(self) -> bool:
+        """Start one more program; whether there was one left."""
+        try:
+            place, start = self.left.popleft()
+        except IndexError:
+            return False
+        try:
+            self.done.append((place, start()))
+        except Exception as error:  # noqa: BLE001 (the others are started nevertheless)
+            self.done.append((place, error))
+        return True
+
+    def news(self) -> Iterator[tuple[int, Started]]:
+        """What has become of those that nothing was said of yet."""
+        while self.done:
+            yield self.done.popleft()
+
+
+def _limited(rlimits: tables.Rlimits) -> list[str]:
+    """The command that sets the limits, to stand before the program's; nothing without limits."""
+    wanted = rlimits.model_dump(exclude_none=True, mode="json")
+    options = [f"--{name}={size}:{size}" for name, size in wanted.items()]
+    return [PRLIMIT, *options, "--"] if options else []
+
+
+def check(path: str) -> None:
+    """Raise what an exec of the path would, as far as its name and mode tell."""
+    if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)

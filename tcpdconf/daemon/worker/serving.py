@@ -1,0 +1,130 @@
+"""Makes what a worker serves with, from its assignment and its descriptors.
+
+It runs in the worker, with the service's rights; what it reads was opened by the supervisor. Reading touches
+nothing of the process but its directory and umask, so that a worker can do it while it serves.
+"""
+
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from tcpdconf.daemon.dns import lookups, resolver
+from tcpdconf.daemon.messages import Assignment, Failure, Kind, Role
+from tcpdconf.daemon.process import channel, loop
+from tcpdconf.daemon.worker import acceptor, client, log_pipe, program, stages
+from tcpdconf.daemon.worker import files as service_files
+from tcpdconf.daemon.worker.files import Compiled, Material
+
+if TYPE_CHECKING:
+    from tcpdconf.policy import decision
+    from tcpdconf.policy.dns.chain import Chain
+
+
+class Equipment:
+    """What a service needs to be served, from an assignment and its descriptors; notes all failures.
+
+    What has not changed since `before` is taken over from there.
+    """
+
+    def __init__(self, task: Assignment, fds: Sequence[int], before: "Equipment | None" = None) -> None:
+        self.task = task
+        self.complete = False  # read to the end, without failures
+        self._before = before
+        self._service = task.service
+        self._fds: dict[str, list[tuple[Role, int]]] = {}
+        for role, fd in zip(task.roles, fds, strict=True):
+            self._fds.setdefault(role.kind, []).append((role, fd))
+        read = [given for kind in service_files.READ for given in self._fds.pop(kind, ())]
+        self._material = Material(task, read)
+        self.failures = self._material.failures
+        self._sources: list[decision.Source] = []
+        self._chain: Chain | None = None
+        self._base: dict[str, str] = {}
+        self.lookups: lookups.Lookups | None = None
+        self._overflow: log_pipe.Overflow | None = None
+
+    def read(self) -> None:
+        """Read all files, and let go of them."""
+        found = self._material
+        found.enter_directory()
+        before = {} if self._before is None else self._before.compiled()
+        self._sources = found.sources(before)
+        self._chain, self._base = found.chain(), found.base()
+        found.close()
+        self.complete = not self.failures
+
+    def serving(self, events: loop.Loop) -> stages.Serving:
+        """What connections are served with; everything must have been read without failures."""
+        service = self._service
+        self.lookups = self.asking(events)
+        self._before = None
+        runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
+        for _, fd in self._fds.pop("overflow", ()):
+            self._overflow = log_pipe.Overflow(events, self.task.name, fd)
+        messages = client.messages(service)
+        return stages.Serving(
+            service, self._sources, self._base, runner, self.lookups, messages, self.task.ways
+        )
+
+    def asking(self, events: loop.Loop) -> lookups.Lookups | None:
+        """What asks about the connections, when anything is wanted: the one there is, if it asks the same."""
+        service, chain, before = self._service, self._chain, self._before
+        if chain is None or not (service.lookup_names or service.dns_lists):
+            return None
+        if before is not None and before.lookups is not None and before.asked == self.asked:
+            return before.lookups
+        questions = resolver.Resolver(
+            events, self._material.name_servers(), renewed=self._material.new_name_servers
+        )
+        return lookups.Lookups(events, self.task.name, service, chain=chain, asked=questions)
+
+    def listeners(self, kind: Kind = "listener") -> list[acceptor.Listener]:
+        """The sockets of a kind (listener, inherited), each with what is expected of its peers."""
+        found = self._fds.pop(kind, ())
+        return [(socket.socket(fileno=fd), self._service.listeners[role.place].haproxy) for role, fd in found]
+
+    def ledger(self) -> int:
+        """The descriptor of the service's ledger."""
+        ((_, fd),) = self._fds.pop("ledger")
+        return fd
+
+    def compiled(self) -> Compiled:
+        """The access sources, by what they were made from."""
+        return dict(zip(self._material.origins(), self._sources, strict=True))
+
+    def close(self) -> None:
+        """Let go of all that was not used."""
+        self._material.close()
+        for found in self._fds.values():
+            channel.close_all([fd for _, fd in found])
+        self._fds.clear()
+
+    def retire(self, successor: "Equipment") -> None:
+        """Stop what the successor does not use; connections that are being looked up still use it.
+
+        The server closes what their programs are started with, when the last one has come to its program.
+        """
+        if self.lookups is not None and self.lookups is not successor.lookups:
+            self.lookups.close()
+        if self._overflow is not None:
+            self._overflow.close()
+
+    def try_program(self) -> None:
+        """Note a failure when this process could not execute the program."""
+        path = self._service.program[0]
+        try:
+            program.check(path)
+        except OSError as error:
+            text = f"cannot run {path}: {error.strerror}"
+            self.failures.append(Failure(("program", 0), text))
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """All that lookups are made from."""
+        service = self._service
+        return self._chain, service.lookup_names, service.drop, service.dns, self.task.config.dns
+
+    def _stderr(self) -> int | Literal["socket", "inherit"]:
+        for _, fd in self._fds.pop("stderr", ()):
+            return fd
+        return "socket" if self._service.stderr == "socket" else "inherit"

@@ -1,0 +1,226 @@
+"""Asks about one connection what a worker would ask, host names and DNS lists, and takes down every step.
+
+The questions go through the daemon's own lookups and resolver, whose tests of the lists come first, and are
+judged by its judges. Some lists may be answered for, and nobody need be asked at all.
+"""
+
+import functools
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from tcpdconf.config.model import notations
+from tcpdconf.config.model.service import Service
+from tcpdconf.daemon.dns import lists, lookups, resolvconf, resolver
+from tcpdconf.daemon.process import loop
+from tcpdconf.explain.report import Step
+from tcpdconf.policy import connection
+from tcpdconf.policy.access import locate
+from tcpdconf.policy.dns import hostname, judge, query
+from tcpdconf.policy.dns.chain import Chain, Entry
+
+_NOT_ASKED: Final = "not asked (--no-dns)"
+_ENDS: Final = ("TCPREMOTEHOST", "TCPLOCALHOST")
+_WORDS: Final = {"answer": "no records", "nxdomain": "no such name", "timeout": "no answer in time"}
+
+
+class Listing(NamedTuple):
+    """What a list is to answer: an address, and the text that stands with it."""
+
+    address: str
+    text: str = ""
+
+
+def listing(text: str) -> tuple[str, Listing]:
+    """A zone and its answer, from ZONE=ADDRESS or ZONE=ADDRESS=TEXT.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    zone, _, rest = text.partition("=")
+    address, _, said = rest.partition("=")
+    try:
+        found = str(ipaddress.IPv4Address(address))
+    except ValueError:
+        raise ValueError(f"must be ZONE=ADDRESS, such as dnsbl.example.org=127.0.0.2, not {text!r}") from None
+    return zone, Listing(found, said)
+
+
+class UnknownListError(LookupError):
+    """The service has no such list."""
+
+
+def answers(told: Sequence[tuple[str, Listing]], chain: Chain) -> dict[str, tuple[Listing, ...]]:
+    """What lists answer, by the zone that is asked; lists are named by what is shown of them, or by zone.
+
+    Raises:
+        UnknownListError: the service has no such list.
+    """
+    found: dict[str, tuple[Listing, ...]] = {}
+    for name, each in told:
+        zones = {entry.zone for entry in chain.entries if name in {entry.shown, entry.zone}}
+        if not zones:
+            known = ", ".join(dict.fromkeys(entry.shown for entry in chain.entries)) or "none"
+            raise UnknownListError(f"there is no DNS list {name!r}; there are: {known}")
+        for zone in zones:
+            found[zone] = (*found.get(zone, ()), each)
+    return found
+
+
+class Inquiry(NamedTuple):
+    """What is asked, and how. `places` say where each list of the chain is written.
+
+    `listed` has answers by zone (as it is asked); without `ask` the other lists, and names, are left alone.
+    """
+
+    name: str
+    service: Service
+    chain: Chain
+    places: Sequence[locate.Place | None]
+    servers: resolvconf.Settings
+    listed: Mapping[str, tuple[Listing, ...]]
+    ask: bool
+
+
+class Found(NamedTuple):
+    """The variables that the answers set, and the steps."""
+
+    variables: dict[str, str]
+    steps: list[Step]
+
+
+def inquire(inquiry: Inquiry, link: connection.Connection, known: Mapping[str, str]) -> Found:
+    """Ask and judge; `known` is the environment of the program without the answers."""
+    service = inquiry.service
+    if not service.lookup_names and not service.dns_lists:
+        return Found({}, [])
+    events = loop.Loop()
+    asked = _Lookups(events, inquiry)
+    found: list[dict[str, str]] = []
+
+    def done(variables: dict[str, str]) -> None:
+        found.append(variables)
+        events.stop()
+
+    asked.begin(link, known, done)
+    if not found:
+        events.run()
+    names = list(_names(inquiry, link, asked)) if service.lookup_names else []
+    if any(step.effect == "failed" for step in names) and not _hears(events, asked):
+        names = [_unheard(step) for step in names]
+    judged = judge.judge(asked.chain, link.peer, asked.answers, known)
+    return Found(found[0], [*names, *_lists(inquiry, link, asked, judged)])
+
+
+class _Lookups(lookups.Lookups):
+    """A worker's lookups that keep what they hear, and leave alone whom they are told to."""
+
+    def __init__(self, events: loop.Loop, inquiry: Inquiry) -> None:
+        self.answers: dict[query.Question, query.Answer] = {}
+        self._inquiry = inquiry
+        entries = tuple(
+            entry if self.asks(entry) else entry._replace(probe=False) for entry in inquiry.chain.entries
+        )
+        super().__init__(
+            events,
+            inquiry.name,
+            inquiry.service,
+            chain=inquiry.chain._replace(entries=entries),
+            asked=resolver.Resolver(events, inquiry.servers),
+        )
+        self.drop = ()  # what the other lists say is to be shown as well
+
+    def asks(self, entry: Entry) -> bool:
+        """Whether name servers are asked about a list."""
+        return self._inquiry.ask and entry.zone not in self._inquiry.listed
+
+    def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:
+        """Ask about a name."""
+        heard = functools.partial(self._heard, done)
+        if self._inquiry.ask:
+            super().ask(question, heard, until, client=client)
+        else:
+            heard(question, query.SUSPENDED)
+
+    def ask_list(self, question: query.Question, entry: Entry, done: lists.Answered, now: float) -> None:
+        """Ask a list."""
+        heard = functools.partial(self._heard, done)
+        if self.asks(entry):
+            super().ask_list(question, entry, heard, now)
+        else:
+            heard(question, _told(self._inquiry.listed.get(entry.zone), question.type))
+
+    def _heard(self, done: lists.Answered, question: query.Question, answer: query.Answer) -> None:
+        self.answers[question] = answer
+        done(question, answer)
+
+
+def _told(listings: tuple[Listing, ...] | None, kind: query.Type) -> query.Answer:
+    """The answer of a list that was answered for, or left alone."""
+    if listings is None:
+        return query.SUSPENDED
+    if kind == "TXT":
+        texts = tuple((listing.text.encode(),) for listing in listings if listing.text)
+        return query.Answer("answer", texts=texts)
+    return query.Answer("answer", addresses=tuple(listing.address for listing in listings))
+
+
+def _names(inquiry: Inquiry, link: connection.Connection, asked: _Lookups) -> Iterator[Step]:
+    for variable, end in zip(_ENDS, (link.peer, link.local), strict=True):
+        verdict = hostname.judge(end, asked.answers)
+        text = f"{end.text}: {verdict.why if inquiry.ask else _NOT_ASKED}"
+        sets = {} if verdict.value is None else {variable: verdict.value}
+        effect = "found" if sets else "none"
+        if verdict.value == hostname.SOFT:
+            effect = "failed"
+        yield Step("name", variable, effect if inquiry.ask else "not-asked", text, sets=sets)
+
+
+def _hears(events: loop.Loop, asked: _Lookups) -> bool:
+    """Whether any name server answers at all."""
+    rows: list[dict[str, str]] = []
+
+    def done(found: list[dict[str, str]]) -> None:
+        rows.extend(found)
+        events.stop()
+
+    asked.probe(done)
+    if not rows:
+        events.run()
+    return rows[-1]["state"] == "up"
+
+
+def _unheard(step: Step) -> Step:
+    """The step, with the reason why its question was not answered."""
+    return step._replace(text=f"{step.text}; no name server answers") if step.effect == "failed" else step
+
+
+def _lists(
+    inquiry: Inquiry, link: connection.Connection, asked: _Lookups, judged: judge.Judgement
+) -> Iterator[Step]:
+    states = {row["list"]: f"{row['state']}: {row['why']}" for row in asked.report()}
+    for step in judged.steps:
+        entry = step.entry
+        effect: str = step.effect
+        text = step.why
+        if step.outcome == "suspended":
+            effect, text = (effect, states[entry.shown]) if asked.asks(entry) else ("not-asked", _NOT_ASKED)
+        elif step.outcome is not None:
+            text = f"{_answered(entry, link, asked)}; {text}"
+        place = inquiry.places[next(n for n, each in enumerate(asked.chain.entries) if each is entry)]
+        sets = {name: judged.variables[name] for name in step.sets}
+        yield Step("list", entry.shown, effect, text, place, sets)
+
+
+def _answered(entry: Entry, link: connection.Connection, asked: _Lookups) -> str:
+    """The questions and answers, without a zone that may be a secret: the name that is shown is not asked."""
+    labels = query.labels(link.peer)
+    said = []
+    for kind in ("A", "TXT") if entry.txt else ("A",):
+        answer = asked.answers.get(query.Question(f"{labels}.{entry.zone}", kind))
+        if answer is not None:
+            texts = [b"".join(strings).decode(errors="replace") for strings in answer.texts]
+            words = [*answer.addresses, *(f'"{text}"' for text in texts)]
+            said.append(f"{kind} {' '.join(words) or _WORDS.get(answer.status, answer.status)}")
+    zone = entry.shown if entry.shown.lower().removesuffix(".") == entry.zone else notations.HIDDEN
+    return f"{labels}.{zone} {', '.join(said)}"

@@ -1,0 +1,136 @@
+"""How a connection arrives: at which listener, and with whose addresses; for a connection nobody has made."""
+
+import ipaddress
+from typing import Final, NamedTuple
+
+from tcpdconf.config import host
+from tcpdconf.config.model import tables, values
+from tcpdconf.config.model.service import Service
+from tcpdconf.daemon.supervisor import listeners
+from tcpdconf.explain import notebook
+from tcpdconf.explain.dns import Listing
+from tcpdconf.policy import connection
+from tcpdconf.policy.proxy import trust
+from tcpdconf.policy.proxy.header import Header
+
+_ANYWHERE: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104 (for an address that was not said)
+_STANDINGS: Final[dict[trust.Standing, str]] = {
+    "elsewhere": "no header is expected at this local address",
+    "exempt": "exempt: connects as itself, without a header",
+    "trusted": "trusted",
+    "stranger": "is no trusted proxy",
+}
+_OWN: Final = "trusted, and speaks for itself (LOCAL or UNKNOWN)"
+
+
+class Request(NamedTuple):
+    """Whose connection is asked about. A port of 0 is one that was not said.
+
+    `local` is this host's end (None: the first listener's), `proxied_local` the one in a PROXY header.
+    `listed` and `ask` say what lists answer, and whether name servers are asked about the others.
+    """
+
+    service: str
+    client: connection.Endpoint
+    local: connection.Endpoint | None = None
+    proxied_by: connection.Endpoint | None = None
+    proxied_local: connection.Endpoint | None = None
+    listed: tuple[tuple[str, Listing], ...] = ()
+    ask: bool = True
+
+
+def end(text: str, default: int | None) -> connection.Endpoint:
+    """An end of a connection as people write it; see `values.end`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _at_port(*values.end(text, default))
+
+
+class Arrival:
+    """One connection at the door; `link` has its ends as far as they are known."""
+
+    def __init__(self, request: Request, service: Service, notes: notebook.Notebook) -> None:
+        self._request = request
+        self._service = service
+        self._notes = notes
+        self._peer = request.proxied_by or request.client
+        own = request.local or _at_port(_ANYWHERE[self._peer.version], 0)
+        self.link = connection.Connection(self._peer, own)
+
+    def listener(self) -> tuple[int, tables.Listener] | None:
+        """The listener that would accept, with its place; this host's end becomes known with it."""
+        candidates = [
+            (index, listener)
+            for index, listener in enumerate(self._service.listeners)
+            if self._suits(listener)
+        ]
+        if not candidates:
+            self._notes.note(
+                "listener", str(self.link.local), "none", "no listener accepts such a connection"
+            )
+            return None
+        index, listener = min(candidates, key=lambda each: self._preference(each[1]))
+        port = host.port_number(listener.port)
+        if self._request.local is None:
+            address = _ANYWHERE[self._peer.version] if listener.address == "*" else listener.address
+            self.link = self.link._replace(local=_at_port(address, port))
+        name = listeners.name(listener.address, port)
+        self._notes.note("listener", name, "accepts", "accepts", place=self._notes.place("listeners", index))
+        return index, listener
+
+    def _suits(self, listener: tables.Listener) -> bool:
+        """Whether a connection between these ends would come to a listener."""
+        wanted = self._request.local
+        if wanted is not None and (
+            wanted.version != self._peer.version or wanted.port != host.port_number(listener.port)
+        ):
+            return False
+        if listener.address == "*":
+            return True
+        end = _at_port(listener.address, 0)
+        return end.version == self._peer.version and (wanted is None or end.value == wanted.value)
+
+    def _preference(self, listener: tables.Listener) -> tuple[bool, bool]:
+        """Of two that suit: for a proxy one that expects it; for the kernel an address before all of them."""
+        behind = self._request.proxied_by is not None
+        told = self._request.local is not None
+        return (listener.haproxy is not None) != behind, told and listener.address == "*"
+
+    def proxy(self, index: int, listener: tables.Listener) -> connection.Refused | None:
+        """Whose addresses count."""
+        if listener.haproxy is None:
+            if self._request.proxied_by is not None:
+                text = "no header is read here: the proxy itself is the client"
+                self._notes.note("proxy", self._peer.text, "none", text)
+            return None
+        terms = trust.Terms(listener.haproxy)
+        standing = terms.standing(self.link)
+        refused: connection.Refused | None = None
+        text = _STANDINGS[standing]
+        if standing == "stranger":
+            refused = trust.STRANGER
+        elif standing == "trusted":
+            taken = terms.take(self.link, self._header())
+            if isinstance(taken, connection.Refused):
+                refused, text = taken, str(dict(taken.detail)["error"])
+            else:
+                text = _OWN if taken == self.link else f"trusted: the client is {taken.peer.text}"
+                self.link = taken
+        place = self._notes.place("listeners", index, "haproxy")
+        self._notes.note("proxy", self._peer.text, standing, text, place=place)
+        return refused
+
+    def _header(self) -> Header:
+        """What the proxy would send: the client's ends, or that the connection is its own."""
+        if self._request.proxied_by is None:
+            return Header(1, local=True)
+        client, own = self._request.client, self.link.local
+        same = own if own.version == client.version else _at_port(_ANYWHERE[client.version], own.port)
+        return Header(1, local=False, source=client, destination=self._request.proxied_local or same)
+
+
+def _at_port(address: str, port: int) -> connection.Endpoint:
+    found = ipaddress.ip_address(address)
+    return connection.endpoint(found.version, int(found), port)

@@ -1,0 +1,38 @@
+"""The steps of an explanation as they are taken down, each with the place where it is written."""
+
+from collections.abc import Mapping
+
+from tcpdconf.config.load import load, positions
+from tcpdconf.explain.report import Kind, Step
+from tcpdconf.policy.access import locate
+
+
+class Notebook:
+    """The steps so far of one connection to a service."""
+
+    def __init__(self, loaded: load.Loaded, service: str) -> None:
+        self.steps: list[Step] = []
+        self._loaded = loaded
+        self._service = service
+
+    def note(
+        self,
+        kind: Kind,
+        subject: str,
+        effect: str,
+        text: str,
+        *,
+        place: locate.Place | None = None,
+        sets: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take down a step."""
+        self.steps.append(Step(kind, subject, effect, text, place, sets or {}))
+
+    def place(self, *key: str | int) -> locate.Place | None:
+        """Where a key of the service is written; None for a default."""
+        return self.at(("services", self._service, *key))
+
+    def at(self, key: positions.Key) -> locate.Place | None:
+        """Where any key of the configuration is written."""
+        found = self._loaded.origin(key)
+        return None if found is None else locate.Place(*found, "")

@@ -1,0 +1,165 @@
+"""What would happen to a connection, and why: decided in a process of its own with the service's rights.
+
+The files are opened with this process's rights, as the supervisor opens them; what is in them, and what name
+servers answer, is read by a child that has become the service's user, as a worker does. It says what it
+found as JSON, which is not believed either: it is only shown.
+"""
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from tcpdconf.config import host, problems
+from tcpdconf.config.load import load
+from tcpdconf.daemon import messages
+from tcpdconf.daemon.control import runtimedir
+from tcpdconf.daemon.control.client import Connection, ControlError
+from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.messages import Assignment, Failure
+from tcpdconf.daemon.process import child, log, privileges
+from tcpdconf.daemon.worker.files import Material
+from tcpdconf.explain import decide
+from tcpdconf.explain import listener as explain_listener
+from tcpdconf.explain import report as explain_report
+from tcpdconf.explain.listener import Request
+
+if TYPE_CHECKING:
+    from tcpdconf.policy import connection
+
+_SECONDS: Final = 60.0  # for everything
+_LARGEST: Final = 1 << 24  # bytes that an explanation may have
+
+
+class ExplainError(Exception):
+    """The process that decides has not said anything."""
+
+
+def explain(
+    loaded: load.Loaded,
+    request: Request,
+    daemon: dict[str, str],
+    live: decide.Live | None = None,
+) -> dict[str, Any]:
+    """What would happen, as `report.data` has it.
+
+    Args:
+        loaded: the configuration; the service of the request is in it.
+        request: whose connection.
+        daemon: the environment that the daemon is started with.
+        live: the clients that each service of the running daemon serves at present; None: nobody was asked.
+
+    Raises:
+        ConfigError: the service could not be served at all.
+        ExplainError: a defect, or it took too long.
+    """
+    given = Handover()
+    try:
+        service = loaded.config.services[request.service]
+        given.open(service, host.identity(service), loaded.config.dns_chains)
+        if given.failures:
+            raise _problems(loaded, request, given.failures)
+        task = Assignment(request.service, loaded.config, daemon, tuple(given.roles))
+        files = Material(task, zip(given.roles, given.fds, strict=True))
+        said = _heard(lambda: _say(loaded, request, files, live), set(given.fds))
+    finally:
+        given.close()
+    if "failures" in said:
+        raise _problems(loaded, request, messages.failures(said))
+    return said
+
+
+def clients(runtime_directory: str | None, conf: str) -> decide.Live | None:
+    """Whom the running daemon serves at present; None where none runs this configuration and can be asked."""
+    try:
+        with Connection(runtimedir.find(runtime_directory)) as daemon:
+            theirs = daemon.ask({"command": "status"})["config"]["dir"]
+            if os.path.realpath(theirs) != os.path.realpath(conf):
+                return None
+            answer = daemon.ask({"command": "connections"})
+    except ControlError:
+        return None
+    found: dict[str, list[connection.Endpoint]] = {}
+    for each in answer["connections"]:
+        found.setdefault(each["service"], []).append(explain_listener.end(each["peer"], 0))
+    return found
+
+
+def _problems(loaded: load.Loaded, request: Request, failures: list[Failure]) -> problems.ConfigError:
+    return problems.ConfigError(
+        loaded.problem(("services", request.service, *failure.key), failure.text, "cannot-use")
+        for failure in failures
+    )
+
+
+def _say(
+    loaded: load.Loaded,
+    request: Request,
+    files: Material,
+    live: decide.Live | None,
+) -> bytes:
+    """What the process with the service's rights has to say."""
+    identity = host.identity(loaded.config.services[request.service])
+    if privileges.may_become(identity):
+        privileges.become(identity)
+    else:
+        privileges.give_up_capabilities()
+    log.set_level("error")  # what a test of a list shows is told as a step
+    try:
+        found: dict[str, Any] = explain_report.data(decide.rehearse(loaded, request, files, live))
+    except decide.CannotServeError as error:
+        found = {"failures": error.failures}
+    return json.dumps(found).encode()
+
+
+def _heard(say: Callable[[], bytes], keep: set[int]) -> dict[str, Any]:
+    """What a child says, as an object.
+
+    Raises:
+        ExplainError: it says nothing that is one.
+    """
+    reading, writing = os.pipe()
+
+    def run() -> int:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(say())
+        return 0
+
+    try:
+        pid = child.fork(run, keep | {writing})
+        os.close(writing)
+        try:
+            said = _read(reading)
+        finally:
+            os.kill(pid, signal.SIGKILL)  # it has said everything, or will not
+            os.waitpid(pid, 0)
+    finally:
+        os.close(reading)
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ExplainError("the process that decides has ended without saying what")
+    return found
+
+
+def _read(pipe: int) -> bytes:
+    """Everything up to the end of the pipe.
+
+    Raises:
+        ExplainError: it takes too long, or is too much.
+    """
+    found = b""
+    until = time.monotonic() + _SECONDS
+    while len(found) <= _LARGEST:
+        if not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
+            raise ExplainError(f"cannot tell within {_SECONDS:g} s")
+        data = os.read(pipe, 65536)
+        if not data:
+            return found
+        found += data
+    raise ExplainError(f"there are more than {_LARGEST} bytes to tell")

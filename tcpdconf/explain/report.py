@@ -1,0 +1,132 @@
+"""What is said about one connection: a verdict, and the steps that led to it; as text and as JSON.
+
+Values only: `decide` makes them, with a service's own rights and from what strangers may have written, so
+nothing here trusts their strings to be printable.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+from tcpdconf.policy.access import locate
+
+Kind = Literal["listener", "proxy", "access", "limit", "name", "list", "drop", "program"]
+Verdict = Literal["admitted", "refused"]
+
+_WIDEST: Final = 30  # columns of a subject; a longer one has a line of its own
+_NAMES: Final = {"per_ip": "per address", "per_network": "per network"}
+
+
+class Step(NamedTuple):
+    """One thing that was looked at.
+
+    `subject` is what: a listener, a source, a limit, a variable, a DNS list. `effect` is one word for
+    scripts, `text` a few for people. `place` is where it is written, `sets` are the variables that it sets.
+    """
+
+    kind: Kind
+    subject: str
+    effect: str
+    text: str
+    place: locate.Place | None = None
+    sets: Mapping[str, str] = {}
+
+
+class Explanation(NamedTuple):
+    """What would happen to a connection.
+
+    `reason` and `message`, which the client would read (None: nothing), are of a refusal; `environment` is
+    the program's, complete. A reason is one of the log's, or `listener` where nobody would accept.
+    """
+
+    service: str
+    verdict: Verdict
+    reason: str | None
+    message: str | None
+    client: str
+    local: str
+    proxy: str | None
+    steps: tuple[Step, ...]
+    program: tuple[str, ...]
+    environment: Mapping[str, str] | None
+
+
+def data(explained: Explanation) -> dict[str, Any]:
+    """An explanation as docs/reference/explain.md describes it."""
+    steps = [
+        {
+            "step": step.kind,
+            "subject": step.subject,
+            "effect": step.effect,
+            "text": step.text,
+            "place": None if step.place is None else step.place._asdict(),
+            "sets": dict(step.sets),
+        }
+        for step in explained.steps
+    ]
+    return {**explained._asdict(), "program": list(explained.program), "steps": steps}
+
+
+def as_json(explained: Mapping[str, Any]) -> str:
+    """One JSON object, in ASCII: what is no UTF-8 in a variable is a lone surrogate (PEP 383)."""
+    return json.dumps(explained, indent=2) + "\n"
+
+
+def as_text(explained: Mapping[str, Any]) -> str:
+    """The same for people."""
+    lines = [_headline(explained), "", *_steps(explained["steps"]), ""]
+    if explained["environment"] is None:
+        said = explained["message"]
+        lines.append(
+            "The client reads nothing." if said is None else f"The client reads: {_shown(said.strip())}"
+        )
+    else:
+        lines.append(f"{' '.join(map(_shown, explained['program']))} runs with:")
+        lines += [f"  {_pair(name, value)}" for name, value in sorted(explained["environment"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(explained: Mapping[str, Any]) -> str:
+    by = f" by way of {explained['proxy']}" if explained["proxy"] else ""
+    verdict = explained["verdict"]
+    if explained["reason"] is not None:
+        verdict += f" ({_NAMES.get(explained['reason'], explained['reason'])})"
+    ends = f"{explained['client']}{by} to {explained['local']}"
+    return _shown(f"{explained['service']}: {ends}: {verdict}")
+
+
+def _steps(steps: list[dict[str, Any]]) -> Iterator[str]:
+    kinds = max(len(step["step"]) for step in steps)
+    short = [len(_shown(step["subject"])) for step in steps if len(_shown(step["subject"])) <= _WIDEST]
+    width = max(short, default=0)
+    last = ""
+    for step in steps:
+        kind = "" if step["step"] == last else step["step"]
+        last = step["step"]
+        subject = _shown(step["subject"])
+        margin = " " * (kinds + width + 4)
+        if len(subject) > width:
+            yield f"{kind:<{kinds}}  {subject}"
+            first = margin
+        else:
+            first = f"{kind:<{kinds}}  {subject:<{width}}  "
+        yield (first + _shown(step["text"]) + _where(step["place"])).rstrip()
+        yield from (f"{margin}sets {_pair(name, value)}" for name, value in step["sets"].items())
+
+
+def _where(place: Mapping[str, Any] | None) -> str:
+    if place is None:
+        return ""
+    at = f"{place['path']}:{place['line']}" if place["line"] else f"{place['path']}, record {place['text']}"
+    return f" ({_shown(at)})"
+
+
+def _pair(name: str, value: str) -> str:
+    return _shown(f"{name}={value}")
+
+
+def _shown(text: str) -> str:
+    """Text that cannot drive a terminal, nor begin a line."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )

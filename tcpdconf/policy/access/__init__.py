@@ -1,0 +1,1 @@
+"""Access rules: compiled for lookup, read from files of every format, found again in them. Pure."""

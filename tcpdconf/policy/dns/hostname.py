@@ -1,0 +1,143 @@
+"""The name of an address: PTR, then the name's own addresses, which must lead back (TCPREMOTEHOST).
+
+A name that does not lead back is no name; a failure that may pass is "softdnserr" (manual, ENVIRONMENT
+VARIABLES, but for names that do not lead back: couriertcpd leaves the variable alone, and so does this).
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from tcpdconf.policy import connection
+from tcpdconf.policy.dns import query
+
+SOFT: Final = "softdnserr"
+_FAILED: Final[frozenset[query.Status]] = frozenset(
+    {"servfail", "refused", "timeout", "unreachable", "malformed"}
+)
+_REVERSE: Final = {4: ".in-addr.arpa", 6: ".ip6.arpa"}
+_LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_ALIASES: Final = 8  # followed one after the other
+_ASKABLE: Final = re.compile(r"[!-\[\]-~]+")  # not empty, and nothing that is written with a backslash
+_LONGEST: Final = 253  # characters of a name without its last dot (RFC 1035, 3.1)
+_ENCODED: Final = "xn--"  # RFC 5890, 2.3.2.1
+
+
+Answers = Mapping[query.Question, query.Answer]
+
+
+class Verdict(NamedTuple):
+    """`value` for the variable: a name, "softdnserr", or None to leave it alone; and why.
+
+    `open` is what has to be asked first; while it is not None the value is None.
+    """
+
+    value: str | None
+    why: str
+    open: query.Question | None = None
+
+
+def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
+    """What the answers so far say of an address, or the next question.
+
+    Every question depends on the answer before, so there is never more than one.
+    """
+    question, answer = _followed(pointer(end), answers)
+    if answer is None:
+        return Verdict(None, "not asked yet", question)
+    if answer.status in _FAILED:
+        return Verdict(SOFT, f"PTR: {answer.status}")
+    if not answer.names:
+        return Verdict(None, "the address has no name")
+    name = answer.names[-1]
+    if not is_valid(name):
+        return Verdict(None, "the name of the address is no host name")
+    verdict = _forward(end, name, answers)
+    return verdict._replace(value=displayed(name)) if verdict.value == name else verdict
+
+
+def pointer(end: connection.Endpoint) -> query.Question:
+    """The question for the name of an address (RFC 1035, 3.5; RFC 3596, 2.5)."""
+    return query.Question(query.labels(end) + _REVERSE[end.version], "PTR")
+
+
+def is_valid(name: str) -> bool:
+    """Whether a name from DNS may reach an environment: letters, digits, hyphens, underscores and dots."""
+    return len(name) <= _LONGEST and all(_LABEL.fullmatch(label) for label in name.split("."))
+
+
+def displayed(name: str) -> str:
+    """A valid name with its international labels as people write them (RFC 5891, 4.4), as couriertcpd has it.
+
+    If one of them is not what it says, or holds anything but letters, marks, digits and hyphens, the name
+    stays as it is.
+    """
+    labels = name.split(".")
+    shown = [_decoded(label) if label[:4].lower() == _ENCODED else label for label in labels]
+    return name if None in shown else ".".join(label for label in shown if label is not None)
+
+
+def _decoded(label: str) -> str | None:
+    written = label[4:].lower()
+    try:
+        text = written.encode("ascii").decode("punycode")
+    except UnicodeError:
+        return None
+    regular = text == unicodedata.normalize("NFC", text).lower() and not text.isascii()
+    if not regular or text.encode("punycode") != written.encode("ascii"):
+        return None
+    harmless = all(
+        c == "-" or unicodedata.category(c) == "Nd" or unicodedata.category(c)[0] in "LM" for c in text
+    )
+    return text if harmless else None
+
+
+def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
+    """Whether a name leads back: its addresses of the same family, and of the other where those do not say.
+
+    An IPv4 address may stand in an AAAA record as ::ffff:1.2.3.4. A failure of AAAA counts only where there
+    is no A, as for couriertcpd.
+    """
+    first, other = _questions(end, name)
+    own, answer = _followed(first, answers)
+    if answer is None:
+        return Verdict(None, "not asked yet", own)
+    if end.text in answer.addresses:
+        return Verdict(name, "leads back")
+    if end.version == 4 and answer.status in _FAILED:
+        return Verdict(SOFT, f"A: {answer.status}")
+    if answer.status == "nxdomain":
+        return Verdict(None, "the name does not lead back")
+    other, second = _followed(other, answers)
+    if second is None:
+        return Verdict(None, "not asked yet", other)
+    failed = second.status in _FAILED and not (end.version == 4 and answer.addresses)
+    if end.version == 6 and answer.status in _FAILED and not second.addresses:
+        failed = True
+    if end.version == 4 and f"::ffff:{end.text}" in second.addresses:
+        verdict = Verdict(name, "leads back")
+    elif failed:
+        verdict = Verdict(SOFT, "A or AAAA failed")
+    else:
+        verdict = Verdict(None, "the name does not lead back")
+    return verdict
+
+
+def _followed(question: query.Question, answers: Answers) -> tuple[query.Question, query.Answer | None]:
+    """A question with its answer, or that about the name which it is an alias of (RFC 2317 makes them).
+
+    Most servers follow aliases themselves.
+    """
+    answer = answers.get(question)
+    for _ in range(_ALIASES):
+        if answer is None or not _ASKABLE.fullmatch(answer.alias):
+            break
+        question = query.Question(answer.alias, question.type)
+        answer = answers.get(question)
+    return question, answer
+
+
+def _questions(end: connection.Endpoint, name: str) -> tuple[query.Question, query.Question]:
+    a, aaaa = query.Question(name.lower(), "A"), query.Question(name.lower(), "AAAA")
+    return (a, aaaa) if end.version == 4 else (aaaa, a)

@@ -1,0 +1,62 @@
+"""What a listener makes of the PROXY protocol: whose header it wants, and whose addresses count.
+
+`header` says what a header says; here is what that means for the connection.
+"""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from tcpdconf.config.model import tables, values
+from tcpdconf.policy import connection
+from tcpdconf.policy.access import table as access_table
+from tcpdconf.policy.access.table import Networks, Rule
+from tcpdconf.policy.proxy.header import Header
+
+# elsewhere, exempt: connects as itself, without a header, for the local address or for the peer's own;
+# trusted: has to send one; stranger: is refused at once
+Standing = Literal["elsewhere", "exempt", "trusted", "stranger"]
+
+_MEMBER: Final = Rule("allow")
+
+
+class Terms:
+    """The terms of one listener."""
+
+    def __init__(self, settings: tables.HAProxy) -> None:
+        self._closes = settings.local == "close"
+        self._trusted = _networks(["*"] if settings.trusted == "any" else settings.trusted)
+        self._exempt = _networks(settings.exempt)
+        self._here = _networks(settings.local_addresses or ["*"])
+
+    def standing(self, link: connection.Connection) -> Standing:
+        """What is expected of the peer of a socket; `link` has the socket's own ends."""
+        if self._here.find(link.local, link) is None:
+            return "elsewhere"
+        if self._exempt.find(link.peer, link) is not None:
+            return "exempt"
+        return "stranger" if self._trusted.find(link.peer, link) is None else "trusted"
+
+    def take(self, link: connection.Connection, header: Header) -> connection.Connection | connection.Refused:
+        """The connection as the header says it; LOCAL and UNKNOWN leave the socket's own ends, or refuse."""
+        if header.local and self._closes:
+            return refused("a connection of the proxy's own")
+        if header.source is None or header.destination is None:
+            return link
+        proxy = connection.Proxy(link.peer, link.local)
+        return connection.Connection(header.source, header.destination, proxy)
+
+
+def refused(error: str) -> connection.Refused:
+    """A refusal for what a peer has not sent as it should."""
+    return connection.Refused("proxy", (("error", error),))
+
+
+STRANGER: Final = refused("not a trusted proxy")
+
+
+def _networks(which: Iterable[values.IPNetwork | str]) -> Networks:
+    found = Networks()
+    for network in which:
+        for prefix in access_table.prefixes(network):
+            found.add(prefix, _MEMBER)
+    return found
