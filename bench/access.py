@@ -41,8 +41,7 @@ def _lookup(table: AccessTable) -> float:
     """Seconds of one look-up, of addresses from everywhere."""
     chosen = random.Random(2)  # noqa: S311 (the same clients each time)
     links = [
-        connection.Connection(connection.endpoint(4, chosen.getrandbits(32), 1), _LOCAL)
-        for _ in range(_LOOKUPS)
+        connection.Link(connection.endpoint(4, chosen.getrandbits(32), 1), _LOCAL) for _ in range(_LOOKUPS)
     ]
     began = time.perf_counter()
     for link in links:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from bench import clients, servers
 from tcpdconf.daemon.control import client as control_client
-from tcpdconf.daemon.control.client import Connection
+from tcpdconf.daemon.control.client import ControlConnection
 
 SERVICES = 200
 NETWORKS = 1_000_000
@@ -23,7 +23,7 @@ TIMES = 5
 
 def reload(folder: pathlib.Path, changed: list[str]) -> float:
     """Seconds from the command to its answer, which must name these services."""
-    with Connection(str(folder / "run")) as daemon:
+    with ControlConnection(str(folder / "run")) as daemon:
         began = time.perf_counter()
         answer = daemon.ask({"command": "reload"}, clients.SECONDS)
     if not answer["ok"] or answer["changed"] != changed:

@@ -79,7 +79,7 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize
 
     try:
         dropin.run(words, arrived, started, in_background=pid_file is not None)
-    except dropin.StartError as error:
+    except dropin.DropInError as error:
         return _refused(terminal, pid_file, error)
     return 0
 

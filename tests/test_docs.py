@@ -256,7 +256,7 @@ def test_access_files_are_what_the_reference_shows(form: str) -> None:
 def test_every_variable_of_a_connection_is_in_the_reference() -> None:
     page = (TOP / "docs/reference/environment.md").read_text()
     here = connection.endpoint(4, 0x7F000001, 25)
-    link = connection.Connection(here, here, connection.Proxy(here, here))
+    link = connection.Link(here, here, connection.Proxy(here, here))
     set_for_one = environ.of(link, {}, (), "mapped")
     assert [
         name for name in {*set_for_one, *environ.DAEMON, *environ.CONNECTION} if f"`{name}`" not in page

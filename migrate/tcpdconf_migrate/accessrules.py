@@ -123,7 +123,7 @@ def read(path: str) -> Rules:
     return Rules(text, tuple(dict.fromkeys(left_out)))
 
 
-def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courier_records.Key | None, bytes]]]:
+def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courier_records.RecordKey | None, bytes]]]:
     """Where the records come from, and each: as written, its networks, its value.
 
     The text that a database was made from is read in its place unless it is newer, for it may name networks
@@ -151,7 +151,7 @@ def _newest(files: Iterable[str]) -> float:
     return max(os.stat(file).st_mtime for file in files)
 
 
-def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courier_records.Key | None, bytes]]:
+def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courier_records.RecordKey | None, bytes]]:
     for file in files:
         for number, line in enumerate(Path(file).read_bytes().split(b"\n"), 1):
             if line.lstrip()[:1] not in {b"", b"#"}:
@@ -164,7 +164,7 @@ def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courier_records.Key | 
 
 def _database(
     path: str, content: bytes, form: databases.Format
-) -> Iterator[tuple[bytes, courier_records.Key | None, bytes]]:
+) -> Iterator[tuple[bytes, courier_records.RecordKey | None, bytes]]:
     try:
         for written, value in databases.records(content, form):
             yield bytes(written), courier_records.key(bytes(written)), bytes(value)

@@ -90,7 +90,7 @@ def _is_script_of_courier(word: str) -> bool:
 def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
     found = Found([], [])
     for line in script.read(text, _text, known):
-        if isinstance(line, script.Unread):
+        if isinstance(line, script.UnreadLine):
             found.unread.append(commandline.Unread(f"{path}:{line.line}", line.text))
         else:
             found.commands.append(_from_shell(path, line))

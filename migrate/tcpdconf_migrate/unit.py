@@ -35,7 +35,7 @@ def read(
     settings = list(_settings(path, text))
     for drop_in in sorted(Path(f"{path}.d").glob("*.conf"), key=lambda file: file.name):
         settings += _settings(str(drop_in), read_file(str(drop_in)))
-    unit = _Unit(path, unitsettings.Service(settings, read_file), read_file, known)
+    unit = _Unit(path, unitsettings.ServiceSection(settings, read_file), read_file, known)
     found: list[commandline.Command] = []
     unread: list[commandline.Unread] = []
     starts = unit.service.values("ExecStart")
@@ -84,7 +84,11 @@ class _Unit:
     """One unit: what its settings say of every command in it."""
 
     def __init__(
-        self, path: str, service: unitsettings.Service, read_file: script.ReadFile, known: Mapping[str, str]
+        self,
+        path: str,
+        service: unitsettings.ServiceSection,
+        read_file: script.ReadFile,
+        known: Mapping[str, str],
     ) -> None:
         self.service = service
         self._name = os.path.basename(path)
@@ -107,7 +111,7 @@ class _Unit:
             yield commandline.Unread(setting.origin, why)
             return
         for line in script.read(shlex.join(command.words), self._read_file, self._variables):
-            if isinstance(line, script.Unread):
+            if isinstance(line, script.UnreadLine):
                 yield commandline.Unread(setting.origin, line.text)
             else:
                 yield self._command(setting.origin, line)

@@ -68,7 +68,7 @@ class Setting(NamedTuple):
         return f"{file}line {self.line}, {self.name}={self.value}"
 
 
-class Service:
+class ServiceSection:
     """What [Service] says of every command in it.
 
     Attributes:

@@ -40,13 +40,13 @@ def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Pro
     They are opened as the supervisor opens them. So all that it would refuse is known to root only.
     """
     from tcpdconf.cli import filecheck  # noqa: PLC0415 (what serves is not needed for the rest)
-    from tcpdconf.daemon.descriptors import Handover  # noqa: PLC0415
+    from tcpdconf.daemon.descriptors import WorkerDescriptors  # noqa: PLC0415
 
     chains = loaded.config.dns_chains
     for name, settings in services.items():
         if not settings.enabled:
             continue
-        given = Handover()
+        given = WorkerDescriptors()
         try:
             who = host.identity(settings)
             known = tuple(item for item in settings.dns_lists if not isinstance(item, str) or item in chains)

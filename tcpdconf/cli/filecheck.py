@@ -17,7 +17,7 @@ import pydantic
 from tcpdconf.config import codes, host, problems
 from tcpdconf.config.load import load
 from tcpdconf.config.model.service import ServiceSettings
-from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import Role
 from tcpdconf.daemon.process import child, privileges
 from tcpdconf.daemon.worker import environment_files
@@ -33,7 +33,7 @@ _EXAMPLES: Final = 3
 File = tuple[Role, int]
 
 
-class Finding(NamedTuple):
+class FileFinding(NamedTuple):
     """One thing that is wrong with a file: the key that names it, and the place in it where there is one.
 
     `line` and `column` count from 1; both are 0 where the value of the key is meant.
@@ -54,7 +54,7 @@ def read(
     name: str,
     settings: ServiceSettings,
     who: host.Identity,
-    given: Handover,
+    given: WorkerDescriptors,
 ) -> Iterator[problems.Problem]:
     """Yield what is wrong with the opened files of a service, and what is strange about them."""
     files = [
@@ -79,7 +79,7 @@ def read(
 
 def _in_a_process(
     name: str, settings: ServiceSettings, who: host.Identity, files: Sequence[File]
-) -> list[Finding]:
+) -> list[FileFinding]:
     """Let a process read the files; return what it found."""
     ours, theirs = os.pipe()
     try:
@@ -87,7 +87,7 @@ def _in_a_process(
         pid = child.fork(work, {theirs, *(fd for _, fd in files)})
     except OSError as error:
         os.close(ours)
-        return [Finding((), f"cannot read its files: {error.strerror}", "cannot-use")]
+        return [FileFinding((), f"cannot read its files: {error.strerror}", "cannot-use")]
     finally:
         os.close(theirs)
     try:
@@ -99,7 +99,7 @@ def _in_a_process(
     if found is None or status:
         how = os.waitstatus_to_exitcode(status)
         text = f"cannot read its files: the process that reads them fails (status {how})"
-        return [Finding((), text, "cannot-use")]
+        return [FileFinding((), text, "cannot-use")]
     return found
 
 
@@ -128,15 +128,15 @@ def _work(end: int, settings: ServiceSettings, who: host.Identity, files: Sequen
     return 0
 
 
-def _parsed(said: bytes) -> list[Finding] | None:
+def _parsed(said: bytes) -> list[FileFinding] | None:
     """Return the findings, or None where a process has said anything else."""
     try:
-        return pydantic.TypeAdapter(list[Finding]).validate_json(said)
+        return pydantic.TypeAdapter(list[FileFinding]).validate_json(said)
     except pydantic.ValidationError:
         return None
 
 
-def _access(settings: ServiceSettings, files: Sequence[File]) -> Iterator[Finding]:
+def _access(settings: ServiceSettings, files: Sequence[File]) -> Iterator[FileFinding]:
     for index, source in enumerate(settings.access):
         opened = [(role.path, fd) for role, fd in files if role.kind == "access" and role.place == index]
         if not opened:
@@ -152,30 +152,34 @@ def _access(settings: ServiceSettings, files: Sequence[File]) -> Iterator[Findin
             yield from _odd(key, source.file or "", table)
 
 
-def _wrong(key: tuple[str | int, ...], error: AccessFileError, read: Sequence[tuple[str, bytes]]) -> Finding:
+def _wrong(
+    key: tuple[str | int, ...], error: AccessFileError, read: Sequence[tuple[str, bytes]]
+) -> FileFinding:
     """Make a finding of an error, at its place in the file where it has one."""
     place = service_files.place(error, read, _MOST // 16)
     if place is None:
-        return Finding(key, f"cannot load access rules: {error}", "wrong-access-file")
-    return Finding(
+        return FileFinding(key, f"cannot load access rules: {error}", "wrong-access-file")
+    return FileFinding(
         key, place.text, "wrong-access-file", "error", place.file, place.line, place.column, place.source
     )
 
 
-def _odd(key: tuple[str | int, ...], path: str, table: AccessTable) -> Iterator[Finding]:
+def _odd(key: tuple[str | int, ...], path: str, table: AccessTable) -> Iterator[FileFinding]:
     if table.dead:
         some = ", ".join(table.dead[:_EXAMPLES])
         text = f"{path} has records that match nobody: {len(table.dead)}, such as {some}"
-        yield Finding(key, text, "odd-records", "warning")
+        yield FileFinding(key, text, "odd-records", "warning")
     for doubt in table.doubts[:_EXAMPLES]:
-        yield Finding(key, f"{path} has a record with a doubtful value: {doubt}", "odd-records", "warning")
+        yield FileFinding(
+            key, f"{path} has a record with a doubtful value: {doubt}", "odd-records", "warning"
+        )
 
 
-def _variables(settings: ServiceSettings, files: Sequence[File]) -> Iterator[Finding]:
+def _variables(settings: ServiceSettings, files: Sequence[File]) -> Iterator[FileFinding]:
     for role, fd in files:
         if role.kind != "environment":
             continue
         try:
             environment_files.read(settings.environment_files[role.place], fd, {})
         except environment_files.EnvironmentFileError as error:
-            yield Finding(("environment_files", role.place, "path"), str(error), "wrong-environment-file")
+            yield FileFinding(("environment_files", role.place, "path"), str(error), "wrong-environment-file")

@@ -14,7 +14,7 @@ from tcpdconf.cli import metrics, monitoring
 from tcpdconf.cli import status as status_page
 from tcpdconf.config import problems
 from tcpdconf.daemon.control import runtimedir
-from tcpdconf.daemon.control.client import Connection, ControlError
+from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
 EX_CONFIG: Final = 78
 _NO_DAEMON: Final = 3
@@ -130,8 +130,8 @@ def stop(directory: str | None, drain: float | None) -> int:
     return 0
 
 
-def _connected(directory: str | None) -> Connection:
-    return Connection(runtimedir.find(directory))
+def _connected(directory: str | None) -> ControlConnection:
+    return ControlConnection(runtimedir.find(directory))
 
 
 def _print_changes(answer: dict[str, Any], nothing: str) -> None:

@@ -25,7 +25,7 @@ _ESCAPED: Final = re.compile(r"\\(?:\n|(.))", re.DOTALL)
 _ESCAPED_IN_QUOTES: Final = re.compile(r'\\(?:\n|(["\\`$]))')
 
 
-class EnvironmentFileError(ValueError):
+class EnvironmentSyntaxError(ValueError):
     """The file is no list of variables; `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
@@ -43,7 +43,7 @@ def read(content: bytes) -> dict[str, str]:
         return parse(content.decode())
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        raise EnvironmentFileError(number, f"is not UTF-8: byte 0x{content[error.start]:02x}") from None
+        raise EnvironmentSyntaxError(number, f"is not UTF-8: byte 0x{content[error.start]:02x}") from None
 
 
 def parse(text: str) -> dict[str, str]:
@@ -97,5 +97,5 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
     return found.end()
 
 
-def _wrong(text: str, position: int, what: str) -> EnvironmentFileError:
-    return EnvironmentFileError(text.count("\n", 0, position) + 1, what)
+def _wrong(text: str, position: int, what: str) -> EnvironmentSyntaxError:
+    return EnvironmentSyntaxError(text.count("\n", 0, position) + 1, what)

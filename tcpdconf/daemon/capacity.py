@@ -17,7 +17,7 @@ from tcpdconf.config.load import load
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.control import runtimedir
-from tcpdconf.daemon.control.client import Connection, ControlError
+from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
 _OWN_TASKS: Final = 4  # the supervisor, the watcher and its threads
 _WORKER_TASKS: Final = 3  # a worker, its thread that starts programs, and the one that reads files
@@ -43,19 +43,19 @@ class Limit(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class HostLimits:
     """Limits of the open descriptors of a process, and of the tasks (processes, threads) of all together."""
 
     descriptors: tuple[Limit, ...]
     tasks: tuple[Limit, ...]
 
 
-def with_warnings(loaded: load.Loaded, limits: Limits) -> load.Loaded:
+def with_warnings(loaded: load.Loaded, limits: HostLimits) -> load.Loaded:
     """Return the configuration with a warning for each limit that it may exceed beside its others."""
     return dataclasses.replace(loaded, warnings=(*loaded.warnings, *warnings(loaded, limits)))
 
 
-def warnings(loaded: load.Loaded, limits: Limits) -> Iterator[problems.Problem]:
+def warnings(loaded: load.Loaded, limits: HostLimits) -> Iterator[problems.Problem]:
     """Yield a warning for the lowest limit that the enabled services together, or one of them, may exceed."""
     enabled = loaded.config.enabled()
     tasks = min(limits.tasks, default=None)
@@ -105,25 +105,25 @@ class Host:
     def __init__(self, root: str = "") -> None:
         self._root = root
 
-    def expected(self) -> Limits:
+    def expected(self) -> HostLimits:
         """Return the limits that the daemon has or will have, as far as they are known.
 
         Those of the daemon that runs, else of the unit that would start it, else of this process.
         """
         with contextlib.suppress(ControlError, OSError):
-            with Connection(runtimedir.find()) as connection:
+            with ControlConnection(runtimedir.find()) as connection:
                 pid = connection.pid
             return self.of_process(str(pid), f"the running daemon (pid {pid})")
         return self.of_unit() or self.own("this process")
 
-    def own(self, whose: str) -> Limits:
+    def own(self, whose: str) -> HostLimits:
         """Return the limits of this process; `whose` names it in messages. None if /proc cannot be read."""
         try:
             return self.of_process("self", whose)
         except OSError:  # perhaps no descriptor is left, which is no reason to refuse a configuration
-            return Limits((), ())
+            return HostLimits((), ())
 
-    def of_process(self, pid: str, whose: str) -> Limits:
+    def of_process(self, pid: str, whose: str) -> HostLimits:
         """Return the limits of a process.
 
         Raises:
@@ -131,9 +131,9 @@ class Host:
         """
         found = re.search(r"^Max open files +(\d+)", self._read(f"/proc/{pid}/limits"), re.MULTILINE)
         descriptors = (Limit(int(found[1]), f"the limit of open files of {whose}"),) if found else ()
-        return Limits(descriptors, (*self._kernel(), *self._cgroups(pid)))
+        return HostLimits(descriptors, (*self._kernel(), *self._cgroups(pid)))
 
-    def of_unit(self) -> Limits | None:
+    def of_unit(self) -> HostLimits | None:
         """Return the limits that a unit of systemd sets, by itself, its drop-ins or by default."""
         unit = next((f"{place}/{_UNIT}" for place in _UNITS if self._is_there(f"{place}/{_UNIT}")), None)
         if unit is None:
@@ -148,7 +148,7 @@ class Host:
         kernel = tuple(self._kernel())
         most = _number((tasks or _Setting(_TASKS_OF_SYSTEMD, "")).value, min(kernel, default=None))
         limited = () if most is None else (Limit(most, _named("TasksMax", tasks, by_default)),)
-        return Limits(tuple(found), (*kernel, *limited, *self._cgroups("1")))
+        return HostLimits(tuple(found), (*kernel, *limited, *self._cgroups("1")))
 
     def _kernel(self) -> Iterator[Limit]:
         for name in ("pid_max", "threads-max"):

@@ -17,7 +17,7 @@ from tcpdconf.policy.dns.chain import Chains
 _READ: Final = ("access", "environment", "zone")
 
 
-class Handover:
+class WorkerDescriptors:
     """Descriptors lent (they stay open here) and given (closed here once the worker has its own)."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ _NAME: Final = "couriertcpd"
 _DEADLINE: Final = 8.0  # seconds that names and lists may take: a lost packet is made up for within 5
 
 
-class StartError(Exception):
+class DropInError(Exception):
     """It cannot start; the text has a line for each reason."""
 
 
@@ -42,11 +42,11 @@ def run(
         order = Order(lambda: loaded, environment, dialect.COURIERTCPD, started=started)
         Supervisor(order, arrived).run()
     except parse.CommandLineError as error:
-        raise StartError(str(error)) from None
+        raise DropInError(str(error)) from None
     except OSError as error:
-        raise StartError(f"cannot open {error.filename}: {error.strerror}") from None
+        raise DropInError(f"cannot open {error.filename}: {error.strerror}") from None
     except (problems.ConfigError, supervisor.StartError) as error:
-        raise StartError("\n".join(problem.text for problem in error.problems)) from None
+        raise DropInError("\n".join(problem.text for problem in error.problems)) from None
 
 
 def _folder() -> str:

@@ -42,7 +42,7 @@ class Assignment(NamedTuple):
         return self.config.services[self.name]
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """A place in a file of the service, from 1; `source` is the line, and `text` what is wrong there."""
 
     file: str
@@ -60,7 +60,7 @@ class Failure(NamedTuple):
 
     key: tuple[str | int, ...]
     text: str
-    place: Place | None = None
+    place: FilePlace | None = None
 
 
 def write(assignment: Assignment) -> int:
@@ -112,13 +112,13 @@ def problem(loaded: load.Loaded, name: str, failure: Failure) -> problems.Proble
     )
 
 
-def _place(said: list[object]) -> Place | None:
+def _place(said: list[object]) -> FilePlace | None:
     """Return the place that a worker names, as far as it is one."""
     match said:
         case [[str(file), int(line), int(column), str(source), str(text)]] if (
             0 < line < _MOST and 0 < column < _MOST
         ):
-            return Place(_printable(file), line, column, source, _printable(text))
+            return FilePlace(_printable(file), line, column, source, _printable(text))
     return None
 
 

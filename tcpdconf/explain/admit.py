@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tcpdconf.config.model.service import Service
-from tcpdconf.daemon.worker.files import Material
+from tcpdconf.daemon.worker.files import ServiceFiles
 from tcpdconf.explain import notebook
 from tcpdconf.policy import connection, decision, limits
 from tcpdconf.policy.access import locate
@@ -17,7 +17,7 @@ class Admission:
     def __init__(
         self,
         service: Service,
-        files: Material,
+        files: ServiceFiles,
         live: Sequence[connection.Endpoint] | None,
         notes: notebook.Notebook,
     ) -> None:
@@ -27,7 +27,7 @@ class Admission:
         self._notes = notes
 
     def admit(
-        self, sources: list[decision.Source], link: connection.Connection
+        self, sources: list[decision.NamedTable], link: connection.Link
     ) -> decision.Admitted | connection.Refused:
         """Access rules and limits."""
         self._access(sources, link)
@@ -64,7 +64,7 @@ class Admission:
             return f"at most {use.most}{whose}"
         return f"{use.held} of {use.most}{whose}"
 
-    def _access(self, sources: list[decision.Source], link: connection.Connection) -> None:
+    def _access(self, sources: list[decision.NamedTable], link: connection.Link) -> None:
         """The rules that count; of the client's also the sources that have none."""
         counted = decision.consult(sources, link)
         decided = len(sources)
@@ -81,18 +81,18 @@ class Admission:
             if sources:
                 self._notes.note("access", "", "allow", "no source has a rule for the client: allowed")
 
-    def _silent(self, sources: Sequence[decision.Source]) -> None:
+    def _silent(self, sources: Sequence[decision.NamedTable]) -> None:
         for source in sources:
             self._notes.note("access", source.name, "none", "has no rule for the client")
 
-    def _rule(self, index: int, source: decision.Source, wanted: locate.Sought, rule: Rule) -> None:
+    def _rule(self, index: int, source: decision.NamedTable, wanted: locate.Sought, rule: Rule) -> None:
         text = f"{rule.action} {wanted}"
         if rule.max_per_ip is not None:
             text += f", max_per_ip {rule.max_per_ip}"
         place = self._written(index, wanted)
         self._notes.note("access", source.name, rule.action, text, place=place, sets=dict(rule.environment))
 
-    def _written(self, index: int, wanted: locate.Sought) -> locate.Place | None:
+    def _written(self, index: int, wanted: locate.Sought) -> locate.RulePlace | None:
         source = self._service.access[index]
         if source.rules is not None:
             return self._notes.place("access", index, "rules", locate.in_rules(source.rules, wanted))

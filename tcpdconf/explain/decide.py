@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tcpdconf.config.load import load
 from tcpdconf.daemon.messages import Failure
 from tcpdconf.daemon.worker import client, program
-from tcpdconf.daemon.worker.files import Material
+from tcpdconf.daemon.worker.files import ServiceFiles
 from tcpdconf.explain import dns as explain_dns
 from tcpdconf.explain import notebook
 from tcpdconf.explain.admit import Admission
@@ -36,13 +36,13 @@ class CannotServeError(Exception):
 class _Given(NamedTuple):
     """What a service is served with; `told` are the answers of DNS lists that are not asked."""
 
-    sources: list[decision.Source]
+    sources: list[decision.NamedTable]
     chain: Chain
     base: dict[str, str]
     told: dict[str, tuple[Listing, ...]]
 
 
-def rehearse(loaded: load.Loaded, request: Request, files: Material, live: Live | None) -> Explanation:
+def rehearse(loaded: load.Loaded, request: Request, files: ServiceFiles, live: Live | None) -> Explanation:
     """What would become of the connection; `live` are the clients that each service serves at present.
 
     Raises:
@@ -62,7 +62,7 @@ def rehearse(loaded: load.Loaded, request: Request, files: Material, live: Live 
 class _Rehearsal:
     """One connection on its way."""
 
-    def __init__(self, loaded: load.Loaded, request: Request, files: Material, live: Live | None) -> None:
+    def __init__(self, loaded: load.Loaded, request: Request, files: ServiceFiles, live: Live | None) -> None:
         self._loaded = loaded
         self._request = request
         self._files = files
@@ -104,7 +104,7 @@ class _Rehearsal:
             self._request.ask,
         )
 
-    def _lists(self) -> Iterator[locate.Place | None]:
+    def _lists(self) -> Iterator[locate.RulePlace | None]:
         """Where each DNS list is written, in the order of the chain."""
         for index, item in enumerate(self._service.dns_lists):
             if isinstance(item, str):

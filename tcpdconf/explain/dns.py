@@ -76,24 +76,24 @@ class Inquiry(NamedTuple):
     name: str
     service: Service
     chain: Chain
-    places: Sequence[locate.Place | None]
-    servers: resolvconf.Settings
+    places: Sequence[locate.RulePlace | None]
+    servers: resolvconf.ResolverSettings
     listed: Mapping[str, tuple[Listing, ...]]
     ask: bool
 
 
-class Found(NamedTuple):
+class Answers(NamedTuple):
     """The variables that the answers set, and the steps."""
 
     variables: dict[str, str]
     steps: list[Step]
 
 
-def inquire(inquiry: Inquiry, link: connection.Connection, known: Mapping[str, str]) -> Found:
+def inquire(inquiry: Inquiry, link: connection.Link, known: Mapping[str, str]) -> Answers:
     """Ask and judge; `known` is the environment of the program without the answers."""
     service = inquiry.service
     if not service.lookup_names and not service.dns_lists:
-        return Found({}, [])
+        return Answers({}, [])
     events = loop.Loop()
     asked = _Lookups(events, inquiry)
     found: list[dict[str, str]] = []
@@ -109,7 +109,7 @@ def inquire(inquiry: Inquiry, link: connection.Connection, known: Mapping[str, s
     if any(step.effect == "failed" for step in names) and not _hears(events, asked):
         names = [_unheard(step) for step in names]
     judged = judge.judge(asked.chain, link.peer, asked.answers, known)
-    return Found(found[0], [*names, *_lists(inquiry, link, asked, judged)])
+    return Answers(found[0], [*names, *_lists(inquiry, link, asked, judged)])
 
 
 class _Lookups(lookups.Lookups):
@@ -165,7 +165,7 @@ def _told(listings: tuple[Listing, ...] | None, kind: query.Type) -> query.Answe
     return query.Answer("answer", addresses=tuple(listing.address for listing in listings))
 
 
-def _names(inquiry: Inquiry, link: connection.Connection, asked: _Lookups) -> Iterator[Step]:
+def _names(inquiry: Inquiry, link: connection.Link, asked: _Lookups) -> Iterator[Step]:
     for variable, end in zip(_ENDS, (link.peer, link.local), strict=True):
         verdict = hostname.judge(end, asked.answers)
         text = f"{end.text}: {verdict.why if inquiry.ask else _NOT_ASKED}"
@@ -196,7 +196,7 @@ def _unheard(step: Step) -> Step:
 
 
 def _lists(
-    inquiry: Inquiry, link: connection.Connection, asked: _Lookups, judged: judge.Judgement
+    inquiry: Inquiry, link: connection.Link, asked: _Lookups, judged: judge.Judgement
 ) -> Iterator[Step]:
     states = {row["list"]: f"{row['state']}: {row['why']}" for row in asked.report()}
     for step in judged.steps:
@@ -212,7 +212,7 @@ def _lists(
         yield Step("list", entry.shown, effect, text, place, sets)
 
 
-def _answered(entry: Entry, link: connection.Connection, asked: _Lookups) -> str:
+def _answered(entry: Entry, link: connection.Link, asked: _Lookups) -> str:
     """The questions and answers, without a zone that may be a secret: the name that is shown is not asked."""
     labels = query.labels(link.peer)
     said = []

@@ -57,7 +57,7 @@ class Arrival:
         self._notes = notes
         self._peer = request.proxied_by or request.client
         own = request.local or _at_port(_ANYWHERE[self._peer.version], 0)
-        self.link = connection.Connection(self._peer, own)
+        self.link = connection.Link(self._peer, own)
 
     def listener(self) -> tuple[int, tables.Listener] | None:
         """The listener that would accept, with its place; this host's end becomes known with it."""

@@ -22,17 +22,17 @@ class Notebook:
         effect: str,
         text: str,
         *,
-        place: locate.Place | None = None,
+        place: locate.RulePlace | None = None,
         sets: Mapping[str, str] | None = None,
     ) -> None:
         """Take down a step."""
         self.steps.append(Step(kind, subject, effect, text, place, sets or {}))
 
-    def place(self, *key: str | int) -> locate.Place | None:
+    def place(self, *key: str | int) -> locate.RulePlace | None:
         """Where a key of the service is written; None for a default."""
         return self.at(("services", self._service, *key))
 
-    def at(self, key: positions.Key) -> locate.Place | None:
+    def at(self, key: positions.Key) -> locate.RulePlace | None:
         """Where any key of the configuration is written."""
         found = self._loaded.origin(key)
-        return None if found is None else locate.Place(*found, "")
+        return None if found is None else locate.RulePlace(*found, "")

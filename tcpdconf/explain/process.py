@@ -17,11 +17,11 @@ from tcpdconf.config import host, problems
 from tcpdconf.config.load import load
 from tcpdconf.daemon import messages
 from tcpdconf.daemon.control import runtimedir
-from tcpdconf.daemon.control.client import Connection, ControlError
-from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.control.client import ControlConnection, ControlError
+from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import Assignment, Failure
 from tcpdconf.daemon.process import child, log, privileges
-from tcpdconf.daemon.worker.files import Material
+from tcpdconf.daemon.worker.files import ServiceFiles
 from tcpdconf.explain import decide
 from tcpdconf.explain import listener as explain_listener
 from tcpdconf.explain import report as explain_report
@@ -56,14 +56,14 @@ def explain(
         ConfigError: the service could not be served at all.
         ExplainError: a defect, or it took too long.
     """
-    given = Handover()
+    given = WorkerDescriptors()
     try:
         service = loaded.config.services[request.service]
         given.open(service, host.identity(service), loaded.config.dns_chains)
         if given.failures:
             raise _problems(loaded, request, given.failures)
         task = Assignment(request.service, loaded.config, daemon, tuple(given.roles))
-        files = Material(task, zip(given.roles, given.fds, strict=True))
+        files = ServiceFiles(task, zip(given.roles, given.fds, strict=True))
         said = _heard(lambda: _say(loaded, request, files, live), set(given.fds))
     finally:
         given.close()
@@ -75,7 +75,7 @@ def explain(
 def clients(runtime_directory: str | None, conf: str) -> decide.Live | None:
     """Whom the running daemon serves at present; None where none runs this configuration and can be asked."""
     try:
-        with Connection(runtimedir.find(runtime_directory)) as daemon:
+        with ControlConnection(runtimedir.find(runtime_directory)) as daemon:
             theirs = daemon.ask({"command": "status"})["config"]["dir"]
             if os.path.realpath(theirs) != os.path.realpath(conf):
                 return None
@@ -98,7 +98,7 @@ def _problems(loaded: load.Loaded, request: Request, failures: list[Failure]) ->
 def _say(
     loaded: load.Loaded,
     request: Request,
-    files: Material,
+    files: ServiceFiles,
     live: decide.Live | None,
 ) -> bytes:
     """What the process with the service's rights has to say."""

@@ -28,7 +28,7 @@ class Step(NamedTuple):
     subject: str
     effect: str
     text: str
-    place: locate.Place | None = None
+    place: locate.RulePlace | None = None
     sets: Mapping[str, str] = {}
 
 

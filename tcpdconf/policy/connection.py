@@ -39,7 +39,7 @@ class Proxy(NamedTuple):
     local: Endpoint
 
 
-class Connection(NamedTuple):
+class Link(NamedTuple):
     """A connection as policy sees it: the client, and where it connected to, as a PROXY header says them."""
 
     peer: Endpoint

@@ -14,7 +14,7 @@ from tcpdconf.policy import connection, limits
 from tcpdconf.policy.access.table import AccessTable, Find, Rule, Stage
 
 
-class Source(NamedTuple):
+class NamedTable(NamedTuple):
     """An access source: `name` is what log lines call it."""
 
     name: str
@@ -27,7 +27,7 @@ class Admitted(NamedTuple):
     variables: tuple[tuple[str, str], ...]
 
 
-Decisive = tuple[Stage, Source, Rule]  # whose address a rule was found by, in which source, and it
+Decisive = tuple[Stage, NamedTable, Rule]  # whose address a rule was found by, in which source, and it
 
 _STAGES: Final[tuple[tuple[Stage, Find], ...]] = (
     ("local", AccessTable.find_local),
@@ -37,7 +37,7 @@ _STAGES: Final[tuple[tuple[Stage, Find], ...]] = (
 _DIRECT: Final = tuple(stage for stage in _STAGES if stage[0] != "proxied_local")
 
 
-def consult(sources: Sequence[Source], link: connection.Connection) -> list[Decisive]:
+def consult(sources: Sequence[NamedTable], link: connection.Link) -> list[Decisive]:
     """The rules that count for a connection, in order; one that denies is the last.
 
     The rules for the local ends and for the client are found apart. Of several sources the first that has a
@@ -56,7 +56,7 @@ def consult(sources: Sequence[Source], link: connection.Connection) -> list[Deci
 
 
 def admit(
-    sources: Sequence[Source], slots: limits.Slots, link: connection.Connection, now: float
+    sources: Sequence[NamedTable], slots: limits.Slots, link: connection.Link, now: float
 ) -> Admitted | connection.Refused:
     """Decide by access rules and limits, and take a slot.
 

@@ -81,7 +81,7 @@ def base(
 
 
 def of(
-    link: connection.Connection,
+    link: connection.Link,
     said: Mapping[str, str],
     rules: Iterable[tuple[str, str]],
     address_format: Literal["mapped", "plain"],

@@ -15,7 +15,7 @@ _BUCKETS: Final = 65536  # token buckets remembered per generation; under a floo
 _ROUNDING: Final = 1 + 1e-9  # what sums of intervals may exceed their period by
 
 
-class Networks(NamedTuple):
+class Grouping(NamedTuple):
     """Networks of one size: by version, the bits of an address below its network; no version, no limit."""
 
     shifts: dict[int, int]
@@ -48,7 +48,7 @@ class Use(NamedTuple):
 class Count:
     """Connections held at once by each network of one size."""
 
-    def __init__(self, name: str, reason: connection.Reason, networks: Networks, most: int | None) -> None:
+    def __init__(self, name: str, reason: connection.Reason, networks: Grouping, most: int | None) -> None:
         self.name = name
         self.reason = reason
         self.networks = networks
@@ -82,14 +82,14 @@ class Count:
                 del self.held[key]
 
 
-class Rate:
+class RateLimiter:
     """Token buckets of each network of one size, kept as the generic cell rate algorithm (ITU-T I.371) does.
 
     A bucket is one number: the time at which it will be full again. One that was not used for the rate's
     whole period is full, so that two generations of that age are all that needs remembering.
     """
 
-    def __init__(self, name: str, networks: Networks, rate: values.Rate) -> None:
+    def __init__(self, name: str, networks: Grouping, rate: values.Rate) -> None:
         self.name = name
         self.networks = networks
         self.rate = rate
@@ -98,7 +98,7 @@ class Rate:
         self._old: dict[tuple[int, int], float] = {}
         self._turn = 0.0  # when the young generation becomes the old one
 
-    def is_like(self, other: "Rate") -> bool:
+    def is_like(self, other: "RateLimiter") -> bool:
         """Whether the other one limits the same."""
         return (self.name, self.networks, self.rate) == (other.name, other.networks, other.rate)
 
@@ -209,17 +209,17 @@ def _counts(limits: tables.Limits) -> list[Count]:
     return found
 
 
-def _rates(limits: tables.Limits) -> list[Rate]:
-    found = [] if limits.rate is None else [Rate("rate", ADDRESSES, limits.rate)]
+def _rates(limits: tables.Limits) -> list[RateLimiter]:
+    found = [] if limits.rate is None else [RateLimiter("rate", ADDRESSES, limits.rate)]
     for index, level in enumerate(limits.levels):
         if level.rate is not None:
-            found.append(Rate(f"levels[{index}].rate", _networks(level.ipv4, level.ipv6), level.rate))
+            found.append(RateLimiter(f"levels[{index}].rate", _networks(level.ipv4, level.ipv6), level.rate))
     return found
 
 
-def _networks(ipv4: int | None, ipv6: int | None) -> Networks:
+def _networks(ipv4: int | None, ipv6: int | None) -> Grouping:
     lengths = ((4, ipv4), (6, ipv6))
-    return Networks(
+    return Grouping(
         {version: access_table.BITS[version] - length for version, length in lengths if length is not None}
     )
 

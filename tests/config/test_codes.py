@@ -109,7 +109,7 @@ def _problems() -> list[problems.Problem]:
         loaded = load.load("conf.d", further=checks.files)
     except problems.ConfigError as error:
         return list(error.problems)
-    limits = capacity.Limits((), (capacity.Limit(32768, "kernel.pid_max"),))
+    limits = capacity.HostLimits((), (capacity.Limit(32768, "kernel.pid_max"),))
     return [*loaded.warnings, *checks.rules(loaded), *capacity.warnings(loaded, limits)]
 
 

@@ -57,7 +57,7 @@ def test_values_are_read_as_systemd_reads_them(text: str, expected: dict[str, st
     ],
 )
 def test_what_is_no_assignment_is_an_error_with_its_line(text: str, line: int, message: str) -> None:
-    with pytest.raises(envfile.EnvironmentFileError) as error:
+    with pytest.raises(envfile.EnvironmentSyntaxError) as error:
         envfile.parse(text)
 
     assert (error.value.line, str(error.value)) == (line, message)
@@ -65,7 +65,7 @@ def test_what_is_no_assignment_is_an_error_with_its_line(text: str, line: int, m
 
 def test_bytes_are_utf8_or_an_error_with_its_line() -> None:
     assert envfile.read("A=é\n".encode()) == {"A": "é"}
-    with pytest.raises(envfile.EnvironmentFileError, match="is not UTF-8: byte 0xe9") as error:
+    with pytest.raises(envfile.EnvironmentSyntaxError, match="is not UTF-8: byte 0xe9") as error:
         envfile.read(b"A=1\nB=2\nC=\xe9\n")
     assert error.value.line == 3
 
@@ -100,7 +100,7 @@ def test_a_megabyte_is_read_in_no_time(text: str) -> None:
 )
 def test_an_error_is_found_in_no_time(text: str) -> None:
     begin = time.process_time()
-    with pytest.raises(envfile.EnvironmentFileError):
+    with pytest.raises(envfile.EnvironmentSyntaxError):
         envfile.parse(text)
 
     assert time.process_time() - begin < 10
@@ -110,7 +110,7 @@ def test_an_error_is_found_in_no_time(text: str) -> None:
 def test_any_text_is_variables_or_an_error(text: str) -> None:
     try:
         found = envfile.parse(text)
-    except envfile.EnvironmentFileError as error:
+    except envfile.EnvironmentSyntaxError as error:
         assert 1 <= error.line <= text.count("\n") + 1  # noqa: PT017 (either outcome is right)
         return
     assert all("\0" not in value for value in found.values())

@@ -60,7 +60,7 @@ def test_run_reload_and_check_warn_of_the_running_daemons_limit(tmp_path: pathli
     assert f"{text}the daemon is 128" in logged[0]
 
 
-LIMITS = capacity.Limits(
+LIMITS = capacity.HostLimits(
     (capacity.Limit(2000, "fds"), capacity.Limit(1000, "low fds")),
     (capacity.Limit(5000, "tasks"), capacity.Limit(1000, "low tasks")),
 )
@@ -99,7 +99,7 @@ def test_each_limit_is_held_against_whom_it_is_for(
 )
 def test_the_hint_names_what_raises_the_limit(tmp_path: pathlib.Path, origin: str, raised_by: str) -> None:
     loaded = load.load(daemons.configure(tmp_path, service("a", 4991, 50)), to_serve=False)
-    (found,) = capacity.warnings(loaded, capacity.Limits((), (capacity.Limit(20, origin),)))
+    (found,) = capacity.warnings(loaded, capacity.HostLimits((), (capacity.Limit(20, origin),)))
 
     assert found.hint == f"lower max_connections, or raise this limit ({raised_by})"
 
@@ -160,8 +160,8 @@ def test_the_limits_of_this_process_are_found() -> None:
 
 
 def test_where_nothing_can_be_read_nothing_is_said(tmp_path: pathlib.Path) -> None:
-    assert files(tmp_path, {}).own("this") == capacity.Limits((), ())
-    assert files(tmp_path, {"proc/self/limits": ""}).own("this") == capacity.Limits((), ())
+    assert files(tmp_path, {}).own("this") == capacity.HostLimits((), ())
+    assert files(tmp_path, {"proc/self/limits": ""}).own("this") == capacity.HostLimits((), ())
 
 
 UNIT = "etc/systemd/system/tcpdconf.service"

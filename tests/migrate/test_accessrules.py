@@ -35,7 +35,7 @@ CLIENTS = st.one_of(
 def answers(path: Path, form: str, clients: list[str]) -> list[Rule | None]:
     source = tables.AccessSource.model_validate({"file": str(path), "format": form})
     table = access_file.read([(str(path), path.read_bytes())], source)
-    return [table.find(connection.Connection(links.end(client), links.end(links.ANY))) for client in clients]
+    return [table.find(connection.Link(links.end(client), links.end(links.ANY))) for client in clients]
 
 
 @settings(max_examples=200, deadline=None)

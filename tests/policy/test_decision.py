@@ -9,12 +9,12 @@ from tcpdconf.policy.access import table as access_table
 PEER = connection.endpoint(4, 0xC0000201, 40000)  # 192.0.2.1
 LOCAL = connection.endpoint(4, 0xC6336401, 25)  # 198.51.100.1
 OWN = connection.endpoint(4, 0x7F000001, 2525)
-LINK = connection.Connection(PEER, LOCAL)
+LINK = connection.Link(PEER, LOCAL)
 
 
-def source(name: str, *rules: dict[str, object]) -> decision.Source:
+def source(name: str, *rules: dict[str, object]) -> decision.NamedTable:
     file = tables.AccessFile.model_validate({"rules": list(rules)})
-    return decision.Source(name, access_table.build(file.rules))
+    return decision.NamedTable(name, access_table.build(file.rules))
 
 
 def rule(
@@ -46,7 +46,9 @@ LOCAL_DENY = rule("deny", local="198.51.100.1:25")
         ([source("one", LOCAL_ALLOW, DENY)], "one"),
     ],
 )
-def test_rules_of_several_sources(sources: Sequence[decision.Source], expected: dict[str, str] | str) -> None:
+def test_rules_of_several_sources(
+    sources: Sequence[decision.NamedTable], expected: dict[str, str] | str
+) -> None:
     """A dict: admitted with these variables; a string: refused by that source."""
     slots = limits.Slots(tables.Limits())
     verdict = decision.admit(sources, slots, LINK, 0.0)
@@ -69,7 +71,7 @@ def test_a_refusal_tells_whose_end_the_rule_was_for(rule: dict[str, object], loc
     assert verdict.local == local
 
 
-PROXIED = connection.Connection(PEER, LOCAL, connection.Proxy(connection.endpoint(4, 0x7F000002, 1), OWN))
+PROXIED = connection.Link(PEER, LOCAL, connection.Proxy(connection.endpoint(4, 0x7F000002, 1), OWN))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_addresses(
     peer: connection.Endpoint, local: connection.Endpoint, form: str, expected: tuple[str, str, str]
 ) -> None:
     service = ServiceSettings.model_validate({"address_format": form})
-    found = environ.of(connection.Connection(peer, local), {}, (), service.address_format)
+    found = environ.of(connection.Link(peer, local), {}, (), service.address_format)
 
     assert (found["PROTO"], found["TCPREMOTEIP"], found["TCPLOCALIP"]) == expected
     assert (found["TCPREMOTEPORT"], found["TCPLOCALPORT"]) == (str(peer.port), str(local.port))
@@ -40,7 +40,7 @@ def test_addresses(
 )
 def test_a_proxied_connection_has_remote_info(form: str, expected: str) -> None:
     service = ServiceSettings.model_validate({"address_format": form})
-    link = connection.Connection(V6, V4, connection.Proxy(V6, V6))
+    link = connection.Link(V6, V4, connection.Proxy(V6, V6))
     found = environ.of(link, {}, (), service.address_format)
 
     assert (found["TCPREMOTEINFO"], found["TCPLOCALPORT"]) == (expected, "40000")
@@ -69,8 +69,8 @@ def test_base_lets_nothing_of_the_daemons_own_through(
 
 @given(st.lists(st.tuples(NAMES, st.text("ab", max_size=2))))
 def test_no_rule_displaces_what_is_known_of_the_connection(rules: list[tuple[str, str]]) -> None:
-    found = environ.of(connection.Connection(V4, V6), {}, rules, "mapped")
-    known = environ.of(connection.Connection(V4, V6), {}, (), "mapped")
+    found = environ.of(connection.Link(V4, V6), {}, rules, "mapped")
+    known = environ.of(connection.Link(V4, V6), {}, (), "mapped")
 
     assert found == {**dict(rules), **known}
 
@@ -83,7 +83,7 @@ def test_the_drop_in_passes_on_all_that_it_has(daemon: dict[str, str], table: di
 
 
 def test_the_drop_in_says_no_protocol() -> None:
-    link = connection.Connection(V4, V6)
+    link = connection.Link(V4, V6)
 
     found = environ.of(link, {}, (), "mapped", dialect.COURIERTCPD)
     assert {**found, "PROTO": "TCP"} == environ.of(link, {}, (), "mapped")

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from tcpdconf.cli import main as cli
 from tcpdconf.daemon.worker import main as worker
-from tcpdconf.daemon.worker.connections import Server
-from tcpdconf.daemon.worker.serving import Equipment
+from tcpdconf.daemon.worker.connections import Connections
+from tcpdconf.daemon.worker.serving import ServingBuilder
 
 VICTIMS: Final = "VICTIMS"  # the variable that names a file of pids
 _RECORD: Final = struct.Struct("=IHBxd16s")  # of a ledger
@@ -150,7 +150,7 @@ def main() -> int:
     attack = sys.argv[1]
     serve, retire = worker._Worker._commit, worker._Worker._retire
 
-    def turned(self: worker._Worker, found: Equipment, workers: list[int]) -> None:
+    def turned(self: worker._Worker, found: ServingBuilder, workers: list[int]) -> None:
         serve(self, found, workers)
         if found.task.name != "evil":
             return
@@ -160,7 +160,7 @@ def main() -> int:
         if attack in ATTACKS:
             _attack(ATTACKS[attack], self)
 
-    def replaced(self: worker._Worker, serving: Server, kept: list[int]) -> None:
+    def replaced(self: worker._Worker, serving: Connections, kept: list[int]) -> None:
         retire(self, serving, kept)
         if attack in WHEN_REPLACED:
             _attack(WHEN_REPLACED[attack], self)

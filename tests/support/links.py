@@ -21,9 +21,9 @@ def named(rule: Rule | None) -> str | None:
 
 def answer(table: AccessTable, peer: str, local: str = ANY, port: int = 25) -> str | None:
     """The name of the rule for a client."""
-    return named(table.find(connection.Connection(end(peer, 1024), end(local, port))))
+    return named(table.find(connection.Link(end(peer, 1024), end(local, port))))
 
 
 def local_answer(table: AccessTable, local: str, port: int = 25) -> str | None:
     """The name of the rule for a local end."""
-    return named(table.find_local(connection.Connection(end(ANY, 1024), end(local, port))))
+    return named(table.find_local(connection.Link(end(ANY, 1024), end(local, port))))

@@ -70,7 +70,7 @@ PARSERS: Final = {
     "access-toml": Parser(_access("toml"), AccessFileError),
     "access-cidr": Parser(_access("cidr"), AccessFileError),
     "toml": Parser(lambda data: config_files.parsed(environ.decoded(data)), (ValueError, RecursionError)),
-    "environment": Parser(lambda data: envfile.parse(environ.decoded(data)), envfile.EnvironmentFileError),
+    "environment": Parser(lambda data: envfile.parse(environ.decoded(data)), envfile.EnvironmentSyntaxError),
     "resolv.conf": Parser(lambda data: resolvconf.parse(environ.decoded(data))),
     "worker": Parser(_said, channel.ChannelError),
 }

@@ -13,7 +13,7 @@ from tcpdconf_migrate.script.words import Operator, Part, Redirection, Token, Wo
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
 
 
-class Command(NamedTuple):
+class SimpleCommand(NamedTuple):
     """Words of control and a simple command, its redirections, and the operators in front of and behind it.
 
     There are no words where redirections stand alone, as they do behind the `)` of a subshell.
@@ -33,7 +33,7 @@ class Assigned(NamedTuple):
     appends: bool
 
 
-def commands(tokens: Sequence[Token]) -> Iterator[Command]:
+def commands(tokens: Sequence[Token]) -> Iterator[SimpleCommand]:
     """The commands of a script, in order. Patterns of `case` and names of functions are none."""
     words: list[Word] = []
     redirections: list[Redirection] = []
@@ -42,7 +42,7 @@ def commands(tokens: Sequence[Token]) -> Iterator[Command]:
         if not isinstance(token, Operator):
             _collect(token, words, redirections)
             if words and plain(words[-1]) == "in" and plain(words[0]) == "case":
-                yield Command(tuple(words), before)
+                yield SimpleCommand(tuple(words), before)
                 words = []
             continue
         if token.text == "(" and _is_empty_pair(tokens, index):
@@ -52,14 +52,14 @@ def commands(tokens: Sequence[Token]) -> Iterator[Command]:
             words = [_word(token, "then")]
             continue
         if words or redirections:
-            yield Command(tuple(words), before, token.text, tuple(redirections))
+            yield SimpleCommand(tuple(words), before, token.text, tuple(redirections))
         words, redirections, before = [], [], token.text
         if token.text == "(":
             words = [_word(token, "(")]
         elif token.text in {")", ";;"} and not _is_empty_pair(tokens, index - 1):
-            yield Command((_word(token, token.text),), "")
+            yield SimpleCommand((_word(token, token.text),), "")
     if words or redirections:
-        yield Command(tuple(words), before, "", tuple(redirections))
+        yield SimpleCommand(tuple(words), before, "", tuple(redirections))
 
 
 def _collect(
@@ -98,7 +98,7 @@ def _is_pattern(tokens: Sequence[Token], index: int) -> bool:
     return False
 
 
-def writes(command: Command) -> bool:
+def writes(command: SimpleCommand) -> bool:
     """Whether what a command says goes into a file or another command."""
     targets = [each.target.parts for each in command.redirections if each.operator in {">", ">>", ">|"}]
     return command.after == "|" or any(

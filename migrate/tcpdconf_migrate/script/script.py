@@ -2,7 +2,7 @@
 
 Variables are followed through the script and the files that it sources, as far as they can be: an
 assignment in a branch holds in that branch and is unknown after it. Nothing is guessed: a command with
-anything unknown in it is `Unread`, with the reason. Files are read; nothing is executed.
+anything unknown in it is `UnreadLine`, with the reason. Files are read; nothing is executed.
 """
 
 import itertools
@@ -18,9 +18,9 @@ from tcpdconf_migrate.courier import scripts as courier_scripts
 from tcpdconf_migrate.script import commands as shell_commands
 from tcpdconf_migrate.script import state as shell_state
 from tcpdconf_migrate.script import words as shell_words
-from tcpdconf_migrate.script.commands import Assigned, Command
+from tcpdconf_migrate.script.commands import Assigned, SimpleCommand
 from tcpdconf_migrate.script.variables import Variables
-from tcpdconf_migrate.script.words import ShellError, Word
+from tcpdconf_migrate.script.words import ShellSyntaxError, Word
 from tcpdconf_migrate.wrappers import options as wrapper_options
 from tcpdconf_migrate.wrappers import wrappers
 
@@ -47,7 +47,7 @@ _ITSELF: Final = "$$ is known only when it runs"
 _DEEPEST: Final = 8  # files and texts of commands within each other
 
 
-class Unread(NamedTuple):
+class UnreadLine(NamedTuple):
     """A place that may start couriertcpd, and why it cannot be told how; `line` of the script."""
 
     line: int
@@ -79,7 +79,7 @@ class Line:
     notes: tuple[commandline.Note, ...] = ()
 
 
-def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line | Unread]:
+def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line | UnreadLine]:
     """Every command line of a script, and every place that may be one, in order.
 
     Args:
@@ -87,11 +87,11 @@ def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line 
         read_file: gives the text of a file that the script sources; OSError when there is none.
         known: variables that the caller vouches for; no assignment of the script changes them.
     """
-    walk = _Walk(read_file, known, bash=_SHELL_OF_ITS_OWN.match(text) is not None)
+    walk = _ScriptWalk(read_file, known, bash=_SHELL_OF_ITS_OWN.match(text) is not None)
     try:
         walk.through(text, 1)
-    except ShellError as error:
-        walk.found.append(Unread(error.line, str(error)))
+    except ShellSyntaxError as error:
+        walk.found.append(UnreadLine(error.line, str(error)))
     return walk.found
 
 
@@ -105,11 +105,11 @@ def around(line: Line) -> wrappers.Unwrapped:
     return wrappers.Unwrapped(own.words, settings, (*line.notes, *own.notes, *unclear))
 
 
-class _Walk:
+class _ScriptWalk:
     """One pass over a script, in the order of its lines."""
 
     def __init__(self, read_file: ReadFile, known: Mapping[str, str], *, bash: bool) -> None:
-        self.found: list[Line | Unread] = []
+        self.found: list[Line | UnreadLine] = []
         self._read_file = read_file
         self._variables = Variables(known)
         self._bash = bash
@@ -125,7 +125,7 @@ class _Walk:
     def through(self, text: str, line: int) -> None:
         """Walk through the commands of a text whose first line has this number."""
         if self._depth == _DEEPEST:
-            raise ShellError(line, "files and commands are nested too deeply")
+            raise ShellSyntaxError(line, "files and commands are nested too deeply")
         self._depth += 1
         height = len(self._kinds)
         for command in shell_commands.commands(shell_words.tokens(text, line)):
@@ -134,7 +134,7 @@ class _Walk:
             self._close(line)
         self._depth -= 1
 
-    def _command(self, command: Command) -> None:
+    def _command(self, command: SimpleCommand) -> None:
         """A command, after the words of control that stand in front of it."""
         words = list(command.words)
         closes = not words
@@ -165,7 +165,7 @@ class _Walk:
             if kind != "subshell":
                 self._variables.assign(name, value if kind == "group" else self._variables.unknown(why))
 
-    def _redirect_group(self, command: Command) -> None:
+    def _redirect_group(self, command: SimpleCommand) -> None:
         """Say it of the commands in a group or subshell that redirections stand behind it."""
         if not any(shell_state.standard_error(self._descriptors(command), "/")):
             return
@@ -175,7 +175,7 @@ class _Walk:
             for line in self.found[self._closed :]
         ]
 
-    def _simple(self, command: Command) -> None:
+    def _simple(self, command: SimpleCommand) -> None:
         words, conditional = command.words, command.before in {"&&", "||"}
         line, plain = words[0].line, shell_commands.plain(words[0])
         if plain == "for" and len(words) > 1:
@@ -220,7 +220,7 @@ class _Walk:
         if any(commandline.PROGRAM in field for field in (*fields, document)):
             self._mention(run, document)
         elif why := self._may_start(fields):
-            self.found.append(Unread(self._outer or line, why))
+            self.found.append(UnreadLine(self._outer or line, why))
         elif name in _DECLARING:
             self._declare(fields[1:])
         elif name == "set" and {"-a", "+a"} & set(fields):
@@ -257,14 +257,14 @@ class _Walk:
         changes = shell_state.builtin(run.fields, bash=self._bash)
         if len(run.fields) == 1 and run.fields[0] == "exec":
             descriptors = self._descriptors(run.command)
-            changes = shell_state.Changes({f" fd{number}": to for number, to in descriptors.items()})
+            changes = shell_state.StateChanges({f" fd{number}": to for number, to in descriptors.items()})
         if changes.left:
             self._left += self._variables.reasons(" ".join(run.fields)) or changes.left
         for key, value in changes.state.items():
             why = f"{' '.join(run.fields)} at line {run.line} happens only if the command before it says so"
             self._variables.assign(key, self._variables.unknown(why) if run.conditional else value)
 
-    def _descriptors(self, command: Command) -> dict[str, str]:
+    def _descriptors(self, command: SimpleCommand) -> dict[str, str]:
         """Where the descriptors of a command lead."""
         names = [name for name in self._variables.names() if name.startswith(" fd")]
         now = {name[3:]: self._variables.value(name) for name in names}
@@ -318,7 +318,7 @@ class _Walk:
             return
         if commandline.PROGRAM in document:
             why = f"{name} is given a text with couriertcpd: write the text to a file, and read that"
-            self.found.append(Unread(line, why))
+            self.found.append(UnreadLine(line, why))
             return
         if name == "eval":
             self._within(line, " ".join(fields[1:]), line)
@@ -326,7 +326,7 @@ class _Walk:
         front = wrappers.unwrap(fields)
         if not front.words:
             why = "; ".join(self._variables.reasons(" ".join(fields))) or front.why
-            self.found.append(Unread(line, why))
+            self.found.append(UnreadLine(line, why))
         elif not commandline.is_couriertcpd(front.words[0]):
             self._nested(line, run, front)
         elif commandline.starts(front.words[1:]):
@@ -339,7 +339,7 @@ class _Walk:
         reasons = self._variables.reasons(" ".join(given))
         if inner.text is None or not set(inner.options) <= set("ceuxlfvhpamnb") or reasons:
             why = "; ".join(reasons) or f"what {inner.name} does with couriertcpd is not known here"
-            self.found.append(Unread(line, why))
+            self.found.append(UnreadLine(line, why))
             return
         before = self._variables, self._front, self._notes, self._bash, self._sourced
         settings = dict(front.settings)
@@ -374,7 +374,7 @@ class _Walk:
     def _start(self, line: int, run: "_Run") -> None:
         variables = self._variables
         if reasons := variables.reasons(" ".join((*run.fields, *run.own.values()))):
-            self.found.append(Unread(line, "; ".join(reasons)))
+            self.found.append(UnreadLine(line, "; ".join(reasons)))
             return
         environment = {name: variables.value(name) for name in variables.exported} | run.own
         state = {name: variables.value(name) for name in sorted(variables.names()) if name.startswith(" ")}
@@ -396,5 +396,5 @@ class _Run(NamedTuple):
     line: int
     fields: list[str]
     own: dict[str, str]
-    command: Command
+    command: SimpleCommand
     conditional: bool

@@ -21,14 +21,14 @@ _STANDARD_ERROR: Final = "2"
 BUILTINS: Final = frozenset({"cd", "exec", "trap", "ulimit", "umask"})
 
 
-class Changes(NamedTuple):
+class StateChanges(NamedTuple):
     """Changes of one command to the state, by names that begin with a blank; `left` is not carried over."""
 
     state: Mapping[str, str]
     left: Sequence[str] = ()
 
 
-def builtin(fields: Sequence[str], *, bash: bool) -> Changes:
+def builtin(fields: Sequence[str], *, bash: bool) -> StateChanges:
     """Return the changes of a command of BUILTINS; those of `exec` alone are in its redirections."""
     name, written = fields[0], " ".join(fields)
     arguments = [field for field in fields[1:] if field not in {"-P", "-L", "--"}]
@@ -36,17 +36,17 @@ def builtin(fields: Sequence[str], *, bash: bool) -> Changes:
         return _ulimit(arguments, bash=bash)
     match name, arguments:
         case "trap", ["", *_]:
-            return Changes({}, [f"{written}: programs no longer ignore these signals"])
+            return StateChanges({}, [f"{written}: programs no longer ignore these signals"])
         case ("trap" | "exec", _) | ("umask", [] | ["-S"]):
-            return Changes({})
+            return StateChanges({})
         case "umask", ([mask] | ["-S", mask]):
-            return Changes({" umask": mask})
+            return StateChanges({" umask": mask})
         case "cd", [path] if path != "-":
-            return Changes({" cd": path})
-    return Changes({}, [f"{written} is not carried over: set directory or umask"])
+            return StateChanges({" cd": path})
+    return StateChanges({}, [f"{written} is not carried over: set directory or umask"])
 
 
-def _ulimit(words: Sequence[str], *, bash: bool) -> Changes:
+def _ulimit(words: Sequence[str], *, bash: bool) -> StateChanges:
     """Read the arguments of ulimit: `-SHn 1024`, `-n 100 -u 50`, `2048`.
 
     A limit without a value is printed, and so changes nothing.
@@ -68,7 +68,7 @@ def _ulimit(words: Sequence[str], *, bash: bool) -> Changes:
                 left.append(f"ulimit {' '.join(words)}: the limit -{letter} is not carried over: set rlimits")
             else:
                 found[f" rlimit {key}"] = str(int(value) * size) if value.isdigit() else value
-    return Changes(found, left)
+    return StateChanges(found, left)
 
 
 def redirected(

@@ -55,7 +55,7 @@ class Redirection(NamedTuple):
 Token = Word | Operator | Redirection
 
 
-class ShellError(ValueError):
+class ShellSyntaxError(ValueError):
     """A quote or bracket that is never closed; `line` is where it was opened."""
 
     def __init__(self, line: int, text: str) -> None:
@@ -162,7 +162,7 @@ class _Reader:
         line = self._line(self._at)
         found = self._match(r"'[^']*'")
         if not found:
-            raise ShellError(line, "the ' is not closed")
+            raise ShellSyntaxError(line, "the ' is not closed")
         return found[1:-1]
 
     def _double(self) -> list[Part]:
@@ -171,7 +171,7 @@ class _Reader:
         parts = [Part("text", "", quoted=True)]  # "" is a word as well
         while (character := self._peek()) != '"':
             if character == "\0":
-                raise ShellError(line, 'the " is not closed')
+                raise ShellSyntaxError(line, 'the " is not closed')
             if character in "$`":
                 parts.append(self._dollar(quoted=True))
             elif character == "\\":
@@ -195,7 +195,7 @@ class _Reader:
             self._to_bracket(start)
         elif self._match("`"):
             if not self._match(r"(?:[^`\\]|\\.|\\\n)*`"):
-                raise ShellError(self._line(start), "the ` is not closed")
+                raise ShellSyntaxError(self._line(start), "the ` is not closed")
         elif not self._match(r"\$[0-9@*#?$!-]"):
             self._at += 1
             return Part("text", "$", quoted)
@@ -234,7 +234,7 @@ class _Reader:
                 self._dollar(quoted=False)
             elif not self._match(r"(?<=\s)#[^\n]*|\\(?:.|\n)"):
                 if character == "\0":
-                    raise ShellError(self._line(start), "the ( is not closed")
+                    raise ShellSyntaxError(self._line(start), "the ( is not closed")
                 depth += (character == "(") - (character == ")")
                 self._at += 1
 
@@ -243,7 +243,7 @@ class _Reader:
         while depth:
             found = self._match(r"[^\\{}]*(?:\\.|[{}])")
             if not found:
-                raise ShellError(self._line(start), "the { is not closed")
+                raise ShellSyntaxError(self._line(start), "the { is not closed")
             depth += (found[-1] == "{") - (found[-1] == "}") if found[-2:-1] != "\\" else 0
 
 

@@ -27,7 +27,7 @@ _NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")  # POSIX.1-2024, XBD 3.216
 _NEVER: Final = re.compile(rb"[\0\n]")  # in a variable
 
 
-class Key(NamedTuple):
+class RecordKey(NamedTuple):
     """The addresses of a record; a `port` makes it a record for the local end only."""
 
     prefixes: tuple[prefixes.Prefix, ...]
@@ -41,7 +41,7 @@ class Value(NamedTuple):
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def record(line: bytes) -> tuple[Key, bytes]:
+def record(line: bytes) -> tuple[RecordKey, bytes]:
     """Key and value of a line of text.
 
     Raises:
@@ -49,7 +49,7 @@ def record(line: bytes) -> tuple[Key, bytes]:
     """
     expanded = _CIDR_LINE.fullmatch(line)  # makedat -cidr lets blanks separate these
     if expanded:
-        return Key(tuple(prefixes.networks(expanded[1]))), expanded[2] or _NO_VALUE
+        return RecordKey(tuple(prefixes.networks(expanded[1]))), expanded[2] or _NO_VALUE
     written, tab, value = line.partition(b"\t")
     if not tab:
         raise ValueError("there must be a TAB between the network and its value")
@@ -61,7 +61,7 @@ def record(line: bytes) -> tuple[Key, bytes]:
     return found, value or _NO_VALUE
 
 
-def key(written: bytes) -> Key | None:
+def key(written: bytes) -> RecordKey | None:
     """The addresses that couriertcpd finds a database record for; None when it never looks for this key."""
     found = _KEY.fullmatch(written)
     if found is None:
@@ -76,10 +76,10 @@ def key(written: bytes) -> Key | None:
         words = found["ipv6"].split(b":")
         prefix = (6, 16 * len(words), int(b"".join(words), 16))
     else:
-        return Key(_EVERYBODY, port)
+        return RecordKey(_EVERYBODY, port)
     if port is not None and prefix[1] < prefixes.BITS[prefix[0]]:
         return None
-    return Key((prefix,), port)
+    return RecordKey((prefix,), port)
 
 
 def _meant(written: bytes) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import positions, validation_errors
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 from tcpdconf.config.model import fields
 
 _HEADER: Final = re.compile(r"([ \t]*)(\[{1,2})[ \t]*([^\]#]*?)[ \t]*(\]{1,2})")
@@ -14,7 +14,7 @@ _NAMED: Final = frozenset({("services",), ("dns_chains",)})  # tables whose keys
 _SERVICE_KEYS: Final = frozenset({"program", "listeners", "limits", "access", "stderr", "dns_lists"})
 
 
-class _Header(NamedTuple):
+class _TableHeader(NamedTuple):
     """A table's header: its line, the columns of its brackets' ends, and its parts as written."""
 
     line: int
@@ -25,7 +25,7 @@ class _Header(NamedTuple):
 
 
 def advised(
-    finding: validation_errors.Finding, source: Source, key: positions.Key
+    finding: validation_errors.Finding, source: SourceFile, key: positions.Key
 ) -> validation_errors.Finding:
     """A finding with the advice that the text of its file allows; `key` is its place in the file."""
     value = _at(source.data, key)
@@ -48,21 +48,21 @@ def _at(data: Any, key: positions.Key) -> Any:  # noqa: ANN401 (TOML holds any t
     return data
 
 
-def _headers(source: Source) -> Iterator[_Header]:
+def _headers(source: SourceFile) -> Iterator[_TableHeader]:
     for number, line in enumerate(source.text.split("\n"), 1):
         found = _HEADER.match(line)
         if found:
-            yield _Header(number, found.start(2) + 1, found.end(4) + 1, len(found[2]), found[3])
+            yield _TableHeader(number, found.start(2) + 1, found.end(4) + 1, len(found[2]), found[3])
 
 
-def _written(header: _Header, name: str, brackets: int | None = None) -> problems.Edit:
+def _written(header: _TableHeader, name: str, brackets: int | None = None) -> problems.Edit:
     count = header.brackets if brackets is None else brackets
     text = "[" * count + name + "]" * count
     return problems.Edit(header.line, header.start, header.line, header.end, text)
 
 
 def _unknown_table(
-    finding: validation_errors.Finding, source: Source, key: positions.Key, value: dict[str, Any]
+    finding: validation_errors.Finding, source: SourceFile, key: positions.Key, value: dict[str, Any]
 ) -> validation_errors.Finding:
     """A service whose name has a dot without quotes, or that does not stand below services."""
     if len(key) >= 3 and key[0] == "services" and (_is_service(value) or _holds_service(value)):
@@ -93,14 +93,14 @@ def _holds_service(value: dict[str, Any]) -> bool:
     return False
 
 
-def _renamed(source: Source, old: str, new: str) -> Iterator[problems.Edit]:
+def _renamed(source: SourceFile, old: str, new: str) -> Iterator[problems.Edit]:
     for header in _headers(source):
         if header.name == old or header.name.startswith(f"{old}."):
             yield _written(header, new + header.name[len(old) :])
 
 
 def _services_array(
-    finding: validation_errors.Finding, source: Source, services: list[Any]
+    finding: validation_errors.Finding, source: SourceFile, services: list[Any]
 ) -> validation_errors.Finding:
     """[[services]] with a key `name`, as other programs write their sections."""
     names = [service.get("name") if isinstance(service, dict) else None for service in services]
@@ -131,7 +131,7 @@ def _part(name: str) -> str:
 
 def _other_brackets(
     finding: validation_errors.Finding,
-    source: Source,
+    source: SourceFile,
     key: positions.Key,
     value: object,
 ) -> validation_errors.Finding:

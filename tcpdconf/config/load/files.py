@@ -39,7 +39,7 @@ _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}"
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One file: its path as messages show it, its text (lines end in LF), and what the TOML holds."""
 
     path: str
@@ -105,13 +105,13 @@ class Source:
         )
 
 
-class Found(NamedTuple):
+class Directory(NamedTuple):
     """What a directory holds: the files that parse, in order, the others' texts, and what is wrong.
 
     One that is too large is not parsed at all.
     """
 
-    sources: list[Source]
+    sources: list[SourceFile]
     broken: list[str]
     problems: list[problems.Problem]
     order: dict[str, int]  # of all files, by the path that is shown
@@ -123,13 +123,13 @@ class Found(NamedTuple):
         return any(problem.code == "too-large" for problem in self.problems)
 
 
-def read(directory: str | Path, replace: Mapping[str, str], *, alone: bool = False) -> Found:
+def read(directory: str | Path, replace: Mapping[str, str], *, alone: bool = False) -> Directory:
     """Every file of a directory that counts, in byte order of their names.
 
     `replace` maps the path of such a file, which need not exist, to another whose content stands in for it.
     With `alone` the path is that of a file, which may be a pipe, and no other is read.
     """
-    found = Found([], [], [], {}, {})
+    found = Directory([], [], [], {}, {})
     try:
         paths = [str(directory)] if alone else _paths(Path(directory), replace)
     except OSError as error:
@@ -204,7 +204,7 @@ def signature(status: os.stat_result) -> Signature:
     return (*found, time.monotonic_ns()) if just_changed else found
 
 
-def _read(found: Found, path: str, most: int, *, piped: bool) -> "_Content | None":
+def _read(found: Directory, path: str, most: int, *, piped: bool) -> "_Content | None":
     """Read a file, one byte more than `most` at most; nothing of one whose size says enough."""
     try:
         with open(_opened(path, piped=piped), "rb") as file:
@@ -272,7 +272,7 @@ def _too_large(
         yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
 
 
-def _parse_into(found: Found, path: str, read: _Content) -> None:
+def _parse_into(found: Directory, path: str, read: _Content) -> None:
     content = read.read
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
@@ -281,24 +281,24 @@ def _parse_into(found: Found, path: str, read: _Content) -> None:
         found.broken.append(content.decode(errors="replace"))
         return
     try:
-        source = Source(path, text, parsed(text))
+        source = SourceFile(path, text, parsed(text))
         _read_octal(source)
         found.sources.append(source)
     except (ValueError, RecursionError) as error:
         from tcpdconf.config.load import recovery  # noqa: PLC0415 (a good configuration has no syntax errors)
 
-        recovered = recovery.recover(Source(path, text, {}), error)
+        recovered = recovery.recover(SourceFile(path, text, {}), error)
         if recovered.data is None:
             found.broken.append(text)
             found.problems.extend(recovered.told)
             return
         found.broken.extend(recovered.lost)
-        source = Source(path, recovered.text, recovered.data, recovered)
+        source = SourceFile(path, recovered.text, recovered.data, recovered)
         _read_octal(source)
         found.sources.append(source)
 
 
-def _read_octal(source: Source) -> None:
+def _read_octal(source: SourceFile) -> None:
     """Make strings of masks that are written as octal numbers: nothing else tells 0o22 from 18."""
     services = source.data.get("services")
     names = [("services", name) for name in services] if isinstance(services, dict) else []

@@ -17,7 +17,7 @@ import pydantic
 from tcpdconf.config import codes, host, problems
 from tcpdconf.config.load import files as config_files
 from tcpdconf.config.load import merge, positions
-from tcpdconf.config.load.files import Found, Signature, Source, Spot
+from tcpdconf.config.load.files import Directory, Signature, SourceFile, Spot
 from tcpdconf.config.model import fields, notations, values
 from tcpdconf.config.model.service import Config, Service, ServiceSettings, Settings
 
@@ -49,7 +49,7 @@ class Loaded:
     # of the files, before they were read
     signatures: Mapping[str, Signature] = field(default_factory=dict, repr=False)
     warnings: tuple[problems.Problem, ...] = ()
-    written: merge.Written = field(default_factory=lambda: merge.Written([]), repr=False)
+    written: merge.Merged = field(default_factory=lambda: merge.Merged([]), repr=False)
 
     def problem(
         self,
@@ -140,7 +140,7 @@ def load(
     found = config_files.read(directory, replace, alone=alone)
     if found.too_large:
         raise LoadError(found.problems, Config(), found.signatures)
-    written = merge.Written(found.sources)
+    written = merge.Merged(found.sources)
     loaded = Loaded(str(directory), Config(), tuple(found.order), found.signatures, written=written)
     seen = _Seen(str(directory), found.problems, wrong=any(file.recovered for file in found.sources))
     valid: _Valid = {}
@@ -171,7 +171,7 @@ def load(
     return replaced(loaded, warnings=tuple(ordered))
 
 
-def _ordered(seen: "_Seen", found: Found) -> list[problems.Problem]:
+def _ordered(seen: "_Seen", found: Directory) -> list[problems.Problem]:
     """Return the problems in the order of files, lines and columns; those of the directory come first."""
     told = seen.problems
     for file in found.sources:
@@ -219,7 +219,7 @@ class _Seen:
         return self._wrong
 
 
-def _as_written(file: Source, valid: _Valid) -> Iterator[problems.Problem]:
+def _as_written(file: SourceFile, valid: _Valid) -> Iterator[problems.Problem]:
     """What is wrong with one file whatever stands in the others. Arrays that are right go to `valid`."""
     try:
         settings = Settings.model_validate(file.data, by_alias=True, by_name=False)
@@ -239,7 +239,7 @@ def _as_written(file: Source, valid: _Valid) -> Iterator[problems.Problem]:
             valid |= {id(table[key]): getattr(means, key) for key in _ARRAYS & table.keys()}
 
 
-def _written_here(file: Source, found: "validation_errors.Finding") -> problems.Problem:
+def _written_here(file: SourceFile, found: "validation_errors.Finding") -> problems.Problem:
     """The problem that a finding about one file is."""
     edits = found.edits
     if found.meant is not None:
@@ -249,17 +249,17 @@ def _written_here(file: Source, found: "validation_errors.Finding") -> problems.
 
 
 def _advised(
-    found: "validation_errors.Finding", file: Source, key: positions.Key
+    found: "validation_errors.Finding", file: SourceFile, key: positions.Key
 ) -> "validation_errors.Finding":
     from tcpdconf.config.load import advice  # noqa: PLC0415 (needed for problems only)
 
     return advice.advised(found, file, key)
 
 
-def _twice(files: list[Source]) -> Iterator[problems.Problem]:
+def _twice(files: list[SourceFile]) -> Iterator[problems.Problem]:
     """What two files define, though only one may: services, chains, keys of [dns] and [daemon]."""
     twice: dict[str, codes.Code] = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
-    first: dict[positions.Key, Source] = {}
+    first: dict[positions.Key, SourceFile] = {}
     for file in files:
         for table in ("services", "dns_chains", "dns", "daemon"):
             for name in merge.table(file.data, table):
@@ -268,7 +268,7 @@ def _twice(files: list[Source]) -> Iterator[problems.Problem]:
                     yield _second((table, name), file, known, twice.get(table, "duplicate-key"))
 
 
-def _second(key: positions.Key, file: Source, known: Source, code: codes.Code) -> problems.Problem:
+def _second(key: positions.Key, file: SourceFile, known: SourceFile, code: codes.Code) -> problems.Problem:
     span, text = known.span(key, "key"), "is defined twice"
     if span is not None:
         text += f"; first at {known.path}:{span.line}:{span.column}"

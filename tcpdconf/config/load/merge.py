@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config.load import positions
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 
 _DEEPEST: Final = 16  # tables in tables; the models know fewer, so nothing valid is deeper
 _KINDS: Final = frozenset({"file", "logger"})  # of stderr
@@ -19,17 +19,17 @@ _KINDS: Final = frozenset({"file", "logger"})  # of stderr
 class Layer(NamedTuple):
     """A value as one file has it, at `key` of that file."""
 
-    source: Source
+    source: SourceFile
     key: positions.Key
     value: Any
 
 
-class Written:
+class Merged:
     """All files together. A service belongs to the first file that defines it."""
 
-    def __init__(self, files: list[Source]) -> None:
+    def __init__(self, files: list[SourceFile]) -> None:
         self.files = files
-        self.owners: dict[str, Source] = {}
+        self.owners: dict[str, SourceFile] = {}
         for file in files:
             for name in table(file.data, "services"):
                 self.owners.setdefault(name, file)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from tcpdconf.config import problems
 from tcpdconf.config.load import files as config_files
 from tcpdconf.config.load import repair, tokens, toml_errors
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 
 _ROUNDS: Final = 4  # in which keys that are defined twice are left out
 _TEXT: Final = 100_000  # characters of a string of several lines
@@ -54,7 +54,7 @@ class Recovered:
     touched: dict[int, int] = field(default_factory=dict)  # repaired lines, from 1: the number of the problem
 
 
-def recover(source: Source, error: Exception) -> Recovered:
+def recover(source: SourceFile, error: Exception) -> Recovered:
     """All problems of a text that tomllib refuses with `error`."""
     if not isinstance(error, tomllib.TOMLDecodeError):
         return Recovered([toml_errors.problem(source, error)])
@@ -84,7 +84,7 @@ def recover(source: Source, error: Exception) -> Recovered:
     return found
 
 
-def _foreign(source: Source) -> problems.Problem | None:
+def _foreign(source: SourceFile) -> problems.Problem | None:
     """A file in quite another language."""
     start = source.text.lstrip()
     language = None
@@ -101,7 +101,7 @@ def _foreign(source: Source) -> problems.Problem | None:
     return source.problem(problems.Span(line, 1), "", f"is {language}, not TOML", "syntax", hint=hint)
 
 
-def _without_conflicts(source: Source, found: Recovered) -> str:
+def _without_conflicts(source: SourceFile, found: Recovered) -> str:
     """The text with the first side of each conflict that a merge has left."""
     lines = source.text.split("\n")
     hint = "keep one of the two sides, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>"
@@ -181,7 +181,7 @@ def _text_end(lines: list[str], start: int) -> int:
     return len(lines)
 
 
-def _judge(source: Source, statement: _Statement, lines: list[str], found: Recovered) -> bool:
+def _judge(source: SourceFile, statement: _Statement, lines: list[str], found: Recovered) -> bool:
     """Put a problem of a statement with the others, and its repair into the lines; False if there is none."""
     repaired = repair.find(statement.text)
     if repaired is None:
@@ -209,9 +209,9 @@ def _blank(lines: list[str], statement: _Statement, found: Recovered) -> None:
     lines[statement.line : statement.line + count] = [""] * count
 
 
-def _add_plain(source: Source, statement: _Statement, found: Recovered) -> None:
+def _add_plain(source: SourceFile, statement: _Statement, found: Recovered) -> None:
     """What tomllib says of a statement that nobody can repair."""
-    alone = Source(source.path, statement.text, {})
+    alone = SourceFile(source.path, statement.text, {})
     try:
         tomllib.loads(statement.text)
     except (ValueError, RecursionError) as error:
@@ -221,7 +221,7 @@ def _add_plain(source: Source, statement: _Statement, found: Recovered) -> None:
 
 
 def _add(  # noqa: PLR0917 (what a problem consists of)
-    source: Source,
+    source: SourceFile,
     found: Recovered,
     span: problems.Span,
     text: str,
@@ -253,7 +253,7 @@ def _place(statement: _Statement, before: str) -> tuple[int, int]:
     return statement.line + len(rows), len(rows[-1]) + 1
 
 
-def _unite(source: Source, lines: list[str], found: Recovered) -> None:
+def _unite(source: SourceFile, lines: list[str], found: Recovered) -> None:
     """Parse what is left; of keys that are defined twice the second is left out."""
     written = source.text.split("\n")
     for _ in range(_ROUNDS):
@@ -261,7 +261,7 @@ def _unite(source: Source, lines: list[str], found: Recovered) -> None:
         try:
             found.data, found.text = config_files.parsed(text), text
         except (ValueError, RecursionError) as error:
-            now = Source(source.path, text, {})
+            now = SourceFile(source.path, text, {})
             again = (
                 [*itertools.islice(toml_errors.duplicates(now), _TOLD)]
                 if toml_errors.says_twice(error)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tcpdconf.config import problems
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 
 _PLACE = re.compile(r" \((?:at line (\d+), column (\d+)|at end of document)\)$")
 _TWICE = re.compile(r"Cannot (?:overwrite|declare|redefine|mutate)|Duplicate inline table key")
@@ -35,7 +35,7 @@ _WORDING: Final = (
 )  # fmt: skip
 
 
-def problem(source: Source, error: Exception) -> problems.Problem:
+def problem(source: SourceFile, error: Exception) -> problems.Problem:
     """The one problem of a file that tomllib refused."""
     if not isinstance(error, tomllib.TOMLDecodeError):
         text = "arrays or tables are nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -49,7 +49,7 @@ def problem(source: Source, error: Exception) -> problems.Problem:
     return source.problem(span, "", text, "syntax", hint=hint)
 
 
-def duplicates(source: Source) -> Iterator[problems.Problem]:
+def duplicates(source: SourceFile) -> Iterator[problems.Problem]:
     """Yield a problem for each key that is defined again."""
     for twice in source.places.duplicates:
         first = f"{source.path}:{twice.first.line}:{twice.first.column}"

@@ -323,7 +323,7 @@ Zone = Annotated[
     ),
 ]
 Server = Annotated[
-    values.Server,
+    values.ServerAddress,
     _reader(values.server),
     PlainSerializer(str, return_type=str),
     _string_schema(pattern=r"^[\[\]0-9A-Fa-f:.%]+$", examples=["127.0.0.1:5353", "::1"]),

@@ -59,7 +59,7 @@ class Rate(NamedTuple):
     seconds: float
 
 
-class Server(NamedTuple):
+class ServerAddress(NamedTuple):
     """A name server: its address in text form, and its port."""
 
     address: str
@@ -300,7 +300,7 @@ def zone(value: object) -> str:
     return value
 
 
-def server(value: object) -> Server:
+def server(value: object) -> ServerAddress:
     """`ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT` of a name server; port 53 when left out."""
     try:
         return end(value, 53)
@@ -310,7 +310,7 @@ def server(value: object) -> Server:
         raise MistakeError(text, *advice) from None
 
 
-def end(value: object, default: int | None) -> Server:
+def end(value: object, default: int | None) -> ServerAddress:
     """One end of a connection, written like a name server; without a default the port must be there."""
     text = value if isinstance(value, str) else ""
     host, digits = text, "" if default is None else str(default)
@@ -326,4 +326,4 @@ def end(value: object, default: int | None) -> Server:
     if not (1 <= number <= MAX_PORT or number == default):
         kind = "ADDRESS:PORT" if default is None else "an address, perhaps with a port"
         raise ValueError(f'must be {kind}, such as "192.0.2.7:25" or "[2001:db8::7]:25", not {shown(value)}')
-    return Server(found, number)
+    return ServerAddress(found, number)

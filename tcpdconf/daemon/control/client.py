@@ -23,7 +23,7 @@ class ControlError(Exception):
     """There is no answer; the text says why."""
 
 
-class Connection:
+class ControlConnection:
     """A connection to the daemon with this runtime directory, for one request after the other.
 
     `pid` is the daemon's. `fds` are the descriptors that came with the answers; the caller closes them.
@@ -123,7 +123,7 @@ def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIEN
     Raises:
         ControlError: there is none, or it is an error; a rejected reload is not one.
     """
-    with Connection(directory) as connection:
+    with ControlConnection(directory) as connection:
         return connection.ask(request, timeout)
 
 

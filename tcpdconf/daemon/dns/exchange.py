@@ -33,7 +33,7 @@ class Lookup:
     def __init__(
         self,
         section: bytes,
-        servers: Sequence[nameserver.Server],
+        servers: Sequence[nameserver.NameServer],
         timeout: float,
         *,
         events: loop.Loop,
@@ -51,7 +51,7 @@ class Lookup:
         self._waiting: list[tuple[float, Done]] = []
         self._timer: int | None = None
         self._sent: list[nameserver.Drop] = []
-        self._streams: list[nameserver.Server] = []
+        self._streams: list[nameserver.NameServer] = []
         self._told: query.Answer | None = None  # a failure that a server has told
         self._silent = False  # whether a server that was asked has said nothing
 
@@ -61,7 +61,7 @@ class Lookup:
         if self._timer is not None:
             self._wait()
 
-    def start(self, beside: nameserver.Server | None = None) -> None:
+    def start(self, beside: nameserver.NameServer | None = None) -> None:
         """Ask; and one more server, which is not waited for."""
         if beside is not None:
             with contextlib.suppress(OSError):
@@ -75,7 +75,7 @@ class Lookup:
         while self._sent:
             self._sent.pop()()
 
-    def received(self, server: nameserver.Server, data: bytes) -> None:
+    def received(self, server: nameserver.NameServer, data: bytes) -> None:
         """Judge a message that came over UDP."""
         found = dns_message.read(data, self.section)
         if isinstance(found, query.Answer):
@@ -85,17 +85,17 @@ class Lookup:
         else:
             self._stream(server)
 
-    def streamed(self, server: nameserver.Server, data: bytes) -> None:
+    def streamed(self, server: nameserver.NameServer, data: bytes) -> None:
         """Judge the message that came over TCP."""
         found = dns_message.read(data, self.section)
         self._judge(server, found if isinstance(found, query.Answer) else query.Answer("malformed"))
 
-    def unreachable(self, server: nameserver.Server) -> None:
+    def unreachable(self, server: nameserver.NameServer) -> None:
         """Go on without a server that is not there."""
         server.missed(self._clock())
         self._leave_out(server)
 
-    def _judge(self, server: nameserver.Server, answer: query.Answer) -> None:
+    def _judge(self, server: nameserver.NameServer, answer: query.Answer) -> None:
         server.heard()
         if answer.status in {"answer", "nxdomain"}:
             self._end(answer)
@@ -103,7 +103,7 @@ class Lookup:
             self._told = answer
             self._leave_out(server)
 
-    def _stream(self, server: nameserver.Server) -> None:
+    def _stream(self, server: nameserver.NameServer) -> None:
         server.heard()
         if server in self._streams:
             return
@@ -116,7 +116,7 @@ class Lookup:
         if drop is not None:
             self._sent.append(drop)
 
-    def _leave_out(self, server: nameserver.Server) -> None:
+    def _leave_out(self, server: nameserver.NameServer) -> None:
         self._servers = [other for other in self._servers if other is not server]
         if server is self._server:
             self._next()
@@ -139,7 +139,7 @@ class Lookup:
             return
         self._end(self._told or (_TIMEOUT if self._silent else _UNREACHABLE))
 
-    def _send(self, server: nameserver.Server) -> None:
+    def _send(self, server: nameserver.NameServer) -> None:
         drop = server.ask(self)
         if drop is not None:
             self._sent.append(drop)

@@ -42,7 +42,7 @@ class Hostnames:
         self._resolver = asked
         self._seconds = min(seconds, _PROBE)
         self._pause = pause
-        self._health = name_health.Health(pause)
+        self._health = name_health.NameHealth(pause)
         self._asking = False  # a question of our own
         self._failing: dict[query.Question, breaker.Breaker] = {}  # about this host's end
 

@@ -40,7 +40,7 @@ class _List(NamedTuple):
     """A list, and whether it is to be believed."""
 
     shown: str
-    health: list_health.Health
+    health: list_health.ListHealth
 
 
 class Lists:
@@ -52,7 +52,7 @@ class Lists:
         self._resolver = asked
         self._lists = {
             entry.zone: _List(
-                entry.shown, list_health.Health(entry.zone, entry.probe, entry.reading, entry.pause)
+                entry.shown, list_health.ListHealth(entry.zone, entry.probe, entry.reading, entry.pause)
             )
             for entry in chain.entries
         }
@@ -105,7 +105,7 @@ class Lists:
         {"state": "up", "why": "", "asked": 2, "listed": 1, "not_listed": 1, "error_code": 0, ...}; neither
         what comes out of the cache is counted nor a test. Of lists that are shown alike, the worst state.
         """
-        alike: dict[str, list[list_health.Health]] = {}
+        alike: dict[str, list[list_health.ListHealth]] = {}
         for each in self._lists.values():
             alike.setdefault(each.shown, []).append(each.health)
         return {shown: _status(healths) for shown, healths in alike.items()}
@@ -137,7 +137,7 @@ class Lists:
         log.write(level, "list", service=self._service, zone=each.shown, state=change.after, why=change.why)
 
 
-def _status(healths: list[list_health.Health]) -> dict[str, Any]:
+def _status(healths: list[list_health.ListHealth]) -> dict[str, Any]:
     worst = min(healths, key=lambda health: _WORST.index(health.state))
     counts = sum((health.counts for health in healths), Counter[Outcome]())
     return {
@@ -154,7 +154,7 @@ class _Test:
     def __init__(
         self,
         asked: resolver.Resolver,
-        health: list_health.Health,
+        health: list_health.ListHealth,
         done: Callable[[dict[str, str], list_health.Change | None], None],
     ) -> None:
         self._resolver = asked

@@ -41,7 +41,7 @@ class Lookups:
         self._lists = lists.Lists(events, name, chain, asked)
         self._hostnames = hostnames.Hostnames(name, asked, self.seconds, settings.dns.pause)
 
-    def begin(self, link: connection.Connection, environment: Mapping[str, str], done: Done) -> None:
+    def begin(self, link: connection.Link, environment: Mapping[str, str], done: Done) -> None:
         """Look up what is wanted of a connection; `done` is called with the variables, perhaps at once.
 
         `environment` is what the program gets without: a list whose variable is in it is not asked. Where
@@ -92,7 +92,7 @@ class _Lookup:
     """What is asked about one connection."""
 
     def __init__(
-        self, lookups: Lookups, link: connection.Connection, environment: Mapping[str, str], done: Done
+        self, lookups: Lookups, link: connection.Link, environment: Mapping[str, str], done: Done
     ) -> None:
         self._lookups = lookups
         self._link = link

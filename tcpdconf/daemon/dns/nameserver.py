@@ -38,28 +38,28 @@ class Asker(Protocol):
     def section(self) -> bytes:
         """The question."""
 
-    def received(self, server: "Server", data: bytes) -> None:
+    def received(self, server: "NameServer", data: bytes) -> None:
         """A message with the id of the question has come over UDP; there may be more."""
 
-    def streamed(self, server: "Server", data: bytes) -> None:
+    def streamed(self, server: "NameServer", data: bytes) -> None:
         """A message has come over TCP, or b"" when none will."""
 
-    def unreachable(self, server: "Server") -> None:
+    def unreachable(self, server: "NameServer") -> None:
         """The server is not there."""
 
 
-class Server:
+class NameServer:
     """One name server. `token` returns two octets that nobody can guess.
 
     `strays` counts the messages that answered nothing asked.
     """
 
-    def __init__(self, events: loop.Loop, address: values.Server, token: Callable[[], bytes]) -> None:
+    def __init__(self, events: loop.Loop, address: values.ServerAddress, token: Callable[[], bytes]) -> None:
         self._loop = events
         self._token = token
         self._family, self._address = _socket_address(address)
         self._port: _Port | None = None
-        self._pace = window.Pace(events)
+        self._pace = window.Window(events)
         self._misses = 0
         self._retry_at = 0.0
         self.strays = 0
@@ -110,7 +110,7 @@ class Server:
     def ask_stream(self, asker: Asker) -> Drop | None:
         """Send a question over TCP; otherwise as `ask`."""
         try:
-            return _Stream(self, self._loop, self._connect(socket.SOCK_STREAM), asker, self._token()).close
+            return _TcpStream(self, self._loop, self._connect(socket.SOCK_STREAM), asker, self._token()).close
         except OSError as error:
             if error.errno in _LOST:
                 return None
@@ -130,7 +130,7 @@ class Server:
 class _Port:
     """A source port, chosen by the kernel at random. It is closed when no question from it waits."""
 
-    def __init__(self, server: Server, events: loop.Loop, connected: socket.socket) -> None:
+    def __init__(self, server: NameServer, events: loop.Loop, connected: socket.socket) -> None:
         self._server = server
         self._loop = events
         self._socket = connected
@@ -198,11 +198,11 @@ class _Port:
                 asker.unreachable(self._server)
 
 
-class _Stream:
+class _TcpStream:
     """One question over TCP (RFC 1035, 4.2.2)."""
 
     def __init__(
-        self, server: Server, events: loop.Loop, connecting: socket.socket, asker: Asker, number: bytes
+        self, server: NameServer, events: loop.Loop, connecting: socket.socket, asker: Asker, number: bytes
     ) -> None:
         self._server = server
         self._loop = events
@@ -246,7 +246,7 @@ class _Stream:
             self._asker.streamed(self._server, message if data and message[:2] == self._number else b"")
 
 
-def _socket_address(server: values.Server) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
+def _socket_address(server: values.ServerAddress) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
     address, _, interface = server.address.partition("%")
     if ":" not in address:
         return socket.AF_INET, (address, server.port)

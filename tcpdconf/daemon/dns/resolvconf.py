@@ -11,16 +11,16 @@ from tcpdconf.config.model import values
 from tcpdconf.config.model.dns import Dns
 
 # asked when no server is named: resolv.conf(5) says the first, couriertcpd asks the second
-LOCAL: Final = (values.Server("127.0.0.1", 53), values.Server("::1", 53))
+LOCAL: Final = (values.ServerAddress("127.0.0.1", 53), values.ServerAddress("::1", 53))
 _SERVERS: Final = 3  # MAXNS: further ones are ignored
 _LONGEST: Final = 30  # seconds, RES_MAXRETRANS
 _MOST: Final = 5  # rounds, RES_MAXRETRY
 
 
-class Settings(NamedTuple):
+class ResolverSettings(NamedTuple):
     """How to ask. `timeout` is in seconds, until the next server is asked; `attempts` are rounds over all."""
 
-    servers: tuple[values.Server, ...] = LOCAL
+    servers: tuple[values.ServerAddress, ...] = LOCAL
     timeout: float = 5.0
     attempts: int = 2
     rotate: bool = False
@@ -30,10 +30,10 @@ class Settings(NamedTuple):
     domain: str = ""
 
 
-def settings(written: Dns, text: str) -> Settings:
+def settings(written: Dns, text: str) -> ResolverSettings:
     """The settings that a table and the text of a resolv.conf ("" where there is none) make together."""
     found = parse(text)
-    return Settings(
+    return ResolverSettings(
         servers=found.servers if written.servers is None else written.servers,
         timeout=found.timeout if written.timeout is None else written.timeout,
         attempts=found.attempts if written.attempts is None else written.attempts,
@@ -45,9 +45,9 @@ def settings(written: Dns, text: str) -> Settings:
     )
 
 
-def parse(text: str) -> Settings:
+def parse(text: str) -> ResolverSettings:
     """What a resolv.conf says. Lines that say nothing known, or nothing that can be, are passed over."""
-    servers: list[values.Server] = []
+    servers: list[values.ServerAddress] = []
     options: dict[str, str] = {}
     domain = ""
     for line in text.split("\n"):
@@ -61,7 +61,7 @@ def parse(text: str) -> Settings:
             domain = rest[0].strip(".").lower()
         elif keyword == "options":
             options |= {name: value for name, _, value in (option.partition(":") for option in rest)}
-    return Settings(
+    return ResolverSettings(
         servers=tuple(servers[:_SERVERS]) or LOCAL,
         timeout=_number(options.get("timeout"), 5, _LONGEST),
         attempts=_number(options.get("attempts"), 2, _MOST),
@@ -70,7 +70,7 @@ def parse(text: str) -> Settings:
     )
 
 
-def _server(text: str) -> list[values.Server]:
+def _server(text: str) -> list[values.ServerAddress]:
     """The server of a nameserver line, which names an address and never a port; none when it is none."""
     address = text.partition("#")[0].partition(";")[0]
     try:

@@ -35,18 +35,18 @@ class Resolver:
     def __init__(
         self,
         events: loop.Loop,
-        settings: resolvconf.Settings,
+        settings: resolvconf.ResolverSettings,
         *,
         random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = loop.now,
-        renewed: Callable[[], resolvconf.Settings | None] = lambda: None,
+        renewed: Callable[[], resolvconf.ResolverSettings | None] = lambda: None,
     ) -> None:
         self._loop = events
         self._clock = clock
         self._renewed = renewed
         self._renew_at = clock() + _RENEW
         self._tokens = _tokens(random)
-        self._known: dict[tuple[str, int], nameserver.Server] = {}  # all that were ever asked
+        self._known: dict[tuple[str, int], nameserver.NameServer] = {}  # all that were ever asked
         self._use(settings)
         self._cache = Cache(settings.cache_entries, settings.min_ttl, settings.max_ttl)
         self._lookups: dict[bytes, exchange.Lookup] = {}
@@ -101,12 +101,12 @@ class Resolver:
             lookup.close()
         self._lookups.clear()
 
-    def _use(self, settings: resolvconf.Settings) -> None:
+    def _use(self, settings: resolvconf.ResolverSettings) -> None:
         """Ask these servers; what is known of a server that was asked before is kept."""
         self._settings = settings
         for address in settings.servers:
             if address not in self._known:
-                self._known[address] = nameserver.Server(self._loop, address, self._tokens.__next__)
+                self._known[address] = nameserver.NameServer(self._loop, address, self._tokens.__next__)
         self._servers = [self._known[address] for address in settings.servers]
 
     def _qualified(self, question: query.Question) -> query.Question:
@@ -138,7 +138,7 @@ class Resolver:
         lookup.join(done, until)
         lookup.start(beside)
 
-    def _order(self) -> tuple[list[nameserver.Server], nameserver.Server | None]:
+    def _order(self) -> tuple[list[nameserver.NameServer], nameserver.NameServer | None]:
         """The servers, silent ones last; and a silent one when it is time to see whether it still is."""
         servers = self._servers
         if self._settings.rotate:

@@ -14,7 +14,7 @@ AT_ONCE: Final = 128  # questions sent and not answered
 _WHILE: Final = 0.01  # seconds; after one to two of them a question does not count any more
 
 
-class Pace:
+class Window:
     """Lets questions go to one server, in their order: at once, or when others have been answered."""
 
     def __init__(self, events: loop.Loop) -> None:

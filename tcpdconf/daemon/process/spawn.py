@@ -17,7 +17,7 @@ _SETSIGDEF: Final = 0x04
 _SETSIGMASK: Final = 0x08
 
 
-class Signals:
+class SpawnAttributes:
     """What a program's signals are: those in `defaulted` as by default; with `unblocked` none is blocked."""
 
     def __init__(self, defaulted: Iterable[int], *, unblocked: bool) -> None:
@@ -46,7 +46,7 @@ class Words:
         self.array: Final[Any] = (ctypes.c_char_p * (len(words) + 1))(*words)
 
 
-def start(path: bytes, argv: Words, environment: Words, fds: Sequence[int], signals: Signals) -> int:
+def start(path: bytes, argv: Words, environment: Words, fds: Sequence[int], signals: SpawnAttributes) -> int:
     """Start a program with `fds` as its standard input, output and so on; returns its pid.
 
     Other threads go on meanwhile.

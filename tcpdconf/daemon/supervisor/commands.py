@@ -27,7 +27,7 @@ class Commands:
     def __init__(
         self,
         events: loop.Loop,
-        running: reload_queue.Reloads,
+        running: reload_queue.ReloadQueue,
         activated: listeners.Activated,
         stop: Callable[[float], None],
     ) -> None:
@@ -35,7 +35,7 @@ class Commands:
         self._reloads = running
         self._activated = activated
         self._stop = stop
-        self._missing: set[service_process.Service] = (
+        self._missing: set[service_process.ManagedService] = (
             set()
         )  # whose worker has not said yet what it has to report
         self._waiting: list[Reply] = []
@@ -54,7 +54,7 @@ class Commands:
             "hand-over": self._hand_over,
         }
 
-    def reported(self, each: service_process.Service, message: dict[str, Any]) -> None:
+    def reported(self, each: service_process.ManagedService, message: dict[str, Any]) -> None:
         """Take note of what a worker says of lists and names, as far as it has the right form."""
         each.report = liststatus.report(message)
         self._missing.discard(each)
@@ -159,7 +159,7 @@ class Commands:
         self._loop.after(0, lambda: self._stop(drain or 0))
 
 
-def _service(each: service_process.Service, counts: Mapping[str, int]) -> dict[str, object]:
+def _service(each: service_process.ManagedService, counts: Mapping[str, int]) -> dict[str, object]:
     settings = _settings(each)
     return {
         "pid": each.pids[0] if each.pids else None,
@@ -179,7 +179,7 @@ def _service(each: service_process.Service, counts: Mapping[str, int]) -> dict[s
     }
 
 
-def _settings(each: service_process.Service) -> Service:
+def _settings(each: service_process.ManagedService) -> Service:
     assert each.setup is not None  # noqa: S101 (what runs has a setup)
     return each.setup.config.services[each.name]
 

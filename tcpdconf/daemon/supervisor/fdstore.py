@@ -57,6 +57,6 @@ class Store:
         self._kept = {}
 
 
-def _name(key: listeners.Key) -> str:
+def _name(key: listeners.ListenerKey) -> str:
     """Names in the store have no colons."""
     return f"{listeners.STORED}{key.address.replace(':', '_')} {key.port}"

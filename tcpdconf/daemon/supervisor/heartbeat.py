@@ -17,7 +17,7 @@ _PREPARE: Final = 120.0  # seconds for a worker that reads its files, twice what
 
 
 class Pinged(Protocol):
-    """A worker (`worker_process.Worker`) as it is judged here; `missed` pings in a row have no answer."""
+    """A worker (`WorkerProcess`) as it is judged here; `missed` pings in a row have no answer."""
 
     name: str
     pid: int

@@ -21,7 +21,7 @@ def name(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-class Key(NamedTuple):
+class ListenerKey(NamedTuple):
     """What listener a socket is for: an address as configured, a port number."""
 
     address: str
@@ -32,12 +32,12 @@ class Key(NamedTuple):
         return name(self.address, self.port)
 
 
-def key(listener: tables.Listener) -> Key:
+def key(listener: tables.Listener) -> ListenerKey:
     """What a listener binds."""
-    return Key(listener.address, host.port_number(listener.port))
+    return ListenerKey(listener.address, host.port_number(listener.port))
 
 
-def key_of(found: socket.socket) -> Key:
+def key_of(found: socket.socket) -> ListenerKey:
     """What a socket is bound to: the listener that would bind just this one.
 
     Family, address, port and IPV6_V6ONLY count: "*" is IPv6's any address for both families, "::" for one.
@@ -45,13 +45,13 @@ def key_of(found: socket.socket) -> Key:
     address, port = found.getsockname()[:2]
     if address == "::" and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         address = "*"
-    return Key(address, port)
+    return ListenerKey(address, port)
 
 
 class CannotBindError(Exception):
     """A listener's socket cannot be opened; the text says which and why."""
 
-    def __init__(self, which: Key, why: str) -> None:
+    def __init__(self, which: ListenerKey, why: str) -> None:
         super().__init__(f"cannot bind {which}: {why}")
         self.which = which
 
@@ -62,14 +62,14 @@ class Opening:
     Nothing that is open is touched before `commit`; `undo` closes what was opened here.
     """
 
-    def __init__(self, have: Mapping[Key, list[socket.socket]], activated: "Activated") -> None:
+    def __init__(self, have: Mapping[ListenerKey, list[socket.socket]], activated: "Activated") -> None:
         self._have = have
         self._all = frozenset(each for open_ in have.values() for each in open_)
         self._bound = {key_of(each): each for each in self._all}
         self._activated = activated
         self._opened: list[socket.socket] = []
         self._silent: list[tuple[socket.socket, tables.Listener]] = []  # bound, and to listen at `commit`
-        self.wanted: dict[Key, list[socket.socket]] = {}
+        self.wanted: dict[ListenerKey, list[socket.socket]] = {}
 
     def sockets(self, listener: tables.Listener) -> list[socket.socket]:
         """The sockets of one more listener.
@@ -121,20 +121,20 @@ class Opening:
         for each in self._opened:
             each.close()
 
-    def _known(self, which: Key) -> list[socket.socket]:
+    def _known(self, which: ListenerKey) -> list[socket.socket]:
         """The open sockets of a listener, if there are; "*" is one for each family as well."""
         if which in self._have:
             return self._have[which]
         if which in self._bound:
             return [self._bound[which]]
-        each_family = [Key(address, which.port) for address in ("0.0.0.0", "::")]  # noqa: S104 (compared)
+        each_family = [ListenerKey(address, which.port) for address in ("0.0.0.0", "::")]  # noqa: S104 (compared)
         if which.address == "*" and not _has_ipv6():
             del each_family[1]
         if which.address == "*" and all(each in self._bound for each in each_family):
             return [self._bound[each] for each in each_family]
         return []
 
-    def _open(self, listener: tables.Listener, which: Key) -> socket.socket:
+    def _open(self, listener: tables.Listener, which: ListenerKey) -> socket.socket:
         unit = self._activated.overlapping(which)
         if unit is not None:
             raise CannotBindError(which, f"it overlaps {unit}")
@@ -150,7 +150,7 @@ class Opening:
         return found
 
     def _open_beside(
-        self, listener: tables.Listener, which: Key, others: list[socket.socket]
+        self, listener: tables.Listener, which: ListenerKey, others: list[socket.socket]
     ) -> socket.socket:
         """Bind beside sockets that this configuration does not want any more ("*" for an address).
 
@@ -180,7 +180,7 @@ def _shared(sockets: list[socket.socket]) -> Iterator[None]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
-def _bound(listener: tables.Listener, which: Key, *, beside: bool = False) -> socket.socket:
+def _bound(listener: tables.Listener, which: ListenerKey, *, beside: bool = False) -> socket.socket:
     """Bound as configured. "*" is one socket for both families where the host has IPv6."""
     if listener.address != "*":
         family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
@@ -260,9 +260,9 @@ class Activated:
         for each in self.inherited:
             each.setblocking(False)
 
-    def open(self) -> dict[Key, list[socket.socket]]:
+    def open(self) -> dict[ListenerKey, list[socket.socket]]:
         """The inherited sockets, as what was listened on before the first configuration."""
-        found: dict[Key, list[socket.socket]] = {}
+        found: dict[ListenerKey, list[socket.socket]] = {}
         for each in self.inherited:
             found.setdefault(key_of(each), []).append(each)
         return found
@@ -278,7 +278,7 @@ class Activated:
                 return found
         return []
 
-    def overlapping(self, which: Key) -> str | None:
+    def overlapping(self, which: ListenerKey) -> str | None:
         """The socket of a unit, with the unit's name, beside which nobody can listen on this address."""
         for each, unit in self._units.items():
             if _is_tcp(each):

@@ -16,7 +16,7 @@ from tcpdconf.policy import environ
 _PIPE: Final = 1 << 20  # bytes that may wait, where the host allows so many (pipe(7))
 
 
-class Order(NamedTuple):
+class LoggerSettings(NamedTuple):
     """What makes one logger another than that of a service before."""
 
     argv: tuple[str, ...]
@@ -34,7 +34,7 @@ class Logger:
         OSError: no pipe is to be had.
     """
 
-    def __init__(self, events: loop.Loop, name: str, order: Order) -> None:
+    def __init__(self, events: loop.Loop, name: str, order: LoggerSettings) -> None:
         self.order = order
         self.process = child.Child(events, f"logger of {name}", self._start)
         self._service = name
@@ -81,11 +81,11 @@ class Logger:
 
 def order(
     service: Service, environment: Mapping[str, str], ways: dialect.Dialect = dialect.TOML
-) -> Order | None:
+) -> LoggerSettings | None:
     """The logger that a service wants; `environment` is the daemon's own as it was started."""
     stderr = service.stderr
     if not isinstance(stderr, tables.StderrLogger):
         return None
     name = stderr.name or os.path.basename(service.program[0])
     base = environ.base(service, dict(environment), {})
-    return Order((*stderr.logger, name), host.identity(service), base, ways.detaches_logger)
+    return LoggerSettings((*stderr.logger, name), host.identity(service), base, ways.detaches_logger)

@@ -29,8 +29,8 @@ from tcpdconf.daemon.supervisor import (
     takeover,
     worker_process,
 )
-from tcpdconf.daemon.supervisor.service import Service, Surroundings
-from tcpdconf.daemon.watch.client import Watching
+from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
+from tcpdconf.daemon.watch.client import WatchClient
 from tcpdconf.daemon.worker import books
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
@@ -73,7 +73,7 @@ class Supervisor:
         taken = () if order.predecessor is None else order.predecessor.sockets
         self._activated = listeners.Activated(order.environment, taken)
         self._store = fdstore.Store(self._notifier, self._activated)
-        self._reloads = reload_queue.Reloads(
+        self._reloads = reload_queue.ReloadQueue(
             Surroundings(self._loop, order.environment, order.ways),
             order.read,
             self._activated,
@@ -82,11 +82,11 @@ class Supervisor:
             began=self._notifier.reloading,
             ended=self._reloaded,
         )
-        self._watching = Watching(self._loop, self._changed)
+        self._watching = WatchClient(self._loop, self._changed)
         self._preview = preview.Preview(self._loop, order.read, self._reloads)
         self._commands = commands.Commands(self._loop, self._reloads, self._activated, self._drain)
         self._controlled: Control | None = None
-        self._all: list[Service] = []  # with those that are coming, or drain
+        self._all: list[ManagedService] = []  # with those that are coming, or drain
         self._started = False
         self._failure: tuple[problems.Problem, ...] = ()
         self._stopping = False
@@ -131,8 +131,8 @@ class Supervisor:
         except OSError as error:
             log.warning(f"no control socket: {runtime}: {error.strerror}")
 
-    def _make(self, name: str) -> Service:
-        made = Service(name, self._reloads.around, self._heard)
+    def _make(self, name: str) -> ManagedService:
+        made = ManagedService(name, self._reloads.around, self._heard)
         self._all.append(made)
         return made
 
@@ -186,7 +186,7 @@ class Supervisor:
             seconds = self._reloads.state.loaded.config.daemon.drain_timeout
             self._order.predecessor.dismiss(seconds)
 
-    def _heard(self, each: Service, message: dict[str, Any]) -> None:
+    def _heard(self, each: ManagedService, message: dict[str, Any]) -> None:
         """Take note of what a worker says, or what is said in its place when it could not be started."""
         match message["kind"]:
             case "report":
@@ -207,7 +207,7 @@ class Supervisor:
         self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))  # also after a defect
         self._notifier.watchdog()
 
-    def _workers(self) -> list[worker_process.Worker]:
+    def _workers(self) -> list[worker_process.WorkerProcess]:
         """Every worker, with those that are coming, or drain."""
         return [worker for each in self._all for worker in each.workers]
 

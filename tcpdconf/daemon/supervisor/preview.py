@@ -21,7 +21,7 @@ from tcpdconf.config.model.service import Service
 from tcpdconf.daemon import messages
 from tcpdconf.daemon.control import server as control_server
 from tcpdconf.daemon.control.server import Reply
-from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import Assignment, Failure, Role
 from tcpdconf.daemon.process import child, log, loop, privileges
 from tcpdconf.daemon.supervisor import reload as reload_step
@@ -29,7 +29,7 @@ from tcpdconf.daemon.supervisor import reload_queue
 from tcpdconf.daemon.supervisor.reload import Outcome, State
 from tcpdconf.daemon.supervisor.service import Setup, Surroundings
 from tcpdconf.daemon.worker import files as service_files
-from tcpdconf.daemon.worker.files import Material
+from tcpdconf.daemon.worker.files import ServiceFiles
 
 _SECONDS: Final = 120.0  # tables of a million networks are read meanwhile
 _LARGEST: Final = control_server.ANSWER
@@ -40,7 +40,7 @@ class Preview:
     """The processes that compare at present; `read` loads the configuration, and raises ConfigError."""
 
     def __init__(
-        self, events: loop.Loop, read: Callable[[], load.Loaded], running: reload_queue.Reloads
+        self, events: loop.Loop, read: Callable[[], load.Loaded], running: reload_queue.ReloadQueue
     ) -> None:
         self._loop = events
         self._read = read
@@ -160,7 +160,7 @@ class _Comparison:
     def _look(self, name: str, settings: Service) -> None:
         """Open the files of a service; read them if it would be prepared anew."""
         who = host.identity(settings)
-        given = Handover()
+        given = WorkerDescriptors()
         try:
             given.open(settings, who, self._loaded.config.dns_chains)
             given.judge_log(settings, who)
@@ -176,7 +176,7 @@ class _Comparison:
             given.close()
         self._problems += [messages.problem(self._loaded, name, failure) for failure in found]
 
-    def _unreadable(self, name: str, settings: Service, given: Handover) -> list[Failure]:
+    def _unreadable(self, name: str, settings: Service, given: WorkerDescriptors) -> list[Failure]:
         """Let a process with the service's rights read its files; return what is wrong with them.
 
         A shell file is not read: it would be executed.
@@ -211,7 +211,7 @@ def _read_files(
 ) -> int:
     """Read the files of a service with its rights, and write what is wrong with them."""
     privileges.become(who)
-    found = Material(task, opened)
+    found = ServiceFiles(task, opened)
     found.sources()
     found.base()
     found.chain()
@@ -229,7 +229,7 @@ def _parsed(said: bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-def _others(setup: Setup, settings: Service, given: Handover) -> Iterator[str]:
+def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterator[str]:
     """Yield what a service would be prepared anew for though nothing in the configuration has changed."""
     if host.identity(settings) != setup.process.identity:
         yield "its user has other numbers or groups"

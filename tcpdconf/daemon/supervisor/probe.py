@@ -15,7 +15,7 @@ from tcpdconf.config.model.dns import DnsList
 from tcpdconf.daemon import liststatus, messages
 from tcpdconf.daemon.messages import Failure
 from tcpdconf.daemon.process import loop
-from tcpdconf.daemon.supervisor.service import CannotPrepareError, Service, Surroundings
+from tcpdconf.daemon.supervisor.service import CannotPrepareError, ManagedService, Surroundings
 
 _SECONDS: Final = 60.0  # for everything
 _PATIENCE: Final = 1.0  # seconds before somebody at a terminal is told what takes so long
@@ -39,7 +39,7 @@ class _Trial:
     def __init__(self, loaded: load.Loaded) -> None:
         self._loaded = loaded
         self._loop = loop.Loop()
-        self._services: dict[str, Service] = {}
+        self._services: dict[str, ManagedService] = {}
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
         self._lists: dict[str, dict[str, str]] = {}
@@ -49,7 +49,7 @@ class _Trial:
         around = Surroundings(self._loop, environment)
         config = self._loaded.config
         for name in config.enabled():
-            each = self._services[name] = Service(name, around, self._heard)
+            each = self._services[name] = ManagedService(name, around, self._heard)
             try:
                 each.try_out(changes.part(config, name))
                 self._waiting.add(name)
@@ -67,7 +67,7 @@ class _Trial:
             self._end(each)
         return Tried(self._problems, self._lists)
 
-    def _heard(self, each: Service, message: dict[str, Any]) -> None:
+    def _heard(self, each: ManagedService, message: dict[str, Any]) -> None:
         if message.get("failures"):
             for failure in messages.failures(message):
                 self._note(each.name, failure)
@@ -106,7 +106,7 @@ class _Trial:
     def _note(self, name: str, failure: Failure) -> None:
         self._problems.append(messages.problem(self._loaded, name, failure))
 
-    def _end(self, each: Service) -> None:
+    def _end(self, each: ManagedService) -> None:
         each.kill()
         for pid in each.pids:
             os.waitpid(pid, 0)

@@ -26,7 +26,7 @@ _TURN: Final = 0.05  # seconds for which the supervisor prepares services before
 _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
 _COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
 
-Open = Mapping[listeners.Key, list[socket.socket]]
+Open = Mapping[listeners.ListenerKey, list[socket.socket]]
 Stage = Literal["prepare", "release", "begin", "over"]
 """Workers prepare; the service manager closes its copies of sockets; workers begin; it is over."""
 Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
@@ -53,7 +53,7 @@ class State(NamedTuple):
     """What runs: a configuration, its services, its sockets."""
 
     loaded: load.Loaded
-    services: dict[str, service_process.Service]
+    services: dict[str, service_process.ManagedService]
     sockets: Open
 
 
@@ -73,7 +73,7 @@ class Reload:
         around: Surroundings,
         activated: listeners.Activated,
         again: bool,
-        make: Callable[[str], service_process.Service],
+        make: Callable[[str], service_process.ManagedService],
         release: Release,
         counts: Callable[[State], None],
         done: Callable[[Outcome], None],
@@ -91,9 +91,9 @@ class Reload:
         self._attempt = attempt
         self._changes = changes.between(before.loaded.config, loaded.config)
         self._opening = listeners.Opening(before.sockets, activated)
-        self._services: dict[str, service_process.Service] = {}
-        self._removed: dict[str, service_process.Service] = {}
-        self._touched: list[service_process.Service] = []
+        self._services: dict[str, service_process.ManagedService] = {}
+        self._removed: dict[str, service_process.ManagedService] = {}
+        self._touched: list[service_process.ManagedService] = []
         self._ahead: list[tuple[str, Sockets]] = []  # services that are to be prepared, the last first
         self._waiting: set[str] = set()
         self._problems: list[problems.Problem] = []
@@ -110,7 +110,7 @@ class Reload:
             self._ahead = list(reversed(sockets.items()))
         self._prepare_some()
 
-    def heard(self, each: service_process.Service, message: dict[str, Any]) -> None:
+    def heard(self, each: service_process.ManagedService, message: dict[str, Any]) -> None:
         """Take note of what a worker says about its part, or what is said in its place.
 
         One that has prepared can fail as well, by its end, until all have.

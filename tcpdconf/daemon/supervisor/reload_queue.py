@@ -11,7 +11,7 @@ from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.process import log
 from tcpdconf.daemon.supervisor import listeners
 from tcpdconf.daemon.supervisor.reload import Outcome, Release, Reload, State
-from tcpdconf.daemon.supervisor.service import Service, Surroundings
+from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
 
 if TYPE_CHECKING:
     from tcpdconf.config.load.files import Signature
@@ -46,7 +46,7 @@ def answer(outcome: Outcome, at: float) -> dict[str, object]:
     }
 
 
-class Reloads:
+class ReloadQueue:
     """Takes on the configuration whenever somebody wishes; wishes that come meanwhile share the next reload.
 
     `began` is called before each, `ended` after it; `release` is a reload's.
@@ -57,7 +57,7 @@ class Reloads:
         around: Surroundings,
         read: Callable[[], load.Loaded],
         activated: listeners.Activated,
-        make: Callable[[str], Service],
+        make: Callable[[str], ManagedService],
         *,
         release: Release,
         began: Callable[[], None],
@@ -99,7 +99,7 @@ class Reloads:
         """Take on the configuration as it is from now on; `then` is called when that is done.
 
         `again` is somebody's wish, and not a file's: files that may read others are then read again as well
-        (`Service.prepare`).
+        (`ManagedService.prepare`).
         """
         self._wished = True
         self._again = self._again or again
@@ -107,7 +107,7 @@ class Reloads:
             self._next.append(then)
         self._schedule()
 
-    def heard(self, each: Service, message: dict[str, Any]) -> None:
+    def heard(self, each: ManagedService, message: dict[str, Any]) -> None:
         """Hand on what a worker says of its assignment, if a reload wants to know."""
         if (reload := self._reload) is not None:
             self._attempt(lambda: reload.heard(each, message))

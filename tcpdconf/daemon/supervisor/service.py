@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tcpdconf.config import dialect, host
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon import liststatus, messages
-from tcpdconf.daemon.descriptors import Handover
+from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import Assignment, Failure, Role
 from tcpdconf.daemon.process import child, descriptors, log, loop, privileges, procfs
 from tcpdconf.daemon.supervisor import logger, worker_process
@@ -33,7 +33,7 @@ class Surroundings(NamedTuple):
     ways: dialect.Dialect = dialect.TOML
 
 
-class Process(NamedTuple):
+class ProcessSettings(NamedTuple):
     """What a worker is once and for all."""
 
     identity: host.Identity
@@ -45,7 +45,7 @@ class Setup(NamedTuple):
     """What a service is served with: `roles` are those of its files, as they were when they were opened."""
 
     config: Config
-    process: Process
+    process: ProcessSettings
     sockets: Sockets
     logger: logger.Logger | None
     roles: tuple[Role, ...] = ()
@@ -59,7 +59,7 @@ class CannotPrepareError(Exception):
         self.failures = failures
 
 
-class Service:
+class ManagedService:
     """One service. Sockets, ledger and the logger's pipe outlive every worker.
 
     `heard` is called with what its worker says: prepared or failed, of what was asked for; serving (`first`:
@@ -67,7 +67,7 @@ class Service:
     """
 
     def __init__(
-        self, name: str, around: Surroundings, heard: Callable[["Service", dict[str, Any]], None]
+        self, name: str, around: Surroundings, heard: Callable[["ManagedService", dict[str, Any]], None]
     ) -> None:
         self.name = name
         self.process = child.Child(around.loop, f"worker of {name}", self._restart)
@@ -78,11 +78,11 @@ class Service:
         self._around = around
         self._heard = heard
         self._next: Setup | None = None
-        self._preparing: worker_process.Worker | None = None  # who prepares for it
-        self._worker: worker_process.Worker | None = None
-        self._coming: worker_process.Worker | None = None  # takes over from the worker at `commit`
-        self._predecessor: worker_process.Worker | None = None  # the elder that the worker waits for
-        self._elders: list[worker_process.Worker] = []
+        self._preparing: worker_process.WorkerProcess | None = None  # who prepares for it
+        self._worker: worker_process.WorkerProcess | None = None
+        self._coming: worker_process.WorkerProcess | None = None  # takes over from the worker at `commit`
+        self._predecessor: worker_process.WorkerProcess | None = None  # the elder that the worker waits for
+        self._elders: list[worker_process.WorkerProcess] = []
         self._left: set[int] = set()  # workers that have ended and whose programs live on
 
     @property
@@ -91,7 +91,7 @@ class Service:
         return [each.pid for each in self.workers]
 
     @property
-    def workers(self) -> list[worker_process.Worker]:
+    def workers(self) -> list[worker_process.WorkerProcess]:
         """As `pids`: the one that accepts, one that is to take over, those that were replaced."""
         return [each for each in (self._worker, self._coming, *self._elders) if each is not None]
 
@@ -166,7 +166,7 @@ class Service:
         setup = self._setup(config, ())
         if not privileges.may_become(setup.process.identity):
             setup = setup._replace(process=setup.process._replace(identity=descriptors.OWN))
-        given = Handover()
+        given = WorkerDescriptors()
         given.open(config.services[self.name], setup.process.identity, config.dns_chains)
         try:
             if given.failures:
@@ -238,7 +238,7 @@ class Service:
         if not procfs.group_is_empty(pid):
             self._left.add(pid)
 
-    def _let_serve(self, retired: worker_process.Worker | None = None) -> None:
+    def _let_serve(self, retired: worker_process.WorkerProcess | None = None) -> None:
         """Let the worker serve with what it has prepared.
 
         If it has just been started it finds in the ledger what `retired` had; what older ones have
@@ -265,7 +265,7 @@ class Service:
         """A setup for a configuration, with the logger there is when it is the same."""
         service = config.services[self.name]
         try:
-            process = Process(host.identity(service), service.directory, service.umask)
+            process = ProcessSettings(host.identity(service), service.directory, service.umask)
         except host.UnknownNameError as error:
             raise CannotPrepareError([Failure((error.key,), str(error))]) from None
         order = logger.order(service, self._around.environment, self._around.ways)
@@ -276,9 +276,9 @@ class Service:
             log.redirect(made.write)
         return Setup(config, process, sockets, made)
 
-    def _open(self, setup: Setup) -> Handover:
+    def _open(self, setup: Setup) -> WorkerDescriptors:
         service = setup.config.services[self.name]
-        given = Handover()
+        given = WorkerDescriptors()
         given.lend("ledger", self.ledger)
         for place, each in setup.sockets:
             given.lend("listener", each.fileno(), place)
@@ -311,8 +311,12 @@ class Service:
         return True
 
     def _assign(
-        self, known: worker_process.Worker | None, setup: Setup, given: Handover, kind: str = "prepare"
-    ) -> worker_process.Worker:
+        self,
+        known: worker_process.WorkerProcess | None,
+        setup: Setup,
+        given: WorkerDescriptors,
+        kind: str = "prepare",
+    ) -> worker_process.WorkerProcess:
         """Let a worker, or else a new one, prepare for a setup; nothing fails once it has been forked.
 
         Raises:
@@ -323,7 +327,7 @@ class Service:
         )
         memory = messages.write(task)
         try:
-            worker = known or worker_process.Worker(
+            worker = known or worker_process.WorkerProcess(
                 self._around.loop, self.process.name, setup.process.identity, self._hear
             )
             worker.number += 1
@@ -345,7 +349,7 @@ class Service:
             given.close()
         return self._worker.pid
 
-    def _hear(self, worker: worker_process.Worker, message: dict[str, Any]) -> None:
+    def _hear(self, worker: worker_process.WorkerProcess, message: dict[str, Any]) -> None:
         if worker in self._elders:
             self._hear_elder(worker, message)
         elif message["kind"] in {"report", "stopped"}:
@@ -353,7 +357,7 @@ class Service:
         elif message.get("number") == worker.number:
             self._hear_of_assignment(worker, message)
 
-    def _hear_of_assignment(self, worker: worker_process.Worker, message: dict[str, Any]) -> None:
+    def _hear_of_assignment(self, worker: worker_process.WorkerProcess, message: dict[str, Any]) -> None:
         """One that was started again goes on by itself with what it was started for."""
         match message["kind"]:
             case "tried":
@@ -368,14 +372,14 @@ class Service:
                 first, worker.serves = not worker.serves, True
                 self._heard(self, {**message, "first": first})
 
-    def _hear_elder(self, elder: worker_process.Worker, message: dict[str, Any]) -> None:
+    def _hear_elder(self, elder: worker_process.WorkerProcess, message: dict[str, Any]) -> None:
         if message["kind"] == "retired":
             self._succeed(elder)
         elif (entries := books.checked(message)) is not None:
             elder.charge(sum(entry["kind"] == "adopt" for entry in entries))  # each is looked for in /proc
             self.tell("relay", entries=books.verified(entries, procfs.Lineage(os.getpid(), (elder.pid,))))
 
-    def _succeed(self, elder: worker_process.Worker) -> None:
+    def _succeed(self, elder: worker_process.WorkerProcess) -> None:
         """Let the worker begin if it has waited for this one, which does not accept any more."""
         if elder is self._predecessor:
             self._predecessor = None

@@ -3,7 +3,7 @@
 import socket
 from typing import Final
 
-from tcpdconf.daemon.control.client import Connection, ControlError
+from tcpdconf.daemon.control.client import ControlConnection, ControlError
 from tcpdconf.daemon.process import log
 from tcpdconf.daemon.supervisor import listeners
 
@@ -18,7 +18,7 @@ class Predecessor:
     """
 
     def __init__(self, runtime: str | None) -> None:
-        self._connection = Connection(runtime)
+        self._connection = ControlConnection(runtime)
         answer = self._connection.ask({"command": "hand-over"}, _PATIENCE)
         sockets = [socket.socket(fileno=fd) for fd in self._connection.fds]
         units = answer.get("units") or [None] * len(sockets)  # an older daemon does not tell

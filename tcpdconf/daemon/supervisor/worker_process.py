@@ -17,10 +17,10 @@ _LEFT: Final = 100  # times as many that it can have left behind; a process that
 _BURST: Final = 20_000  # messages' work
 _STEADY: Final = 500.0  # a second
 
-Heard = Callable[["Worker", dict[str, Any]], None]
+Heard = Callable[["WorkerProcess", dict[str, Any]], None]
 
 
-class Worker:
+class WorkerProcess:
     """One worker, from its fork to its end. `heard` is called with each message that it sends.
 
     What it sends is not believed: a message that is none ends it, and so do messages without end.

@@ -11,7 +11,7 @@ from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
 
 
-class Watching:
+class WatchClient:
     """The watcher of one daemon; `changed` is called when files are not what they were."""
 
     def __init__(self, events: loop.Loop, changed: Callable[[list[str]], None]) -> None:

@@ -11,7 +11,7 @@ LONGEST: Final = 5.0  # seconds, after those for settling, for which a change th
 _AGAIN: Final = 3  # the second look follows after this part of the time for settling
 
 
-class Settling:
+class Debounce:
     """Contents by path, as hashes; times in seconds. `due` is when to look next, if at all."""
 
     def __init__(self, settle: float = 0.3) -> None:

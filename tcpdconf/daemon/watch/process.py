@@ -99,7 +99,7 @@ class _Watcher:
     def __init__(self, post: channel.Channel) -> None:
         self._post = post
         self._loop = loop.Loop()
-        self._settling = debounce.Settling()
+        self._settling = debounce.Debounce()
         self._wanted = path_dependencies.Wanted()
         self._entries = path_dependencies.Entries(self._wanted)
         self._signatures: dict[str, Signature] = {}

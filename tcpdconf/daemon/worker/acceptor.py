@@ -44,10 +44,10 @@ class _Door(NamedTuple):
 
     listener: socket.socket
     end: connection.Endpoint | None
-    gate: proxy_reader.Gate | None
+    gate: proxy_reader.ProxyReader | None
 
 
-class Reception:
+class Acceptor:
     """The listeners of one service.
 
     `arrived` is called with each connection that is to be decided and the variables of its PROXY header;
@@ -77,7 +77,7 @@ class Reception:
                 client.fixed_end(listener),
                 None
                 if haproxy is None
-                else proxy_reader.Gate(
+                else proxy_reader.ProxyReader(
                     events, haproxy, passed=arrived, refused=refused, left=left, lenient=lenient
                 ),
             )
@@ -144,7 +144,7 @@ class Reception:
 
     def _enter(self, door: _Door, accepted: socket.socket, address: client.Address) -> None:
         local = door.end or client.endpoint(accepted.getsockname())
-        link = connection.Connection(client.endpoint(address), local)
+        link = connection.Link(client.endpoint(address), local)
         if door.gate is None:
             self._arrived(accepted, link, {})
         else:

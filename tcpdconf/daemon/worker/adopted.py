@@ -12,7 +12,7 @@ from tcpdconf.daemon.process import procfs
 from tcpdconf.daemon.worker import ledger
 
 
-class Program(NamedTuple):
+class AdoptedProgram(NamedTuple):
     """One of them: `start` in clock ticks since boot; `proven`: a worker of this service has started it."""
 
     held: ledger.Held
@@ -28,9 +28,9 @@ class Adopted:
 
     def __init__(self, over: Callable[[ledger.Held, int | None], None]) -> None:
         self._over = over
-        self._programs: dict[int, list[Program]] = {}
+        self._programs: dict[int, list[AdoptedProgram]] = {}
 
-    def __iter__(self) -> Iterator[Program]:
+    def __iter__(self) -> Iterator[AdoptedProgram]:
         for each in self._programs.values():
             yield from each
 
@@ -38,7 +38,7 @@ class Adopted:
         """Whether it is one of them."""
         return any(each.start == start for each in self._programs.get(pid, ()))
 
-    def add(self, program: Program) -> None:
+    def add(self, program: AdoptedProgram) -> None:
         """Count one from now on."""
         self._programs.setdefault(program.held.pid, []).append(program)
 
@@ -65,7 +65,7 @@ class Adopted:
             if each.proven:
                 procfs.send(each.held.pid, each.start, signal.SIGTERM)
 
-    def _take(self, pid: int, is_meant: Callable[[Program], bool], status: int | None = None) -> None:
+    def _take(self, pid: int, is_meant: Callable[[AdoptedProgram], bool], status: int | None = None) -> None:
         for each in filter(is_meant, self._programs.get(pid, ())):
             self._programs[pid].remove(each)
             if not self._programs[pid]:
@@ -74,6 +74,6 @@ class Adopted:
             return
 
 
-def _exists(program: Program) -> bool:
+def _exists(program: AdoptedProgram) -> bool:
     found = procfs.look(program.held.pid)
     return found is not None and found.start == program.start

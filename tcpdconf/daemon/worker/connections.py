@@ -25,7 +25,7 @@ _TOGETHER: Final = 32  # programs started at once: until then each connection ke
 _STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
 
 
-class Server:
+class Connections:
     """One service at work. Its owner calls `reap` on SIGCHLD, and tells `adopted` what others say.
 
     Programs that it has started itself are known by their pid, which is theirs until `reap` has waited for
@@ -39,7 +39,7 @@ class Server:
         self._ledger = held
         self._lineage = lineage
         self._serving: stages.Serving | None = None  # what is served with now
-        self._receptions: list[acceptor.Reception] = []  # the last one accepts, the others await headers
+        self._receptions: list[acceptor.Acceptor] = []  # the last one accepts, the others await headers
         self._former = former.Former(events, self._in_use)
         self._asking: dict[int, stages.Serving] = {}  # by descriptor: connections that are being looked up
         self._slots = limits.Slots(tables.Limits())
@@ -76,7 +76,7 @@ class Server:
         self._ledger.grow(self._slots.most)
         if not self._receptions:
             for held, runs in self._ledger.take_over(self._lineage):
-                self._take_in(adopted.Program(held, runs.start, proven=self._lineage.proves(runs)))
+                self._take_in(adopted.AdoptedProgram(held, runs.start, proven=self._lineage.proves(runs)))
         made = self._reception(serving, listeners)
         emptied = self._reception(serving, inherited)
         if self._serving is not None:
@@ -93,8 +93,8 @@ class Server:
 
     def _reception(
         self, serving: stages.Serving, listeners: Sequence[acceptor.Listener]
-    ) -> acceptor.Reception:
-        return acceptor.Reception(
+    ) -> acceptor.Acceptor:
+        return acceptor.Acceptor(
             self._loop,
             self._name,
             listeners,
@@ -141,7 +141,7 @@ class Server:
         if self.adopted.has(pid, start):
             return
         held = self._ledger.hold(pid, peer, started)
-        self._take_in(adopted.Program(held, start, proven=True))
+        self._take_in(adopted.AdoptedProgram(held, start, proven=True))
         self._ledger.set("connections", self._slots.total)
         self._poll()
 
@@ -178,7 +178,7 @@ class Server:
             ends = {"peer": held.peer, "pid": held.pid}
             log.info("end", service=self._name, **ends, **signals.ending(status), seconds=seconds)
 
-    def _take_in(self, program: adopted.Program) -> None:
+    def _take_in(self, program: adopted.AdoptedProgram) -> None:
         self.adopted.add(program)
         self._slots.hold(program.held.peer)
 
@@ -200,7 +200,7 @@ class Server:
         self,
         serving: stages.Serving,
         peer: socket.socket,
-        link: connection.Connection,
+        link: connection.Link,
         said: Mapping[str, str],
     ) -> None:
         """Decide on a connection, or let it wait for a slot: headers are read while there is none."""
@@ -217,7 +217,7 @@ class Server:
             yield arrived.serving
         yield from self._asking.values()
 
-    def _leave(self, peer: socket.socket, link: connection.Connection) -> None:
+    def _leave(self, peer: socket.socket, link: connection.Link) -> None:
         """A proxy's health check looked whether somebody is there."""
         peer.close()
         self._former.look_soon()
@@ -228,7 +228,7 @@ class Server:
         self,
         serving: stages.Serving,
         peer: socket.socket,
-        link: connection.Connection,
+        link: connection.Link,
         said: Mapping[str, str],
     ) -> None:
         verdict = decision.admit(serving.sources, self._slots, link, loop.now())
@@ -261,7 +261,7 @@ class Server:
         except Exception:  # noqa: BLE001
             self._break_off(admitted.socket, admitted.link)
 
-    def _break_off(self, peer: socket.socket, link: connection.Connection) -> None:
+    def _break_off(self, peer: socket.socket, link: connection.Link) -> None:
         """Let a defect cost the one connection that has met it, and not its slot."""
         log.crash(f"cannot serve {link.peer}")
         self._asking.pop(peer.fileno(), None)
@@ -334,7 +334,7 @@ class Server:
         self,
         serving: stages.Serving,
         peer: socket.socket,
-        link: connection.Connection,
+        link: connection.Link,
         refused: connection.Refused,
     ) -> None:
         reason = refused.reason

@@ -34,7 +34,7 @@ def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[
     try:
         content = descriptors.content(fd, LARGEST)
         return _source(content, before) if file.shell else before | envfile.read(content)
-    except envfile.EnvironmentFileError as error:
+    except envfile.EnvironmentSyntaxError as error:
         raise EnvironmentFileError(f"{file.path}:{error.line}: {error}") from None
     except _ShellError as error:
         raise EnvironmentFileError(f"cannot read {file.path}: {error}") from None

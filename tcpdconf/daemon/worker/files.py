@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from tcpdconf.config.courier import databases
 from tcpdconf.config.model import tables
 from tcpdconf.daemon.dns import resolvconf, resolvfile
-from tcpdconf.daemon.messages import Assignment, Failure, Place, Role
+from tcpdconf.daemon.messages import Assignment, Failure, FilePlace, Role
 from tcpdconf.daemon.process import channel, descriptors, log
 from tcpdconf.daemon.worker import environment_files
 from tcpdconf.policy import decision, environ
@@ -35,7 +35,7 @@ _LONGEST_LINE: Final = 200  # characters of a line that goes into a worker's mes
 Origin = tuple[int, str, tuple[Role, ...]]
 """What an access source was made from: its place, what is written, and its files with their signatures."""
 
-Compiled = Mapping[Origin, decision.Source]
+Compiled = Mapping[Origin, decision.NamedTable]
 _NOTHING: Final[Compiled] = MappingProxyType({})
 
 
@@ -59,7 +59,7 @@ def contents(opened: Iterable[tuple[str, int]]) -> list[tuple[str, bytes]]:
 
 def place(
     error: AccessFileError, read: Iterable[tuple[str, bytes]], most: int = _LONGEST_LINE
-) -> Place | None:
+) -> FilePlace | None:
     """Return where an error is in the files that were read; None where it has no line.
 
     A line of more than `most` characters is left out.
@@ -69,10 +69,10 @@ def place(
     lines = dict(read).get(error.path, b"").split(b"\n")
     line = b"".join(lines[error.line - 1 : error.line]).removesuffix(b"\r").decode(errors="replace")
     text = f"cannot load access rules: {error.text}"
-    return Place(error.path, error.line, error.column, line if len(line) <= most else "", text)
+    return FilePlace(error.path, error.line, error.column, line if len(line) <= most else "", text)
 
 
-class Material:
+class ServiceFiles:
     """The files of one service, each with its role and descriptor; notes all failures."""
 
     def __init__(self, task: Assignment, given: Iterable[tuple[Role, int]]) -> None:
@@ -93,7 +93,7 @@ class Material:
         except OSError as error:
             self._fail(("directory",), f"cannot enter {self._service.directory}: {error.strerror}")
 
-    def sources(self, known: Compiled = _NOTHING) -> list[decision.Source]:
+    def sources(self, known: Compiled = _NOTHING) -> list[decision.NamedTable]:
         """The access sources, compiled unless known; an empty one, and a failure, for what cannot be read."""
         return [
             known.get(origin) or self._source(index, self._service.access[index])
@@ -134,11 +134,11 @@ class Material:
         known = {path: zone for path, zone in zones.items() if zone is not None}
         return dns_chain.build(self._service, self._task.config.dns_chains, known)
 
-    def name_servers(self) -> resolvconf.Settings:
+    def name_servers(self) -> resolvconf.ResolverSettings:
         """Whom to ask, and how."""
         return resolvconf.settings(self._task.config.dns, self._resolv_conf.read())
 
-    def new_name_servers(self) -> resolvconf.Settings | None:
+    def new_name_servers(self) -> resolvconf.ResolverSettings | None:
         """The same when resolv.conf has changed since; else None."""
         return self.name_servers() if self._resolv_conf.changed else None
 
@@ -147,10 +147,10 @@ class Material:
         channel.close_all([fd for _, fd in self._files])
         self._files = []
 
-    def _fail(self, key: tuple[str | int, ...], text: str, place: Place | None = None) -> None:
+    def _fail(self, key: tuple[str | int, ...], text: str, place: FilePlace | None = None) -> None:
         self.failures.append(Failure(key, text, place))
 
-    def _source(self, index: int, source: tables.AccessSource) -> decision.Source:
+    def _source(self, index: int, source: tables.AccessSource) -> decision.NamedTable:
         table = AccessTable()
         read: list[tuple[str, bytes]] = []
         try:
@@ -171,7 +171,7 @@ class Material:
             log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
         if table.doubts:
             log.warning("records with doubtful values", source=source.file, such_as=table.doubts[0])
-        return decision.Source(source.file or f"access[{index}]", table)
+        return decision.NamedTable(source.file or f"access[{index}]", table)
 
     def _variables(self, role: Role, fd: int, before: dict[str, str]) -> dict[str, str]:
         try:

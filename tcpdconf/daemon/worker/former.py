@@ -7,12 +7,12 @@ from tcpdconf.daemon.process import loop
 from tcpdconf.daemon.worker import acceptor
 
 
-class _Entry(NamedTuple):
+class _Generation(NamedTuple):
     """What was served with, how it is closed, and who had accepted by then and may still await headers."""
 
     serving: object
     close: Callable[[], None]
-    receptions: Sequence[acceptor.Reception]
+    receptions: Sequence[acceptor.Acceptor]
 
 
 class Former:
@@ -21,12 +21,12 @@ class Former:
     def __init__(self, events: loop.Loop, in_use: Callable[[], Iterable[object]]) -> None:
         self._loop = events
         self._in_use = in_use
-        self._entries: list[_Entry] = []
+        self._entries: list[_Generation] = []
         self._due = False
 
-    def add(self, serving: object, close: Callable[[], None], accepted: Sequence[acceptor.Reception]) -> None:
+    def add(self, serving: object, close: Callable[[], None], accepted: Sequence[acceptor.Acceptor]) -> None:
         """Keep something until no connection uses it."""
-        self._entries.append(_Entry(serving, close, accepted))
+        self._entries.append(_Generation(serving, close, accepted))
 
     def look(self) -> None:
         """Close what no connection uses."""

@@ -17,7 +17,7 @@ _EVERY: Final = 1.0  # seconds between two looks
 _OFTEN: Final = 0.02
 
 
-class Overflow:
+class LogPipe:
     """Watches the reading end of one logger's pipe; the descriptor must not block."""
 
     def __init__(self, events: loop.Loop, service: str, fd: int) -> None:

@@ -17,8 +17,8 @@ from tcpdconf.daemon import messages
 from tcpdconf.daemon.messages import Failure
 from tcpdconf.daemon.process import background_thread, channel, log, loop, procfs, signals
 from tcpdconf.daemon.worker import books, ledger
-from tcpdconf.daemon.worker.connections import Server
-from tcpdconf.daemon.worker.serving import Equipment
+from tcpdconf.daemon.worker.connections import Connections
+from tcpdconf.daemon.worker.serving import ServingBuilder
 from tcpdconf.policy import connection
 
 _FAILURES: Final = 20  # that are told: a message has its limit
@@ -42,9 +42,9 @@ class _Worker:
         self._post = post
         self._loop = loop.Loop()
         self._arrived = signals.Signals((signal.SIGCHLD,))
-        self._server: Server | None = None
-        self._equipment: Equipment | None = None  # what is served with
-        self._prepared: Equipment | None = None
+        self._server: Connections | None = None
+        self._equipment: ServingBuilder | None = None  # what is served with
+        self._prepared: ServingBuilder | None = None
         self._wanted = 0  # number of the preparation that is still wanted
         self._relay: books.Relay | None = None  # once it is replaced
         self._stopping = False
@@ -86,7 +86,7 @@ class _Worker:
             case {"kind": "retire"}:
                 self._end()
 
-    def _hear(self, serving: Server, message: dict[str, Any]) -> None:
+    def _hear(self, serving: Connections, message: dict[str, Any]) -> None:
         """What only a worker that serves is told."""
         match message:
             case {"kind": "gone", "ended": ended}:
@@ -116,7 +116,7 @@ class _Worker:
             self._lack(number, str(error))
             return
         os.close(fds[0])
-        found = Equipment(task, fds[1:], self._equipment)
+        found = ServingBuilder(task, fds[1:], self._equipment)
         done = functools.partial(self._read, number, found)
         if self._server is None:  # nobody is kept waiting
             found.read()
@@ -128,7 +128,7 @@ class _Worker:
             found.close()
             self._lack(number, str(error))
 
-    def _read(self, number: int, found: Equipment) -> None:
+    def _read(self, number: int, found: ServingBuilder) -> None:
         """Say whether what was prepared can be served with, if that is still wanted."""
         if found.complete and number == self._wanted:
             self._prepared = found
@@ -147,13 +147,13 @@ class _Worker:
         if self._server is None:
             self._end(1)
 
-    def _commit(self, found: Equipment, workers: list[int]) -> None:
+    def _commit(self, found: ServingBuilder, workers: list[int]) -> None:
         log.set_level(found.task.config.daemon.log_level)
         held = found.ledger()
         if self._server is None:
             most = found.task.service.limits.max_connections
             lineage = procfs.Lineage(os.getppid(), workers)
-            self._server = Server(found.task.name, self._loop, ledger.Ledger(held, most), lineage)
+            self._server = Connections(found.task.name, self._loop, ledger.Ledger(held, most), lineage)
         else:
             os.close(held)
         before, self._equipment, self._prepared = self._equipment, found, None
@@ -170,7 +170,7 @@ class _Worker:
 
     def _try(self, number: int, fds: list[int]) -> None:
         """Say whether the service could be served, and what its lists answer; serve nothing."""
-        found = Equipment(messages.read(fds[0]), fds[1:])
+        found = ServingBuilder(messages.read(fds[0]), fds[1:])
         log.set_level("error")  # what a test of a list shows is reported, not logged
         found.read()
         found.try_program()
@@ -193,7 +193,7 @@ class _Worker:
         except channel.ChannelError:  # so many lists that they are too long for a message
             self._post.send("report", lists={}, names=names)
 
-    def _retire(self, serving: Server, kept: list[int]) -> None:
+    def _retire(self, serving: Connections, kept: list[int]) -> None:
         """Leave new connections to another worker; end when the programs of the old ones have."""
         self._relay = books.Relay(self._loop, self._post)
         serving.retire(self._relay, kept)
@@ -242,7 +242,7 @@ class _Worker:
         self._loop.stop()
 
 
-def _take_on(serving: Server, entry: dict[str, Any]) -> None:
+def _take_on(serving: Connections, entry: dict[str, Any]) -> None:
     """What a worker says that this one has replaced, as far as the supervisor believes it."""
     match entry:
         case {"kind": "adopt", "pid": pid, "peer": peer, "started": started, "start": start}:

@@ -60,7 +60,7 @@ class Program:
         self._path, self._argv = words[0], spawn.Words(words)
         self._environment = environ.entries(environment)
         self._stderr = stderr
-        self._signals = spawn.Signals(
+        self._signals = spawn.SpawnAttributes(
             _OWN if ways.keeps_signals else _DEFAULTED, unblocked=not ways.keeps_signals
         )
         self._behind_prlimit = argv[0] if _limited(rlimits) else None

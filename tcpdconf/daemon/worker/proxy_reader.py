@@ -23,21 +23,21 @@ _LATE: Final = (
 )
 _LEFT: Final = "left without a byte"
 
-Passed = Callable[[socket.socket, connection.Connection, Mapping[str, str]], None]
-Refused = Callable[[socket.socket, connection.Connection, connection.Refused], None]
-Left = Callable[[socket.socket, connection.Connection], None]
+Passed = Callable[[socket.socket, connection.Link, Mapping[str, str]], None]
+Refused = Callable[[socket.socket, connection.Link, connection.Refused], None]
+Left = Callable[[socket.socket, connection.Link], None]
 
 
 class _Pending(NamedTuple):
     """A connection whose header has not come yet, or only in part."""
 
     client: socket.socket
-    link: connection.Connection
+    link: connection.Link
     data: bytearray
     until: float
 
 
-class Gate:
+class ProxyReader:
     """The headers of one listener.
 
     `passed` is called with each connection that may go on, what its header says, and the variables from it;
@@ -65,7 +65,7 @@ class Gate:
         self._peers: Counter[str] = Counter()
         self._armed = False
 
-    def enter(self, client: socket.socket, link: connection.Connection) -> None:
+    def enter(self, client: socket.socket, link: connection.Link) -> None:
         """Take a connection; `link` has the socket's own ends."""
         standing = self._terms.standing(link)
         if standing in {"elsewhere", "exempt"}:
@@ -91,7 +91,7 @@ class Gate:
             self._forget(pending)
             self._refuse(pending.client, pending.link, "stopping")
 
-    def _await(self, client: socket.socket, link: connection.Connection) -> None:
+    def _await(self, client: socket.socket, link: connection.Link) -> None:
         client.setblocking(False)
         pending = _Pending(client, link, bytearray(), loop.now() + self._settings.timeout)
         outcome = self._advance(pending)
@@ -138,7 +138,7 @@ class Gate:
             client.setblocking(True)
             self._passed(client, taken, proxy_header.variables(outcome))
 
-    def _refuse(self, client: socket.socket, link: connection.Connection, error: str) -> None:
+    def _refuse(self, client: socket.socket, link: connection.Link, error: str) -> None:
         self._refused(client, link, trust.refused(error))
 
     def _forget(self, pending: _Pending) -> None:

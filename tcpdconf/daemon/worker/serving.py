@@ -13,20 +13,20 @@ from tcpdconf.daemon.messages import Assignment, Failure, Kind, Role
 from tcpdconf.daemon.process import channel, loop
 from tcpdconf.daemon.worker import acceptor, client, log_pipe, program, stages
 from tcpdconf.daemon.worker import files as service_files
-from tcpdconf.daemon.worker.files import Compiled, Material
+from tcpdconf.daemon.worker.files import Compiled, ServiceFiles
 
 if TYPE_CHECKING:
     from tcpdconf.policy import decision
     from tcpdconf.policy.dns.chain import Chain
 
 
-class Equipment:
+class ServingBuilder:
     """What a service needs to be served, from an assignment and its descriptors; notes all failures.
 
     What has not changed since `before` is taken over from there.
     """
 
-    def __init__(self, task: Assignment, fds: Sequence[int], before: "Equipment | None" = None) -> None:
+    def __init__(self, task: Assignment, fds: Sequence[int], before: "ServingBuilder | None" = None) -> None:
         self.task = task
         self.complete = False  # read to the end, without failures
         self._before = before
@@ -35,13 +35,13 @@ class Equipment:
         for role, fd in zip(task.roles, fds, strict=True):
             self._fds.setdefault(role.kind, []).append((role, fd))
         read = [given for kind in service_files.READ for given in self._fds.pop(kind, ())]
-        self._material = Material(task, read)
+        self._material = ServiceFiles(task, read)
         self.failures = self._material.failures
-        self._sources: list[decision.Source] = []
+        self._sources: list[decision.NamedTable] = []
         self._chain: Chain | None = None
         self._base: dict[str, str] = {}
         self.lookups: lookups.Lookups | None = None
-        self._overflow: log_pipe.Overflow | None = None
+        self._overflow: log_pipe.LogPipe | None = None
 
     def read(self) -> None:
         """Read all files, and let go of them."""
@@ -60,7 +60,7 @@ class Equipment:
         self._before = None
         runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
         for _, fd in self._fds.pop("overflow", ()):
-            self._overflow = log_pipe.Overflow(events, self.task.name, fd)
+            self._overflow = log_pipe.LogPipe(events, self.task.name, fd)
         messages = client.messages(service)
         return stages.Serving(
             service, self._sources, self._base, runner, self.lookups, messages, self.task.ways
@@ -99,7 +99,7 @@ class Equipment:
             channel.close_all([fd for _, fd in found])
         self._fds.clear()
 
-    def retire(self, successor: "Equipment") -> None:
+    def retire(self, successor: "ServingBuilder") -> None:
         """Stop what the successor does not use; connections that are being looked up still use it.
 
         The server closes what their programs are started with, when the last one has come to its program.

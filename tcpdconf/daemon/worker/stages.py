@@ -18,7 +18,7 @@ class Serving(NamedTuple):
     """
 
     service: Service
-    sources: Sequence[decision.Source]
+    sources: Sequence[decision.NamedTable]
     base: Mapping[str, str]
     runner: program.Program
     lookups: lookups.Lookups | None
@@ -31,7 +31,7 @@ class Arrived(NamedTuple):
 
     serving: Serving
     socket: socket.socket
-    link: connection.Connection
+    link: connection.Link
     variables: Mapping[str, str]
 
 
@@ -40,11 +40,11 @@ class Admitted(NamedTuple):
 
     serving: Serving
     socket: socket.socket
-    link: connection.Connection
+    link: connection.Link
     variables: Mapping[str, str]
     until: float
 
 
-def ends(link: connection.Connection) -> dict[str, object]:
+def ends(link: connection.Link) -> dict[str, object]:
     """Who a log line says is connected: the client, and the proxy it came by."""
     return {"peer": link.peer} if link.proxy is None else {"peer": link.peer, "via": link.proxy.peer}

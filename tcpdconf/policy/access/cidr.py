@@ -19,7 +19,7 @@ _COMMENT: Final = re.compile(rb"[#;]")
 _OCTETS: Final = tuple({b"%d" % n: n << shift for n in range(256)} for shift in (24, 16, 8, 0))
 
 
-class LineError(ValueError):
+class CidrLineError(ValueError):
     """A line of an access file that cannot be used; `line` and `column` count from 1, the column in bytes."""
 
     def __init__(self, line: int, text: str, column: int = 1) -> None:
@@ -64,7 +64,7 @@ def _one(number: int, written: bytes) -> prefixes.Prefix:
     try:
         network = values.network(written.decode("utf-8", "backslashreplace"))
     except ValueError as error:
-        raise LineError(number, str(error)) from None
+        raise CidrLineError(number, str(error)) from None
     if isinstance(network, str):
-        raise LineError(number, 'a CIDR list cannot have "*"; 0.0.0.0/0 and ::/0 are all addresses')
+        raise CidrLineError(number, 'a CIDR list cannot have "*"; 0.0.0.0/0 and ::/0 are all addresses')
     return next(access_table.prefixes(network))

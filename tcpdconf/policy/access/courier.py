@@ -36,7 +36,7 @@ class Records:
         self._strict = strict
         self._rules: dict[bytes, Rule] = {}  # few values, many networks
 
-    def add(self, key: courier_records.Key, value: bytes) -> None:
+    def add(self, key: courier_records.RecordKey, value: bytes) -> None:
         """Add one record.
 
         Raises:
@@ -78,9 +78,9 @@ def read(data: bytes, records: Records) -> None:
             key, value = courier_records.record(line)
             records.add(key, value)
         except DoubtError as error:
-            raise cidr.LineError(number, str(error), len(line) - len(value) + error.start + 1) from None
+            raise cidr.CidrLineError(number, str(error), len(line) - len(value) + error.start + 1) from None
         except ValueError as error:
-            raise cidr.LineError(number, str(error)) from None
+            raise cidr.CidrLineError(number, str(error)) from None
 
 
 def rule(value: bytes) -> Rule:

@@ -28,7 +28,7 @@ from tcpdconf.config.courier import databases, prefixes
 from tcpdconf.config.courier import records as courier_records
 from tcpdconf.config.load import files as config_files
 from tcpdconf.config.load import positions, toml_errors, validation_errors
-from tcpdconf.config.load.files import Source, Spot
+from tcpdconf.config.load.files import SourceFile, Spot
 from tcpdconf.config.model import tables
 from tcpdconf.policy.access import cidr
 from tcpdconf.policy.access import courier as courier_access
@@ -190,7 +190,7 @@ def _database(path: str, data: bytes, form: databases.Format, records: Records) 
 def _courier(path: str, data: bytes, records: Records) -> None:
     try:
         courier_access.read(data, records)
-    except cidr.LineError as error:
+    except cidr.CidrLineError as error:
         raise AccessFileError(path, "", str(error), error.line, error.column) from None
 
 
@@ -198,7 +198,7 @@ def _cidr(path: str, data: bytes, source: tables.AccessSource) -> AccessTable:
     table = AccessTable()
     try:
         cidr.read(data, Rule(source.action or "deny"), table.peers)
-    except cidr.LineError as error:
+    except cidr.CidrLineError as error:
         raise AccessFileError(path, "", str(error), error.line, error.column) from None
     return table
 
@@ -209,7 +209,7 @@ def _toml(path: str, data: bytes) -> AccessTable:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise AccessFileError(path, "", "not UTF-8", _line(data, error.start)) from None
-    source = Source(path, text, {})
+    source = SourceFile(path, text, {})
     try:
         written = config_files.parsed(text)
     except (ValueError, RecursionError) as error:
@@ -228,6 +228,6 @@ def _toml(path: str, data: bytes) -> AccessTable:
         raise AccessFileError(path, "", text, *_place(source, key)) from None
 
 
-def _place(source: Source, key: positions.Key, spot: Spot = "value") -> tuple[int, int]:
+def _place(source: SourceFile, key: positions.Key, spot: Spot = "value") -> tuple[int, int]:
     span = source.span(key, spot)
     return (span.line, span.column) if span else (0, 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from tcpdconf.config.courier import databases
 from tcpdconf.config.courier import records as courier_records
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 from tcpdconf.config.model import tables, values
 from tcpdconf.policy import connection
 from tcpdconf.policy.access import cidr
@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 Prefix = tuple[int, int, int]
 
 
-class Place(NamedTuple):
+class RulePlace(NamedTuple):
     """A line of a text file (from 1), or a record of a database (line 0); and what is written there."""
 
     path: str
@@ -64,7 +64,7 @@ def _shown(local: values.Local) -> str:
     return where if local.port is None else f"{where} port {local.port}".lstrip()
 
 
-def sought(table: AccessTable, stage: Stage, link: connection.Connection) -> Sought | None:
+def sought(table: AccessTable, stage: Stage, link: connection.Link) -> Sought | None:
     """What the rule of a stage is known by; None where the table has none."""
     networks, end = table.searched(stage, link)
     found = networks.where(end, link)
@@ -76,7 +76,9 @@ def in_rules(rules: Sequence[tables.AccessRule], wanted: Sought) -> int:
     return _first(rules, lambda part: wanted.is_in(access_table.build(part)))
 
 
-def in_files(files: Sequence[tuple[str, bytes]], source: tables.AccessSource, wanted: Sought) -> Place | None:
+def in_files(
+    files: Sequence[tuple[str, bytes]], source: tables.AccessSource, wanted: Sought
+) -> RulePlace | None:
     """The place of a rule that was read from one of these files; None when it is in none of them.
 
     Raises:
@@ -90,18 +92,18 @@ def in_files(files: Sequence[tuple[str, bytes]], source: tables.AccessSource, wa
     return None
 
 
-def _toml(path: str, data: bytes, _: tables.AccessSource, wanted: Sought) -> Place | None:
+def _toml(path: str, data: bytes, _: tables.AccessSource, wanted: Sought) -> RulePlace | None:
     text = data.decode("utf-8-sig").replace("\r\n", "\n")
-    file = Source(path, text, {})
+    file = SourceFile(path, text, {})
     rules = tables.AccessFile.model_validate(tomllib.loads(text)).rules
     if not wanted.is_in(access_table.build(rules)):
         return None
     span = file.span(("rules", in_rules(rules, wanted)))
     line = span.line if span else 0
-    return Place(path, line, file.places.line(line).strip())
+    return RulePlace(path, line, file.places.line(line).strip())
 
 
-def _cidr(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> Place | None:
+def _cidr(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> RulePlace | None:
     rule = Rule(source.action or "deny")
 
     def has(lines: Sequence[bytes]) -> bool:
@@ -112,7 +114,7 @@ def _cidr(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -
     return _line(path, data, has)
 
 
-def _courier(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> Place | None:
+def _courier(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> RulePlace | None:
     def has(lines: Sequence[bytes]) -> bool:
         records = Records(local=source.local)
         courier_access.read(b"\n".join(lines), records)
@@ -121,15 +123,15 @@ def _courier(path: str, data: bytes, source: tables.AccessSource, wanted: Sought
     return _line(path, data, has)
 
 
-def _line(path: str, data: bytes, has: Callable[[Sequence[bytes]], bool]) -> Place | None:
+def _line(path: str, data: bytes, has: Callable[[Sequence[bytes]], bool]) -> RulePlace | None:
     lines = data.split(b"\n")
     if not has(lines):
         return None
     index = _first(lines, has)
-    return Place(path, index + 1, lines[index].strip().decode(errors="backslashreplace"))
+    return RulePlace(path, index + 1, lines[index].strip().decode(errors="backslashreplace"))
 
 
-def _database(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> Place | None:
+def _database(path: str, data: bytes, source: tables.AccessSource, wanted: Sought) -> RulePlace | None:
     form = databases.recognise(data)
     for written, value in databases.records(data, form) if form else ():
         key = courier_records.key(written)
@@ -137,7 +139,7 @@ def _database(path: str, data: bytes, source: tables.AccessSource, wanted: Sough
             records = Records(local=source.local)
             records.add(key, value)
             if wanted.is_in(records.table):
-                return Place(path, 0, written.decode())
+                return RulePlace(path, 0, written.decode())
     return None
 
 

@@ -27,7 +27,7 @@ class Ends(NamedTuple):
     own: values.Local | None = None
     proxied: values.Local | None = None
 
-    def are_of(self, link: connection.Connection) -> bool:
+    def are_of(self, link: connection.Link) -> bool:
         """Whether the connection has these ends."""
         own = self.own is None or _is_at(self.own, link.own_end)
         return own and (self.proxied is None or (link.proxy is not None and _is_at(self.proxied, link.local)))
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
     rules: tuple[tuple[Ends, Rule], ...]
 
-    def pick(self, link: connection.Connection) -> Rule | None:
+    def pick(self, link: connection.Link) -> Rule | None:
         """The first rule whose local ends are the connection's."""
         return next((rule for ends, rule in self.rules if ends.are_of(link)), None)
 
@@ -87,7 +87,7 @@ class Networks:
             return dict(known.rules).get(ends)
         return known if ends == ANY else None
 
-    def find(self, end: connection.Endpoint, link: connection.Connection) -> Rule | None:
+    def find(self, end: connection.Endpoint, link: connection.Link) -> Rule | None:
         """The rule of the longest network that holds `end`, among those for this connection's local ends."""
         levels = self._levels or self._compile()
         value = end.value
@@ -101,7 +101,7 @@ class Networks:
         return None
 
     def where(
-        self, end: connection.Endpoint, link: connection.Connection
+        self, end: connection.Endpoint, link: connection.Link
     ) -> tuple[tuple[int, int, int], Ends] | None:
         """The (version, length, first bits) and the local ends of the rule that `find` finds."""
         lengths = self._by_length[end.version]
@@ -139,22 +139,22 @@ class AccessTable:
         self.dead: list[str] = []
         self.doubts: list[str] = []
 
-    def find(self, link: connection.Connection) -> Rule | None:
+    def find(self, link: connection.Link) -> Rule | None:
         """The rule for the client, or None when the source does not say."""
         return self.peers.find(link.peer, link)
 
-    def find_local(self, link: connection.Connection) -> Rule | None:
+    def find_local(self, link: connection.Link) -> Rule | None:
         """The rule for this host's own end, or None when the source does not say.
 
         The most specific decides: address and port, address, its networks, port, everything.
         """
         return self.locals.find(link.own_end, link) if self.locals.used else None
 
-    def find_proxied(self, link: connection.Connection) -> Rule | None:
+    def find_proxied(self, link: connection.Link) -> Rule | None:
         """The rule for the local end in the PROXY header, or None when there is none or no header."""
         return None if link.proxy is None else self.proxied.find(link.local, link)
 
-    def searched(self, stage: Stage, link: connection.Connection) -> tuple[Networks, connection.Endpoint]:
+    def searched(self, stage: Stage, link: connection.Link) -> tuple[Networks, connection.Endpoint]:
         """The networks among which a stage looks for a rule, and the end that it looks for."""
         if stage == "local":
             return self.locals, link.own_end
@@ -165,7 +165,7 @@ class AccessTable:
         return _add_end(self.locals, where, rule, Ends(own=_port(where)))
 
 
-Find = Callable[[AccessTable, connection.Connection], Rule | None]
+Find = Callable[[AccessTable, connection.Link], Rule | None]
 
 
 class DuplicateRuleError(ValueError):

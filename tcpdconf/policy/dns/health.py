@@ -61,7 +61,7 @@ class Points(NamedTuple):
         return (*self.listed, *self.unlisted, self.random)
 
 
-class Health:
+class ListHealth:
     """One list, asked while its `state` is "up". `counts` are the answers by class since the start.
 
     `pause` is in seconds: how long it is left alone when it begins to fail.

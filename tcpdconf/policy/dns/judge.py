@@ -22,7 +22,7 @@ Answers = Mapping[query.Question, query.Answer]
 Effect = Literal["set", "scored", "none", "skipped", "exempt"]
 
 
-class Step(NamedTuple):
+class ListStep(NamedTuple):
     """What became of one list.
 
     The class of its answer (None: it was not looked at), the addresses that count, the effect, why, and the
@@ -46,7 +46,7 @@ class Judgement(NamedTuple):
     """
 
     variables: dict[str, str]
-    steps: tuple[Step, ...]
+    steps: tuple[ListStep, ...]
     open: frozenset[query.Question]
     sure: dict[str, str]
 
@@ -137,7 +137,7 @@ class _Judging:
     def __init__(self, address: str, most_allows: int) -> None:
         self.address = address
         self.variables: dict[str, str] = {}
-        self.steps: list[Step] = []
+        self.steps: list[ListStep] = []
         self.open: set[query.Question] = set()
         self._allows = 0
         self._most_allows = most_allows
@@ -151,7 +151,7 @@ class _Judging:
 
     def pass_over(self, entry: Entry, effect: Effect, why: str) -> None:
         """An entry that is not looked at."""
-        self.steps.append(Step(entry, None, (), effect, why))
+        self.steps.append(ListStep(entry, None, (), effect, why))
 
     def skip(self, entry: Entry) -> None:
         """An entry whose variable is set already; if that is not sure, the entry may count yet."""
@@ -164,18 +164,20 @@ class _Judging:
         self._loosen(entry, finding.missing)
         if finding.listed:
             sets = self._set(entry, finding)
-            self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", _said(finding), sets))
+            self.steps.append(
+                ListStep(entry, finding.outcome, finding.addresses, "set", _said(finding), sets)
+            )
         else:
-            self.steps.append(Step(entry, finding.outcome, (), "none", _said(finding)))
+            self.steps.append(ListStep(entry, finding.outcome, (), "none", _said(finding)))
 
     def score(self, entry: Entry, finding: _Finding) -> None:
         """An entry that adds to a score."""
         self._loosen(entry)
         if finding.listed:
             why = f"{_said(finding)}, weight {entry.weight}"
-            self.steps.append(Step(entry, finding.outcome, finding.addresses, "scored", why))
+            self.steps.append(ListStep(entry, finding.outcome, finding.addresses, "scored", why))
         else:
-            self.steps.append(Step(entry, finding.outcome, (), "none", _said(finding)))
+            self.steps.append(ListStep(entry, finding.outcome, (), "none", _said(finding)))
 
     def weigh(self, tally: Tally, scored: Sequence[tuple[Entry, _Finding]]) -> None:
         """The score of a variable: what is sure of it, and what missing answers can make of it."""
@@ -195,7 +197,7 @@ class _Judging:
             entry, finding = blocks[listed]
             sets = self._set(entry, finding)
             why = f"score {total} of {tally.threshold}"
-            self.steps.append(Step(entry, finding.outcome, finding.addresses, "set", why, sets))
+            self.steps.append(ListStep(entry, finding.outcome, finding.addresses, "set", why, sets))
 
     def _set(self, entry: Entry, finding: _Finding) -> tuple[str, ...]:
         """Set a listing's variables (manual, ADDITIONAL DNS ACCESS LIST VARIABLES); returns their names."""

@@ -32,7 +32,7 @@ def own_question(token: int) -> query.Question:
     return hostname.pointer(connection.endpoint(4, _NOBODY | token & ~_NOBODY, 0))
 
 
-class Health:
+class NameHealth:
     """Judges the name servers of one service, which are asked for names while `state` is "up".
 
     `counts` are the answers about both ends of connections by status, since the start. `pause` is in seconds.

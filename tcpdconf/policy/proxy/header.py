@@ -106,7 +106,7 @@ def _missing(version: int, data: bytes, options: Options) -> int:
         return _missing_v2(data, options.largest)
     try:
         return v1.lenient_missing(data) if options.lenient else v1.missing(data)
-    except v1.LineError as error:
+    except v1.ProxyLineError as error:
         raise HeaderError(f"v1: {error}") from None
 
 
@@ -130,7 +130,7 @@ def _missing_v2(data: bytes, largest: int) -> int:
 def _read_v1(data: bytes, options: Options) -> Header:
     try:
         ends = v1.lenient_read(data) if options.lenient else v1.read(data)
-    except v1.LineError as error:
+    except v1.ProxyLineError as error:
         raise HeaderError(f"v1: {error}") from None
     if ends is None:
         return Header(1, local=True)

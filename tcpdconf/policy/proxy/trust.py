@@ -28,7 +28,7 @@ class Terms:
         self._exempt = _networks(settings.exempt)
         self._here = _networks(settings.local_addresses or ["*"])
 
-    def standing(self, link: connection.Connection) -> Standing:
+    def standing(self, link: connection.Link) -> Standing:
         """What is expected of the peer of a socket; `link` has the socket's own ends."""
         if self._here.find(link.local, link) is None:
             return "elsewhere"
@@ -36,14 +36,14 @@ class Terms:
             return "exempt"
         return "stranger" if self._trusted.find(link.peer, link) is None else "trusted"
 
-    def take(self, link: connection.Connection, header: Header) -> connection.Connection | connection.Refused:
+    def take(self, link: connection.Link, header: Header) -> connection.Link | connection.Refused:
         """The connection as the header says it; LOCAL and UNKNOWN leave the socket's own ends, or refuse."""
         if header.local and self._closes:
             return refused("a connection of the proxy's own")
         if header.source is None or header.destination is None:
             return link
         proxy = connection.Proxy(link.peer, link.local)
-        return connection.Connection(header.source, header.destination, proxy)
+        return connection.Link(header.source, header.destination, proxy)
 
 
 def refused(error: str) -> connection.Refused:

@@ -26,7 +26,7 @@ _PORT: Final = re.compile(rb"(?:0|[1-9][0-9]{0,4})?")
 _ATOI: Final = re.compile(rb"[\t\v\f]*([+-]?[0-9]+)")
 
 
-class LineError(Exception):
+class ProxyLineError(Exception):
     """What is wrong with the line: printable, short."""
 
 
@@ -54,13 +54,13 @@ def missing(line: bytes) -> int:
     if start is None:
         if any(known.startswith(line) for known in _FIELDS):
             return _SHORTEST - len(line)
-        raise LineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(line[6:])}")
+        raise ProxyLineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(line[6:])}")
     body, cr, behind = line[len(start) :].partition(b"\r")
     if b"\n" in body or behind[:1] not in (b"", b"\n"):
-        raise LineError("a CR or LF alone does not end the line")
+        raise ProxyLineError("a CR or LF alone does not end the line")
     lacks = _lacking(body, _FIELDS[start], ended=bool(cr)) if _FIELDS[start] else _unknown_lacking(body)
     if len(start) + len(body) + lacks > _LONGEST:
-        raise LineError(f"longer than {_LONGEST} bytes")
+        raise ProxyLineError(f"longer than {_LONGEST} bytes")
     return 1 - len(behind) if cr else lacks
 
 
@@ -83,7 +83,7 @@ def lenient_missing(line: bytes) -> int:
     """
     end = line.find(b"\n")
     if (len(line) if end < 0 else end) >= _LENIENT_LONGEST:
-        raise LineError(f"longer than {_LENIENT_LONGEST - 1} bytes and LF")
+        raise ProxyLineError(f"longer than {_LENIENT_LONGEST - 1} bytes and LF")
     return max(_LENIENT_SHORTEST - len(line), 1) if end < 0 else end + 1 - len(line)
 
 
@@ -103,13 +103,13 @@ def lenient_read(line: bytes) -> Ends | None:
             version, form = (4, _V4) if kind == b"TCP4" else (6, _V6)
             one, other = form.value(source), form.value(destination)
             if one is None or other is None:
-                raise LineError(f"bad address: {shown(source if one is None else destination)}")
+                raise ProxyLineError(f"bad address: {shown(source if one is None else destination)}")
             return (
                 connection.endpoint(version, one, _atoi(from_port)),
                 connection.endpoint(version, other, _atoi(to_port)),
             )
         case words:
-            raise LineError(f"no such line: {shown(b' '.join(words))}")
+            raise ProxyLineError(f"no such line: {shown(b' '.join(words))}")
 
 
 def shown(data: bytes) -> str:
@@ -119,7 +119,7 @@ def shown(data: bytes) -> str:
 
 def _unknown_lacking(body: bytes) -> int:
     if body[:1] not in (b"", b" "):
-        raise LineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(b'UNKNOWN' + body)}")
+        raise ProxyLineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(b'UNKNOWN' + body)}")
     return len(b"\r\n")
 
 
@@ -127,9 +127,9 @@ def _lacking(body: bytes, fields: tuple[_Field, ...], *, ended: bool) -> int:
     """What follows these fields at least, CRLF included; all fields are there once the line has `ended`."""
     *whole, last = body.split(b" ", len(fields))
     if len(whole) >= len(fields):
-        raise LineError("more than four fields")
+        raise ProxyLineError("more than four fields")
     if ended and len(whole) < len(fields) - 1:
-        raise LineError(f"no {fields[len(whole) + 1].name}")
+        raise ProxyLineError(f"no {fields[len(whole) + 1].name}")
     for field, text in zip(fields, whole, strict=False):
         _whole(field, text)
     field = fields[len(whole)]
@@ -147,8 +147,8 @@ def _whole(field: _Field, text: bytes) -> int:
     return value
 
 
-def _bad(field: _Field, text: bytes) -> LineError:
-    return LineError(f"bad {field.name}: {shown(text)}")
+def _bad(field: _Field, text: bytes) -> ProxyLineError:
+    return ProxyLineError(f"bad {field.name}: {shown(text)}")
 
 
 def _ipv4(text: bytes) -> int | None:

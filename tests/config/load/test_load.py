@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import load, merge
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Daemon, ServiceSettings, Settings
 
@@ -435,9 +435,9 @@ def test_any_text_is_a_configuration_or_problems(lines: list[str]) -> None:
 def test_merging_and_locating_agree(contents: list[dict[str, Any]]) -> None:
     """Each leaf of an effective service is what stands at the place where it is said to be written."""
     own, *defaults = contents
-    found = [Source(f"{n}.toml", "", {"defaults": table}) for n, table in enumerate(defaults)]
-    found.append(Source("own.toml", "", {"services": {"s": own}}))
-    written = merge.Written(found)
+    found = [SourceFile(f"{n}.toml", "", {"defaults": table}) for n, table in enumerate(defaults)]
+    found.append(SourceFile("own.toml", "", {"services": {"s": own}}))
+    written = merge.Merged(found)
     ((_, effective),) = written.services()
 
     def leaves(value: Any, key: tuple[str | int, ...]) -> None:  # noqa: ANN401 (TOML)

@@ -7,7 +7,7 @@ import pytest
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import recovery
-from tcpdconf.config.load.files import Source
+from tcpdconf.config.load.files import SourceFile
 
 SECONDS = 20  # on a loaded machine; quadratic time would be minutes
 
@@ -15,7 +15,7 @@ SECONDS = 20  # on a loaded machine; quadratic time would be minutes
 def recovered(text: str) -> recovery.Recovered:
     with pytest.raises((tomllib.TOMLDecodeError, RecursionError)) as error:
         tomllib.loads(text)
-    return recovery.recover(Source("a.toml", text, {}), error.value)
+    return recovery.recover(SourceFile("a.toml", text, {}), error.value)
 
 
 def test_each_error_is_told_and_the_rest_is_read() -> None:

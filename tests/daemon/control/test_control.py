@@ -20,7 +20,7 @@ from support.running import controls, daemons
 from tcpdconf.daemon.control import client as control_client
 from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control import server as control_server
-from tcpdconf.daemon.control.client import Connection, ControlError
+from tcpdconf.daemon.control.client import ControlConnection, ControlError
 from tcpdconf.daemon.control.server import Command, Control, Credentials, Reply, RunningError
 from tcpdconf.daemon.process import channel, loop
 
@@ -145,7 +145,7 @@ def test_the_daemon_whose_end_is_awaited_is_the_one_that_has_answered(
     with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        with Connection(str(tmp_path)) as end:
+        with ControlConnection(str(tmp_path)) as end:
             assert end.pid == process.pid
             end.ask({"command": "stop"})
             process.communicate()
@@ -155,7 +155,7 @@ def test_the_daemon_whose_end_is_awaited_is_the_one_that_has_answered(
 
 @pytest.mark.parametrize("count", [1, 250, 600])
 def test_answers_carry_descriptors(count: int, server: controls.Server) -> None:
-    with Connection(str(server.directory)) as end:
+    with ControlConnection(str(server.directory)) as end:
         assert end.ask({"command": "descriptors", "count": count}) == {"ok": True}
         assert len(end.fds) == count
         assert os.read(end.fds[-1], 100) == b"through"
@@ -245,7 +245,7 @@ def test_without_room_for_descriptors_none_is_handed_over(
             control_client.ask(str(server.directory), {"command": "descriptors", "count": 5})
         monkeypatch.setattr(os, "dup", real)
         leaves_nothing(server, before)
-    with Connection(str(server.directory)) as end:
+    with ControlConnection(str(server.directory)) as end:
         end.ask({"command": "descriptors", "count": 5})
         assert len(end.fds) == 5
         channel.close_all(end.fds)

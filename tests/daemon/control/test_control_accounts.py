@@ -11,7 +11,7 @@ import pytest
 from support.running import daemons, reloads
 
 from tcpdconf.daemon.control import server as control_server
-from tcpdconf.daemon.control.client import Connection, ControlError
+from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
 ECHO = 'program = ["/bin/echo", "in"]'
 LIST = 'dns_lists = [{ zone = "bl.test", action = "block", probe = false }]'
@@ -49,7 +49,7 @@ def accounts_agree(daemon: daemons.Daemon, before: int) -> None:
     assert descriptors(daemon) == before
     with contextlib.ExitStack() as stack:
         for _ in range(control_server.CLIENTS):
-            end = stack.enter_context(Connection(daemon.runtime))
+            end = stack.enter_context(ControlConnection(daemon.runtime))
             end.ask({"command": "status"})
         assert clients(daemon) == control_server.CLIENTS
     assert descriptors(daemon) == before
@@ -98,7 +98,7 @@ def test_without_descriptors_a_command_fails_and_leaves_nothing(command: str, tm
 
 def asked(daemon: reloads.Daemon, request: dict[str, object], seconds: float) -> bool:
     """Whether it was answered, and not with an error."""
-    with Connection(daemon.runtime) as end:
+    with ControlConnection(daemon.runtime) as end:
         try:
             answer = end.ask(request, seconds)
         except ControlError:

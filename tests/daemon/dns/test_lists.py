@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLIENT = "5.0.0.127.bl.example"
 LISTED = {"BLOCK": "Blacklisted by bl.example", "BLOCK_IP": "127.0.0.2", "BLOCK_ZONE": "bl.example"}
-LINK = connection.Connection(chains.CLIENT, links.end("127.0.0.1"))
+LINK = connection.Link(chains.CLIENT, links.end("127.0.0.1"))
 
 
 def looking(client: resolvers.Client, *lists: chains.Table, **keys: Any) -> lookups.Lookups:  # noqa: ANN401
@@ -40,9 +40,7 @@ def looking(client: resolvers.Client, *lists: chains.Table, **keys: Any) -> look
     return lookups.Lookups(client.loop, "test", settings, chain=chain, asked=client.resolver)
 
 
-def found(
-    client: resolvers.Client, looked: lookups.Lookups, link: connection.Connection = LINK
-) -> chains.Table:
+def found(client: resolvers.Client, looked: lookups.Lookups, link: connection.Link = LINK) -> chains.Table:
     """The variables that a connection gets."""
     told: list[dict[str, str]] = []
 
@@ -111,7 +109,7 @@ def test_without_a_name_server_nobody_is_refused() -> None:
 
 def test_a_question_that_cannot_be_sent_counts_like_any_other() -> None:
     """It fails before it is on its way, so that the answer is there at once, as one from the cache is."""
-    client = resolvers.Client(values.Server("255.255.255.255", 53))  # connect(2): EACCES
+    client = resolvers.Client(values.ServerAddress("255.255.255.255", 53))  # connect(2): EACCES
     looked = looking(client, {"zone": "bl.example", "probe": False})
     clients = [LINK._replace(peer=links.end(f"127.0.0.{n}")) for n in (5, 5, 6, 7, 8)]
 

@@ -157,7 +157,7 @@ def test_equal_random_numbers_are_told_apart(server: dnsservers.Server) -> None:
 def test_any_octets_are_an_answer_or_none(data: bytes, echo: bool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
-        client = resolvers.Client(values.Server(*udp.getsockname()))
+        client = resolvers.Client(values.ServerAddress(*udp.getsockname()))
         answers: list[query.Answer] = []
         client.resolver.ask(A, answers.append, loop.now() + 0.02)
         asked, peer = udp.recvfrom(512)
@@ -218,7 +218,7 @@ def test_without_tcp_the_next_server_is_asked(second: dnsservers.Server) -> None
         thread = threading.Thread(target=truncate)
         thread.start()
         start = time.monotonic()
-        assert resolvers.Client(values.Server(*udp.getsockname()), second.address).ask(A) == [GOOD]
+        assert resolvers.Client(values.ServerAddress(*udp.getsockname()), second.address).ask(A) == [GOOD]
         assert time.monotonic() - start < 1
         thread.join()
 

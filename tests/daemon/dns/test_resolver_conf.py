@@ -35,7 +35,7 @@ LOCAL = ["127.0.0.1", "::1"]
     ],
 )  # fmt: skip
 def test_name_servers(text: str, servers: list[str]) -> None:
-    assert resolvconf.parse(text).servers == tuple(values.Server(server, 53) for server in servers)
+    assert resolvconf.parse(text).servers == tuple(values.ServerAddress(server, 53) for server in servers)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_the_configuration_goes_before_resolv_conf() -> None:
     )
 
     assert resolvconf.settings(Dns(), text) == resolvconf.parse(text)
-    assert resolvconf.settings(written, text) == resolvconf.Settings(
-        servers=(values.Server("127.0.0.1", 5353), values.Server("::1", 53)),
+    assert resolvconf.settings(written, text) == resolvconf.ResolverSettings(
+        servers=(values.ServerAddress("127.0.0.1", 5353), values.ServerAddress("::1", 53)),
         timeout=0.5,
         attempts=1,
         min_ttl=60,
     )
-    assert resolvconf.settings(Dns(), "") == resolvconf.Settings()
+    assert resolvconf.settings(Dns(), "") == resolvconf.ResolverSettings()
 
 
 def test_a_file_that_was_written_or_replaced_has_changed(tmp_path: pathlib.Path) -> None:
@@ -116,9 +116,9 @@ def test_other_servers_are_asked_when_the_settings_change(
     server: dnsservers.Server, second: dnsservers.Server
 ) -> None:
     shift, looks = 0.0, 0
-    changes: list[resolvconf.Settings] = []
+    changes: list[resolvconf.ResolverSettings] = []
 
-    def renewed() -> resolvconf.Settings | None:
+    def renewed() -> resolvconf.ResolverSettings | None:
         nonlocal looks
         looks += 1
         return changes.pop() if changes else None
@@ -130,10 +130,10 @@ def test_other_servers_are_asked_when_the_settings_change(
         client.ask(query.Question(next(names), "A"))
         return [len(server.asked), len(second.asked)]
 
-    changes.append(resolvconf.Settings((second.address,)))
+    changes.append(resolvconf.ResolverSettings((second.address,)))
     assert [ask(), ask(), looks] == [[1, 0], [2, 0], 0]
     shift = 5
     assert [ask(), ask(), looks] == [[2, 1], [2, 2], 1]
     shift = 10
-    changes.append(resolvconf.Settings((server.address,)))
+    changes.append(resolvconf.ResolverSettings((server.address,)))
     assert [ask(), ask(), looks] == [[3, 2], [4, 2], 2]

@@ -17,7 +17,7 @@ NIBBLES = ".".join(reversed("20010db8" + "0" * 23 + "1"))
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[values.Server]:
+def address() -> Iterator[values.ServerAddress]:
     with dnsservers.Rbldnsd({"four.example": ("ip4set", FOUR), "six.example": ("ip6trie", SIX)}) as server:
         yield server.address
 
@@ -36,11 +36,13 @@ def address() -> Iterator[values.Server]:
         ("2.0.0.127.other.example", "A", query.Answer("refused")),
     ],
 )
-def test_what_it_says(address: values.Server, name: str, kind: query.Type, answer: query.Answer) -> None:
+def test_what_it_says(
+    address: values.ServerAddress, name: str, kind: query.Type, answer: query.Answer
+) -> None:
     assert resolvers.Client(address).ask(query.Question(name, kind)) == [answer]
 
 
-def test_many_at_once(address: values.Server) -> None:
+def test_many_at_once(address: values.ServerAddress) -> None:
     questions = [query.Question(f"{n % 50}.{n // 50}.0.10.four.example", "A") for n in range(500)]
     listed = query.Answer("answer", ("127.0.0.9",), ttl=900)
 

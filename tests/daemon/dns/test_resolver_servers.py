@@ -37,7 +37,7 @@ def test_a_server_that_cannot_be_reached_costs_nothing(server: dnsservers.Server
     server.says(NAME, "A", LISTED)
     start = time.monotonic()
 
-    assert resolvers.Client(values.Server("fe80::1%nonsense", 53), server.address).ask(A) == [GOOD]
+    assert resolvers.Client(values.ServerAddress("fe80::1%nonsense", 53), server.address).ask(A) == [GOOD]
     assert time.monotonic() - start < 1
 
 
@@ -63,7 +63,7 @@ def test_a_server_that_says_nothing_weighs_more_than_one_that_is_not_there(
 def test_one_of_many_who_are_told_may_close_it() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
-        client = resolvers.Client(values.Server(*udp.getsockname()))
+        client = resolvers.Client(values.ServerAddress(*udp.getsockname()))
         answers: list[query.Answer] = []
 
         def done(answer: query.Answer) -> None:
@@ -144,7 +144,7 @@ def test_a_server_is_not_given_more_than_it_can_hold(monkeypatch: pytest.MonkeyP
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
         udp.setblocking(False)
-        client = resolvers.Client(values.Server(*udp.getsockname()))
+        client = resolvers.Client(values.ServerAddress(*udp.getsockname()))
         answers: list[query.Answer] = []
         now = loop.now()
         with monkeypatch.context() as patched:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpdconf.daemon import messages
-from tcpdconf.daemon.messages import Failure, Place
+from tcpdconf.daemon.messages import Failure, FilePlace
 from tcpdconf.daemon.process import channel
 
 
@@ -163,7 +163,7 @@ def test_the_place_of_a_failure_is_believed_where_it_is_one() -> None:
     found = [failure.place for failure in messages.failures({"failures": said})]
 
     assert found[:2] == [
-        Place("/access", 2, 9, "a\tDENY", "wrong"),
-        Place("/acc\ufffdess", 2, 9, "", "wr\ufffdong"),
+        FilePlace("/access", 2, 9, "a\tDENY", "wrong"),
+        FilePlace("/acc\ufffdess", 2, 9, "", "wr\ufffdong"),
     ]
     assert found[2:] == [None] * len(others)

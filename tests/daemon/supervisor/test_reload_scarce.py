@@ -12,7 +12,7 @@ import pytest
 from support import peers
 from support.running import daemons, processes, reloads
 
-from tcpdconf.daemon.control.client import Connection
+from tcpdconf.daemon.control.client import ControlConnection
 
 OLD = 'program = ["/bin/echo", "old"]'
 NEW = 'program = ["/bin/echo", "new"]'
@@ -41,7 +41,7 @@ def test_a_supervisor_without_descriptors(tmp_path: pathlib.Path) -> None:
     outcomes = []
     with (
         reloads.Daemon(tmp_path, old) as daemon,
-        Connection(str(tmp_path / "run")) as control,
+        ControlConnection(str(tmp_path / "run")) as control,
     ):
         pid = daemon.process.pid
         control.ask({"command": "status"})  # then it has been accepted

@@ -11,7 +11,7 @@ NEWER = {"/a": "3", "/b": "1"}
 
 def play(*scenes: tuple[float, dict[str, str], bool], stirs: list[float]) -> list[tuple[float, list[str]]]:
     """Stir at these times. A look shows the newest of the scenes: from when on, contents, at rest."""
-    machine = debounce.Settling(0.3)
+    machine = debounce.Debounce(0.3)
     machine.cover(OLD)
     told = []
     now, ahead = 0.0, sorted(stirs)
@@ -76,7 +76,7 @@ def test_when_it_is_told(
 
 def test_a_file_that_was_changed_while_it_was_read_is_told_again() -> None:
     """Also when it is again what was known before: something else may have been read."""
-    machine = debounce.Settling(0.3)
+    machine = debounce.Debounce(0.3)
     machine.cover(OLD)
     machine.cover({"/b": "1"})
     machine.stirred(0)
@@ -86,7 +86,7 @@ def test_a_file_that_was_changed_while_it_was_read_is_told_again() -> None:
 
 
 def test_what_is_forgotten_is_told_once() -> None:
-    machine = debounce.Settling(0.3)
+    machine = debounce.Debounce(0.3)
     machine.cover(OLD)
     machine.forget(["/b", "/unknown"])
     told = []
@@ -99,7 +99,7 @@ def test_what_is_forgotten_is_told_once() -> None:
 
 
 def test_what_is_covered_is_not_told() -> None:
-    machine = debounce.Settling(0.3)
+    machine = debounce.Debounce(0.3)
     machine.cover(OLD)
     machine.cover(NEW)
     machine.stirred(0)

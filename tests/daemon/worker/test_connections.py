@@ -14,7 +14,7 @@ from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.process import loop, procfs
 from tcpdconf.daemon.worker import adopted, ledger, program, stages
-from tcpdconf.daemon.worker.connections import Server
+from tcpdconf.daemon.worker.connections import Connections
 from tcpdconf.policy import connection
 
 
@@ -49,7 +49,7 @@ class Made:
             messages={},
         )
         lineage = procfs.Lineage(os.getppid(), [os.getpid()])
-        self.server = Server("test", self.events, self.held, lineage)
+        self.server = Connections("test", self.events, self.held, lineage)
         self.server.serve(serving, [(listener, None)])
 
     def run(self, seconds: float = 0.05) -> None:
@@ -192,7 +192,7 @@ def test_a_signal_goes_to_the_program_that_was_adopted_and_to_no_other() -> None
             runs = procfs.look(cat.pid)
             assert runs is not None
             held = ledger.Held(0, cat.pid, PEERS[0], ledger.boot_time())
-            programs.add(adopted.Program(held, runs.start + later, proven))
+            programs.add(adopted.AdoptedProgram(held, runs.start + later, proven))
         programs.terminate()
         assert cats[0].wait(daemons.SECONDS) == -signal.SIGTERM
         for cat in cats[1:]:

@@ -22,7 +22,7 @@ def read_file(path: str) -> str:
         raise FileNotFoundError(2, "No such file or directory", path) from None
 
 
-def found(text: str, **known: str) -> list[script.Line | script.Unread]:
+def found(text: str, **known: str) -> list[script.Line | script.UnreadLine]:
     return script.read(text, read_file, known)
 
 
@@ -92,7 +92,7 @@ def test_words_are_those_of_the_shell(text: str, expected: list[str]) -> None:
 )
 def test_what_cannot_be_told_is_said_and_not_guessed(text: str, why: str) -> None:
     (line,) = found(text)
-    assert isinstance(line, script.Unread)
+    assert isinstance(line, script.UnreadLine)
     assert line.text == why
 
 
@@ -132,7 +132,7 @@ def test_quoted_words_come_back(given_words: list[str]) -> None:
 @given(SHELL)
 def test_any_text_is_read_to_its_end(text: str) -> None:
     for line in found(text):
-        assert isinstance(line, script.Line | script.Unread)
+        assert isinstance(line, script.Line | script.UnreadLine)
 
 
 def test_lines_are_counted_through_everything() -> None:

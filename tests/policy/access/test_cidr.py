@@ -122,14 +122,14 @@ def test_a_list_as_it_is_published() -> None:
 )  # fmt: skip
 def test_what_is_no_network_is_an_error_of_its_line(line: bytes, text: str) -> None:
     for before in (b"# one\n\n", b"10.0.0.0/24\n10.0.0.0/8\n"):  # lengths that have come before, and not
-        with pytest.raises(cidr.LineError) as caught:
+        with pytest.raises(cidr.CidrLineError) as caught:
             read(before + line + b"\n10.0.0.0/8")
 
         assert (caught.value.line, str(caught.value)[: len(text)]) == (3, text)
 
 
 def test_the_length_of_a_mapped_network_is_none_of_ipv4() -> None:
-    with pytest.raises(cidr.LineError, match="must be an address"):
+    with pytest.raises(cidr.CidrLineError, match="must be an address"):
         read(b"::ffff:10.0.0.0/104\n10.0.0.0/104\n")
 
 
@@ -154,5 +154,5 @@ def test_a_list_is_a_scan_over_its_networks(
 def test_any_text_is_a_list_or_an_error_of_a_line(lines: list[bytes]) -> None:
     try:
         read(b"\n".join(lines))
-    except cidr.LineError as error:
+    except cidr.CidrLineError as error:
         assert error.line >= 1  # noqa: PT017 (no error is as good)

@@ -116,7 +116,7 @@ def test_a_program_gets_the_bytes_of_the_file(text: bytes) -> None:
     ],
 )
 def test_keys(written: bytes, prefix: prefixes.Prefix) -> None:
-    assert courier_records.key(written) == courier_records.Key((prefix,))
+    assert courier_records.key(written) == courier_records.RecordKey((prefix,))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_keys(written: bytes, prefix: prefixes.Prefix) -> None:
 def test_keys_of_all_and_of_local_ends(
     written: bytes, prefixes: tuple[prefixes.Prefix, ...], port: int | None
 ) -> None:
-    assert courier_records.key(written) == courier_records.Key(prefixes, port)
+    assert courier_records.key(written) == courier_records.RecordKey(prefixes, port)
 
 
 DEAD = [
@@ -280,7 +280,7 @@ def test_the_client_is_looked_up_without_a_port(*, local: bool) -> None:
 )
 def test_what_is_no_rule_is_an_error_of_its_line(line: bytes, text: str) -> None:
     before = b"# comment\n127\tdeny\n*\tdeny\n*.25\tdeny\n\n"
-    with pytest.raises(cidr.LineError) as caught:
+    with pytest.raises(cidr.CidrLineError) as caught:
         table(before + line + b"\n10\tdeny\n", local=True)
 
     assert (6, text) == (caught.value.line, str(caught.value))
@@ -288,7 +288,7 @@ def test_what_is_no_rule_is_an_error_of_its_line(line: bytes, text: str) -> None
 
 @pytest.mark.parametrize("written", [key for key in DEAD if b"\n" not in key and key[-4:] != b"0/24"])
 def test_a_key_that_nobody_looks_up_is_an_error_in_text(written: bytes) -> None:
-    with pytest.raises(cidr.LineError):
+    with pytest.raises(cidr.CidrLineError):
         table(written + b"\tdeny\n")
 
 
@@ -310,7 +310,7 @@ def test_any_text_is_a_table_or_an_error_of_a_line(text: list[bytes], local: boo
     data = b"\n".join(text)
     try:
         table(data, local=local)
-    except cidr.LineError as error:
+    except cidr.CidrLineError as error:
         assert 1 <= error.line <= data.count(b"\n") + 1  # noqa: PT017 (no error is as good)
 
 

@@ -35,13 +35,13 @@ action = "allow"
 """
 
 
-def link(text: str) -> connection.Connection:
-    return connection.Connection(links.end(text, 40000), LOCAL)
+def link(text: str) -> connection.Link:
+    return connection.Link(links.end(text, 40000), LOCAL)
 
 
 def place(
     files: list[tuple[str, bytes]], settings: dict[str, object], client: str, stage: Stage = "peer"
-) -> locate.Place | None:
+) -> locate.RulePlace | None:
     source = tables.AccessSource.model_validate({"file": "/file", **settings})
     table = access_file.read(files, source)
     wanted = locate.sought(table, stage, link(client))
@@ -71,13 +71,13 @@ def test_a_rule_stands_where_it_was_written(
     stage: Stage,
     expected: tuple[int, str] | None,
 ) -> None:
-    wanted = None if expected is None else locate.Place("/file", *expected)
+    wanted = None if expected is None else locate.RulePlace("/file", *expected)
     assert place([("/file", data)], settings, client, stage) == wanted
 
 
 def test_of_several_files_the_one_that_has_it() -> None:
     files = [("/d/a", b"192.0.2\tallow\n"), ("/d/b", b"\n203.0.113\tdeny\n")]
-    assert place(files, {}, "203.0.113.7") == locate.Place("/d/b", 2, "203.0.113\tdeny")
+    assert place(files, {}, "203.0.113.7") == locate.RulePlace("/d/b", 2, "203.0.113\tdeny")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_of_several_files_the_one_that_has_it() -> None:
 def test_a_record_of_a_database_is_its_key(write: Callable[[dict[bytes, bytes]], bytearray]) -> None:
     records = {b"192.168": b"allow,RELAYCLIENT", b"192.168.7": b"deny", b"*": b"allow"}
     data = bytes(write(records))
-    assert place([("/db", data)], {}, "192.168.7.5") == locate.Place("/db", 0, "192.168.7")
+    assert place([("/db", data)], {}, "192.168.7.5") == locate.RulePlace("/db", 0, "192.168.7")
 
 
 def test_the_network_is_that_of_the_rule_that_is_found() -> None:

@@ -58,7 +58,7 @@ def tables_of(text: bytes, database: Path, *, local: bool = False) -> Iterator[A
 def decide(table: AccessTable, link: realtcpd.Link) -> realtcpd.Variables | None:
     """The variables for a connection, None where it is refused: as the daemon decides it."""
     peer, local, port = link
-    ends = connection.Connection(links.end(peer), links.end(local, port))
+    ends = connection.Link(links.end(peer), links.end(local, port))
     variables: realtcpd.Variables = {}
     for rule in (table.find_local(ends), table.find(ends)):
         if rule is not None and rule.action == "deny":

@@ -49,7 +49,7 @@ def written_rules(draw: st.DrawFn) -> list[dict[str, object]]:
     return [rule(str(number), network, local) for number, (network, local) in enumerate(pairs)]
 
 
-def scanned(rules: list[dict[str, object]], link: connection.Connection) -> set[str]:
+def scanned(rules: list[dict[str, object]], link: connection.Link) -> set[str]:
     """What a reader of the rules would choose: the longest network, then the most specific local end."""
     ranks = {}
     for written in rules:
@@ -74,7 +74,7 @@ def scanned(rules: list[dict[str, object]], link: connection.Connection) -> set[
 def test_lookup_is_a_scan_over_all_rules(
     rules: list[dict[str, object]], peer: values.IPAddress, local: values.IPAddress, port: int
 ) -> None:
-    link = connection.Connection(links.end(str(peer)), links.end(str(local), port))
+    link = connection.Link(links.end(str(peer)), links.end(str(local), port))
     try:
         table = build(*rules)
     except DuplicateRuleError:
@@ -194,7 +194,7 @@ def test_maxcperip_is_read_as_atoi_reads_it(text: str, limit: int | None) -> Non
 
 def test_max_per_ip_goes_before_the_variable() -> None:
     rules: dict[str, object] = {"network": "*", "environment": {"MAXCPERIP": "7"}}
-    link = connection.Connection(links.end(links.ANY), links.end(links.ANY))
+    link = connection.Link(links.end(links.ANY), links.end(links.ANY))
     for written, limit in ((rules, 7), ({**rules, "max_per_ip": 3}, 3)):
         found = build(written).find(link)
 

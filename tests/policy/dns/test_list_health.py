@@ -19,23 +19,23 @@ TROUBLE: list[Outcome] = [
 ]  # fmt: skip
 
 
-def health(probe: bool | dict[str, Any] = True, reading: Reading = "safe") -> list_health.Health:
+def health(probe: bool | dict[str, Any] = True, reading: Reading = "safe") -> list_health.ListHealth:
     found = Probe.model_validate(probe) if isinstance(probe, dict) else probe
-    return list_health.Health("bl.test", found, reading)
+    return list_health.ListHealth("bl.test", found, reading)
 
 
-def feed(made: list_health.Health, zone: dict[str, Any], now: float = 0.0) -> list_health.Change | None:
+def feed(made: list_health.ListHealth, zone: dict[str, Any], now: float = 0.0) -> list_health.Change | None:
     points = made.points("x0badcafe")
     return made.tested(points, dnsanswers.answers(zone, points.all()), now)
 
 
-def up() -> list_health.Health:
+def up() -> list_health.ListHealth:
     made = health()
     feed(made, GOOD)
     return made
 
 
-def asked(made: list_health.Health, now: float) -> bool:
+def asked(made: list_health.ListHealth, now: float) -> bool:
     """Whether it is asked about a client then."""
     return made.state == "up" or made.tries(now)
 
@@ -227,7 +227,7 @@ def test_a_paused_list_gets_one_question_and_then_a_longer_pause() -> None:
 
 
 def test_the_first_pause_is_a_setting() -> None:
-    made = list_health.Health("bl.test", False, "safe", 3)
+    made = list_health.ListHealth("bl.test", False, "safe", 3)
     for _ in range(3):
         made.heard("timeout", 0)
 

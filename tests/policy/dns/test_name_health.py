@@ -12,15 +12,15 @@ SILENT: list[query.Status] = ["timeout", "unreachable"]
 BACK = list_health.Change("paused", "up", "a name server answers")
 
 
-def feed(made: name_health.Health, status: query.Status, times: int = 1, now: float = 0) -> None:
+def feed(made: name_health.NameHealth, status: query.Status, times: int = 1, now: float = 0) -> None:
     """What comes of so many questions about clients, none of which changes the state."""
     for _ in range(times):
         assert made.heard(status, now, client=True) is None
 
 
-def paused() -> name_health.Health:
+def paused() -> name_health.NameHealth:
     """One whose first pause has begun at 0."""
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     feed(made, "timeout", 2)
     assert made.proved("timeout", 0) is not None
     return made
@@ -33,7 +33,7 @@ def test_the_own_question_is_about_an_address_that_nobody_has() -> None:
 
 @pytest.mark.parametrize("status", SILENT)
 def test_silence_about_clients_and_about_the_own_question_is_a_pause(status: query.Status) -> None:
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     feed(made, status, 2)
     assert made.doubtful
 
@@ -43,7 +43,7 @@ def test_silence_about_clients_and_about_the_own_question_is_a_pause(status: que
 
 
 def test_after_an_own_question_without_an_answer_clients_tell() -> None:
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     feed(made, "timeout")
     assert made.proved("timeout", 0) is None
     assert not made.doubtful
@@ -54,7 +54,7 @@ def test_after_an_own_question_without_an_answer_clients_tell() -> None:
 @pytest.mark.parametrize("status", SPOKEN)
 def test_silence_about_clients_alone_is_none(status: query.Status) -> None:
     """Whoever owns a reverse zone can leave every question about its addresses without an answer."""
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     feed(made, "timeout", 50)
 
     assert made.proved(status, 0) is None
@@ -65,7 +65,7 @@ def test_silence_about_clients_alone_is_none(status: query.Status) -> None:
 
 @pytest.mark.parametrize("status", SPOKEN)
 def test_whatever_a_server_says_about_a_client_shows_that_it_answers(status: query.Status) -> None:
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     for _ in range(9):
         feed(made, "timeout", 2)
         feed(made, status)
@@ -75,7 +75,7 @@ def test_whatever_a_server_says_about_a_client_shows_that_it_answers(status: que
 
 
 def test_an_answer_after_an_own_failure_begins_the_row_anew() -> None:
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     feed(made, "timeout")
     made.proved("timeout", 0)
     feed(made, "servfail")
@@ -85,7 +85,7 @@ def test_an_answer_after_an_own_failure_begins_the_row_anew() -> None:
 
 
 def test_an_own_question_that_an_answer_has_overtaken_proves_nothing() -> None:
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     feed(made, "timeout")
     feed(made, "nxdomain")
     assert made.proved("timeout", 0) is None
@@ -95,7 +95,7 @@ def test_an_own_question_that_an_answer_has_overtaken_proves_nothing() -> None:
 
 
 def test_the_own_end_of_a_connection_is_counted_and_proves_nothing() -> None:
-    made = name_health.Health(10)
+    made = name_health.NameHealth(10)
     for status in (*SILENT * 9, *SPOKEN):
         assert made.heard(status, 0, client=False) is None
     assert not made.doubtful
@@ -134,7 +134,7 @@ def test_an_answer_ends_a_pause(status: query.Status) -> None:
 )
 def test_names_always_come_back(steps: list[tuple[str, Any]]) -> None:
     """Whatever has happened, name servers that answer again are asked within the longest pause."""
-    made, now = name_health.Health(10), 0.0
+    made, now = name_health.NameHealth(10), 0.0
     for step, status in steps:
         now += 7
         if step == "try":

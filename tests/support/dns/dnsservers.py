@@ -89,9 +89,9 @@ class Server:
         self._script[name, kind] = replies
 
     @property
-    def address(self) -> values.Server:
+    def address(self) -> values.ServerAddress:
         """Where it is asked."""
-        return values.Server(self._host, self._udp.getsockname()[1])
+        return values.ServerAddress(self._host, self._udp.getsockname()[1])
 
     def __enter__(self) -> Self:
         self._udp, self._tcp = _pair(self._family, self._host)
@@ -251,11 +251,11 @@ def _bound(family: socket.AddressFamily, host: str) -> socket.socket:
     return made
 
 
-def nowhere() -> values.Server:
+def nowhere() -> values.ServerAddress:
     """A server that is not there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
-        return values.Server("127.0.0.1", probe.getsockname()[1])
+        return values.ServerAddress("127.0.0.1", probe.getsockname()[1])
 
 
 class Rbldnsd:
@@ -264,7 +264,7 @@ class Rbldnsd:
     def __init__(self, zones: Mapping[str, tuple[str, str]]) -> None:
         peers.need("rbldnsd")
         self._zones = zones
-        self.address = values.Server("127.0.0.1", daemons.free_port())
+        self.address = values.ServerAddress("127.0.0.1", daemons.free_port())
 
     def __enter__(self) -> Self:
         # it refuses to be root, and another user does not get into pytest's folders

@@ -17,17 +17,17 @@ class Client:
 
     def __init__(
         self,
-        *servers: values.Server,
+        *servers: values.ServerAddress,
         timeout: float = PATIENCE,
         attempts: int = 1,
         rotate: bool = False,
         random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = loop.now,
         min_ttl: float = 0,
-        renewed: Callable[[], resolvconf.Settings | None] = lambda: None,
+        renewed: Callable[[], resolvconf.ResolverSettings | None] = lambda: None,
     ) -> None:
         self.loop = loop.Loop()
-        told = resolvconf.Settings(servers, timeout, attempts, rotate, min_ttl=min_ttl)
+        told = resolvconf.ResolverSettings(servers, timeout, attempts, rotate, min_ttl=min_ttl)
         self.resolver = resolver.Resolver(self.loop, told, random=random, clock=clock, renewed=renewed)
         self.clock = clock
 
