@@ -4,13 +4,13 @@ A wrong command line is answered on standard error and raises `UsageError`, whic
 """
 
 import argparse
-import difflib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, TextIO
 
 import tcpdconf
+from tcpdconf.config.near import near
 
 
 class UsageError(SystemExit):
@@ -84,11 +84,6 @@ class Parser(argparse.ArgumentParser):
         end = f"; did you mean {meant!r}?" if meant else "."
         text = f"there is no {value!r}{end} There are {', '.join(action.choices)}"
         raise argparse.ArgumentError(action, text)
-
-
-def near(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that was probably meant."""
-    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

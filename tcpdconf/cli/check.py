@@ -9,6 +9,7 @@ from tcpdconf.cli import columns
 from tcpdconf.config import host, problems
 from tcpdconf.config.load import files as config_files
 from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.policy.access import table as access_table
 from tcpdconf.policy.access.table import DuplicateRuleError
 
@@ -16,7 +17,7 @@ COLUMNS: Final = ("list", "state", "time", "127.0.0.2", "127.0.0.1", "random", "
 _UNTRUSTED: Final = "name the file that is meant, or let the service's user open it"
 
 
-def rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
+def rules(loaded: Loaded) -> Iterator[problems.Problem]:
     """Rules that cannot both count."""
     for name, settings in loaded.config.services.items():
         for index, source in enumerate(settings.access):
@@ -27,14 +28,14 @@ def rules(loaded: load.Loaded) -> Iterator[problems.Problem]:
                 yield loaded.problem(key, str(error), "duplicate-rule")
 
 
-def capacity(loaded: load.Loaded) -> Iterator[problems.Problem]:
+def capacity(loaded: Loaded) -> Iterator[problems.Problem]:
     """Yield warnings of limits that the host sets and the services together, or one of them, may exceed."""
     from tcpdconf.daemon import capacity  # noqa: PLC0415 (what serves is not needed for the rest)
 
     return capacity.warnings(loaded, capacity.Host().expected())
 
 
-def files(loaded: load.Loaded, services: load.Services) -> Iterator[problems.Problem]:
+def files(loaded: Loaded, services: load.Services) -> Iterator[problems.Problem]:
     """Yield what is wrong with the files of enabled services: their paths, and what is in them.
 
     They are opened as the supervisor opens them. So all that it would refuse is known to root only.
@@ -77,7 +78,7 @@ def within_its_set(path: str) -> str:
     return f"{said}  tcpdconf check DIR --replace {shlex.quote(f'DIR/{name}={path}')}\n"
 
 
-def probe(loaded: load.Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:
+def probe(loaded: Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:
     """What trying programs, files and DNS lists finds beyond what is `known`; and a table of the lists."""
     from tcpdconf.daemon import run as daemon_run  # noqa: PLC0415
     from tcpdconf.daemon.supervisor import probe as service_probe  # noqa: PLC0415 (what serves is not needed to check)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import pydantic
 
 from tcpdconf.config import codes, host, problems
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import ServiceSettings
 from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import Role
@@ -50,7 +50,7 @@ class FileFinding(NamedTuple):
 
 
 def read(
-    loaded: load.Loaded,
+    loaded: Loaded,
     name: str,
     settings: ServiceSettings,
     who: host.Identity,

@@ -16,7 +16,7 @@ from tcpdconf.cli import arguments
 
 if TYPE_CHECKING:
     from tcpdconf.config import problems
-    from tcpdconf.config.load import load
+    from tcpdconf.config.load.loaded import Loaded
     from tcpdconf.explain.listener import Request
 
 EX_CONFIG: Final = 78
@@ -70,7 +70,7 @@ def check(given: argparse.Namespace) -> int:
     from tcpdconf.config import problems  # noqa: PLC0415
     from tcpdconf.config.load import load  # noqa: PLC0415
 
-    loaded: load.Loaded | None = None
+    loaded: Loaded | None = None
     lists = ""
     alone = os.path.exists(given.directory) and not os.path.isdir(given.directory)
     if alone and given.replace:
@@ -98,7 +98,7 @@ def check(given: argparse.Namespace) -> int:
     return EX_CONFIG if errors or (given.strict and found) else 0
 
 
-def _summary(loaded: "load.Loaded | None", found: "Sequence[problems.Problem]", errors: int) -> str:
+def _summary(loaded: "Loaded | None", found: "Sequence[problems.Problem]", errors: int) -> str:
     counted = _count(errors, "problem") if errors else "no problems"
     if len(found) > errors:
         counted += ", " + _count(len(found) - errors, "warning")

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import tomli_w
 
+from tcpdconf.config import positions
 from tcpdconf.config.couriertcpd import grammar
-from tcpdconf.config.load import positions
 from tcpdconf.config.model import notations
 from tcpdconf.config.model.service import Config, Service
 

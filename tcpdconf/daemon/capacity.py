@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from tcpdconf.config import problems
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.control import runtimedir
@@ -50,12 +50,12 @@ class HostLimits:
     tasks: tuple[Limit, ...]
 
 
-def with_warnings(loaded: load.Loaded, limits: HostLimits) -> load.Loaded:
+def with_warnings(loaded: Loaded, limits: HostLimits) -> Loaded:
     """Return the configuration with a warning for each limit that it may exceed beside its others."""
     return dataclasses.replace(loaded, warnings=(*loaded.warnings, *warnings(loaded, limits)))
 
 
-def warnings(loaded: load.Loaded, limits: HostLimits) -> Iterator[problems.Problem]:
+def warnings(loaded: Loaded, limits: HostLimits) -> Iterator[problems.Problem]:
     """Yield a warning for the lowest limit that the enabled services together, or one of them, may exceed."""
     enabled = loaded.config.enabled()
     tasks = min(limits.tasks, default=None)
@@ -80,7 +80,7 @@ def warnings(loaded: load.Loaded, limits: HostLimits) -> Iterator[problems.Probl
             yield _warning(loaded, name, text, "LimitNOFILE= in a unit of systemd")
 
 
-def _warning(loaded: load.Loaded, name: str, text: str, raised_by: str) -> problems.Problem:
+def _warning(loaded: Loaded, name: str, text: str, raised_by: str) -> problems.Problem:
     key = ("services", name, "limits", "max_connections")
     hint = f"lower max_connections, or raise this limit ({raised_by})"
     return loaded.problem(key, text, "above-host-limit", "warning", hint=hint)

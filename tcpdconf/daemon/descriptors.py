@@ -4,9 +4,8 @@ import errno
 import os
 from typing import Final
 
-from tcpdconf.config import host
-from tcpdconf.config.load import files as config_files
-from tcpdconf.config.load.files import Signature
+from tcpdconf.config import file_signature, host
+from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service, ServiceSettings
 from tcpdconf.daemon.messages import Failure, Kind, Role
@@ -79,7 +78,7 @@ class WorkerDescriptors:
             os.close(self._given.pop())
 
     def _give(self, kind: Kind, place: int, path: str, fd: int) -> None:
-        found = config_files.signature(os.fstat(fd))
+        found = file_signature.signature(os.fstat(fd))
         # a log file grows by being used: another one is another file
         self.roles.append(Role(kind, place, path, found[:2] if kind == "stderr" else found))
         self.fds.append(fd)

@@ -6,7 +6,7 @@ from typing import Final
 
 from tcpdconf.config import dialect, problems
 from tcpdconf.config.couriertcpd import parse
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Config, Daemon, Service
 from tcpdconf.daemon import run as daemon_run
@@ -37,7 +37,7 @@ def run(
         line = parse.parse(words, exact=True, directory=_folder(), group=os.getegid())
         assert line.service is not None  # noqa: S101 (only -stop and -restart have none)
         _redirect(line.log, in_background=in_background)
-        loaded = load.Loaded(_NAME, _config(line.service, environment), ())
+        loaded = Loaded(_NAME, _config(line.service, environment), ())
         log.set_level(loaded.config.daemon.log_level)
         order = Order(lambda: loaded, environment, dialect.COURIERTCPD, started=started)
         Supervisor(order, arrived).run()

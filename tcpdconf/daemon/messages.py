@@ -8,7 +8,7 @@ import pickle
 from typing import Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import dialect, problems
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config, Service
 
 _MOST: Final = 1 << 31  # lines or columns that a file can have
@@ -101,7 +101,7 @@ def failures(message: dict[str, Any]) -> list[Failure]:
     return found or [Failure((), "the worker could not start")]
 
 
-def problem(loaded: load.Loaded, name: str, failure: Failure) -> problems.Problem:
+def problem(loaded: Loaded, name: str, failure: Failure) -> problems.Problem:
     """Return the problem that a failure of a service is: at its place, or at the key."""
     key = ("services", name, *failure.key)
     if failure.place is None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.daemon import capacity
 from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control.client import ControlError
@@ -58,12 +59,12 @@ def run(
     return 0
 
 
-def _judged(loaded: load.Loaded) -> load.Loaded:
+def _judged(loaded: Loaded) -> Loaded:
     """The configuration with warnings of what is more than this process may have."""
     return capacity.with_warnings(loaded, capacity.Host().own("the daemon"))
 
 
-def chosen(loaded: load.Loaded, only: Collection[str]) -> load.Loaded:
+def chosen(loaded: Loaded, only: Collection[str]) -> Loaded:
     """The configuration with only these services; without names as it is.
 
     Raises:

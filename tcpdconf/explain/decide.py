@@ -8,7 +8,7 @@ what name servers answer.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.daemon.messages import Failure
 from tcpdconf.daemon.worker import client, program
 from tcpdconf.daemon.worker.files import ServiceFiles
@@ -42,7 +42,7 @@ class _Given(NamedTuple):
     told: dict[str, tuple[Listing, ...]]
 
 
-def rehearse(loaded: load.Loaded, request: Request, files: ServiceFiles, live: Live | None) -> Explanation:
+def rehearse(loaded: Loaded, request: Request, files: ServiceFiles, live: Live | None) -> Explanation:
     """What would become of the connection; `live` are the clients that each service serves at present.
 
     Raises:
@@ -62,7 +62,7 @@ def rehearse(loaded: load.Loaded, request: Request, files: ServiceFiles, live: L
 class _Rehearsal:
     """One connection on its way."""
 
-    def __init__(self, loaded: load.Loaded, request: Request, files: ServiceFiles, live: Live | None) -> None:
+    def __init__(self, loaded: Loaded, request: Request, files: ServiceFiles, live: Live | None) -> None:
         self._loaded = loaded
         self._request = request
         self._files = files

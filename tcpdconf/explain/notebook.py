@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from tcpdconf.config.load import load, positions
+from tcpdconf.config import positions
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.explain.report import Kind, Step
 from tcpdconf.policy.access import locate
 
@@ -10,7 +11,7 @@ from tcpdconf.policy.access import locate
 class Notebook:
     """The steps so far of one connection to a service."""
 
-    def __init__(self, loaded: load.Loaded, service: str) -> None:
+    def __init__(self, loaded: Loaded, service: str) -> None:
         self.steps: list[Step] = []
         self._loaded = loaded
         self._service = service

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tcpdconf.config import host, problems
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.daemon import messages
 from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control.client import ControlConnection, ControlError
@@ -39,7 +39,7 @@ class ExplainError(Exception):
 
 
 def explain(
-    loaded: load.Loaded,
+    loaded: Loaded,
     request: Request,
     daemon: dict[str, str],
     live: decide.Live | None = None,
@@ -88,7 +88,7 @@ def clients(runtime_directory: str | None, conf: str) -> decide.Live | None:
     return found
 
 
-def _problems(loaded: load.Loaded, request: Request, failures: list[Failure]) -> problems.ConfigError:
+def _problems(loaded: Loaded, request: Request, failures: list[Failure]) -> problems.ConfigError:
     return problems.ConfigError(
         loaded.problem(("services", request.service, *failure.key), failure.text, "cannot-use")
         for failure in failures
@@ -96,7 +96,7 @@ def _problems(loaded: load.Loaded, request: Request, failures: list[Failure]) ->
 
 
 def _say(
-    loaded: load.Loaded,
+    loaded: Loaded,
     request: Request,
     files: ServiceFiles,
     live: decide.Live | None,

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcpdconf.config import problems, render
-from tcpdconf.config.load import load, positions
+from tcpdconf.config import positions, problems, render
+from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model import notations, tables, values
 from tcpdconf.config.model.service import Config
 
@@ -70,7 +71,7 @@ log_level = "debug"
 """
 
 
-def loaded(directory: Path | str, text: str) -> load.Loaded:
+def loaded(directory: Path | str, text: str) -> Loaded:
     Path(directory, "a.toml").write_text(text, encoding="utf-8")
     return load.load(directory)
 

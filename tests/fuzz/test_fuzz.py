@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support import parsers
 from support.running import controls
 
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.supervisor import commands, listeners, reload_queue
 from tcpdconf.daemon.supervisor.reload import Outcome, State
@@ -131,7 +131,7 @@ REQUESTS = st.recursive(
 
 def test_any_request_has_one_answer(tmp_path: pathlib.Path) -> None:
     """The daemon's own commands, without services: what is no request ends the connection at most."""
-    state = State(load.Loaded("", Config(), ()), {}, {})
+    state = State(Loaded("", Config(), ()), {}, {})
     last = reload_queue.Last(Outcome([], [], []), 0.0, asked=True)
     stops: list[float] = []
     served: dict[str, object] = {}

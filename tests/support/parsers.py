@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import envfile
 from tcpdconf.config.courier import berkeleydb, gdbm
-from tcpdconf.config.load import files as config_files
+from tcpdconf.config.load.source import parsed
 from tcpdconf.config.model import tables
 from tcpdconf.daemon import liststatus, messages
 from tcpdconf.daemon.dns import message as dns_message
@@ -69,7 +69,7 @@ PARSERS: Final = {
     "access-courier": Parser(_access("courier"), AccessFileError),
     "access-toml": Parser(_access("toml"), AccessFileError),
     "access-cidr": Parser(_access("cidr"), AccessFileError),
-    "toml": Parser(lambda data: config_files.parsed(environ.decoded(data)), (ValueError, RecursionError)),
+    "toml": Parser(lambda data: parsed(environ.decoded(data)), (ValueError, RecursionError)),
     "environment": Parser(lambda data: envfile.parse(environ.decoded(data)), envfile.EnvironmentSyntaxError),
     "resolv.conf": Parser(lambda data: resolvconf.parse(environ.decoded(data))),
     "worker": Parser(_said, channel.ChannelError),

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import problems
-from tcpdconf.config.load import positions, validation_errors
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config import positions, problems
+from tcpdconf.config.load import validation_errors
+from tcpdconf.config.load.source import SourceFile
 from tcpdconf.config.model import fields
 
 _HEADER: Final = re.compile(r"([ \t]*)(\[{1,2})[ \t]*([^\]#]*?)[ \t]*(\]{1,2})")

@@ -7,102 +7,21 @@ import errno
 import os
 import re
 import stat
-import time
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import codes, problems
-from tcpdconf.config.load import positions
-
-if TYPE_CHECKING:
-    from tcpdconf.config.load import recovery
-
-Spot = Literal["key", "value"]
-Signature = tuple[int, ...]
-"""What the file system says of a file's content (`signature`)."""
+from tcpdconf.config.file_signature import Signature, signature
+from tcpdconf.config.load.source import SourceFile, parsed
 
 _BYTES: Final = 2**20  # of all files together
 _TOKENS: Final = 50_000  # the same; the supervisor reads about so many in a third of a second
 _FILES: Final = 1000
 # lines of which nothing is counted
 _NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
-COARSE: Final = 0.02  # seconds by which a file's time may lie before the clock's
 # names that people give to configuration files; backups and what packages leave have others
 _MEANT: Final = re.compile(r"[^.#][^.]*\.(?:conf|cfg|ini|ya?ml|json|tml|tom|toml\.txt|(?i:toml))")
-_PARTS: Final = 100  # of a key
-_PART: Final = r"""(?>(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}")
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file: its path as messages show it, its text (lines end in LF), and what the TOML holds."""
-
-    path: str
-    text: str = field(repr=False)
-    data: dict[str, Any] = field(repr=False)
-    # what was made of a text that has syntax errors
-    recovered: "recovery.Recovered | None" = field(default=None, repr=False, compare=False)
-
-    @cached_property
-    def places(self) -> positions.Positions:
-        """Where the keys stand."""
-        return positions.Positions(self.text)
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether something stands in the file that could not be read."""
-        return self.recovered is not None and bool(self.recovered.lost)
-
-    def span(self, key: positions.Key, spot: Spot = "value") -> problems.Span | None:
-        """The place of a key or its value; of the nearest table that is written when the key is not."""
-        exact = self.places.get(key)
-        place = exact or self.places.nearest(key)
-        if place is None:
-            return None
-        return place.key if exact and spot == "key" else place.value
-
-    def written(self, key: positions.Key) -> str:
-        """The text of a value that is written here, as far as it stands on its first line."""
-        place = self.places.get(key)
-        if place is None:
-            return ""
-        return self.places.line(place.value.line)[place.value.column - 1 :][: place.value.length]
-
-    def replacement(self, key: positions.Key, spot: Spot, text: str) -> tuple[problems.Edit, ...]:
-        """The edits that write a text in place of a value, or of a key wherever it is written here."""
-        place = self.places.get(key)
-        if place is None:
-            return ()
-        if spot == "key":
-            return tuple(
-                problems.Edit(span.line, span.column, span.line, span.column + span.length, text)
-                for span in self.places.mentions(key)
-            )
-        return (problems.Edit(place.value.line, place.value.column, *place.end, text),)
-
-    def problem(
-        self,
-        span: problems.Span | None,
-        key: str,
-        text: str,
-        code: codes.Code,
-        *,
-        severity: problems.Severity = "error",
-        hint: str | None = None,
-        edits: tuple[problems.Edit, ...] = (),
-    ) -> problems.Problem:
-        """A problem at a place of this file; None is the whole file."""
-        if span is None:
-            return problems.Problem(self.path, 0, 0, key, text, code, severity, hint)
-        line = self.places.line(span.line)
-        return problems.Problem(
-            self.path, span.line, span.column, key, text, code, severity, hint, line, span.length, edits
-        )
 
 
 class Directory(NamedTuple):
@@ -191,17 +110,6 @@ def _paths(directory: Path, replace: Mapping[str, str]) -> list[str]:
 def counts(name: str) -> bool:
     """Whether a file of this name in a directory is a configuration file."""
     return name.endswith(".toml") and not name.startswith((".", "#"))
-
-
-def signature(status: os.stat_result) -> Signature:
-    """Return what differs after a file was written or replaced: device, inode, size, mtime, ctime.
-
-    The clock of files ticks, so a file that has just changed may change again unseen. Its signature has one
-    more number, and equals no other.
-    """
-    found = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    just_changed = abs(time.time() - status.st_ctime) < COARSE
-    return (*found, time.monotonic_ns()) if just_changed else found
 
 
 def _read(found: Directory, path: str, most: int, *, piped: bool) -> "_Content | None":
@@ -309,19 +217,6 @@ def _read_octal(source: SourceFile) -> None:
         mask = table.get("umask") if isinstance(table, dict) else None
         if isinstance(mask, int) and mask >= 0 and source.written((*key, "umask")).startswith("0o"):
             table["umask"] = f"{mask:03o}"
-
-
-def parsed(text: str) -> dict[str, Any]:
-    """What a TOML text says.
-
-    Raises:
-        ValueError: it is none, or a key has so many parts that tomllib, whose time grows with their square,
-            would take minutes.
-        RecursionError: it is nested too deeply.
-    """
-    if any(line.count(".") >= _PARTS for line in text.split("\n")) and _LONG_KEY.search(text):
-        raise ValueError(f"a key of more than {_PARTS} parts")
-    return tomllib.loads(text)
 
 
 def _whole(path: str, text: str, code: codes.Code) -> problems.Problem:

@@ -6,7 +6,6 @@ only the host knows. Positions are computed when something is asked about them.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pydantic
 
-from tcpdconf.config import codes, host, problems
+from tcpdconf.config import codes, positions, problems
+from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.load import files as config_files
-from tcpdconf.config.load import merge, positions
-from tcpdconf.config.load.files import Directory, Signature, SourceFile, Spot
+from tcpdconf.config.load import hostcheck, merge
+from tcpdconf.config.load.files import Directory
+from tcpdconf.config.load.loaded import Loaded, advised
+from tcpdconf.config.load.source import SourceFile
 from tcpdconf.config.model import fields, notations, values
 from tcpdconf.config.model.service import Config, Service, ServiceSettings, Settings
+from tcpdconf.config.near import near
 
 if TYPE_CHECKING:
     from tcpdconf.config.load import validation_errors
@@ -37,68 +40,6 @@ _Valid = dict[int, tuple[Any, ...]]
 
 # what a table as written may still get from elsewhere; inside an array nothing is filled in
 _HEALED: Final = frozenset({"missing-key", "conflict"})
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A configuration, the files that it came from (in order), and what is doubtful about it."""
-
-    directory: str
-    config: Config
-    files: tuple[str, ...]
-    # of the files, before they were read
-    signatures: Mapping[str, Signature] = field(default_factory=dict, repr=False)
-    warnings: tuple[problems.Problem, ...] = ()
-    written: merge.Merged = field(default_factory=lambda: merge.Merged([]), repr=False)
-
-    def problem(
-        self,
-        key: positions.Key,
-        text: str,
-        code: codes.Code,
-        severity: problems.Severity = "error",
-        *,
-        hint: str | None = None,
-        meant: str | None = None,
-        spot: Spot = "value",
-    ) -> problems.Problem:
-        """A problem with a key of the effective configuration, at the place where it was written.
-
-        `meant` is the TOML that does what the hint says, in place of the value or the key (`spot`).
-
-        For a key that was not written: at the header of the nearest table around it.
-        """
-        found = self.written.locate(key)
-        shown = problems.dotted(key)
-        if found is None:
-            return problems.Problem(self.directory, 0, 0, shown, text, code, severity, hint)
-        layer, exact = found
-        span = layer.source.span(layer.key, spot if exact else "value")
-        edits = layer.source.replacement(layer.key, spot, meant) if exact and meant is not None else ()
-        return layer.source.problem(span, shown, text, code, severity=severity, hint=hint, edits=edits)
-
-    def found(self, finding: "validation_errors.Finding") -> problems.Problem:
-        """The problem that a finding about the effective configuration is."""
-        written = self.written.locate(finding.key)
-        if written is not None and written[1]:
-            finding = _advised(finding, written[0].source, written[0].key)
-        found = self.problem(
-            finding.key, finding.text, finding.code, hint=finding.hint, meant=finding.meant, spot=finding.spot
-        )
-        return replaced(found, edits=finding.edits) if finding.edits else found
-
-    def origin(self, key: positions.Key) -> tuple[str, int] | None:
-        """File and line of a key of the effective configuration; None when it is a built-in default."""
-        found = self.written.locate(key)
-        if found is None or not found[1]:
-            return None
-        span = found[0].source.span(found[0].key, "key")
-        return None if span is None else (found[0].source.path, span.line)
-
-    def comment(self, key: positions.Key) -> str:
-        """The origin of a key for people: `conf.d/10-smtp.toml:12`, or `default`."""
-        origin = self.origin(key)
-        return "default" if origin is None else f"{origin[0]}:{origin[1]}"
 
 
 class LoadError(problems.ConfigError):
@@ -157,7 +98,7 @@ def load(
     if not seen.errors():
         loaded = replaced(loaded, config=_config(loaded, services, seen))
     if to_serve:
-        seen.add(host.check(loaded, {**services, **rest}))
+        seen.add(hostcheck.check(loaded, {**services, **rest}))
         may_be_empty = alone or loaded.config.daemon.allow_empty
         if not (seen.errors() or loaded.config.enabled() or may_be_empty):
             text, disabled = "has no enabled service", loaded.config.services
@@ -231,7 +172,7 @@ def _as_written(file: SourceFile, valid: _Valid) -> Iterator[problems.Problem]:
                 continue
             if found.code in _HEALED and file.is_partial:
                 continue
-            yield _written_here(file, _advised(found, file, found.key))
+            yield _written_here(file, advised(found, file, found.key))
     else:
         written = {"": file.data.get("defaults", {}), **file.data.get("services", {})}
         for name, table in written.items():
@@ -246,14 +187,6 @@ def _written_here(file: SourceFile, found: "validation_errors.Finding") -> probl
         edits = file.replacement(found.key, found.spot, found.meant)
     span, key = file.span(found.key, found.spot), problems.dotted(found.key)
     return file.problem(span, key, found.text, found.code, hint=found.hint, edits=edits)
-
-
-def _advised(
-    found: "validation_errors.Finding", file: SourceFile, key: positions.Key
-) -> "validation_errors.Finding":
-    from tcpdconf.config.load import advice  # noqa: PLC0415 (needed for problems only)
-
-    return advice.advised(found, file, key)
 
 
 def _twice(files: list[SourceFile]) -> Iterator[problems.Problem]:
@@ -348,12 +281,12 @@ def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problem
     for service, settings in services.items():
         for index, name in enumerate(settings.dns_lists):
             if isinstance(name, str) and name not in known and name not in unread:
-                from tcpdconf.config.load import validation_errors  # noqa: PLC0415 (needed for problems only)
-
-                near = validation_errors.near(name, list(known))
-                advice = notations.Advice(meant=notations.quoted(near)) if near else notations.dns_list(name)
+                meant = near(name, known)
+                advice = (
+                    notations.Advice(meant=notations.quoted(meant)) if meant else notations.dns_list(name)
+                )
                 hint = (
-                    f'did you mean "{near}"?' if near else f"write {advice.meant}" if advice.meant else None
+                    f'did you mean "{meant}"?' if meant else f"write {advice.meant}" if advice.meant else None
                 )
                 if hint is None:
                     hint = f"define it: [[{problems.dotted(('dns_chains', name, 'lists'))}]], with a zone"

@@ -9,8 +9,8 @@ half of a logger would be neither.
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config.load import positions
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config import positions
+from tcpdconf.config.load.source import SourceFile
 
 _DEEPEST: Final = 16  # tables in tables; the models know fewer, so nothing valid is deeper
 _KINDS: Final = frozenset({"file", "logger"})  # of stderr

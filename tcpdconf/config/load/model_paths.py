@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic.fields import FieldInfo
 
-from tcpdconf.config.load import positions
+from tcpdconf.config import positions
 
 _ANY = "NAME"  # stands for a name that the administrator chooses
 Model = type[pydantic.BaseModel]

@@ -8,14 +8,12 @@ import itertools
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from dataclasses import replace as replaced
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.config import problems
-from tcpdconf.config.load import files as config_files
 from tcpdconf.config.load import repair, tokens, toml_errors
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config.load.source import Recovered, SourceFile, parsed
 
 _ROUNDS: Final = 4  # in which keys that are defined twice are left out
 _TEXT: Final = 100_000  # characters of a string of several lines
@@ -41,17 +39,6 @@ class _Statement(NamedTuple):
     @property
     def is_header(self) -> bool:
         return self.text.lstrip().startswith("[")
-
-
-@dataclass
-class Recovered:
-    """What is wrong with the syntax of a file, and what the rest says; data is None if nothing is known."""
-
-    told: list[problems.Problem] = field(default_factory=list)
-    data: dict[str, Any] | None = None
-    text: str = ""  # that was parsed in its place, with the same lines
-    lost: list[str] = field(default_factory=list)  # statements that nothing is known of
-    touched: dict[int, int] = field(default_factory=dict)  # repaired lines, from 1: the number of the problem
 
 
 def recover(source: SourceFile, error: Exception) -> Recovered:
@@ -259,7 +246,7 @@ def _unite(source: SourceFile, lines: list[str], found: Recovered) -> None:
     for _ in range(_ROUNDS):
         text = "\n".join(lines)
         try:
-            found.data, found.text = config_files.parsed(text), text
+            found.data, found.text = parsed(text), text
         except (ValueError, RecursionError) as error:
             now = SourceFile(source.path, text, {})
             again = (

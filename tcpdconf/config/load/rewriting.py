@@ -5,7 +5,7 @@ import re
 import shlex
 from typing import Any, Final
 
-from tcpdconf.config.load import positions
+from tcpdconf.config import positions
 from tcpdconf.config.model import notations, values
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1", "y", "enabled", "enable"})

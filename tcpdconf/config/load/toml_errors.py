@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tcpdconf.config import problems
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config.load.source import SourceFile
 
 _PLACE = re.compile(r" \((?:at line (\d+), column (\d+)|at end of document)\)$")
 _TWICE = re.compile(r"Cannot (?:overwrite|declare|redefine|mutate)|Duplicate inline table key")

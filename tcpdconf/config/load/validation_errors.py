@@ -3,7 +3,6 @@
 No text of pydantic's gets through; a test walks the models for every error that they can raise.
 """
 
-import difflib
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -12,10 +11,11 @@ from typing import Any, Final, NamedTuple, cast
 import pydantic
 from pydantic_core import ErrorDetails
 
-from tcpdconf.config import codes, problems
-from tcpdconf.config.load import model_paths, positions, rewriting
-from tcpdconf.config.load.files import Spot
+from tcpdconf.config import codes, positions, problems
+from tcpdconf.config.load import model_paths, rewriting
+from tcpdconf.config.load.source import Spot
 from tcpdconf.config.model import fields, notations, values
+from tcpdconf.config.near import near
 
 Context = dict[str, Any]
 
@@ -86,11 +86,6 @@ def wrong(error: pydantic.ValidationError) -> set[str | int]:
     found = error.errors(include_url=False, include_input=False)
     keys = ((*each["loc"], *each.get("ctx", {}).get("at", ())) for each in found)
     return {key[0] for key in keys if key}
-
-
-def near(word: str, known: Iterator[str] | list[str], cutoff: float = 0.6) -> str | None:
-    """The known word that was probably meant."""
-    return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), None)
 
 
 def _key(location: tuple[str | int, ...], data: object) -> positions.Key:

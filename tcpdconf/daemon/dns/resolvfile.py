@@ -6,8 +6,8 @@ What is in it is `resolvconf`'s business.
 import os
 from typing import Final
 
-from tcpdconf.config.load import files as config_files
-from tcpdconf.config.load.files import Signature
+from tcpdconf.config import file_signature
+from tcpdconf.config.file_signature import Signature
 
 PATH: Final = "/etc/resolv.conf"
 _LONGEST: Final = 65536  # characters that are read
@@ -37,7 +37,7 @@ class File:
 
     def _look(self) -> Signature:
         try:
-            return config_files.signature(os.stat(self._path))
+            return file_signature.signature(os.stat(self._path))
         except OSError:
             return ()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from tcpdconf.config import host
-from tcpdconf.config.load.files import Signature
+from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model import tables
 from tcpdconf.daemon.process import paths, privileges
 

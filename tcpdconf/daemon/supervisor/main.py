@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import dialect, problems
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.daemon import messages
 from tcpdconf.daemon.control.server import Control
 from tcpdconf.daemon.process import log, loop, procfs, signals
@@ -54,7 +54,7 @@ class Order(NamedTuple):
     be one; `started` is called when everything serves. `predecessor` is a daemon whose place it takes.
     """
 
-    read: Callable[[], load.Loaded]
+    read: Callable[[], Loaded]
     environment: dict[str, str]
     ways: dialect.Dialect = dialect.TOML
     runtime: str | None = None

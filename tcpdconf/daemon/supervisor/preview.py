@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from tcpdconf.config import changes, host, problems
-from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon import messages
@@ -40,7 +40,7 @@ class Preview:
     """The processes that compare at present; `read` loads the configuration, and raises ConfigError."""
 
     def __init__(
-        self, events: loop.Loop, read: Callable[[], load.Loaded], running: reload_queue.ReloadQueue
+        self, events: loop.Loop, read: Callable[[], Loaded], running: reload_queue.ReloadQueue
     ) -> None:
         self._loop = events
         self._read = read
@@ -121,7 +121,7 @@ class _Answer:
         self._reply(said)
 
 
-def _work(end: int, read: Callable[[], load.Loaded], state: State, around: Surroundings) -> int:
+def _work(end: int, read: Callable[[], Loaded], state: State, around: Surroundings) -> int:
     """Compare, and write the answer."""
     os.setpgid(0, 0)  # so that it can be ended with what it has started
     log.set_level("error")  # records that match nobody are a worker's to tell
@@ -138,7 +138,7 @@ def _work(end: int, read: Callable[[], load.Loaded], state: State, around: Surro
 class _Comparison:
     """What runs beside a configuration that was loaded."""
 
-    def __init__(self, state: State, loaded: load.Loaded, around: Surroundings) -> None:
+    def __init__(self, state: State, loaded: Loaded, around: Surroundings) -> None:
         self._state = state
         self._loaded = loaded
         self._around = around

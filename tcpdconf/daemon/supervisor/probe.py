@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from tcpdconf.config import changes, problems
-from tcpdconf.config.load import load, positions
+from tcpdconf.config import changes, positions, problems
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.dns import DnsList
 from tcpdconf.daemon import liststatus, messages
 from tcpdconf.daemon.messages import Failure
@@ -30,13 +30,13 @@ class Tried(NamedTuple):
     lists: dict[str, dict[str, str]]
 
 
-def run(loaded: load.Loaded, environment: dict[str, str]) -> Tried:
+def run(loaded: Loaded, environment: dict[str, str]) -> Tried:
     """Try the enabled services."""
     return _Trial(loaded).run(environment)
 
 
 class _Trial:
-    def __init__(self, loaded: load.Loaded) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._loop = loop.Loop()
         self._services: dict[str, ManagedService] = {}

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from tcpdconf.config import changes, host, problems
-from tcpdconf.config.load import load
-from tcpdconf.config.load.files import Signature
+from tcpdconf.config.file_signature import Signature
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon import messages
 from tcpdconf.daemon.messages import Failure
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 class State(NamedTuple):
     """What runs: a configuration, its services, its sockets."""
 
-    loaded: load.Loaded
+    loaded: Loaded
     services: dict[str, service_process.ManagedService]
     sockets: Open
 
@@ -68,7 +68,7 @@ class Reload:
     def __init__(
         self,
         before: State,
-        loaded: load.Loaded,
+        loaded: Loaded,
         *,
         around: Surroundings,
         activated: listeners.Activated,
@@ -300,7 +300,7 @@ class Reload:
         self._done(Outcome(changed, details, [], descriptors.readings(self._read)))
 
 
-def forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
+def forbidden(loaded: Loaded) -> Iterator[problems.Problem]:
     """What this process may not do: to bind a port, to become a user."""
     for name, settings in loaded.config.enabled().items():
         try:
@@ -309,7 +309,7 @@ def forbidden(loaded: load.Loaded) -> Iterator[problems.Problem]:
             yield loaded.problem(("services", name, error.key), str(error), error.code, hint=error.hint)
 
 
-def _forbidden_to(loaded: load.Loaded, name: str, settings: Service) -> Iterator[problems.Problem]:
+def _forbidden_to(loaded: Loaded, name: str, settings: Service) -> Iterator[problems.Problem]:
     for index, listener in enumerate(settings.listeners):
         port = host.port_number(listener.port)
         if not privileges.may_bind(port):

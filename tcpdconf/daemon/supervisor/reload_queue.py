@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import load
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.process import log
 from tcpdconf.daemon.supervisor import listeners
@@ -14,7 +15,7 @@ from tcpdconf.daemon.supervisor.reload import Outcome, Release, Reload, State
 from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
 
 if TYPE_CHECKING:
-    from tcpdconf.config.load.files import Signature
+    from tcpdconf.config.file_signature import Signature
 
 _DEFECT: Final = "a defect of tcpdconf; see the log"
 
@@ -55,7 +56,7 @@ class ReloadQueue:
     def __init__(
         self,
         around: Surroundings,
-        read: Callable[[], load.Loaded],
+        read: Callable[[], Loaded],
         activated: listeners.Activated,
         make: Callable[[str], ManagedService],
         *,
@@ -63,7 +64,7 @@ class ReloadQueue:
         began: Callable[[], None],
         ended: Callable[[Last], None],
     ) -> None:
-        self.state = State(load.Loaded("", Config(), ()), {}, activated.open())
+        self.state = State(Loaded("", Config(), ()), {}, activated.open())
         self.loaded_at = 0.0
         self.read_at = 0.0  # before the configuration that was tried last was read
         self.read: dict[str, Signature] = {}  # by it, of each file when it was opened
@@ -90,7 +91,7 @@ class ReloadQueue:
         """Whether a reload is on its way."""
         return self._reload is not None
 
-    def begin(self, loaded: load.Loaded, read_at: float) -> None:
+    def begin(self, loaded: Loaded, read_at: float) -> None:
         """Take on the first configuration."""
         self.read_at = read_at
         self._take_on(loaded)
@@ -144,7 +145,7 @@ class ReloadQueue:
             # a large configuration takes time to read and to compare: in between others have their answers
             self.around.loop.after(0, lambda: self._go_on(loaded))
 
-    def _go_on(self, loaded: load.Loaded) -> None:
+    def _go_on(self, loaded: Loaded) -> None:
         try:
             self._take_on(loaded)
         except Exception as error:  # noqa: BLE001 (a defect: what runs goes on)
@@ -157,7 +158,7 @@ class ReloadQueue:
         found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
         self._finish(Outcome([], [], [found]))
 
-    def _take_on(self, loaded: load.Loaded) -> None:
+    def _take_on(self, loaded: Loaded) -> None:
         if self._closed:
             return
         self._due = False

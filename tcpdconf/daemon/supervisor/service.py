@@ -19,7 +19,7 @@ from tcpdconf.daemon.supervisor import logger, worker_process
 from tcpdconf.daemon.worker import books, ledger
 
 if TYPE_CHECKING:
-    from tcpdconf.config.load.files import Signature
+    from tcpdconf.config.file_signature import Signature
 
 Sockets = Sequence[tuple[int, socket.socket]]
 """Listening sockets, each with the place of its listener in the configuration."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tcpdconf.config.load.files import Signature
+from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model.service import Config, Daemon
 from tcpdconf.daemon.process import channel, child, descriptors, log, loop
 from tcpdconf.daemon.watch import path_dependencies

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from watchdog import events, observers
 from watchdog.observers import api
 
-from tcpdconf.daemon.process import threads
+from tcpdconf.daemon.process import background_thread
 
 _COMING_AND_GOING: Final[list[type[events.FileSystemEvent]]] = [
     events.FileCreatedEvent,
@@ -44,7 +44,7 @@ class Observation(events.FileSystemEventHandler):
         Raises:
             OSError: there are no inotify instances left.
         """
-        threads.lean()
+        background_thread.lean()
         self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._observed: dict[str, _Observed] = {}
         self._observer = observers.Observer()

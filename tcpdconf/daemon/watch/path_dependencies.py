@@ -15,8 +15,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from tcpdconf.config import file_signature
+from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.load import files as config_files
-from tcpdconf.config.load.files import Signature
 from tcpdconf.daemon.process import descriptors, paths
 
 _LINKS: Final = 40  # followed in one path, as the kernel does (path_resolution(7))
@@ -132,7 +133,7 @@ def signatures(wanted: Wanted) -> dict[str, Signature]:
 def signature(path: str) -> Signature:
     """Return what the file system says of the end of a path (`load.files.signature`), or the error number."""
     try:
-        return config_files.signature(os.stat(path))
+        return file_signature.signature(os.stat(path))
     except OSError as error:
         return (error.errno or 0,)
 
@@ -206,7 +207,7 @@ def _hash(fd: int) -> str:
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
-        return str(config_files.signature(os.fstat(fd))[:5])
+        return str(file_signature.signature(os.fstat(fd))[:5])
 
 
 def _listing(directory: str, counts: Callable[[str], bool]) -> str:

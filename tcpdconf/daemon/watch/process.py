@@ -22,8 +22,8 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from tcpdconf.config.load import files as config_files
-from tcpdconf.config.load.files import Signature
+from tcpdconf.config import file_signature
+from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.process import channel, loop
 from tcpdconf.daemon.watch import debounce, path_dependencies
@@ -137,7 +137,7 @@ class _Watcher:
         self._polling = message["poll"]
         self._observe()
         contents = path_dependencies.look(wanted).contents
-        since = message["since"] - config_files.COARSE
+        since = message["since"] - file_signature.COARSE
         self._told = {path: self._told[path] for path in self._told.keys() & contents.keys()}
         self._settling.cover(
             {path: held for path, held in contents.items() if self._was_read(path, read.get(path), since)}

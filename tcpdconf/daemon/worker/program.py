@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import dialect
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.process import spawn, threads
+from tcpdconf.daemon.process import background_thread, spawn
 from tcpdconf.policy import environ
 
 # setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
@@ -119,7 +119,7 @@ class Starter:
         if not self._helped:
             self._helped = True  # before it begins: it says itself when it ends
             try:
-                threads.start(self._help)
+                background_thread.start(self._help)
             except (RuntimeError, MemoryError):
                 self._helped = False
         return self._helped

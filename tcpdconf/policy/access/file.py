@@ -23,12 +23,11 @@ import pydantic
 import tree_sitter  # noqa: F401 (positions loads these when a problem needs them; a worker that has dropped its
 import tree_sitter_toml  # noqa: F401  rights may then be unable to read them, so they are loaded before)
 
-from tcpdconf.config import problems
+from tcpdconf.config import positions, problems
 from tcpdconf.config.courier import databases, prefixes
 from tcpdconf.config.courier import records as courier_records
-from tcpdconf.config.load import files as config_files
-from tcpdconf.config.load import positions, toml_errors, validation_errors
-from tcpdconf.config.load.files import SourceFile, Spot
+from tcpdconf.config.load import toml_errors, validation_errors
+from tcpdconf.config.load.source import SourceFile, Spot, parsed
 from tcpdconf.config.model import tables
 from tcpdconf.policy.access import cidr
 from tcpdconf.policy.access import courier as courier_access
@@ -211,7 +210,7 @@ def _toml(path: str, data: bytes) -> AccessTable:
         raise AccessFileError(path, "", "not UTF-8", _line(data, error.start)) from None
     source = SourceFile(path, text, {})
     try:
-        written = config_files.parsed(text)
+        written = parsed(text)
     except (ValueError, RecursionError) as error:
         problem = toml_errors.problem(source, error)
         raise AccessFileError(path, "", problem.text, problem.line, problem.column) from None

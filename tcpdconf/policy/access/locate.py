@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from tcpdconf.config.courier import databases
 from tcpdconf.config.courier import records as courier_records
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config.load.source import SourceFile
 from tcpdconf.config.model import tables, values
 from tcpdconf.policy import connection
 from tcpdconf.policy.access import cidr

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import load, merge
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config.load.source import SourceFile
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Daemon, ServiceSettings, Settings
 

@@ -6,13 +6,13 @@ import tomllib
 import pytest
 
 from tcpdconf.config import problems
-from tcpdconf.config.load import recovery
-from tcpdconf.config.load.files import SourceFile
+from tcpdconf.config.load import recovery, source
+from tcpdconf.config.load.source import SourceFile
 
 SECONDS = 20  # on a loaded machine; quadratic time would be minutes
 
 
-def recovered(text: str) -> recovery.Recovered:
+def recovered(text: str) -> source.Recovered:
     with pytest.raises((tomllib.TOMLDecodeError, RecursionError)) as error:
         tomllib.loads(text)
     return recovery.recover(SourceFile("a.toml", text, {}), error.value)

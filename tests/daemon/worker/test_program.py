@@ -18,7 +18,7 @@ from support.running import daemons
 
 from tcpdconf.config import dialect
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.process import threads
+from tcpdconf.daemon.process import background_thread
 from tcpdconf.daemon.worker import program
 
 
@@ -138,7 +138,7 @@ def test_other_threads_go_on_while_a_program_is_started(tmp_path: pathlib.Path) 
     with connected() as (_, theirs), path.open() as lease:
         fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # that it is wanted; of itself it does nothing
         fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        thread = threads.start(lambda: started.append(made.start(theirs.fileno(), {})))
+        thread = background_thread.start(lambda: started.append(made.start(theirs.fileno(), {})))
         daemons.until(lambda: fcntl.fcntl(lease, fcntl.F_GETLEASE) != fcntl.F_WRLCK, "the exec")
         assert not started
         fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -182,7 +182,7 @@ def test_without_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         wanted.append(work)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "start", start)
+    monkeypatch.setattr(background_thread, "start", start)
     starter = program.Starter()
 
     assert list(starter.start([lambda: 1])) == [(0, 1)]

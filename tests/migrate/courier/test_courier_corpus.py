@@ -8,8 +8,7 @@ from typing import Any, Final
 import pytest
 from support import peers
 
-from tcpdconf.config import host
-from tcpdconf.config.load import load
+from tcpdconf.config.load import hostcheck, load
 from tcpdconf_migrate import __main__
 from tcpdconf_migrate.courier import courier
 from tcpdconf_migrate.courier import scripts as courier_scripts
@@ -60,7 +59,7 @@ def test_every_configuration_becomes_services_that_load(tmp_path: Path) -> None:
 
         assert __main__.main(["courier", "-o", str(conf), str(folder)]) == 0, name
         loaded = load.load(conf, to_serve=False)
-        problems = {problem.code for problem in host.check(loaded) if problem.severity == "error"}
+        problems = {problem.code for problem in hostcheck.check(loaded) if problem.severity == "error"}
 
         assert loaded.config.services.keys() == SERVICES - REFUSED.get(name, set()), name
         assert problems <= OF_THE_HOST | COLLIDING.get(name, set()), name

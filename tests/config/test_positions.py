@@ -7,7 +7,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpdconf.config.load import positions
+from tcpdconf.config import positions
 
 SECONDS = 20  # on a loaded machine; quadratic time would be minutes
 TEXT = """\
