@@ -8,13 +8,13 @@ import sys
 import time
 
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.worker import client
+from tcpdconf.daemon.worker.connection import endpoint
 from tcpdconf.policy import connection
 from tcpdconf.policy.access import file as access_file
 from tcpdconf.policy.access.table import AccessTable
 
 _LOOKUPS = 100_000
-_LOCAL = client.endpoint(("127.0.0.1", 25))
+_LOCAL = endpoint(("127.0.0.1", 25))
 
 
 def main(networks: int) -> None:

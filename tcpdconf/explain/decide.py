@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.daemon.messages import Failure
-from tcpdconf.daemon.worker import client, program
+from tcpdconf.daemon.worker import program
+from tcpdconf.daemon.worker.connection import messages
 from tcpdconf.daemon.worker.files import ServiceFiles
 from tcpdconf.explain import dns as explain_dns
 from tcpdconf.explain import notebook
@@ -139,7 +140,7 @@ class _Rehearsal:
         """A refusal; None where nobody would have accepted."""
         if refused is None:
             return self._explained("refused", reason="listener")
-        message = client.messages(self._service).get(refused.reason)
+        message = messages(self._service).get(refused.reason)
         said = None if message is None else message.decode()
         return self._explained("refused", reason=refused.reason, message=said)
 

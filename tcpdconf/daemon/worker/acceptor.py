@@ -1,4 +1,4 @@
-"""Accepts a service's connections; those that need a PROXY header go through a gate.
+"""Accepts a service's connections; those that need a PROXY header go through a `proxy_reader`.
 
 The listeners are polled only while a connection could be served; otherwise clients wait in the kernel.
 """
@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 from tcpdconf.config.model import tables
 from tcpdconf.daemon.process import log, loop, throttle
-from tcpdconf.daemon.worker import client, proxy_reader
-from tcpdconf.policy import connection
+from tcpdconf.daemon.worker.connection import Address, Connection, Serving, endpoint, fixed_end
+from tcpdconf.daemon.worker.proxy_reader import Arrived, ProxyReader, RefusedWith
+from tcpdconf.policy.connection import Endpoint, Link
 
 _AT_ONCE: Final = 32  # connections accepted before other events get their turn
 _QUEUED: Final = 4096  # connections taken over from the queue of a listener that is given up
@@ -40,45 +41,47 @@ Listener = tuple[socket.socket, tables.HAProxy | None]
 
 
 class _Door(NamedTuple):
-    """A listening socket; its local end where that is fixed, its gate where headers are expected."""
+    """A listening socket; its local end where that is fixed, its reader where headers are expected."""
 
     listener: socket.socket
-    end: connection.Endpoint | None
-    gate: proxy_reader.ProxyReader | None
+    end: Endpoint | None
+    reader: ProxyReader | None
 
 
 class Acceptor:
     """The listeners of one service.
 
-    `arrived` is called with each connection that is to be decided and the variables of its PROXY header;
-    `settle` when descriptors have run out: it lets go of connections, or says that there are none.
-    `refused`, `left` and `lenient` are a gate's.
+    `arrived` is called with each connection that is to be decided, after its PROXY header where there is one;
+    `settle` when descriptors have run out: it lets go of connections, or says that there are none. `refused`
+    and `left` are those of a `ProxyReader`.
     """
 
     def __init__(
         self,
         events: loop.Loop,
         name: str,
+        serving: Serving,
         listeners: Sequence[Listener],
         *,
-        arrived: proxy_reader.Passed,
+        arrived: Arrived,
         settle: Callable[[], bool],
-        refused: proxy_reader.Refused,
-        left: proxy_reader.Left,
-        lenient: bool = False,
+        refused: RefusedWith,
+        left: Arrived,
     ) -> None:
         self._loop = events
         self._name = name
+        self._serving = serving
         self._arrived = arrived
         self._settle = settle
+        lenient = serving.ways.lenient_proxy
         self._doors = [
             _Door(
                 listener,
-                client.fixed_end(listener),
+                fixed_end(listener),
                 None
                 if haproxy is None
-                else proxy_reader.ProxyReader(
-                    events, haproxy, passed=arrived, refused=refused, left=left, lenient=lenient
+                else ProxyReader(
+                    events, haproxy, arrived=arrived, refused=refused, left=left, lenient=lenient
                 ),
             )
             for listener, haproxy in listeners
@@ -119,14 +122,15 @@ class Acceptor:
         self.poll(wanted=False)
         for door in self._doors:
             door.listener.close()
-            if door.gate is not None:
-                door.gate.close()
+            if door.reader is not None:
+                door.reader.close()
         self._doors.clear()
 
     @property
-    def pending(self) -> int:
-        """Headers that are awaited."""
-        return sum(door.gate.pending for door in self._doors if door.gate is not None)
+    def awaiting(self) -> list[Connection]:
+        """The connections whose PROXY header is awaited."""
+        readers = (door.reader for door in self._doors if door.reader is not None)
+        return [connection for reader in readers for connection in reader.awaiting]
 
     def _accept(self, door: _Door) -> None:
         for _ in range(_AT_ONCE):
@@ -142,13 +146,13 @@ class Acceptor:
                 continue
             self._enter(door, accepted, address)
 
-    def _enter(self, door: _Door, accepted: socket.socket, address: client.Address) -> None:
-        local = door.end or client.endpoint(accepted.getsockname())
-        link = connection.Link(client.endpoint(address), local)
-        if door.gate is None:
-            self._arrived(accepted, link, {})
+    def _enter(self, door: _Door, accepted: socket.socket, address: Address) -> None:
+        local = door.end or endpoint(accepted.getsockname())
+        connection = Connection(self._serving, accepted, Link(endpoint(address), local), {})
+        if door.reader is None:
+            self._arrived(connection)
         else:
-            door.gate.enter(accepted, link)
+            door.reader.enter(connection)
 
     def _empty(self, door: _Door) -> None:
         """Accept whom the kernel has queued, as far as that goes."""

@@ -1,71 +1,63 @@
-"""Decides on a service's connections and runs the program for those admitted.
+"""Decides on a service's connections, from their arrival until each has a program or is closed.
 
-Without PROXY headers and DNS all of it happens in the moment of accepting: nothing is kept for a refusal.
+A connection crosses four modules: `acceptor` accepts it (and `proxy_reader` reads its PROXY header), this one
+decides, `launcher` starts its program, `children` waits for the program's end. Without PROXY headers and DNS
+the decision is made in the moment of accepting: nothing is kept for a refusal.
 """
 
 import collections
-import contextlib
-import errno
 import functools
 import os
-import signal
-import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.process import log, loop, procfs, signals, throttle
-from tcpdconf.daemon.worker import acceptor, adopted, client, former, ledger, program, stages
-from tcpdconf.policy import connection, decision, environ, limits
+from tcpdconf.daemon.process import log, loop, procfs, throttle
+from tcpdconf.daemon.worker.acceptor import Acceptor, Listener
+from tcpdconf.daemon.worker.children import AdoptedProgram, Children
+from tcpdconf.daemon.worker.connection import Connection, Serving, tell
+from tcpdconf.daemon.worker.launcher import Launcher
+from tcpdconf.daemon.worker.ledger import Books, Ledger
+from tcpdconf.policy import decision, environ, limits
+from tcpdconf.policy.connection import Endpoint, Refused
 
-_NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_REST: Final = 0.1  # seconds before another try when there is no process to be had
-_PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
-_TOGETHER: Final = 32  # programs started at once: until then each connection keeps its descriptor
-_STOPPING: Final = connection.Refused("spawn", (("error", "stopping"),))
+_STOPPING: Final = Refused("spawn", (("error", "stopping"),))
 
 
 class Connections:
-    """One service at work. Its owner calls `reap` on SIGCHLD, and tells `adopted` what others say.
+    """The connections of one service, and their programs.
 
-    Programs that it has started itself are known by their pid, which is theirs until `reap` has waited for
-    them. What other processes say is of adopted programs only.
+    Its owner calls `children.reap` on SIGCHLD, and tells `children` what other processes say of programs that
+    this worker has adopted.
     """
 
-    def __init__(self, name: str, events: loop.Loop, held: ledger.Ledger, lineage: procfs.Lineage) -> None:
+    def __init__(self, name: str, events: loop.Loop, held: Ledger, lineage: procfs.Lineage) -> None:
+        self.children = Children(name, held, self._release)
         self._name = name
         self._loop = events
-        self._books: ledger.Books = held
         self._ledger = held
         self._lineage = lineage
-        self._serving: stages.Serving | None = None  # what is served with now
-        self._receptions: list[acceptor.Acceptor] = []  # the last one accepts, the others await headers
-        self._former = former.Former(events, self._in_use)
-        self._asking: dict[int, stages.Serving] = {}  # by descriptor: connections that are being looked up
+        self._serving: Serving | None = None  # what is served with now
+        self._former: list[Serving] = []  # what was served with before, while a connection still uses it
+        self._acceptors: list[Acceptor] = []  # the last one accepts, the others await headers
         self._slots = limits.Slots(tables.Limits())
-        self._running: dict[int, ledger.Held] = {}  # its own
-        self.adopted = adopted.Adopted(self._over)
-        self._ready: list[stages.Admitted] = []
-        self._starter = program.Starter()
-        self._waiting: collections.deque[stages.Admitted] = collections.deque()
-        self._parked: collections.deque[stages.Arrived] = collections.deque()
-        self._admitting = False
+        self._open: set[Connection] = set()  # those that have arrived here and have no program yet
+        self._parked: collections.deque[Connection] = collections.deque()  # those that wait for a slot
+        self._launcher = Launcher(
+            name,
+            events,
+            started=self._started,
+            refused=self._refuse,
+            broken=self._break_off,
+            waits=self._poll,
+        )
+        self._admitting = False  # `_admit` will be called
+        self._sweeping = False  # `_sweep` will be called
         self._closed = False
         self._throttle = throttle.Throttle()
         self._seldom = throttle.Seldom()
-        self._broken = ""
 
-    def terminate(self) -> None:
-        """Send SIGTERM to the programs: those of this worker's process group, and those adopted."""
-        self.adopted.terminate()
-        os.killpg(0, signal.SIGTERM)
-
-    def serve(
-        self,
-        serving: stages.Serving,
-        listeners: list[acceptor.Listener],
-        inherited: Sequence[acceptor.Listener] = (),
-    ) -> None:
+    def serve(self, serving: Serving, listeners: list[Listener], inherited: Sequence[Listener] = ()) -> None:
         """Serve connections with this from now on, and accept them here.
 
         Those that were accepted before go on with what they have; it is closed when they have come to an end,
@@ -74,281 +66,211 @@ class Connections:
         """
         self._slots = self._slots.resized(serving.service.limits)
         self._ledger.grow(self._slots.most)
-        if not self._receptions:
+        if not self._acceptors:
             for held, runs in self._ledger.take_over(self._lineage):
-                self._take_in(adopted.AdoptedProgram(held, runs.start, proven=self._lineage.proves(runs)))
-        made = self._reception(serving, listeners)
-        emptied = self._reception(serving, inherited)
+                self._adopt(AdoptedProgram(held, runs.start, proven=self._lineage.proves(runs)))
+        made = self._acceptor(serving, listeners)
+        emptied = self._acceptor(serving, inherited)
         if self._serving is not None:
-            self._former.add(self._serving, self._serving.runner.close, self._receptions)
-            self._receptions[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
+            self._former.append(self._serving)
+            self._acceptors[-1].retire({os.fstat(each.fileno()).st_ino for each, _ in listeners})
         self._serving = serving
-        self._receptions = [*self._receptions, emptied, made]
+        self._acceptors = [*self._acceptors, emptied, made]
         emptied.retire(())
-        self._receptions = [each for each in self._receptions if each.pending or each is made]
+        self._acceptors = [each for each in self._acceptors if each.awaiting or each is made]
         self._books.set("connections", self._slots.total)
-        self._broken = ""
-        self._former.look()
+        self._launcher.renew()
+        self._sweep()
         self._poll()
 
-    def _reception(
-        self, serving: stages.Serving, listeners: Sequence[acceptor.Listener]
-    ) -> acceptor.Acceptor:
-        return acceptor.Acceptor(
+    def _acceptor(self, serving: Serving, listeners: Sequence[Listener]) -> Acceptor:
+        return Acceptor(
             self._loop,
             self._name,
+            serving,
             listeners,
-            arrived=functools.partial(self._arrive, serving),
-            refused=functools.partial(self._refuse, serving),
+            arrived=self._arrive,
+            refused=self._refuse,
             left=self._leave,
-            settle=self._spawn,
-            lenient=serving.ways.lenient_proxy,
+            settle=self._launcher.start,
         )
 
-    def retire(self, books: ledger.Books, kept: Collection[int]) -> None:
+    @property
+    def _books(self) -> Books:
+        return self.children.books
+
+    def retire(self, books: Books, kept: Collection[int]) -> None:
         """Accept no more, and write down in other books what becomes of the connections that are there.
 
         `kept` are the listeners (inodes) that the successor has. It has adopted what this one had adopted:
         only it is told of the end of those.
         """
-        self._books = books
-        self._receptions[-1].retire(kept)
-        for each in self.adopted:
-            self._slots.release(each.held.peer)
-        self.adopted.clear()
+        self.children.books = books
+        self._acceptors[-1].retire(kept)
+        for client in self.children.give_up_adopted():
+            self._slots.release(client)
 
     def drain(self) -> None:
         """Accept no more than who waits in the kernel already."""
-        self._receptions[-1].retire(())
+        self._acceptors[-1].retire(())
 
     @property
     def busy(self) -> bool:
-        """Whether there are connections: with a program, or on their way to one."""
-        waiting = self._slots.total > 0 or self._parked
-        return bool(waiting) or any(each.pending for each in self._receptions)
+        """True while any connection is open or pending, or a program runs."""
+        return bool(self._slots.total > 0 or self._parked or any(each.awaiting for each in self._acceptors))
 
-    @property
-    def programs(self) -> list[ledger.Held]:
-        """The running programs that it has started itself."""
-        return list(self._running.values())
-
-    def adopt(self, pid: int, peer: connection.Endpoint, started: float, start: int) -> None:
+    def adopt(self, pid: int, peer: Endpoint, started: float, start: int) -> None:
         """Count a program that a worker before this one has started, as the supervisor has found it to be.
 
         `started` is when that worker has recorded it, in seconds since boot, `start` its own start in clock
         ticks. Nothing happens if it is counted already.
         """
-        if self.adopted.has(pid, start):
+        if self.children.has_adopted(pid, start):
             return
         held = self._ledger.hold(pid, peer, started)
-        self._take_in(adopted.AdoptedProgram(held, start, proven=True))
+        self._adopt(AdoptedProgram(held, start, proven=True))
         self._ledger.set("connections", self._slots.total)
         self._poll()
+
+    def _adopt(self, program: AdoptedProgram) -> None:
+        self.children.adopt(program)
+        self._slots.hold(program.held.peer)
 
     def count(self, name: str) -> None:
         """Count what the worker before this one has met with."""
         self._books.count(name)
 
     def close(self) -> None:
-        """Accept no more, and let go of those that wait for a process."""
+        """Accept no more, and refuse those that have no program yet."""
         self._closed = True
-        for each in self._receptions:
+        for each in self._acceptors:
             each.close()
-        for serving, peer, link, _ in self._parked:
-            self._refuse(serving, peer, link, _STOPPING)
-        for admitted in (*self._waiting, *self._ready):
-            self._give_up(admitted, _STOPPING)
+        for connection in (*self._parked, *self._launcher.give_up()):
+            self._refuse(connection, _STOPPING)
         self._parked.clear()
-        self._waiting.clear()
-        self._ready.clear()
-
-    def reap(self) -> None:
-        """Take note of every program of its own that has ended."""
-        with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                pid, status = ended
-                if pid in self._running:
-                    self._over(self._running.pop(pid), status)
-
-    def _over(self, held: ledger.Held, status: int | None = None) -> None:
-        self._books.release(held)
-        self._release(held.peer)
-        if status is not None and log.enabled("info"):
-            seconds = f"{ledger.boot_time() - held.started:.1f}"
-            ends = {"peer": held.peer, "pid": held.pid}
-            log.info("end", service=self._name, **ends, **signals.ending(status), seconds=seconds)
-
-    def _take_in(self, program: adopted.AdoptedProgram) -> None:
-        self.adopted.add(program)
-        self._slots.hold(program.held.peer)
-
-    def _poll(self) -> None:
-        """Accept exactly while a connection could be served; first those whose header came meanwhile."""
-        if self._admitting:
-            return  # the loop below goes on by itself
-        self._admitting = True
-        while self._parked and self._serves:
-            self._decide(*self._parked.popleft())
-        self._admitting = False
-        self._receptions[-1].poll(self._serves)
 
     @property
     def _serves(self) -> bool:
-        return not (self._slots.full or self._waiting or self._closed)
+        return not (self._slots.full or self._launcher.starved or self._closed)
 
-    def _arrive(
-        self,
-        serving: stages.Serving,
-        peer: socket.socket,
-        link: connection.Link,
-        said: Mapping[str, str],
-    ) -> None:
+    def _poll(self) -> None:
+        """Accept exactly while a connection could be served; first those go on that have arrived already."""
+        if self._parked and self._serves and not self._admitting:
+            self._admitting = True
+            self._loop.soon(self._admit)
+        self._acceptors[-1].poll(self._serves and not self._parked)
+
+    def _admit(self) -> None:
+        """Decide on connections that have waited for a slot, as long as there is one."""
+        self._admitting = False
+        while self._parked and self._serves:
+            self._decide(self._parked.popleft())
+        self._poll()
+
+    def _arrive(self, connection: Connection) -> None:
         """Decide on a connection, or let it wait for a slot: headers are read while there is none."""
-        if self._serves:
-            self._decide(serving, peer, link, said)
+        self._open.add(connection)
+        if self._serves and not self._parked:
+            self._decide(connection)
         else:
-            self._parked.append(stages.Arrived(serving, peer, link, said))
+            self._parked.append(connection)
 
-    def _in_use(self) -> Iterator[stages.Serving]:
-        """What each connection is served with that is on its way to its program."""
-        for admitted in (*self._waiting, *self._ready):
-            yield admitted.serving
-        for arrived in self._parked:
-            yield arrived.serving
-        yield from self._asking.values()
-
-    def _leave(self, peer: socket.socket, link: connection.Link) -> None:
-        """A proxy's health check looked whether somebody is there."""
-        peer.close()
-        self._former.look_soon()
-        self._books.count("left")
-        log.debug("left", service=self._name, peer=link.peer)
-
-    def _decide(
-        self,
-        serving: stages.Serving,
-        peer: socket.socket,
-        link: connection.Link,
-        said: Mapping[str, str],
-    ) -> None:
-        verdict = decision.admit(serving.sources, self._slots, link, loop.now())
-        if isinstance(verdict, connection.Refused):
-            self._refuse(serving, peer, link, verdict)
-            return
-        self._taken()
+    def _decide(self, connection: Connection) -> None:
+        """Refuse a connection, or give it a slot; then ask DNS for it, or let its program be started."""
+        serving, link = connection.serving, connection.link
         try:
+            verdict = decision.admit(serving.sources, self._slots, link, loop.now())
+            if isinstance(verdict, Refused):
+                self._refuse(connection, verdict)
+                return
+            connection.admitted = True
+            self._taken()
             form, ways = serving.service.address_format, serving.ways
-            variables = environ.of(link, said, verdict.variables, form, ways)
-            admitted = stages.Admitted(serving, peer, link, variables, loop.now() + _PATIENCE)
+            connection.variables = environ.of(link, connection.variables, verdict.variables, form, ways)
             if serving.lookups is None:
-                self._screen(admitted)
+                self._screen(connection)
             else:
-                known = {**serving.base, **variables}
-                self._asking[peer.fileno()] = serving
-                serving.lookups.begin(link, known, functools.partial(self._looked_up, admitted))
-        except Exception:  # noqa: BLE001
-            self._break_off(peer, link)
+                known = {**serving.base, **connection.variables}
+                serving.lookups.begin(link, known, functools.partial(self._looked_up, connection))
+        except Exception:  # noqa: BLE001 (a defect costs the connection that has met it, and no other)
+            self._break_off(connection)
 
-    def _looked_up(self, admitted: stages.Admitted, found: dict[str, str]) -> None:
-        self._asking.pop(admitted.socket.fileno(), None)
+    def _looked_up(self, connection: Connection, found: dict[str, str]) -> None:
+        """Go on with a connection of which DNS has been asked; `found` are the variables from it."""
         try:
-            until = loop.now() + _PATIENCE
-            known = admitted._replace(variables={**admitted.variables, **found}, until=until)
+            connection.variables = {**connection.variables, **found}
             if self._closed:
-                self._give_up(known, _STOPPING)
+                self._refuse(connection, _STOPPING)
             else:
-                self._screen(known)
-        except Exception:  # noqa: BLE001
-            self._break_off(admitted.socket, admitted.link)
+                self._screen(connection)
+        except Exception:  # noqa: BLE001 (as above)
+            self._break_off(connection)
 
-    def _break_off(self, peer: socket.socket, link: connection.Link) -> None:
-        """Let a defect cost the one connection that has met it, and not its slot."""
-        log.crash(f"cannot serve {link.peer}")
-        self._asking.pop(peer.fileno(), None)
-        peer.close()
-        self._former.look_soon()
-        self._release(link.peer)
+    def _screen(self, connection: Connection) -> None:
+        """Refuse a connection because of its variables, or let its program be started."""
+        serving = connection.serving
+        dropped = decision.screen(serving.service.drop, connection.variables, serving.base)
+        if dropped is None:
+            self._launcher.launch(connection)
+        else:
+            self._refuse(connection, dropped)
 
-    def _screen(self, admitted: stages.Admitted) -> None:
-        dropped = decision.screen(admitted.serving.service.drop, admitted.variables, admitted.serving.base)
-        if dropped is not None:
-            self._give_up(admitted, dropped)
-            return
-        if not self._ready:
-            self._loop.soon(self._spawn)
-        self._ready.append(admitted)
-        if len(self._ready) == _TOGETHER:
-            self._spawn()
-
-    def _spawn(self) -> bool:
-        """Start the programs of all who are ready; whether there was anybody."""
-        ready, self._ready = self._ready, []
-        starts = [
-            functools.partial(serving.runner.start, peer.fileno(), variables)
-            for serving, peer, _, variables, _ in ready
-        ]
-        for place, started in self._starter.start(starts):
-            try:
-                self._settle(ready[place], started)
-            except Exception:  # noqa: BLE001
-                self._break_off(ready[place].socket, ready[place].link)
-        return bool(ready)
-
-    def _settle(self, admitted: stages.Admitted, started: program.Started) -> None:
-        """Go on with a connection whose program was started, or was not."""
-        if isinstance(started, OSError) and started.errno in _NO_PROCESS and loop.now() < admitted.until:
-            self._wait(admitted, started)
-            return
-        if isinstance(started, OSError | ValueError):
-            self._cannot_run(admitted, started)
-            return
-        if isinstance(started, Exception):
-            raise started
-        self._broken = ""
-        link = admitted.link
-        self._running[started] = self._books.hold(started, link.peer)
+    def _started(self, connection: Connection, pid: int) -> None:
+        """Let go of a connection that its program has now."""
+        self.children.started(pid, connection.link.peer)
         self._books.count("accepted")
-        admitted.socket.close()
-        self._former.look_soon()
+        self._let_go(connection)
         if log.enabled("info"):
-            ends = stages.ends(link) | {"local": link.local}
+            ends = connection.ends() | {"local": connection.link.local}
             slots = f"{self._slots.total}/{self._slots.most}"
-            log.info("accept", service=self._name, **ends, pid=started, slots=slots)
+            log.info("accept", service=self._name, **ends, pid=pid, slots=slots)
 
-    def _cannot_run(self, admitted: stages.Admitted, error: OSError | ValueError) -> None:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        text = f"cannot run {admitted.serving.service.program[0]}: {reason}"
-        if text != self._broken:
-            self._broken = text
-            log.error(text, service=self._name, errno=getattr(error, "errno", None))
-        if admitted.serving.ways.tells_exec_error and admitted.serving.service.stderr == "socket":
-            client.tell(admitted.socket, f"{admitted.serving.service.program[0]}: {reason}\n".encode())
-        self._give_up(admitted, connection.Refused("spawn", (("error", reason),)))
-
-    def _give_up(self, admitted: stages.Admitted, refused: connection.Refused) -> None:
-        """Refuse a connection that holds a slot."""
-        self._refuse(admitted.serving, admitted.socket, admitted.link, refused)
-        self._release(admitted.link.peer)
-
-    def _refuse(
-        self,
-        serving: stages.Serving,
-        peer: socket.socket,
-        link: connection.Link,
-        refused: connection.Refused,
-    ) -> None:
-        reason = refused.reason
+    def _refuse(self, connection: Connection, refused: Refused) -> None:
+        """Close a connection, with a last word where there is one, and log why."""
+        serving, reason = connection.serving, refused.reason
         self._books.count(reason)
         message = serving.messages.get(reason)
         if message is not None and (serving.ways.tells_local_denial or not refused.local):
-            client.tell(peer, message)
-        peer.close()
-        self._former.look_soon()
+            tell(connection.socket, message)
+        self._let_go(connection)
         held_back = self._throttle.pass_(reason, loop.now())
         if held_back is not None:
-            fields = stages.ends(link) | dict(refused.detail)
+            fields = connection.ends() | dict(refused.detail)
             fields |= {"unlogged": held_back} if held_back else {}
             log.write("notice", "refuse", service=self._name, reason=reason.replace("_", "-"), **fields)
+        if connection.admitted:
+            self._release(connection.link.peer)
+
+    def _leave(self, connection: Connection) -> None:
+        """Close a connection whose peer closed without sending a byte, as health checks do."""
+        self._let_go(connection)
+        self._books.count("left")
+        log.debug("left", service=self._name, peer=connection.link.peer)
+
+    def _break_off(self, connection: Connection) -> None:
+        """Close a connection that has met a defect; called while the exception is handled."""
+        log.crash(f"cannot serve {connection.link.peer}")
+        self._let_go(connection)
+        if connection.admitted:
+            self._release(connection.link.peer)
+
+    def _let_go(self, connection: Connection) -> None:
+        """Close this process's descriptor of a connection, which needs its serving no more."""
+        connection.socket.close()
+        self._open.discard(connection)
+        if self._former and not self._sweeping:
+            self._sweeping = True
+            self._loop.soon(self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what was served with before and no connection uses any more."""
+        self._sweeping = False
+        awaiting = [connection for each in self._acceptors for connection in each.awaiting]
+        used = {id(connection.serving) for connection in (*self._open, *awaiting)}
+        for serving in self._former:
+            if id(serving) not in used:
+                serving.runner.close()
+        self._former = [serving for serving in self._former if id(serving) in used]
 
     def _taken(self) -> None:
         """Look at the level after a slot was taken."""
@@ -361,22 +283,8 @@ class Connections:
         elif slots.total >= slots.warn_at and self._seldom.due("warn", loop.now()):
             log.warning("slots run out", service=self._name, slots=f"{slots.total}/{slots.most}")
 
-    def _release(self, peer: connection.Endpoint) -> None:
+    def _release(self, peer: Endpoint) -> None:
+        """Free the slot of a client."""
         self._slots.release(peer)
         self._books.set("connections", self._slots.total)
-        self._poll()
-
-    def _wait(self, admitted: stages.Admitted, error: OSError) -> None:
-        """Keep a connection for which there is no process; accept nobody else meanwhile."""
-        if self._seldom.due("process", loop.now()):
-            log.error(f"cannot start a program: {error.strerror}", service=self._name, retry=f"{_REST}s")
-        if not self._waiting:
-            self._loop.after(_REST, self._retry)
-        self._waiting.append(admitted)
-        self._poll()
-
-    def _retry(self) -> None:
-        self._ready[:0] = self._waiting
-        self._waiting.clear()
-        self._spawn()
         self._poll()

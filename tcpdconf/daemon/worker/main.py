@@ -91,14 +91,14 @@ class _Worker:
         match message:
             case {"kind": "gone", "ended": ended}:
                 for pid, start, status in ended:
-                    serving.adopted.ended(pid, start, status)
+                    serving.children.adopted_ended(pid, start, status)
             case {"kind": "relay", "entries": entries}:
                 for entry in entries:
                     _take_on(serving, entry)
             case {"kind": "recount"}:
-                serving.adopted.recount()
+                serving.children.recount()
             case {"kind": "retell"} if self._relay is not None:
-                for held in serving.programs:
+                for held in serving.children.running:
                     self._relay.tell(held)
             case {"kind": "retire", "kept": kept}:
                 self._retire(serving, kept)
@@ -222,13 +222,13 @@ class _Worker:
     def _terminate(self, seconds: float) -> None:
         if self._server is not None:
             self._server.close()
-            self._server.terminate()
+            self._server.children.terminate()
         self._loop.after(seconds, self._end)
 
     def _children(self) -> None:
         self._arrived.take()
         if self._server is not None:
-            self._server.reap()
+            self._server.children.reap()
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
@@ -248,6 +248,6 @@ def _take_on(serving: Connections, entry: dict[str, Any]) -> None:
         case {"kind": "adopt", "pid": pid, "peer": peer, "started": started, "start": start}:
             serving.adopt(pid, connection.endpoint(*peer), started, start)
         case {"kind": "release", "pid": pid, "started": started}:
-            serving.adopted.released(pid, started)
+            serving.children.adopted_released(pid, started)
         case {"kind": "count", "name": name}:
             serving.count(name)

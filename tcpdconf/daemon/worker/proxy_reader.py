@@ -5,14 +5,14 @@ what follows is the program's. Nobody here holds a slot of the service.
 """
 
 import functools
-import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tcpdconf.config.model import tables
 from tcpdconf.daemon.process import loop
-from tcpdconf.policy import connection
+from tcpdconf.daemon.worker.connection import Connection
+from tcpdconf.policy.connection import Refused
 from tcpdconf.policy.proxy import header as proxy_header
 from tcpdconf.policy.proxy import trust
 from tcpdconf.policy.proxy.header import Header, HeaderError, Options
@@ -23,16 +23,14 @@ _LATE: Final = (
 )
 _LEFT: Final = "left without a byte"
 
-Passed = Callable[[socket.socket, connection.Link, Mapping[str, str]], None]
-Refused = Callable[[socket.socket, connection.Link, connection.Refused], None]
-Left = Callable[[socket.socket, connection.Link], None]
+Arrived = Callable[[Connection], None]
+RefusedWith = Callable[[Connection, Refused], None]
 
 
 class _Pending(NamedTuple):
     """A connection whose header has not come yet, or only in part."""
 
-    client: socket.socket
-    link: connection.Link
+    connection: Connection
     data: bytearray
     until: float
 
@@ -40,8 +38,8 @@ class _Pending(NamedTuple):
 class ProxyReader:
     """The headers of one listener.
 
-    `passed` is called with each connection that may go on, what its header says, and the variables from it;
-    `refused` with each that may not; `left` with each that closed without a byte, as health checks do.
+    `arrived` is called with each connection that may go on, with the ends and the variables that its header
+    names; `refused` with each that may not; `left` with each that closed without a byte, as health checks do.
     """
 
     def __init__(
@@ -49,14 +47,14 @@ class ProxyReader:
         events: loop.Loop,
         settings: tables.HAProxy,
         *,
-        passed: Passed,
-        refused: Refused,
-        left: Left,
+        arrived: Arrived,
+        refused: RefusedWith,
+        left: Arrived,
         lenient: bool = False,
     ) -> None:
         self._loop = events
         self._settings = settings
-        self._passed = passed
+        self._arrived = arrived
         self._refused = refused
         self._left = left
         self._options = Options(frozenset(settings.versions), lenient)
@@ -65,41 +63,43 @@ class ProxyReader:
         self._peers: Counter[str] = Counter()
         self._armed = False
 
-    def enter(self, client: socket.socket, link: connection.Link) -> None:
-        """Take a connection; `link` has the socket's own ends."""
+    def enter(self, connection: Connection) -> None:
+        """Take a connection, whose link has the socket's own ends."""
+        link = connection.link
         standing = self._terms.standing(link)
         if standing in {"elsewhere", "exempt"}:
-            self._passed(client, link, {})
+            self._arrived(connection)
         elif standing == "stranger":
-            self._refused(client, link, trust.STRANGER)
+            self._refused(connection, trust.STRANGER)
         elif len(self._pending) >= self._settings.max_pending:
-            self._refuse(client, link, f"{self._settings.max_pending} PROXY headers are awaited already")
+            self._refuse(connection, f"{self._settings.max_pending} PROXY headers are awaited already")
         elif self._peers[link.peer.text] >= self._settings.max_pending_per_peer:
             most = self._settings.max_pending_per_peer
-            self._refuse(client, link, f"{most} PROXY headers of this proxy are awaited already")
+            self._refuse(connection, f"{most} PROXY headers of this proxy are awaited already")
         else:
-            self._await(client, link)
+            self._await(connection)
 
     @property
-    def pending(self) -> int:
-        """Headers that are awaited."""
-        return len(self._pending)
+    def awaiting(self) -> list[Connection]:
+        """The connections whose header is awaited."""
+        return [each.connection for each in self._pending.values()]
 
     def close(self) -> None:
         """Refuse those whose header is still awaited."""
         for pending in list(self._pending.values()):
             self._forget(pending)
-            self._refuse(pending.client, pending.link, "stopping")
+            self._refuse(pending.connection, "stopping")
 
-    def _await(self, client: socket.socket, link: connection.Link) -> None:
+    def _await(self, connection: Connection) -> None:
+        client = connection.socket
         client.setblocking(False)
-        pending = _Pending(client, link, bytearray(), loop.now() + self._settings.timeout)
+        pending = _Pending(connection, bytearray(), loop.now() + self._settings.timeout)
         outcome = self._advance(pending)
         if outcome is not None:  # most headers come with the connection
-            self._settle(pending, outcome)
+            self._settle(connection, outcome)
             return
         self._pending[client.fileno()] = pending
-        self._peers[link.peer.text] += 1
+        self._peers[connection.link.peer.text] += 1
         self._loop.watch(client, functools.partial(self._readable, pending))
         self._arm()
 
@@ -107,14 +107,14 @@ class ProxyReader:
         outcome = self._advance(pending)
         if outcome is not None:
             self._forget(pending)
-            self._settle(pending, outcome)
+            self._settle(pending.connection, outcome)
 
     def _advance(self, pending: _Pending) -> Header | str | None:
         """Read on: the header when it is complete, what is wrong with it, or None while more is to come."""
         data = pending.data
         try:
             while wanted := proxy_header.wanted(data, self._options):
-                received = pending.client.recv(wanted)
+                received = pending.connection.socket.recv(wanted)
                 if not received:
                     return "closed within the PROXY header" if data else _LEFT
                 data += received
@@ -126,25 +126,26 @@ class ProxyReader:
         except OSError as error:
             return f"{error.strerror} within the PROXY header" if data else _LEFT
 
-    def _settle(self, pending: _Pending, outcome: Header | str) -> None:
-        client, link, _, _ = pending
+    def _settle(self, connection: Connection, outcome: Header | str) -> None:
         if outcome is _LEFT:
-            self._left(client, link)
+            self._left(connection)
         elif isinstance(outcome, str):
-            self._refuse(client, link, outcome)
-        elif isinstance(taken := self._terms.take(link, outcome), connection.Refused):
-            self._refused(client, link, taken)
+            self._refuse(connection, outcome)
+        elif isinstance(taken := self._terms.take(connection.link, outcome), Refused):
+            self._refused(connection, taken)
         else:
-            client.setblocking(True)
-            self._passed(client, taken, proxy_header.variables(outcome))
+            connection.socket.setblocking(True)
+            connection.link = taken
+            connection.variables = proxy_header.variables(outcome)
+            self._arrived(connection)
 
-    def _refuse(self, client: socket.socket, link: connection.Link, error: str) -> None:
-        self._refused(client, link, trust.refused(error))
+    def _refuse(self, connection: Connection, error: str) -> None:
+        self._refused(connection, trust.refused(error))
 
     def _forget(self, pending: _Pending) -> None:
-        self._loop.forget(pending.client)
-        del self._pending[pending.client.fileno()]
-        peer = pending.link.peer.text
+        client, peer = pending.connection.socket, pending.connection.link.peer.text
+        self._loop.forget(client)
+        del self._pending[client.fileno()]
         self._peers[peer] -= 1
         if not self._peers[peer]:
             del self._peers[peer]
@@ -161,5 +162,5 @@ class ProxyReader:
         now = loop.now()
         while self._pending and (oldest := next(iter(self._pending.values()))).until <= now:
             self._forget(oldest)
-            self._refuse(oldest.client, oldest.link, f"{_LATE} ({self._settings.timeout:g} s)")
+            self._refuse(oldest.connection, f"{_LATE} ({self._settings.timeout:g} s)")
         self._arm()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from tcpdconf.daemon.dns import lookups, resolver
 from tcpdconf.daemon.messages import Assignment, Failure, Kind, Role
 from tcpdconf.daemon.process import channel, loop
-from tcpdconf.daemon.worker import acceptor, client, log_pipe, program, stages
+from tcpdconf.daemon.worker import acceptor, connection, log_pipe, program
 from tcpdconf.daemon.worker import files as service_files
+from tcpdconf.daemon.worker.connection import Serving
 from tcpdconf.daemon.worker.files import Compiled, ServiceFiles
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ServingBuilder:
         found.close()
         self.complete = not self.failures
 
-    def serving(self, events: loop.Loop) -> stages.Serving:
+    def serving(self, events: loop.Loop) -> Serving:
         """What connections are served with; everything must have been read without failures."""
         service = self._service
         self.lookups = self.asking(events)
@@ -61,10 +62,8 @@ class ServingBuilder:
         runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
         for _, fd in self._fds.pop("overflow", ()):
             self._overflow = log_pipe.LogPipe(events, self.task.name, fd)
-        messages = client.messages(service)
-        return stages.Serving(
-            service, self._sources, self._base, runner, self.lookups, messages, self.task.ways
-        )
+        messages = connection.messages(service)
+        return Serving(service, self._sources, self._base, runner, self.lookups, messages, self.task.ways)
 
     def asking(self, events: loop.Loop) -> lookups.Lookups | None:
         """What asks about the connections, when anything is wanted: the one there is, if it asks the same."""

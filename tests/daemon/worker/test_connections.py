@@ -13,7 +13,9 @@ from support.running import daemons, processes
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.process import loop, procfs
-from tcpdconf.daemon.worker import adopted, ledger, program, stages
+from tcpdconf.daemon.worker import ledger, program
+from tcpdconf.daemon.worker.children import AdoptedProgram, Children
+from tcpdconf.daemon.worker.connection import Serving
 from tcpdconf.daemon.worker.connections import Connections
 from tcpdconf.policy import connection
 
@@ -40,7 +42,7 @@ class Made:
         listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        serving = stages.Serving(
+        serving = Serving(
             service=service,
             sources=[],
             base={},
@@ -56,7 +58,7 @@ class Made:
         """Serve for a while."""
         self.events.after(seconds, self.events.stop)
         self.events.run()
-        self.server.reap()
+        self.server.children.reap()
 
 
 def test_a_defect_costs_one_connection_and_not_its_slot(capfd: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +134,7 @@ def test_what_others_say_is_of_adopted_programs_only() -> None:
     made = Made(10, runner=sleeps)
     with daemons.connect(made.port):
         made.run()
-        (own,) = made.server.programs
+        (own,) = made.server.children.running
         runs = procfs.look(own.pid)
         assert runs is not None
         made.server.adopt(own.pid, PEERS[0], 1.5, 150)
@@ -140,20 +142,20 @@ def test_what_others_say_is_of_adopted_programs_only() -> None:
         made.server.adopt(own.pid, PEERS[1], 2.5, 250)
         assert made.held.counts()["connections"] == 3
 
-        made.server.adopted.ended(own.pid, runs.start, 0)
-        made.server.adopted.ended(own.pid, 0, 0)
-        made.server.adopted.released(own.pid, own.started)
+        made.server.children.adopted_ended(own.pid, runs.start, 0)
+        made.server.children.adopted_ended(own.pid, 0, 0)
+        made.server.children.adopted_released(own.pid, own.started)
         assert made.held.counts()["connections"] == 3
-        made.server.adopted.released(own.pid, 1.5)
-        made.server.adopted.released(own.pid, 1.5)
+        made.server.children.adopted_released(own.pid, 1.5)
+        made.server.children.adopted_released(own.pid, 1.5)
         assert peers_of(made) == {own.peer, PEERS[1]}
-        made.server.adopted.ended(own.pid, 250, 0)
+        made.server.children.adopted_ended(own.pid, 250, 0)
         assert peers_of(made) == {own.peer}
-        assert made.server.programs == [own]
+        assert made.server.children.running == [own]
 
         os.kill(own.pid, signal.SIGKILL)
         daemons.until(lambda: processes.over(own.pid), "its end")
-        made.server.reap()
+        made.server.children.reap()
         assert peers_of(made) == set()
         assert not made.server.busy
     made.server.close()
@@ -175,25 +177,30 @@ def test_adopted_programs_whose_worker_has_ended_are_looked_for() -> None:
             assert found is not None
             made.server.adopt(found.pid, peer, ledger.boot_time(), found.start)
         made.server.adopt(runs.pid, PEERS[2], 1.0, 1)
-        made.server.adopted.recount()
+        made.server.children.recount()
         assert peers_of(made) == set(PEERS[:2])  # of the other one the supervisor is still to be told
         ended.wait()
-        made.server.adopted.recount()
+        made.server.children.recount()
         assert peers_of(made) == {PEERS[0]}
     made.server.close()
 
 
-def test_a_signal_goes_to_the_program_that_was_adopted_and_to_no_other() -> None:
+def test_a_signal_goes_to_the_program_that_was_adopted_and_to_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Not to one that has got its number since, and not to what a ledger only claims."""
-    programs = adopted.Adopted(lambda *_: None)
+    groups: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "killpg", lambda *given: groups.append(given))
+    programs = Children("test", ledger.Ledger(ledger.create(), 10), lambda _: None)
     with contextlib.ExitStack() as stack:
         cats = [stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)) for _ in range(3)]
         for cat, later, proven in zip(cats, (0, 1, 0), (True, True, False), strict=True):
             runs = procfs.look(cat.pid)
             assert runs is not None
             held = ledger.Held(0, cat.pid, PEERS[0], ledger.boot_time())
-            programs.add(adopted.AdoptedProgram(held, runs.start + later, proven))
+            programs.adopt(AdoptedProgram(held, runs.start + later, proven))
         programs.terminate()
+        assert groups == [(0, signal.SIGTERM)]  # its own programs
         assert cats[0].wait(daemons.SECONDS) == -signal.SIGTERM
         for cat in cats[1:]:
             assert cat.stdin is not None
