@@ -247,11 +247,14 @@ def test_stop_imports_nothing_slow(tmp_path: pathlib.Path) -> None:
     assert {"pydantic", "dns", "asyncio", "subprocess", "socket"} & set(done.stdout.split()) == set()
     assert ours == {
         "tcpdconf.config",
+        "tcpdconf.config.couriertcpd",
         "tcpdconf.config.couriertcpd.grammar",
         "tcpdconf.couriertcpd",
         "tcpdconf.daemon",
+        "tcpdconf.daemon.process",
         "tcpdconf.daemon.process.daemonize",
         "tcpdconf.daemon.process.pidfile",
+        "tcpdconf.daemon.process.procfs",
         "tcpdconf.daemon.process.signals",
     }
 

@@ -92,6 +92,6 @@ def listener(name: str, port: int) -> str:
 def _is_open(port: int) -> bool:
     try:
         daemons.connect(port).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # or it is being closed
         return False
     return True

@@ -20,7 +20,8 @@ ALONE = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
 WAIT = 1.5  # seconds for which a client is looked up at most
 PAUSE = 1.0  # seconds, the first
 FAILED = {"TCPREMOTEHOST": "softdnserr", "TCPLOCALHOST": "softdnserr"}
-TALK = "import sys, daemons; sys.stdout.buffer.write(daemons.talk(int(sys.argv[1]), source=sys.argv[2]))"
+TALK = "import sys; from support.running import daemons\n"
+TALK += "sys.stdout.buffer.write(daemons.talk(int(sys.argv[1]), source=sys.argv[2]))"
 
 
 def talk(daemon: daemons.Daemon, port: int, source: str) -> dict[str, str]:

@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(tcpdconf.__file__).parent
 # Where the time of day is read: for `at` and `loaded_at`, for what is shown to people, and as the moment at
 # which files were read, which the watcher compares with their own times.
 TIME_OF_DAY = {
-    "controlling.py", "config/sources.py", "daemon/commands.py", "daemon/reloads.py", "daemon/supervisor.py",
-    "daemon/watching.py",
+    "cli/talk.py", "config/file_signature.py", "daemon/supervisor/commands.py", "daemon/supervisor/main.py",
+    "daemon/supervisor/preview.py", "daemon/supervisor/reload_queue.py", "daemon/watch/client.py",
 }  # fmt: skip
 NAMES = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "CLOCK_REALTIME", "CLOCK_TAI"}
 

@@ -21,8 +21,9 @@ DEFECT: Final = "a defect of tcpdconf; see the log"
 BREAK: Final = """
 import importlib, os, sys
 def broken(where, name):
-    owner = importlib.import_module("tcpdconf.daemon." + where[0])
-    for step in where[1:]:
+    modules = [place for place in where if place.islower()]
+    owner = importlib.import_module(".".join(["tcpdconf", *modules]))
+    for step in where[len(modules):]:
         owner = getattr(owner, step)
     real = getattr(owner, name)
     def fails(*given, **more):
@@ -42,7 +43,7 @@ if "run" in sys.argv:
 
 
 class Daemon(reloads.Daemon):
-    """One in which these functions fail, from `break_` to `mend` (`module.Class.function`)."""
+    """One in which these functions fail, from `break_` to `mend` (`folder.module.Class.function`)."""
 
     def __init__(self, folder: pathlib.Path, text: str, *paths: str, **more: Any) -> None:  # noqa: ANN401
         self._paths = paths
@@ -77,18 +78,17 @@ def goes_on(daemon: Daemon, port: int) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "reloading.Reload.begin",
-        "reloading.Reload.heard",
-        "reloading.Reload._commit",
-        "listeners.Opening.commit",
-        "service.Service.prepare",
-        "changes.between",
-        "load.load",
+        "daemon.supervisor.reload.Reload.begin",
+        "daemon.supervisor.reload.Reload.heard",
+        "daemon.supervisor.reload.Reload._commit",
+        "daemon.supervisor.listeners.Opening.commit",
+        "daemon.supervisor.service.ManagedService.prepare",
+        "config.changes.between",
+        "daemon.run.chosen",
     ],
 )
 def test_a_reload_that_breaks_is_refused_and_the_next_is_done(path: str, tmp_path: pathlib.Path) -> None:
     port, other = daemons.free_port(), daemons.free_port()
-    path = path.replace("load.load", "running.chosen")
     with Daemon(tmp_path, reloads.service(port, OLD), path) as daemon:
         pid = daemon.uses()["pid"]
         fds = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
@@ -106,7 +106,7 @@ def test_a_service_that_cannot_take_its_part_on_is_started_again_with_it(tmp_pat
     """What all others have taken on counts: there is no way back."""
     port, other = daemons.free_port(), daemons.free_port()
     both = reloads.service(port, OLD) + reloads.service(other, OLD, name="more")
-    with Daemon(tmp_path, both, "service.Service.commit") as daemon:
+    with Daemon(tmp_path, both, "daemon.supervisor.service.ManagedService.commit") as daemon:
         before = daemon.uses()["pid"], daemon.uses("more")["pid"]
         daemon.write(both.replace("old", "new"))
         daemon.break_(once=True)
@@ -118,7 +118,12 @@ def test_a_service_that_cannot_take_its_part_on_is_started_again_with_it(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "path", ["supervisor.Supervisor._begin", "watching.Watching.watch", "notify.Notifier.reloading"]
+    "path",
+    [
+        "daemon.supervisor.main.Supervisor._begin",
+        "daemon.watch.client.WatchClient.watch",
+        "daemon.supervisor.notify.Notifier.reloading",
+    ],
 )
 def test_what_follows_a_reload_may_break(path: str, tmp_path: pathlib.Path) -> None:
     """Who has asked for it gets its answer."""
@@ -137,7 +142,7 @@ def test_what_follows_a_reload_may_break(path: str, tmp_path: pathlib.Path) -> N
 def test_a_command_that_breaks_says_so(command: str, tmp_path: pathlib.Path) -> None:
     """More often than there are places."""
     port = daemons.free_port()
-    with Daemon(tmp_path, reloads.service(port, OLD), "ledger.snapshot") as daemon:
+    with Daemon(tmp_path, reloads.service(port, OLD), "daemon.worker.ledger.snapshot") as daemon:
         daemon.break_()
         for _ in range(20):
             with pytest.raises(ControlError, match=f"says: {DEFECT}"):
@@ -149,7 +154,9 @@ def test_a_command_that_breaks_says_so(command: str, tmp_path: pathlib.Path) -> 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
-    with Daemon(tmp_path, reloads.service(port, OLD), "service.Service._open") as daemon:
+    with Daemon(
+        tmp_path, reloads.service(port, OLD), "daemon.supervisor.service.ManagedService._open"
+    ) as daemon:
         worker = daemon.worker("test")
         daemon.break_()
         os.kill(worker, 9)
@@ -159,7 +166,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: pathlib.Path) 
         goes_on(daemon, port)
 
 
-@pytest.mark.parametrize("path", ["child.Child.ended", "relay.parts"])
+@pytest.mark.parametrize("path", ["daemon.process.child.Child.ended", "daemon.worker.books.parts"])
 def test_one_process_whose_end_breaks_costs_no_other(path: str, tmp_path: pathlib.Path) -> None:
     port, other = daemons.free_port(), daemons.free_port()
     both = reloads.service(port, OLD) + reloads.service(other, OLD, name="more")
@@ -177,7 +184,11 @@ def test_one_process_whose_end_breaks_costs_no_other(path: str, tmp_path: pathli
 
 def test_a_defect_in_stopping_does_not_keep_it_from_that(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
-    paths = "notify.Notifier.stopping", "watching.Watching.close", "reloads.Reloads.close"
+    paths = (
+        "daemon.supervisor.notify.Notifier.stopping",
+        "daemon.watch.client.WatchClient.close",
+        "daemon.supervisor.reload_queue.ReloadQueue.close",
+    )
     with Daemon(tmp_path, reloads.service(port, OLD), *paths) as daemon:
         (tmp_path / "stopping").touch()
         (tmp_path / "close").touch()
@@ -189,7 +200,7 @@ def test_a_defect_in_stopping_does_not_keep_it_from_that(tmp_path: pathlib.Path)
 def test_a_message_that_breaks_neither_keeps_it_busy_nor_fills_the_log(tmp_path: pathlib.Path) -> None:
     """The channel stays ready as long as nobody can read it. Workers, which nothing guards, start anew."""
     port = daemons.free_port()
-    with Daemon(tmp_path, reloads.service(port, OLD), "channel.Channel.receive") as daemon:
+    with Daemon(tmp_path, reloads.service(port, OLD), "daemon.process.channel.Channel.receive") as daemon:
         supervisor = daemon.process.pid
         daemon.break_()
         with contextlib.suppress(ProcessLookupError):  # it may have met the defect first
@@ -213,7 +224,9 @@ def used(pid: int) -> float:
 def test_before_it_serves_a_defect_is_the_end(tmp_path: pathlib.Path) -> None:
     """Nothing goes on that could; a service manager tries again."""
     (tmp_path / "commit").touch()
-    daemon = Daemon(tmp_path, reloads.service(daemons.free_port(), OLD), "listeners.Opening.commit")
+    daemon = Daemon(
+        tmp_path, reloads.service(daemons.free_port(), OLD), "daemon.supervisor.listeners.Opening.commit"
+    )
     with pytest.raises(AssertionError, match="ZeroDivisionError: on purpose"), daemon:
         pass
     assert daemon.process.returncode == 1
