@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from tcpdconf.config import render
+from tcpdconf.config import printable, render
 from tcpdconf_migrate import commandline, plan
 
 _KINDS: Final = ("risk", "limit", "changed", "ignored", "obsolete")
@@ -26,7 +26,10 @@ class Again(NamedTuple):
 
 def toml(planned: plan.Planned) -> str:
     """The file of one service."""
-    origin, words = _printable(planned.command.origin), _printable(shlex.join(planned.command.words))
+    origin, words = (
+        printable.replaced(planned.command.origin, " "),
+        printable.replaced(shlex.join(planned.command.words), " "),
+    )
     return f"# From {origin}:\n#   {words}\n\n" + render.service(planned.name, planned.service, planned.notes)
 
 
@@ -41,12 +44,7 @@ def notes(found: plan.Plan, unread: Sequence[commandline.Unread]) -> str:
             lines.append(f"{kind}: {', '.join(names)}: {what}: {why}")
     lines += [f"not read: {origin}: {why}" for origin, why in unread]
     lines += [f"not valid: {origin}: {why}" for origin, why in found.refused]
-    return "".join(f"{_printable(line)}\n" for line in lines)
-
-
-def _printable(text: str) -> str:
-    """One line that is nothing but itself, in a comment and on a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return "".join(f"{printable.replaced(line, ' ')}\n" for line in lines)
 
 
 def _gathered(found: plan.Plan, kind: str) -> dict[tuple[str, str], list[str]]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from tcpdconf.config import printable
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The table; nothing where there are no rows. A header may be empty."""
-    shown = [[safe(cell) for cell in row] for row in rows]
+    shown = [[printable.replaced(cell) for cell in row] for row in rows]
     if not shown:
         return ""
     if header:
@@ -13,8 +15,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown)
     return "".join(line.rstrip() + "\n" for line in lines)
-
-
-def safe(text: str) -> str:
-    """Text that cannot drive a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)

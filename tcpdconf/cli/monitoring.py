@@ -7,7 +7,7 @@ wrong, and after a bar the performance data.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tcpdconf.cli import columns
+from tcpdconf.config import printable
 
 OK: Final = 0
 WARNING: Final = 1
@@ -43,7 +43,7 @@ def unknown(why: str) -> str:
 
 def _line(level: int, text: str) -> str:
     """Return a line in which nothing but performance data can come after a bar."""
-    return f"TCPDCONF {_WORDS[level]}: {columns.safe(text.replace('|', '/'))}"
+    return f"TCPDCONF {_WORDS[level]}: {printable.replaced(text.replace('|', '/'))}"
 
 
 def _troubles(answer: Mapping[str, Any]) -> Iterator[_Trouble]:

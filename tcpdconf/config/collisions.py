@@ -4,6 +4,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from tcpdconf.config import socket_address
+
 
 class Bound(NamedTuple):
     """What one listener of a service binds; `address` is unmapped, or "*" for both families."""
@@ -15,7 +17,7 @@ class Bound(NamedTuple):
 
     def __str__(self) -> str:
         """`192.0.2.1:25`, `[::1]:25` or `*:25`."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return socket_address.shown(self.address, self.port)
 
 
 def pairs(listeners: Iterable[Bound]) -> Iterator[tuple[Bound, Bound]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from tcpdconf.config import codes
+from tcpdconf.config import codes, printable
 
 Severity = Literal["error", "warning"]
 Format = Literal["text", "json", "github"]
@@ -239,5 +239,4 @@ def _columns(character: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """Text that cannot drive a terminal: what is not printable becomes a replacement character."""
-    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
+    return printable.replaced(text, but="\t")

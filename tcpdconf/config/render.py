@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import tomli_w
 
-from tcpdconf.config import positions
+from tcpdconf.config import positions, printable
 from tcpdconf.config.couriertcpd import grammar
 from tcpdconf.config.model import notations
 from tcpdconf.config.model.service import Config, Service
@@ -179,7 +179,7 @@ def _remarks(notes: Iterable[grammar.Note], keys: set[positions.Key]) -> dict[po
             continue
         reasons.add(note.why)
         place = next(note.key[:size] for size in range(len(note.key), -1, -1) if note.key[:size] in keys)
-        what = "".join(character if character.isprintable() else " " for character in note.what)
+        what = printable.replaced(note.what, " ")
         if len(what) > _WIDTH // 2:
             what = what[: _WIDTH // 2] + "..."
         text = ("Risk: " if note.kind == "risk" else "") + f"{what}: {note.why}"

@@ -7,7 +7,7 @@ import os
 import pickle
 from typing import Any, Final, Literal, NamedTuple
 
-from tcpdconf.config import dialect, problems
+from tcpdconf.config import dialect, printable, problems
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config, Service
 
@@ -97,7 +97,7 @@ def failures(message: dict[str, Any]) -> list[Failure]:
     for item in said if isinstance(said, list) else []:
         match item:
             case [[*key], str(text), *rest] if all(isinstance(part, str | int) for part in key):
-                found.append(Failure(tuple(key), _printable(text), _place(rest)))
+                found.append(Failure(tuple(key), printable.replaced(text), _place(rest)))
     return found or [Failure((), "the worker could not start")]
 
 
@@ -118,9 +118,5 @@ def _place(said: list[object]) -> FilePlace | None:
         case [[str(file), int(line), int(column), str(source), str(text)]] if (
             0 < line < _MOST and 0 < column < _MOST
         ):
-            return FilePlace(_printable(file), line, column, source, _printable(text))
+            return FilePlace(printable.replaced(file), line, column, source, printable.replaced(text))
     return None
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -14,7 +14,7 @@ from tcpdconf.daemon import capacity
 from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control.client import ControlError
 from tcpdconf.daemon.control.server import RunningError
-from tcpdconf.daemon.process import log, signals
+from tcpdconf.daemon.process import log, procfs, signals
 from tcpdconf.daemon.supervisor import takeover
 from tcpdconf.daemon.supervisor.main import Order, StartError, Supervisor
 from tcpdconf.policy import environ
@@ -114,9 +114,9 @@ def open_standard() -> None:
 
 def _keep_to_itself() -> None:
     """Let no descriptor that this process was started with reach a program."""
-    for name in os.listdir("/proc/self/fd"):
+    for fd in procfs.descriptors():
         with contextlib.suppress(OSError):  # the listing's own
-            os.set_inheritable(int(name), int(name) <= 2)
+            os.set_inheritable(fd, fd <= 2)
 
 
 def environment() -> dict[str, str]:

@@ -3,10 +3,9 @@
 import ipaddress
 from typing import Final, NamedTuple
 
-from tcpdconf.config import host
+from tcpdconf.config import host, socket_address
 from tcpdconf.config.model import tables, values
 from tcpdconf.config.model.service import Service
-from tcpdconf.daemon.supervisor import listeners
 from tcpdconf.explain import notebook
 from tcpdconf.explain.dns import Listing
 from tcpdconf.policy import connection
@@ -76,7 +75,7 @@ class Arrival:
         if self._request.local is None:
             address = _ANYWHERE[self._peer.version] if listener.address == "*" else listener.address
             self.link = self.link._replace(local=_at_port(address, port))
-        name = listeners.name(listener.address, port)
+        name = socket_address.shown(listener.address, port)
         self._notes.note("listener", name, "accepts", "accepts", place=self._notes.place("listeners", index))
         return index, listener
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
+from tcpdconf.config import printable
 from tcpdconf.policy.access import locate
 
 Kind = Literal["listener", "proxy", "access", "limit", "name", "list", "drop", "program"]
@@ -78,10 +79,12 @@ def as_text(explained: Mapping[str, Any]) -> str:
     if explained["environment"] is None:
         said = explained["message"]
         lines.append(
-            "The client reads nothing." if said is None else f"The client reads: {_shown(said.strip())}"
+            "The client reads nothing."
+            if said is None
+            else f"The client reads: {printable.escaped(said.strip())}"
         )
     else:
-        lines.append(f"{' '.join(map(_shown, explained['program']))} runs with:")
+        lines.append(f"{' '.join(map(printable.escaped, explained['program']))} runs with:")
         lines += [f"  {_pair(name, value)}" for name, value in sorted(explained["environment"].items())]
     return "\n".join(lines) + "\n"
 
@@ -92,25 +95,29 @@ def _headline(explained: Mapping[str, Any]) -> str:
     if explained["reason"] is not None:
         verdict += f" ({_NAMES.get(explained['reason'], explained['reason'])})"
     ends = f"{explained['client']}{by} to {explained['local']}"
-    return _shown(f"{explained['service']}: {ends}: {verdict}")
+    return printable.escaped(f"{explained['service']}: {ends}: {verdict}")
 
 
 def _steps(steps: list[dict[str, Any]]) -> Iterator[str]:
     kinds = max(len(step["step"]) for step in steps)
-    short = [len(_shown(step["subject"])) for step in steps if len(_shown(step["subject"])) <= _WIDEST]
+    short = [
+        len(printable.escaped(step["subject"]))
+        for step in steps
+        if len(printable.escaped(step["subject"])) <= _WIDEST
+    ]
     width = max(short, default=0)
     last = ""
     for step in steps:
         kind = "" if step["step"] == last else step["step"]
         last = step["step"]
-        subject = _shown(step["subject"])
+        subject = printable.escaped(step["subject"])
         margin = " " * (kinds + width + 4)
         if len(subject) > width:
             yield f"{kind:<{kinds}}  {subject}"
             first = margin
         else:
             first = f"{kind:<{kinds}}  {subject:<{width}}  "
-        yield (first + _shown(step["text"]) + _where(step["place"])).rstrip()
+        yield (first + printable.escaped(step["text"]) + _where(step["place"])).rstrip()
         yield from (f"{margin}sets {_pair(name, value)}" for name, value in step["sets"].items())
 
 
@@ -118,15 +125,8 @@ def _where(place: Mapping[str, Any] | None) -> str:
     if place is None:
         return ""
     at = f"{place['path']}:{place['line']}" if place["line"] else f"{place['path']}, record {place['text']}"
-    return f" ({_shown(at)})"
+    return f" ({printable.escaped(at)})"
 
 
 def _pair(name: str, value: str) -> str:
-    return _shown(f"{name}={value}")
-
-
-def _shown(text: str) -> str:
-    """Text that cannot drive a terminal, nor begin a line."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
+    return printable.escaped(f"{name}={value}")

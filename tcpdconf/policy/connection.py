@@ -3,6 +3,8 @@
 import ipaddress
 from typing import Literal, NamedTuple
 
+from tcpdconf.config import socket_address
+
 _MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
 
 Reason = Literal["access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn"]
@@ -21,7 +23,7 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         """`192.0.2.1:25` or `[2001:db8::1]:25`."""
-        return f"{self.text}:{self.port}" if self.version == 4 else f"[{self.text}]:{self.port}"
+        return socket_address.shown(self.text, self.port)
 
 
 def endpoint(version: int, value: int, port: int) -> Endpoint:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from tcpdconf.config import printable
 from tcpdconf.config.couriertcpd import addresses, grammar
 from tcpdconf.config.model import answerfilter, fields, values
 
@@ -132,5 +133,4 @@ def _reading(parts: _Parts, *, exact: bool) -> str:
 
 
 def _line(text: str) -> str:
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable[: fields.LONGEST_LINE]
+    return printable.replaced(text, " ")[: fields.LONGEST_LINE]

@@ -9,6 +9,8 @@ import json
 import re
 from typing import Final, NamedTuple
 
+from tcpdconf.config import socket_address
+
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE)
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _OCTETS: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{0,2}}\.?")
@@ -233,7 +235,7 @@ def server(text: str) -> Advice:
     bare = url[2].split("/")[0] if url else text.strip()
     found = split(bare)
     if found is not None and found[0] != "*":
-        return Advice(meant=f'"[{found[0]}]:{found[1]}"' if ":" in found[0] else f'"{found[0]}:{found[1]}"')
+        return Advice(meant=f'"{socket_address.shown(found[0], int(found[1]))}"')
     if url and url[1].lower() not in {"udp", "tcp", "dns"}:
         return Advice("only plain DNS is spoken; write the address of a resolver")
     if _is_address(bare):
@@ -242,7 +244,7 @@ def server(text: str) -> Advice:
         r"(.+)[#@](\d{1,5})", bare
     )  # unbound and dnsmasq write 127.0.0.1@5353, 127.0.0.1#5353
     if host and _is_address(host[1]):
-        return Advice(meant=f'"[{host[1]}]:{host[2]}"' if ":" in host[1] else f'"{host[1]}:{host[2]}"')
+        return Advice(meant=f'"{socket_address.shown(host[1], int(host[2]))}"')
     if "," in bare or " " in bare:
         return Advice("write each server as an element of its own")
     return Advice("names are not looked up; write the address") if re.match(r"[A-Za-z]", bare) else NONE

@@ -9,6 +9,7 @@ import math
 import re
 from typing import Final, NamedTuple
 
+from tcpdconf.config import socket_address
 from tcpdconf.config.model import notations
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -67,7 +68,7 @@ class ServerAddress(NamedTuple):
 
     def __str__(self) -> str:
         """`192.0.2.1:53` or `[2001:db8::1]:53`."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return socket_address.shown(self.address, self.port)
 
 
 class Local(NamedTuple):

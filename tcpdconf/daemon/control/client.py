@@ -6,12 +6,11 @@ import json
 import os
 import select
 import socket
-import struct
 import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tcpdconf.daemon.control import runtimedir
+from tcpdconf.daemon.control import credentials, runtimedir
 
 ANSWER: Final = 4 * 1024 * 1024  # bytes
 _FDS: Final = 250
@@ -41,9 +40,7 @@ class ControlConnection:
         self._end = socket.socket(socket.AF_UNIX)
         try:
             _connect(self._end, directory)
-            # pid, uid, gid of the process that listens (unix(7))
-            data = self._end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            self.pid: int = struct.unpack("3i", data)[0]
+            self.pid = credentials.of(self._end).pid
             # opened before anything is asked: who answers afterwards still has this pid
             self._process = _process(self.pid)
         except OSError as error:

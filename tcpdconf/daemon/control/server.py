@@ -10,11 +10,10 @@ import fcntl
 import json
 import os
 import socket
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
-from tcpdconf.daemon.control import runtimedir
+from tcpdconf.daemon.control import credentials, runtimedir
 from tcpdconf.daemon.process import channel, log, loop
 
 REQUEST: Final = 64 * 1024  # bytes
@@ -24,7 +23,6 @@ SECONDS: Final = 10.0  # for a request to come, and for an answer to be read
 _FDS: Final = 250  # descriptors with one byte; the kernel takes 253 (unix(7))
 _DEFECT: Final = "a defect of tcpdconf; see the log"
 _BREATHER: Final = 1.0  # seconds without accepting, when descriptors have run out
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
 class Reply(Protocol):
@@ -49,20 +47,6 @@ Command = Callable[[dict[str, Any], Reply], None]
 
 class RunningError(Exception):
     """A daemon has this runtime directory already; the text says which."""
-
-
-class Credentials(NamedTuple):
-    """Who is at the other end of a socket."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-def credentials(end: socket.socket) -> Credentials:
-    """Who connected, or for who connected: who listens."""
-    data = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return Credentials(*_CREDENTIALS.unpack(data))
 
 
 def answer(reply: Reply, make: Callable[[], Mapping[str, object]]) -> None:
@@ -127,7 +111,7 @@ class Control:
             return
         client = _Client(self._loop, end, self._commands, self._clients.discard)
         try:
-            if credentials(end).uid not in {0, os.geteuid()}:
+            if credentials.of(end).uid not in {0, os.geteuid()}:
                 client.refuse("only root and the user of the daemon are answered")
             elif len(self._clients) >= CLIENTS:
                 client.refuse("too many clients")
@@ -174,7 +158,7 @@ class _Client:
     @property
     def pid(self) -> int:
         """The process that connected."""
-        return credentials(self._end).pid
+        return credentials.of(self._end).pid
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Answer the request that it waits for."""
@@ -377,7 +361,7 @@ def _require_free(directory: int, path: str) -> None:
         probe.setblocking(False)
         try:
             probe.connect(runtimedir.address(directory))
-            pid = f"pid {credentials(probe).pid}"
+            pid = f"pid {credentials.of(probe).pid}"
         except BlockingIOError:  # its queue is full
             pid = "a daemon"
         except OSError as error:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from tcpdconf.daemon.process import log, loop, signals
+from tcpdconf.daemon.process import log, loop, procfs, signals
 
 _LONGEST: Final = 10.0  # seconds between two starts
 _FIRST: Final = 0.1
@@ -112,9 +112,9 @@ def _close_others(keep: set[int]) -> None:
 
     What is inheritable is not the supervisor's: it is passed on to programs.
     """
-    for name in os.listdir("/proc/self/fd"):
+    for fd in procfs.descriptors():
         try:
-            if int(name) not in keep and not os.get_inheritable(int(name)):
-                os.close(int(name))
+            if fd not in keep and not os.get_inheritable(fd):
+                os.close(fd)
         except OSError:
             continue  # the listing's own

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from tcpdconf.daemon.process import procfs
+
 Report = Callable[[int], None]
 """Tells an exit status to who waits for one; only the first counts."""
 
@@ -36,10 +38,10 @@ def start(daemon: Callable[[Report], int]) -> int:
 
 def close_inherited() -> None:
     """Close all descriptors but 0, 1 and 2."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
+    for fd in procfs.descriptors():
+        if fd > 2:
             with contextlib.suppress(OSError):  # the listing's own
-                os.close(int(name))
+                os.close(fd)
 
 
 def silence(*descriptors: int) -> None:

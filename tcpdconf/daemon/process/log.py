@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, Literal
 
+from tcpdconf.config import printable
+
 Level = Literal["alert", "error", "warning", "notice", "info", "debug"]
 PRIORITIES: Final[dict[str, int]] = {"alert": 1, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
 _STDERR: Final = 2
@@ -129,7 +131,7 @@ def write(level: Level, event: str, **fields: object) -> None:
     if enabled(level):
         start = f"{level}: " if PRIORITIES[level] <= PRIORITIES["warning"] else ""
         pairs = [f"{key}={_value(value)}" for key, value in fields.items()]
-        _stream.write(level, " ".join((start + _safe(event), *pairs)))
+        _stream.write(level, " ".join((start + printable.escaped(event), *pairs)))
 
 
 def excerpt(level: Level, text: str) -> None:
@@ -177,13 +179,5 @@ def _value(value: object) -> str:
     """A value, in quotes where it would not be told from what follows; a backslash before a quote is text."""
     text = str(value)
     if text and " " not in text and '"' not in text and "=" not in text:
-        return _safe(text)
-    return '"' + _safe(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
-
-
-def _safe(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
+        return printable.escaped(text)
+    return '"' + printable.escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'

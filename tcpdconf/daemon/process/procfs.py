@@ -1,4 +1,7 @@
-"""Tells from /proc which process a number belongs to: after its end the number is given to another one."""
+"""Tells from /proc which process a number belongs to, and which descriptors this one has.
+
+After the end of a process its number is given to another one.
+"""
 
 import contextlib
 import os
@@ -22,6 +25,11 @@ class Process(NamedTuple):
     def fits(self, noted: float) -> bool:
         """Whether it may be a program whose start was noted then (seconds since boot), right after it."""
         return 0 <= noted - self.start / _TICKS < _NOTED
+
+
+def descriptors() -> list[int]:
+    """Return the open descriptors of this process; one that the listing itself has used is closed again."""
+    return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
 def look(pid: int) -> Process | None:

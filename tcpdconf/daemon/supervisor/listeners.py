@@ -7,18 +7,13 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from tcpdconf.config import collisions, host
+from tcpdconf.config import collisions, host, socket_address
 from tcpdconf.config.model import tables
 
 STORED: Final = "tcpdconf listen "  # how the names of our sockets in the store begin
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _IP_FREEBIND: Final = 15  # linux/in.h
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
-
-
-def name(address: str, port: int) -> str:
-    """`*:25`, `192.0.2.1:25` or `[2001:db8::1]:25`."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 class ListenerKey(NamedTuple):
@@ -29,7 +24,7 @@ class ListenerKey(NamedTuple):
 
     def __str__(self) -> str:
         """As in `name`."""
-        return name(self.address, self.port)
+        return socket_address.shown(self.address, self.port)
 
 
 def key(listener: tables.Listener) -> ListenerKey:
@@ -353,5 +348,5 @@ def described(found: socket.socket) -> str:
     """What a socket listens on: `0.0.0.0:25`, `[::]:25`."""
     address = found.getsockname()
     if found.family in {socket.AF_INET, socket.AF_INET6}:
-        return name(address[0], address[1])
+        return socket_address.shown(address[0], address[1])
     return repr(address)

@@ -8,6 +8,7 @@ open resolver). "any": whatever a list answers is a listing, as for couriertcpd.
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from tcpdconf.config import printable
 from tcpdconf.config.model import answerfilter, fields
 from tcpdconf.policy.dns import query
 
@@ -60,5 +61,4 @@ def passing(
 def text(answer: query.Answer) -> str:
     """The first string of the first TXT record, with blanks for control characters; perhaps empty."""
     first = next((strings[0] for strings in answer.texts if strings), b"").decode("utf-8", "replace")
-    line = "".join(character if character.isprintable() else " " for character in first)
-    return line[: fields.LONGEST_LINE]
+    return printable.replaced(first, " ")[: fields.LONGEST_LINE]

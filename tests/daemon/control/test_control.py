@@ -18,10 +18,10 @@ from support import peers
 from support.running import controls, daemons
 
 from tcpdconf.daemon.control import client as control_client
-from tcpdconf.daemon.control import runtimedir
+from tcpdconf.daemon.control import credentials, runtimedir
 from tcpdconf.daemon.control import server as control_server
 from tcpdconf.daemon.control.client import ControlConnection, ControlError
-from tcpdconf.daemon.control.server import Command, Control, Credentials, Reply, RunningError
+from tcpdconf.daemon.control.server import Command, Control, Reply, RunningError
 from tcpdconf.daemon.process import channel, loop
 
 
@@ -322,7 +322,7 @@ def test_who_got_in_all_the_same_is_not_answered(
     server: controls.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peers.need_root()
-    monkeypatch.setattr(control_server, "credentials", lambda _: Credentials(1, 65534, 65534))
+    monkeypatch.setattr(credentials, "of", lambda _: credentials.Credentials(1, 65534, 65534))
     with pytest.raises(ControlError, match="only root and the user of the daemon are answered"):
         control_client.ask(str(server.directory), {"command": "echo"})
 

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcpdconf.config import printable
 from tcpdconf.daemon.process import log, throttle
 
 
 @given(st.text(), st.text())
 def test_nothing_ends_a_line_or_begins_another(event: str, value: str) -> None:
-    written = log._safe(event) + log._value(value)
+    written = printable.escaped(event) + log._value(value)
 
     assert written.isprintable()
     assert "\n" not in written.encode("utf-8", "backslashreplace").decode()
