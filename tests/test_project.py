@@ -1,6 +1,5 @@
 """The project as a whole: its houses, its shipped files, and that they say the same."""
 
-import ast
 import os
 import pathlib
 import re
@@ -12,64 +11,99 @@ from collections.abc import Iterator
 
 import pytest
 
+import structure
 from tcpdconf.config import render
 from tcpdconf.config.load import load
 from tcpdconf.config.model import jsonschema as config_schema
 
 TOP = pathlib.Path(__file__).parent.parent
-PACKAGES = {"tcpdconf": TOP / "tcpdconf", "tcpdconf_migrate": TOP / "migrate/tcpdconf_migrate"}
-MODULES = sorted(path for package in PACKAGES.values() for path in package.rglob("*.py"))
+PACKAGES = structure.PACKAGES
+MODULES = structure.modules()
+IMPORTS = structure.graph(MODULES)
 SYSTEM = frozenset({"os", "socket", "asyncio", "time", "logging", "dns", "subprocess"})
+IN_A_FOLDER = 14
+
+# The doors: what the modules of a room may import beside those of the same room. A name is a module, or a
+# package with all that is in it; `tcpdconf.config.*` are the modules of a package without its sub-packages.
+CONFIG, POLICY, DAEMON = "tcpdconf.config", "tcpdconf.policy", "tcpdconf.daemon"
+DOORS = {
+    f"{CONFIG}.model": [f"{CONFIG}.*"],
+    f"{CONFIG}.courier": [f"{CONFIG}.*", f"{CONFIG}.model"],
+    # in its words a value is refused that a command line has
+    f"{CONFIG}.couriertcpd": [f"{CONFIG}.*", f"{CONFIG}.model", f"{CONFIG}.load.validation_errors"],
+    CONFIG: [f"{CONFIG}.model", f"{CONFIG}.couriertcpd.grammar"],
+    f"{CONFIG}.load": [f"{CONFIG}.*", f"{CONFIG}.model"],
+    f"{POLICY}.access": [CONFIG, f"{POLICY}.connection"],
+    f"{POLICY}.proxy": [CONFIG, f"{POLICY}.connection", f"{POLICY}.access"],
+    f"{POLICY}.dns": [CONFIG, f"{POLICY}.connection", f"{POLICY}.access"],
+    POLICY: [CONFIG, f"{POLICY}.access"],
+    f"{DAEMON}.process": [f"{CONFIG}.*", f"{CONFIG}.model"],
+    f"{DAEMON}.dns": [CONFIG, POLICY, f"{DAEMON}.process"],
+    f"{DAEMON}.control": [CONFIG, f"{DAEMON}.process"],
+    f"{DAEMON}.watch": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
+    f"{DAEMON}.worker": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.dns", f"{DAEMON}.messages"],
+    f"{DAEMON}.supervisor": [
+        CONFIG,
+        POLICY,
+        *(f"{DAEMON}.{room}" for room in ("process", "control", "watch", "worker")),
+        *(f"{DAEMON}.{module}" for module in ("messages", "liststatus", "descriptors")),
+    ],
+    DAEMON: [CONFIG, POLICY, *(f"{DAEMON}.{room}" for room in ("process", "control", "supervisor"))],
+    "tcpdconf.explain": [
+        CONFIG,
+        POLICY,
+        *(f"{DAEMON}.{room}" for room in ("process", "dns", "control", "worker")),
+        *(f"{DAEMON}.{module}" for module in ("messages", "descriptors")),
+    ],
+    "tcpdconf.cli": ["tcpdconf"],
+    "tcpdconf": ["tcpdconf.cli", CONFIG, DAEMON],
+    "tcpdconf_migrate": ["tcpdconf_migrate", CONFIG, "tcpdconf.usage"],
+}
 
 
-def house(path: pathlib.Path) -> str:
-    """`config` for tcpdconf/config/load/load.py; outside of houses the name of the package."""
-    package = next(name for name, folder in PACKAGES.items() if path.is_relative_to(folder))
-    inside = path.relative_to(PACKAGES[package]).parts
-    return inside[0] if len(inside) > 1 else package
-
-
-def imported(path: pathlib.Path) -> Iterator[str]:
-    """Every module that a module imports, wherever it does so, as `package.module`."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def room(module: str) -> str:
+    """The innermost package with doors that a module is in."""
+    return max((name for name in DOORS if begins(module, name)), key=len)
 
 
 def begins(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-@pytest.mark.parametrize(
-    ("room", "doors"),
-    [
-        ("config", ["tcpdconf.config"]),
-        ("policy", ["tcpdconf.config", "tcpdconf.policy"]),
-        ("daemon", ["tcpdconf.config", "tcpdconf.policy", "tcpdconf.daemon"]),
-        ("tcpdconf_migrate", ["tcpdconf_migrate", "tcpdconf.config", "tcpdconf.usage"]),
-    ],
-)
-def test_doors_between_houses(room: str, doors: list[str]) -> None:
-    modules = [path for path in MODULES if house(path) == room]
-    assert modules
-    for path in modules:
-        # the package itself holds nothing but its version
-        ours = [name for name in imported(path) if begins(name, *PACKAGES) and name not in PACKAGES]
-        assert [name for name in ours if not begins(name, *doors)] == [], path
+def is_open(door: str, module: str) -> bool:
+    if door.endswith(".*"):
+        return module.rpartition(".")[0] == door.removesuffix(".*")
+    return begins(module, door)
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_doors_between_rooms(name: str) -> None:
+    inside = {module: imports for module, imports in IMPORTS.items() if room(module) == name}
+    assert inside
+    for module, imports in inside.items():
+        others = {other for other in imports if room(other) != name}
+        assert {
+            other for other in others if not any(is_open(door, other) for door in DOORS[name])
+        } == set(), module
+
+
+def test_no_imports_in_a_circle() -> None:
+    assert structure.circle(IMPORTS) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert structure.circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    found = structure.folders(MODULES)
+    assert {folder: count for folder, count in found.items() if count > IN_A_FOLDER} == {}
 
 
 def test_policy_does_not_touch_the_system() -> None:
-    for path in MODULES:
-        if house(path) == "policy":
-            assert [name for name in imported(path) if begins(name, *SYSTEM)] == [], path
-
-
-def test_no_module_is_over_400_lines() -> None:
-    long = {str(path): len(path.read_text().splitlines()) for path in MODULES}
-    assert {path: lines for path, lines in long.items() if lines > 400} == {}
+    for module, path in MODULES.items():
+        if begins(module, POLICY):
+            assert [name for name in structure.imported(path) if begins(name, *SYSTEM)] == [], path
 
 
 def test_every_package_is_installed() -> None:
