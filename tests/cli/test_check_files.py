@@ -27,7 +27,7 @@ environment_files = ["{file}"]
 """
     )
     command = [sys.executable, "-m", "tcpdconf", "check", "--format", "github", str(conf), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=3 * daemons.SECONDS, check=False)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def check_access(folder: pathlib.Path, content: bytes, *arguments: str) -> subpr
     if not (folder / "conf.d").exists():
         daemons.configure(folder, ACCESS.format(file=file))
     command = [sys.executable, "-m", "tcpdconf", "check", str(folder / "conf.d"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=3 * daemons.SECONDS, check=False)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from support import hosts, peers
 from support.running import daemons
 
 SETTLED = 0.3  # daemon.settle
-SOON = 1.0  # seconds after settling within which a change is taken on
+SOON = 1.0  # seconds after settling within which a change is taken on, as a rule
+LATE = 10.0  # the same on a machine that does a lot else; who looks at files only now and then takes longer
 QUIET = 1.0  # seconds in which a second reload would have come
 RELOADS = r"^reloaded |not taken on"
 
@@ -25,8 +26,17 @@ def run(*command: object, stdin: str | None = None) -> None:
     subprocess.run(words, check=True, timeout=daemons.SECONDS, input=stdin, capture_output=True, text=True)
 
 
+class Pauses(NamedTuple):
+    """Long pauses between changes that were meant to be one."""
+
+    number: int
+
+
 class Story(NamedTuple):
-    """What somebody does; whether it has arrived; the service that has changed then."""
+    """What somebody does; whether it has arrived; the service that has changed then.
+
+    `act` may return pauses, after each of which there may be a reload of its own.
+    """
 
     act: Callable[[hosts.Host], object]
     arrived: Callable[[hosts.Host], bool] = lambda host: host.shows("TABLE") == "new"
@@ -121,11 +131,16 @@ def replace_directory(host: hosts.Host) -> None:
     new.rename(host.conf)
 
 
-def many_writes(host: hosts.Host) -> None:
+def many_writes(host: hosts.Host) -> Pauses:
+    """Write again and again, and return the pauses in which, on a busy machine, a change may have settled."""
+    pauses, before = 0, time.monotonic()
     for number in range(20):
         host.test.write_text(host.configuration().replace('"old"', f'"{number}"'))
         time.sleep(0.05)
+        pauses += time.monotonic() - before > SETTLED / 2
+        before = time.monotonic()
     host.test.write_text(host.new.read_text())
+    return Pauses(pauses)
 
 
 def both_at_once(host: hosts.Host) -> None:
@@ -248,13 +263,15 @@ def watched(host: hosts.Host) -> Iterator[Watched]:
 def test_a_change_is_taken_on_once(name: str, host: hosts.Host) -> None:
     story = STORIES[name]
     with Watched(host, story) as daemon:
-        story.act(host)
-        end = time.monotonic() + SETTLED + SOON
+        more = story.act(host)
+        end = time.monotonic() + SETTLED + LATE
         daemons.until(lambda: story.arrived(host), "the change")
         late = time.monotonic() - end
         daemon.quiet(QUIET)
 
-        assert daemon.reloads() == [f"reloaded changed={story.changed}"]
+        found = daemon.reloads()
+        assert set(found) == {f"reloaded changed={story.changed}"}
+        assert len(found) <= 1 + (more.number if isinstance(more, Pauses) else 0)
         assert late < 0
 
 
