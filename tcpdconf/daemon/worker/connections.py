@@ -36,12 +36,13 @@ class Connections:
         self._name = name
         self._loop = events
         self._ledger = held
+        self._books: Books = held
         self._lineage = lineage
         self._serving: Serving | None = None  # what is served with now
         self._former: list[Serving] = []  # what was served with before, while a connection still uses it
         self._acceptors: list[Acceptor] = []  # the last one accepts, the others await headers
         self._slots = limits.Slots(tables.Limits())
-        self._open: set[Connection] = set()  # those that have arrived here and have no program yet
+        self._open: set[Connection] = set()  # those that wait for a slot, for DNS or for their program
         self._parked: collections.deque[Connection] = collections.deque()  # those that wait for a slot
         self._launcher = Launcher(
             name,
@@ -95,17 +96,13 @@ class Connections:
             settle=self._launcher.start,
         )
 
-    @property
-    def _books(self) -> Books:
-        return self.children.books
-
     def retire(self, books: Books, kept: Collection[int]) -> None:
         """Accept no more, and write down in other books what becomes of the connections that are there.
 
         `kept` are the listeners (inodes) that the successor has. It has adopted what this one had adopted:
         only it is told of the end of those.
         """
-        self.children.books = books
+        self._books = self.children.books = books
         self._acceptors[-1].retire(kept)
         for client in self.children.give_up_adopted():
             self._slots.release(client)
@@ -169,10 +166,10 @@ class Connections:
 
     def _arrive(self, connection: Connection) -> None:
         """Decide on a connection, or let it wait for a slot: headers are read while there is none."""
-        self._open.add(connection)
         if self._serves and not self._parked:
             self._decide(connection)
         else:
+            self._open.add(connection)
             self._parked.append(connection)
 
     def _decide(self, connection: Connection) -> None:
@@ -184,6 +181,7 @@ class Connections:
                 self._refuse(connection, verdict)
                 return
             connection.admitted = True
+            self._open.add(connection)
             self._taken()
             form, ways = serving.service.address_format, serving.ways
             connection.variables = environ.of(link, connection.variables, verdict.variables, form, ways)
