@@ -17,8 +17,8 @@ from tcpdconf.daemon.dns import message as dns_message
 from tcpdconf.daemon.dns import window
 from tcpdconf.daemon.process import loop
 
-# Questions from one source port. Questions asked together share it, which halves the cost of each. To forge an
-# answer, an attacker must still guess the one port and the one id that are right for its question.
+# Questions from one source port. Questions asked together share it, which halves the cost of each. To forge
+# an answer, an attacker must still guess the one port and the one id that are right for its question.
 PER_PORT: Final = 16
 _MISSES: Final = 3  # questions in a row without an answer that make a server silent
 _PAUSE: Final = 30.0  # seconds after which a silent server is tried again
