@@ -1,6 +1,6 @@
 """Converts an access database of couriertcpd, or the text behind it, into a TOML access file.
 
-The rules give the same answers as the database, with as few networks as possible: where makedat wrote a
+The rules give the same answers as the database, with as few networks as possible. Where makedat wrote a
 record for each octet, two halves with the same value are joined again.
 """
 

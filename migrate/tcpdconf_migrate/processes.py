@@ -133,7 +133,7 @@ def _identity(status: Mapping[str, str]) -> dict[str, int | str]:
 
 
 def _rlimits(path: str, of_init: str) -> tuple[dict[str, int | str], list[commandline.Note]]:
-    """Return the limits that differ from init's, and notes about what they do not express."""
+    """Return the limits that differ from init's, and notes about limits that are not carried over."""
     found: dict[str, int | str] = {}
     notes = []
     usual = _limits(of_init)

@@ -1,9 +1,9 @@
 r"""Parses files of NAME=VALUE lines as systemd's EnvironmentFile= does (systemd.exec(5)). Pure.
 
 Lines that are empty or begin with `#` or `;` are comments. A value may be in single quotes (taken literally,
-over several lines), in double quotes (a backslash escapes `"`, `\`, `` ` `` and `$`), or bare (a backslash
-escapes the next character). A backslash at the end of a line joins the next one. Nothing is expanded.
-systemd skips lines that it does not understand; here a line that assigns nothing is an error.
+over several lines), in double quotes, or bare. In double quotes a backslash escapes `"`, `\`, `` ` `` and
+`$`, in a bare value the next character. A backslash at the end of a line joins the next one. Nothing is
+expanded. systemd skips lines that it does not understand; here a line that assigns nothing is an error.
 """
 
 import re

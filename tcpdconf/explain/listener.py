@@ -92,7 +92,7 @@ class Arrival:
         return end.version == self._peer.version and (wanted is None or end.value == wanted.value)
 
     def _preference(self, listener: tables.Listener) -> tuple[bool, bool]:
-        """Return a key by which the listener that gets the connection is the least of those that suit.
+        """Return a sort key; of the listeners that suit, the one with the least key gets the connection.
 
         A proxy's connection belongs to a listener that expects it. The kernel prefers a specific address to
         "*".

@@ -1,4 +1,4 @@
-"""Reads Courier's own configuration: each start script's command line and what the script adds.
+"""Reads Courier's own configuration: the command lines and other actions of its start scripts.
 
 A service keeps Courier's files as its environment_files: they remain the place where mail is configured.
 """
@@ -116,7 +116,7 @@ def _settings(
     environment: Mapping[str, str],
     files: Sequence[str],
 ) -> commandline.Settings:
-    """Return the keys for what the start script does besides running couriertcpd."""
+    """Return the keys for the start script's other actions besides running couriertcpd."""
     found: commandline.Settings = {}
     if not _is_yes(environment.get(script.switch, "yes")):
         found["enabled"] = False

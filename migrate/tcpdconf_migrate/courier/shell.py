@@ -29,7 +29,7 @@ _SOURCE: Final = 'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 >&3'
 
 
 class Started(NamedTuple):
-    """Holds what a start script would start, with its environment.
+    """Holds the words and environment of the program that a start script starts.
 
     `said` is the output of its shells on standard error.
     """

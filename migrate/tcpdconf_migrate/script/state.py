@@ -96,7 +96,7 @@ def redirected(
 
 
 def standard_error(descriptors: Mapping[str, str], directory: str) -> tuple[commandline.Settings, str]:
-    """Return the key stderr, and a remark about what it does not express, usually ""."""
+    """Return the key stderr, and a remark about any difference, usually ""."""
     how, _, path = descriptors.get(_STANDARD_ERROR, "").partition(" ")
     if how in {"append", "write"} and not path.startswith("/"):
         if not directory.startswith("/"):

@@ -123,7 +123,7 @@ def _chpst(words: list[str], settings: Settings, notes: list[Note]) -> list[str]
             case "2":
                 settings["stderr"] = {"file": "/dev/null"}
             case "b" | "v" | "V" | "P" | "0" | "1":
-                pass  # the name in ps, messages, and what every service has anyway
+                pass  # the name in ps, messages, and effects that every service has anyway
             case _:
                 _limit(settings, notes, f"chpst -{option} {value}", _SOFTLIMIT.get(option, ()), value)
     return words

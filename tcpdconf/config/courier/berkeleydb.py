@@ -8,9 +8,10 @@ hash.h and btree.h of Berkeley DB 5.3; hash since version 7 and btree since 8 ar
 
 The reader checks every page number, offset and size against the file. No page may be reached twice and no
 items may overlap, so the size of the file bounds the work. Items leave no gap, each key is in its bucket or
-sorts after the one before it, and no page with records is left over. It does not check the checksums of pages
-(in Python they take longer than everything else) or the number of records in a hash file (it begins with the
-number that its writer expected). Free pages and the keys of inner pages are not read.
+sorts after the one before it, and no page with records is left over. It does not check the checksums of
+pages, which in Python take longer than everything else. Nor does it check the number of records in a hash
+file, which begins with the number that its writer expected. Free pages and the keys of inner pages are not
+read.
 
 A database whose keys may have several values is read if none has. The reader refuses encrypted and
 partitioned databases, and files with several databases.

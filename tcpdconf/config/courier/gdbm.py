@@ -1,11 +1,11 @@
 """Reads the records of GDBM databases without libgdbm. No byte of the file is trusted.
 
-A file has a header block, a directory of 2^dir_bits bucket addresses (indexed by the first bits of a key's
-hash), the buckets (small tables of elements) and the records (key and value side by side). Its magic number
-gives the byte order and the size of a file offset; offsets of 8 bytes are aligned to 8 bytes, or to 4 if
-the database was written on i386. The numsync format differs in what follows the header, which is not read.
-Free space is not read either. (GDBM manual, chapter "Compatibility with standard dbm and ndbm" and the
-format notes of gdbm-1.23.)
+A file has a header block, a directory, the buckets and the records. The directory has 2^dir_bits bucket
+addresses, indexed by the first bits of a key's hash. A bucket is a small table of elements. A record is a key
+and a value side by side. The magic number gives the byte order and the size of a file offset. Offsets of 8
+bytes are aligned to 8 bytes, or to 4 if the database was written on i386. The numsync format differs in what
+follows the header, which is not read. Free space is not read either. (GDBM manual, chapter "Compatibility
+with standard dbm and ndbm" and the format notes of gdbm-1.23.)
 
 The reader checks every offset and size against the file. Nothing may overlap, so the size of the file bounds
 the work. Each bucket must be in its place in the directory, and each key must have the hash of its element.

@@ -2,8 +2,8 @@
 
 The meaning is couriertcpd's (manual, ACCESS FILE), as observed where the manual is silent. A record's key is
 a network: `*`, one to four octets (`192.168`), one to eight words (`:2001:0db8`); with -accesslocal also
-`1.2.3.4.25`, `:2001:...:0001.25` and `*.25` for a local address and port. In text, a network may also be
-in CIDR notation or a range (`192.168.0.0/22`, `10/8`, `10.0.0.1-10.0.0.9`, `2001:db8::/33`): makedat -cidr
+`1.2.3.4.25`, `:2001:...:0001.25` and `*.25` for a local address and port. In text, a network may also be in
+CIDR notation or a range (`192.168.0.0/22`, `10/8`, `10.0.0.1-10.0.0.9`, `2001:db8::/33`): makedat -cidr
 expands these; here they are kept as prefixes.
 """
 

@@ -26,7 +26,8 @@ class Note(NamedTuple):
 
     `kind`: "obsolete" (an option that couriertcpd itself no longer has), "ignored" (without a meaning here),
     "changed" (tcpdconf does it otherwise), "limit" (a number that is known to hurt), "risk". `what` is the
-    option as written, `why` one sentence. `key`, below the service, is what it concerns; () is no key.
+    option as written, `why` one sentence. `key`, below the service, is the key that it concerns; () means
+    none.
     """
 
     kind: str

@@ -1,7 +1,7 @@
 """Reads and parses the files of a conf.d directory.
 
-This is the only module of `config` that reads configuration files. It checks that they are TOML, not what the
-TOML means.
+This is the only module of `config` that reads configuration files. It checks that they are valid TOML; other
+modules validate the values.
 """
 
 import errno

@@ -1,6 +1,6 @@
 """Reads the small notations inside configuration values: networks, sizes, rates, ports.
 
-Each reader takes a TOML value of any type and returns the parsed value, or raises ValueError whose text
+Each reader takes a TOML value of any type and returns the parsed value. It raises ValueError with a text that
 completes "KEY: ..." (`must be a size such as "512MiB", not 7.5`).
 """
 

@@ -118,7 +118,7 @@ class ControlConnection:
 
 
 def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
-    """The answer of the daemon with this runtime directory to one request.
+    """Send one request to the daemon with this runtime directory and return the answer.
 
     Raises:
         ControlError: there is none, or it is an error; a rejected reload is not one.

@@ -1,4 +1,4 @@
-"""Combines the `dns` table of the configuration with resolv.conf(5), which fills in what it leaves out.
+"""Combines the `dns` table with resolv.conf(5), which supplies the settings that the table omits.
 
 Pure: the caller reads /etc/resolv.conf and passes its text. It uses nameserver, timeout, attempts and rotate
 as glibc reads them, but accepts keywords in capitals. It uses domain only to look up the address of a

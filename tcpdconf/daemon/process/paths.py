@@ -3,10 +3,10 @@
 Each entry is held open (O_PATH) while it is checked, and the checked descriptor is the one that is opened at
 the end. If others change the path meanwhile, that makes no difference.
 
-There are two modes. With a user's rights for files every symbolic link may be followed, since that user
-could follow it as well. With more rights a link is followed only where nobody but trusted users can have
-made it. After an entry that others may have put there, neither a link nor `..` is allowed, and the file at
-the end must be a regular file with a single hard link.
+There are two modes. With a user's rights for files every symbolic link may be followed, since that user could
+follow it as well. With more rights a link is followed only where nobody but trusted users can have made it.
+After an entry that others may have put there, neither a link nor `..` is allowed. The file at the end must
+then be a regular file with a single hard link.
 """
 
 import contextlib

@@ -180,7 +180,7 @@ class _Judging:
             self.steps.append(ListStep(entry, finding.outcome, (), "none", _said(finding)))
 
     def weigh(self, tally: Tally, scored: Sequence[tuple[Entry, _Finding]]) -> None:
-        """Judge the score of a variable by what is known and by what missing answers could add."""
+        """Judge the score of a variable from the known answers and the possible effect of missing ones."""
         total = sum(entry.weight for entry, finding in scored if finding.listed)
         unsure = [entry.weight for entry, finding in scored if finding.listed is None]
         least = total + sum(weight for weight in unsure if weight < 0)

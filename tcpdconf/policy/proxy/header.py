@@ -6,7 +6,7 @@ Pure: bytes in, values out, no state between calls. The caller reads from its so
 Source: HAProxy's proxy-protocol.txt, versions 1 and 2. Where the specification leaves a choice:
 
 - UNKNOWN, an unspecified family or transport, and clients that no TCP connection can have (AF_UNIX,
-  SOCK_DGRAM) fall back to the socket's own addresses, as the specification allows and HAProxy and nginx do.
+  SOCK_DGRAM) fall back to the socket's own addresses. The specification allows this; HAProxy and nginx do it.
 - The blocks of LOCAL and of an unspecified family are skipped by their length, TLVs included.
 - A lone CR or LF never ends a v1 line and is not allowed in an UNKNOWN line: a client's data may begin after
   it.
