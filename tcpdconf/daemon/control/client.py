@@ -67,7 +67,7 @@ class ControlConnection:
         """Send a request and return the answer, which must arrive within `timeout` seconds.
 
         Raises:
-            ControlError: there is none, or it is an error; a rejected reload is not one.
+            ControlError: there is no answer, or it is an error; a rejected reload is no error.
         """
         try:
             self._end.settimeout(timeout)
@@ -121,7 +121,7 @@ def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIEN
     """Send one request to the daemon with this runtime directory and return the answer.
 
     Raises:
-        ControlError: there is none, or it is an error; a rejected reload is not one.
+        ControlError: there is no answer, or it is an error; a rejected reload is no error.
     """
     with ControlConnection(directory) as connection:
         return connection.ask(request, timeout)

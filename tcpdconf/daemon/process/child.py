@@ -87,7 +87,7 @@ class Child:
 def fork(run: Callable[[], int], keep: set[int]) -> int:
     """Fork a process that calls `run` and exits with its result.
 
-    Only the descriptors in `keep` and 0, 1, 2 stay open in it.
+    The descriptors in `keep`, 0, 1, 2 and inheritable ones stay open in it; all others are closed.
 
     Raises:
         OSError: no process can be created.

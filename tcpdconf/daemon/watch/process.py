@@ -4,7 +4,7 @@ It watches directories, not files, and every directory that a path leads through
 file is changed: written in place, renamed over, deleted, or moved with its directory or by a symbolic link.
 It must see all that root sees, so it keeps the supervisor's rights, but it uses only the hash of a file.
 
-The messages, each with JSON in a memfd where it can be long:
+The messages carry content that can be long as JSON in a memfd:
 
     watch    to the watcher: in the memfd a `Wanted`, and the signature of each file as it was read;
              `settle` seconds, `poll`, and `since`, when the supervisor began to read what it serves now
