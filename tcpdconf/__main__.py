@@ -1,4 +1,4 @@
-"""`python -m tcpdconf`: the same command as `tcpdconf`."""
+"""Runs the command `tcpdconf` for `python -m tcpdconf`."""
 
 import sys
 

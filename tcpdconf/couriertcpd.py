@@ -1,7 +1,7 @@
-"""The drop-in `couriertcpd`: couriertcpd's own command line, one running service.
+"""Runs the drop-in `couriertcpd`: one service from couriertcpd's own command line.
 
--stop and -restart import nothing slow, and neither does the process that waits for a daemon to start. Its
-exit status is couriertcpd's: 0, or 1 for whatever goes wrong.
+-stop and -restart import nothing slow, and neither does the process that waits for a daemon to start. The
+exit status is couriertcpd's: 0, or 1 for any failure.
 """
 
 import gc
@@ -18,7 +18,7 @@ NAME: Final = "couriertcpd"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; its exit status."""
+    """Run a command line and return its exit status."""
     words = [_decoded(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
         given = grammar.read(words)
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _signal(action: grammar.Action, path: str) -> int:
-    """-stop or -restart: 1 when a daemon may run that was not signalled, or has not ended.
+    """Handle -stop or -restart; return 1 if a daemon may run that was not signalled or has not exited.
 
-    With a folder that is missing there is nothing to signal: 0, as elsewhere.
+    If the pid file's directory is missing there is nothing to signal, and the status is 0, as elsewhere.
     """
     try:
         if action == "stop":
@@ -52,13 +52,13 @@ def _run(words: list[str], pid_file: str | None) -> int:
 
 
 def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize.Report) -> int:
-    """Serve until a signal says stop. Standard error is the terminal's until it is known where it goes."""
+    """Serve until a signal stops the daemon; errors go to the terminal until the start has succeeded."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     arrived = signals.Signals(signals.SUPERVISOR)  # before anything slow is imported
     terminal = os.dup(2)
     try:
         if pid_file is not None and not pid_file.take():
-            return 0  # one is running already, which is what was wanted
+            return 0  # a daemon is running already, as wanted
     except OSError as error:
         return _complain(terminal, f"cannot open {error.filename}: {error.strerror}")
     # from here on -stop and -restart find this process; their signals are read once everything serves
@@ -67,14 +67,14 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize
     except grammar.CommandLineError as error:
         return _refused(terminal, pid_file, error)
 
-    gc.disable()  # importing makes much and leaves nothing to collect: a fifth of the time
+    gc.disable()  # imports make many objects and no garbage: this saves a fifth of the time
     from tcpdconf.daemon import dropin  # noqa: PLC0415 (slow)
 
     gc.enable()
 
     def started() -> None:
         if pid_file is not None:
-            os.dup2(2, terminal, inheritable=False)  # what goes wrong from now on is for the log
+            os.dup2(2, terminal, inheritable=False)  # from now on errors go to the log
         report(0)
 
     try:
@@ -88,7 +88,7 @@ def _check_ports(words: Sequence[str]) -> None:
     """Refuse a wrong list of ports, the commonest mistake, before anything slow is imported.
 
     Raises:
-        CommandLineError: it is wrong.
+        CommandLineError: the list of ports is wrong.
     """
     from tcpdconf.config.couriertcpd import ports as port_list  # noqa: PLC0415 (-stop and -restart do not need it)
 
@@ -109,7 +109,7 @@ def _complain(fd: int, text: str) -> int:
 
 
 def _decoded(word: str) -> str:
-    """A word in UTF-8, whatever the locale; bytes that are none come back as they were."""
+    """Decode a word as UTF-8 whatever the locale; bytes that are not UTF-8 become surrogate escapes."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 

@@ -1,6 +1,7 @@
-"""Command lines as every command reads them: argparse that suggests the word which was probably meant.
+"""Parses command lines for every command: argparse with suggestions for misspelt words.
 
-A wrong command line is answered on standard error and raises `UsageError`, which ends the process with 2.
+A wrong command line prints an error on standard error and raises `UsageError`, which ends the process with
+status 2.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from tcpdconf.config.near import near
 
 
 class UsageError(SystemExit):
-    """The command line is wrong; `text` says why, and somebody at the terminal has been told."""
+    """Reports a wrong command line; `text` says why, and the user has been told."""
 
     def __init__(self, text: str) -> None:
         super().__init__(2)
@@ -22,9 +23,9 @@ class UsageError(SystemExit):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors name the near word. Parsers of its subcommands are of this class too.
+    """Parses a command line; its errors suggest similar words.
 
-    `chosen` in what it returns is the parser of the subcommand.
+    Parsers of its subcommands are of this class too. `chosen` in its result is the parser of the subcommand.
     """
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 (as argparse's)
@@ -32,10 +33,10 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(chosen=self)
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line; an option that its subcommand does not know is told with that one's usage.
+        """Parse a command line; an unknown option is reported with the usage of its subcommand.
 
         Raises:
-            SystemExit: it is wrong, or asks for help or the version only, which has been printed.
+            SystemExit: it is wrong, or asks for help or the version; the output has been printed.
         """
         given, unknown = self.parse_known_args(words)
         if unknown:
@@ -44,17 +45,17 @@ class Parser(argparse.ArgumentParser):
         return given
 
     def hint(self, word: str) -> str:
-        """Return the end of a message about an option that there is not; nothing without a near one."""
+        """Return the end of a message about an unknown option: a similar one, or ""."""
         meant = near(word.partition("=")[0], self.options) if word.startswith("-") else None
         return f"; did you mean {meant}?" if meant else ""
 
     @property
     def options(self) -> Collection[str]:
-        """Every option that there is."""
+        """Return every option of this parser."""
         return self._option_string_actions.keys()
 
     def guessed(self, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Read what can be read of an unfinished command line: values by their option, and other words."""
+        """Parse as much as possible of an unfinished command line: values by option, and other words."""
         values: dict[str, str] = {}
         others: list[str] = []
         rest = iter(words)
@@ -68,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         return values, others
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message, and end with 2.
+        """Print usage and message, and exit with status 2.
 
         Raises:
             UsageError: always.
@@ -87,7 +88,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    """Let -V and --version print the version."""
+    """Add the options -V and --version, which print the version."""
     parser.add_argument(
         "-V", "--version", action="version", version=f"{parser.prog} {tcpdconf.__version__}",
         help="show the version and exit",
@@ -95,7 +96,7 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 
 
 def duration(least: float, most: float) -> Callable[[str], float]:
-    """Make an argument's type: seconds as a number, or as a duration in TOML's notation (`"5min"`)."""
+    """Return an argument type: a number of seconds, or a duration in TOML's notation (`"5min"`)."""
 
     def parsed(text: str) -> float:
         from tcpdconf.config.model import values  # noqa: PLC0415 (most command lines have none)
@@ -117,9 +118,9 @@ def duration(least: float, most: float) -> Callable[[str], float]:
 
 
 def has_colour(choice: str, stream: TextIO) -> bool:
-    """Decide whether a stream gets colours: `choice` is "auto", "always" or "never".
+    """Return whether output to a stream has colours; `choice` is "auto", "always" or "never".
 
-    "auto" is a terminal that may have colours, as compilers judge it by TERM, and nobody who wants none
+    "auto" means a terminal that supports colours by TERM, as compilers judge it, unless NO_COLOR is set
     (https://no-color.org).
     """
     if choice != "auto":

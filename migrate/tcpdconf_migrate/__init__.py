@@ -1,1 +1,1 @@
-"""Turns an existing couriertcpd set-up into tcpdconf's TOML. Knows only `tcpdconf.config`."""
+"""Translates an existing couriertcpd set-up into tcpdconf's TOML. It imports only `tcpdconf.config`."""

@@ -1,7 +1,8 @@
-"""The command `tcpdconf-migrate`: finds command lines of couriertcpd and writes them as TOML.
+"""Runs the command `tcpdconf-migrate`, which finds couriertcpd's command lines and writes them as TOML.
 
-TOML goes to standard output or into a directory, notes and the next steps to standard error. Exit status:
-0 done, notes or not; 2 wrong usage, or a command line that couriertcpd would not take; 1 anything else.
+TOML goes to standard output or into a directory; notes and the next steps go to standard error. Exit status:
+0 for success, with or without notes; 2 for wrong usage, or a command line that couriertcpd would refuse; 1
+for any other failure.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from tcpdconf_migrate import accessrules, discover, plan, report, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one form; its exit status."""
+    """Run one form and return its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> usage.Parser:
-    """The parser; `find` in what it returns finds the command lines of the form that was chosen."""
+    """Return the parser; `find` in its result finds the command lines of the chosen form."""
     made = usage.Parser(
         prog="tcpdconf-migrate", description="Turn command lines of couriertcpd into tcpdconf's TOML."
     )
@@ -120,7 +121,7 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 def _forcing(words: Sequence[str]) -> list[str]:
-    """Let --force take the next word only where that is a file of TOML: it may be DIR or FILE."""
+    """Let --force take the next word only if that is a TOML file; otherwise it may be DIR or FILE."""
     options = list(words[: words.index("--")] if "--" in words else words)
     for index, word in enumerate(options):
         if word == "--force" and not "".join(options[index + 1 : index + 2]).endswith(".toml"):
@@ -161,10 +162,10 @@ def _migrate(arguments: argparse.Namespace, found: discover.Found) -> int:
 
 
 def _forced(given: Sequence[str], directory: str, paths: Collection[str]) -> frozenset[str]:
-    """The paths below a directory that are replaced whoever wrote them.
+    """Return the paths below a directory that are replaced whoever wrote them.
 
     Raises:
-        WriteError: a file is named that is none of them.
+        WriteError: --force names a file that is not written.
     """
     found = set(paths if "" in given else ())
     for file in filter(None, given):
@@ -176,7 +177,7 @@ def _forced(given: Sequence[str], directory: str, paths: Collection[str]) -> fro
 
 
 def _again(arguments: argparse.Namespace) -> report.Again:
-    """The words that do the same once more."""
+    """Return the words that run the same command again."""
     words = ["tcpdconf-migrate", arguments.form, *["--exact"] * arguments.exact]
     words += ["--access", "toml"] if arguments.access == "toml" else []
     match arguments.form:

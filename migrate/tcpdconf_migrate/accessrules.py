@@ -1,7 +1,7 @@
-"""An access database of couriertcpd, or the text that it was made from, as a TOML access file.
+"""Converts an access database of couriertcpd, or the text behind it, into a TOML access file.
 
-The rules answer as the database does. They are the fewest networks: where makedat had to write a record for
-each octet, two halves with the same value are one network again.
+The rules give the same answers as the database, with as few networks as possible. Where makedat wrote a
+record for each octet, two halves with the same value are joined again.
 """
 
 import ipaddress
@@ -20,34 +20,34 @@ from tcpdconf.config.courier import records as courier_records
 from tcpdconf.config.model import fields, tables
 from tcpdconf_migrate import commandline, plan
 
-FOLDER: Final = "access"  # below the conf.d, where no file counts as configuration
+FOLDER: Final = "access"  # below the conf.d, where files are not read as configuration
 Networks = dict[prefixes.Prefix, courier_records.Value]
 
-_WIDEST: Final = 2  # prefix length of the networks that may still be joined; 0 is `*`
+_WIDEST: Final = 2  # the shortest prefix length of networks that are joined; 0 is `*`
 
 
 class Rules(NamedTuple):
-    """A TOML access file: its text, and what was left out of it."""
+    """Holds a TOML access file: its text, and a list of the parts that were left out."""
 
     text: str
     left_out: tuple[str, ...]
 
 
 class RulesError(Exception):
-    """An access file that cannot become TOML."""
+    """Reports an access file that cannot become TOML."""
 
 
 class _Written(NamedTuple):
-    """A rules file below the conf.d, and what a person should know of it."""
+    """Names a rules file below the conf.d, with notes about it."""
 
     path: str
     notes: tuple[commandline.Note, ...]
 
 
 def replace(found: plan.Plan, directory: str) -> tuple[plan.Plan, dict[str, str]]:
-    """The services with TOML files in the place of databases; and these files, by path below `directory`.
+    """Replace databases by TOML files; return the changed services, and these files by path.
 
-    What cannot be TOML stays what it is, with a note.
+    Paths are below `directory`. A database that cannot become TOML is kept, with a note.
     """
     texts: dict[str, str] = {}
     known: dict[str, _Written | commandline.Note] = {}
@@ -73,7 +73,7 @@ def replace(found: plan.Plan, directory: str) -> tuple[plan.Plan, dict[str, str]
 
 
 def _write(source: tables.AccessSource, texts: dict[str, str]) -> _Written | commandline.Note:
-    """Add the rules of a source to the texts; or why not."""
+    """Add the rules of a source to the texts, or return a note that says why not."""
     file = str(source.file)
     if source.local:
         why = "stays a database: -accesslocal looks up local addresses in it as well"
@@ -95,10 +95,10 @@ def _write(source: tables.AccessSource, texts: dict[str, str]) -> _Written | com
 
 
 def read(path: str) -> Rules:
-    """The rules of a database or of a directory of text files, as TOML.
+    """Return the rules of a database or of a directory of text files, as TOML.
 
     Raises:
-        RulesError: it cannot be read, or says what TOML cannot.
+        RulesError: it cannot be read, or cannot be expressed in TOML.
         OSError: a file cannot be opened.
     """
     left_out: list[str] = []
@@ -124,10 +124,10 @@ def read(path: str) -> Rules:
 
 
 def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courier_records.RecordKey | None, bytes]]]:
-    """Where the records come from, and each: as written, its networks, its value.
+    """Return the origin of the records, and each record: as written, its networks, its value.
 
-    The text that a database was made from is read in its place unless it is newer, for it may name networks
-    that the database has in pieces.
+    The text from which a database was made is read instead, unless it is newer: it may name networks that the
+    database has in pieces.
     """
     texts = path.removesuffix(".dat")
     if os.path.isdir(path):
@@ -173,7 +173,7 @@ def _database(
 
 
 def _variables(value: courier_records.Value, left_out: list[str]) -> courier_records.Value:
-    """A value with those variables only that a program can be given."""
+    """Return a value with only the variables that a program can get."""
     good = tuple(pair for pair in value.environment if fields.VARIABLE.fullmatch(pair[0]))
     bad = [name for name, _ in value.environment if not fields.VARIABLE.fullmatch(name)]
     left_out += [f"{name!r} is not the name of a variable" for name in bad]
@@ -183,7 +183,7 @@ def _variables(value: courier_records.Value, left_out: list[str]) -> courier_rec
 
 
 def _join(networks: Networks) -> None:
-    """Make one network of two halves that say the same, as long as there are any."""
+    """Join two halves of a network that have the same value, as long as there are any."""
     for length in range(max(prefixes.BITS.values()), _WIDEST - 1, -1):
         for version, size, bits in [network for network in networks if network[1] == length]:
             half, whole = (version, size, bits ^ 1), (version, size - 1, bits >> 1)
@@ -195,7 +195,7 @@ def _join(networks: Networks) -> None:
 
 
 def _ordered(networks: Networks) -> Iterator[tuple[str, courier_records.Value]]:
-    """By address, IPv4 first; everybody comes last."""
+    """Yield networks by address, IPv4 first; `*` is the last."""
     shown = {_network(prefix): value for prefix, value in sorted(networks.items(), key=_place) if prefix[1]}
     yield from shown.items()
     if (4, 0, 0) in networks:
@@ -223,7 +223,7 @@ def _rule(network: str, value: courier_records.Value) -> dict[str, Any]:
 
 
 def _check(text: str, rules: list[dict[str, Any]]) -> None:
-    """Read the file back as tcpdconf does."""
+    """Read the file back as tcpdconf does, and compare the rules."""
     try:
         found = tables.AccessFile.model_validate(tomllib.loads(text), by_alias=True, by_name=False)
     except pydantic.ValidationError as error:

@@ -1,7 +1,7 @@
-"""A couriertcpd command line as it was found: its words, and what is around it. Pure.
+"""Describes a couriertcpd command line as it was found: its words and its surroundings. Pure.
 
-What stands in front of couriertcpd (env, setuidgid, softlimit, courierlogger, ...) says as much about the
-service as its own options do; the module wrappers turns that into keys of the service.
+Programs in front of couriertcpd (env, setuidgid, softlimit, courierlogger, ...) determine the service as much
+as its own options do. The package `wrappers` turns them into keys of the service.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ PROGRAM: Final = "couriertcpd"
 
 
 class Unread(NamedTuple):
-    """A place where couriertcpd may be started, and why it cannot be told how."""
+    """Names a place where couriertcpd may be started, and why its command line is unknown."""
 
     origin: str
     why: str
@@ -25,16 +25,16 @@ class Unread(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """One command line.
+    """Describes one command line.
 
     Attributes:
         words: couriertcpd's own words, its name first.
-        origin: where it was found, as messages show it.
-        settings: keys of the service that do not come from the words, as TOML's types.
-        notes: what a person should know of them.
-        stop: the command that ends this couriertcpd, and keeps it from being started again.
-        start: the command that goes back to it.
-        name: what to call the service, where that is known.
+        origin: the place where it was found, as messages show it.
+        settings: keys of the service that do not come from the words, as TOML types.
+        notes: remarks about them.
+        stop: the command that stops this couriertcpd for good.
+        start: the command that starts it again.
+        name: the name of the service, if it is known.
     """
 
     words: tuple[str, ...]
@@ -47,12 +47,15 @@ class Command:
 
 
 def is_couriertcpd(word: str) -> bool:
-    """Whether a word is the program's name or path."""
+    """Return whether a word is the program's name or path."""
     return word.rpartition("/")[2] == PROGRAM
 
 
 def starts(words: Sequence[str]) -> bool:
-    """Whether couriertcpd's own words start it; a command line that it refuses is read, to say so."""
+    """Return whether couriertcpd's own words start it.
+
+    True also for a command line that it refuses, so that this is reported.
+    """
     try:
         return grammar.read(words).action == "run"
     except grammar.CommandLineError:

@@ -1,4 +1,4 @@
-"""Where command lines of couriertcpd are found: given, in a script or unit, in Courier's files, in /proc."""
+"""Finds couriertcpd's command lines: as typed, in a script or unit, in Courier's files, in /proc."""
 
 import os
 import re
@@ -17,7 +17,10 @@ _WORD: Final = re.compile(r"[\w./-]+")
 
 
 class Found(NamedTuple):
-    """What a source holds. `private` says that other users may not read it."""
+    """Holds the command lines of a source.
+
+    `private` is True if other users may not read them.
+    """
 
     commands: list[commandline.Command]
     unread: list[commandline.Unread]
@@ -25,11 +28,11 @@ class Found(NamedTuple):
 
 
 class DiscoverError(Exception):
-    """A source that cannot be read at all, or holds no couriertcpd."""
+    """Reports a source that cannot be read at all, or has no couriertcpd."""
 
 
 def in_argv(words: Sequence[str]) -> Found:
-    """A command line as somebody has typed it."""
+    """Return a command line as a user has typed it."""
     unwrapped = wrappers.unwrap(words)
     if unwrapped.words and not commandline.is_couriertcpd(unwrapped.words[0]):
         return _in_shell("the command line", shlex.join(words), {})
@@ -48,7 +51,7 @@ def in_argv(words: Sequence[str]) -> Found:
 
 
 def in_courier(directory: str) -> Found:
-    """Courier's own configuration."""
+    """Return the command lines of Courier's own configuration."""
     try:
         return Found(*courier.read(directory))
     except OSError as error:
@@ -56,7 +59,7 @@ def in_courier(directory: str) -> Found:
 
 
 def in_script(path: str, known: Mapping[str, str]) -> Found:
-    """A shell script, a run file or a systemd unit; `known` are variables that the caller vouches for."""
+    """Return those of a shell script, run file or systemd unit; `known` are variables given by the user."""
     try:
         text = _text(path)
         is_unit = unit.is_unit(text)
@@ -70,7 +73,7 @@ def in_script(path: str, known: Mapping[str, str]) -> Found:
 
 
 def _dead_end(text: str) -> str:
-    """Why nothing is found in a text, and what to do."""
+    """Return why nothing was found in a text, and what to do."""
     for number, line in enumerate(text.splitlines(), 1):
         script_of_courier = next(filter(_is_script_of_courier, _WORD.findall(line)), None)
         if script_of_courier:
@@ -83,7 +86,7 @@ def _dead_end(text: str) -> str:
 
 
 def _is_script_of_courier(word: str) -> bool:
-    """Whether a word is the path of a start script, or a name that nothing else has."""
+    """Return whether a word is the path of a start script, or a name that only it has."""
     return courier_scripts.named(word) and ("/" in word or "-" in word or word.endswith((".rc", ".service")))
 
 
@@ -108,7 +111,7 @@ def _from_shell(path: str, line: script.Line) -> commandline.Command:
 
 
 def in_processes() -> Found:
-    """The running couriertcpds."""
+    """Return the command lines of the running couriertcpd processes."""
     found = Found(*processes.read(processes.PROC), private=True)
     if not found.commands and not found.unread:
         raise DiscoverError("there is no process of couriertcpd")

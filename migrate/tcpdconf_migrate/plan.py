@@ -1,4 +1,4 @@
-"""Command lines -> named services. Pure, but for the host's names of ports."""
+"""Plans named services from command lines. Pure, except for the host's port names."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 class Planned(NamedTuple):
-    """A service as it will be written, and the command line that it comes from."""
+    """Holds a service to be written, and the command line that it comes from."""
 
     name: str
     service: Service
@@ -35,7 +35,7 @@ class Planned(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All services, and the command lines that cannot become one, each with the reason."""
+    """Holds all services, and the command lines that cannot become one, each with the reason."""
 
     services: tuple[Planned, ...]
     refused: tuple[commandline.Unread, ...]
@@ -44,12 +44,12 @@ class Plan(NamedTuple):
 def plan(
     commands: Iterable[commandline.Command], *, exact: bool, name: str | None = None, more_ports: int = 0
 ) -> Plan:
-    """What the command lines become.
+    """Return the services that the command lines become.
 
     Args:
         commands: in the order in which they are written.
-        exact: whether to keep what couriertcpd does wherever that can be said (see `parse.parse`).
-        name: the name of the service, where there is only one.
+        exact: True to keep couriertcpd's behaviour wherever it can be expressed (see `parse.parse`).
+        name: the name of the service, if there is only one.
         more_ports: added to every port number, to try the services beside couriertcpd.
     """
     services: list[Planned] = []
@@ -66,22 +66,22 @@ def plan(
 
 
 def _service(command: commandline.Command, *, exact: bool) -> tuple[Service, tuple[parse.Note, ...]]:
-    """The service of a command line and of what is around it.
+    """Return the service of a command line and its surroundings.
 
     Raises:
-        CommandLineError: couriertcpd refuses it, no service can be like it, or it starts nothing.
+        CommandLineError: couriertcpd refuses it, no service can behave like it, or it starts nothing.
     """
     around = dict(command.settings)
     line = parse.parse(command.words[1:], exact=exact, directory=around.get("directory", "/"))
     if line.service is None:
         raise parse.CommandLineError(f"starts nothing, for it has -{line.action}")
     said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    if "stderr" in said:  # -stderrlogger reads what the programs say, before a logger around couriertcpd
+    if "stderr" in said:  # -stderrlogger reads the programs' messages, before a logger around couriertcpd
         around.pop("stderr", None)
-    if around.get("user") in {"root", 0}:  # root becomes the user and group of the options
+    if around.get("user") in {"root", 0}:  # root can become the user and group of the options
         for key in ("user", "group") if "user" in said else {"group"} & said.keys():
             around.pop(key, None)
-    elif "user" in around:  # what is not root cannot become the user or group of an option
+    elif "user" in around:  # another user cannot become the user or group of an option
         said.pop("group", None)
     table = {key: value for key, value in (said | around).items() if value not in ({}, [])}
     notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]
@@ -95,17 +95,17 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[Service, tup
     except pydantic.ValidationError as error:
         found = next(validation_errors.findings(error, table, Settings, ("services", "couriertcpd")))
         raise parse.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
-    logged = "stderr" in said  # and then the standard error of couriertcpd itself does not matter
+    logged = "stderr" in said  # then the standard error of couriertcpd itself does not matter
     return service, (*notes, *(note for note in command.notes if not (logged and note.key == ("stderr",))))
 
 
 def _settled(around: dict[str, Any]) -> bool:
-    """Whether it is known what the programs' environment is."""
+    """Return whether the programs' environment is known."""
     return "inherit_environment" in around
 
 
 def name_of(service: Service) -> str:
-    """What a careful person would call a service: by its port, or else by its program."""
+    """Return the usual name for a service: by its port, or else by its program."""
     for listener in service.listeners:
         found = _PORTS.get(listener.port, listener.port)
         if found in _PORTS.values():
@@ -119,14 +119,14 @@ def name_of(service: Service) -> str:
 
 
 def _unused(name: str, services: Sequence[Planned]) -> str:
-    """The name, with a number where another service has it already."""
+    """Return the name, with a number added if another service has it already."""
     taken = {planned.name for planned in services}
     candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
     return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def _elsewhere(service: Service, more: int) -> Service:
-    """The same service on other ports."""
+    """Return the same service on ports that are higher by `more`."""
     if not more:
         return service
     listeners = tuple(

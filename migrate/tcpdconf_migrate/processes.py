@@ -1,7 +1,7 @@
-"""couriertcpd among the running processes, and what surrounds it there (proc(5)).
+"""Finds couriertcpd among the running processes, with its surroundings there (proc(5)).
 
-The command line, the variables, the folder, umask and limits are those of the process itself, so nothing
-has to be guessed. Whoever asks sees of other users' processes only the command line.
+The command line, variables, directory, umask and limits are those of the process itself, so nothing has to be
+guessed. Of other users' processes an ordinary user sees only the command line.
 """
 
 import os
@@ -22,7 +22,7 @@ _LIMITS: Final = {
     "Max file size": "fsize", "Max locked memory": "memlock", "Max open files": "nofile",
     "Max processes": "nproc", "Max stack size": "stack",
 }  # fmt: skip
-# what a login, a shell or a service manager leaves in the environment of whatever it starts
+# variables that a login, a shell or a service manager passes to every program
 _OF_THE_STARTER: Final = frozenset({
     "_", "PWD", "OLDPWD", "SHLVL", "TERM", "COLORTERM", "LS_COLORS", "LESSOPEN", "LESSCLOSE", "MAIL",
     "DISPLAY", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "MAINPID",
@@ -38,14 +38,14 @@ class _Process(NamedTuple):
 
 
 def read(proc: str) -> tuple[list[commandline.Command], list[commandline.Unread]]:
-    """The command line of every couriertcpd, its children left out; in the order of their pids."""
+    """Return the command lines of all couriertcpd processes except its children, in the order of pids."""
     processes = {process.pid: process for process in _processes(proc)}
     found: list[commandline.Command] = []
     unread: list[commandline.Unread] = []
     for process in processes.values():
         parent = processes.get(process.parent)
         if parent is not None and parent.words == process.words:
-            continue  # between fork and exec
+            continue  # a child between fork and exec
         try:
             found.append(_command(proc, process))
         except OSError as error:
@@ -61,7 +61,7 @@ def _processes(proc: str) -> Iterator[_Process]:
             if words and commandline.is_couriertcpd(words[0]):
                 yield _Process(int(name), words, int(_status(proc, name)["PPid"]))
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
+            continue  # it has exited meanwhile
 
 
 def _items(path: str) -> list[str]:
@@ -94,7 +94,7 @@ def _command(proc: str, process: _Process) -> commandline.Command:
 
 
 def _variables(settings: commandline.Settings, environment: Mapping[str, str]) -> Iterator[commandline.Note]:
-    """Say where the variables come from: Courier's files, where they give the same, or `environment`."""
+    """Set the source of the variables: Courier's files if they give the same, or `environment`."""
     own = {name: value for name, value in environment.items() if not _is_of_the_starter(name)}
     if left := sorted(environment.keys() - own.keys()):
         why = "is left out: it belongs to whoever started this process"
@@ -118,7 +118,10 @@ def _is_of_the_starter(name: str) -> bool:
 
 
 def _identity(status: Mapping[str, str]) -> dict[str, int | str]:
-    """User and group, unless they are root's: what -user has become, or who started it."""
+    """Return user and group unless they are root's.
+
+    They come from -user, or from the user who started it.
+    """
     uid, gid = (int(status[key].split()[1]) for key in ("Uid", "Gid"))
     if uid == 0:
         return {}
@@ -130,7 +133,7 @@ def _identity(status: Mapping[str, str]) -> dict[str, int | str]:
 
 
 def _rlimits(path: str, of_init: str) -> tuple[dict[str, int | str], list[commandline.Note]]:
-    """The limits that somebody has set, which are those that init does not have, and what they do not say."""
+    """Return the limits that differ from init's, and notes about limits that are not carried over."""
     found: dict[str, int | str] = {}
     notes = []
     usual = _limits(of_init)
@@ -149,13 +152,13 @@ def _rlimits(path: str, of_init: str) -> tuple[dict[str, int | str], list[comman
 
 
 def _limits(path: str) -> dict[str, tuple[str, str]]:
-    """Soft and hard limits by their names; what is written of each begins at a fixed column."""
+    """Return soft and hard limits by name; each column of the file begins at a fixed place."""
     lines = Path(path).read_text(encoding="ascii").splitlines()[1:]
     return {line[:25].strip(): (line[25:46].strip(), line[46:67].strip()) for line in lines}
 
 
 def _standard_error(settings: commandline.Settings, proc: str, pid: int) -> Iterator[commandline.Note]:
-    """Say where standard error goes; a terminal or the journal is what tcpdconf itself has."""
+    """Set the target of standard error, unless it is a terminal or the journal, as for tcpdconf."""
     try:
         target = os.readlink(f"{proc}/{pid}/fd/2")
     except FileNotFoundError:
@@ -180,7 +183,7 @@ def _standard_error(settings: commandline.Settings, proc: str, pid: int) -> Iter
 
 
 def _reader(proc: str, pipe: str) -> list[str]:
-    """The words of the courierlogger that reads from a pipe; none if there is none."""
+    """Return the words of the courierlogger that reads from a pipe, or none."""
     for pid in filter(str.isdigit, os.listdir(proc)):
         try:
             words = _items(f"{proc}/{pid}/cmdline")
@@ -190,5 +193,5 @@ def _reader(proc: str, pipe: str) -> list[str]:
             ):
                 return words
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # it has exited, or belongs to another user
     return []

@@ -1,4 +1,4 @@
-"""What the tool says: a comment at the top of each file, the notes, and what to do next. Pure."""
+"""Writes the tool's texts: the comment at the top of each file, the notes, the next steps. Pure."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ _CONF: Final = "/etc/tcpdconf/conf.d"
 
 
 class Again(NamedTuple):
-    """The words of this tool without -o, --force and --name: `source` is what stands behind the options."""
+    """Holds this tool's words without -o, --force and --name; `source` follows the options."""
 
     options: Sequence[str]
     source: Sequence[str]
 
     def into(self, directory: str, *more: str) -> str:
-        """The command that writes into a directory."""
+        """Return the command that writes into a directory."""
         return shlex.join([*self.options, *more, "-o", directory, *self.source])
 
 
 def toml(planned: plan.Planned) -> str:
-    """The file of one service."""
+    """Return the file of one service."""
     origin, words = (
         printable.replaced(planned.command.origin, " "),
         printable.replaced(shlex.join(planned.command.words), " "),
@@ -34,7 +34,7 @@ def toml(planned: plan.Planned) -> str:
 
 
 def notes(found: plan.Plan, unread: Sequence[commandline.Unread]) -> str:
-    """Where each service comes from, its notes, what hurts most first, and what did not become a service."""
+    """Return a line for each service, the notes with the gravest kind first, and the rejected lines."""
     lines = []
     for planned in found.services:
         state = "" if planned.service.enabled else " (not enabled)"
@@ -48,7 +48,7 @@ def notes(found: plan.Plan, unread: Sequence[commandline.Unread]) -> str:
 
 
 def _gathered(found: plan.Plan, kind: str) -> dict[tuple[str, str], list[str]]:
-    """What and why of all notes of a kind, with the services that they are about; each reason once."""
+    """Return the notes of a kind as (what, why), with their services; each reason once."""
     whats: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
     for planned in found.services:
@@ -62,11 +62,11 @@ def _gathered(found: plan.Plan, kind: str) -> dict[tuple[str, str], list[str]]:
 
 
 def next_steps(found: plan.Plan, directory: str | None, again: Again) -> str:
-    """The commands that come next: check, try on other ports, switch, go back.
+    """Return the commands that come next: check, try on other ports, switch, go back.
 
     Args:
-        found: what was printed or written.
-        directory: where it was written to; None where it was printed.
+        found: the services that were printed or written.
+        directory: where they were written; None if they were printed.
         again: this tool's own words.
     """
     steps = [
@@ -97,7 +97,7 @@ def _starts(found: plan.Plan) -> list[str]:
 
 
 def _each(commands: Sequence[str]) -> list[str]:
-    """Commands, each once; those of systemctl for several units become one."""
+    """Return each command once; systemctl commands for several units become one."""
     units: dict[str, list[str]] = {}
     for command in dict.fromkeys(filter(None, commands)):
         words = command.rpartition(" ") if command.startswith("systemctl ") else (command, "", "")

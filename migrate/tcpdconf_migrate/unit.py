@@ -1,8 +1,8 @@
-"""couriertcpd in a systemd unit: ExecStart= with what the other settings of [Service] do to it.
+"""Reads couriertcpd's command line from a systemd unit: ExecStart= and other settings of [Service].
 
-Syntax and expansion are systemd's (systemd.syntax(7), systemd.service(5), COMMAND LINES): `${X}` is one
-word, `$X` is split, a file of variables is not expanded, and no shell is involved. An empty assignment
-resets what was assigned before. Files in UNIT.d beside the unit are read as systemd reads them.
+Syntax and expansion are systemd's (systemd.syntax(7), systemd.service(5), COMMAND LINES). `${X}` is one word,
+`$X` is split, a file of variables is not expanded, and no shell is involved. An empty assignment resets
+earlier ones. Files in UNIT.d beside the unit are read as systemd reads them.
 """
 
 import os
@@ -24,14 +24,14 @@ _PREFIXES: Final = re.compile(r"[-@:+!|]*")
 
 
 def is_unit(text: str) -> bool:
-    """Whether a file is a systemd unit of a service."""
+    """Return whether a text is a systemd unit of a service."""
     return re.search(r"^\[Service\]\s*$", text, re.MULTILINE) is not None
 
 
 def read(
     path: str, text: str, read_file: script.ReadFile, known: Mapping[str, str]
 ) -> tuple[list[commandline.Command], list[commandline.Unread]]:
-    """The command lines of a unit. `known` are variables that the caller vouches for."""
+    """Return the command lines of a unit. `known` are variables given by the user."""
     settings = list(_settings(path, text))
     for drop_in in sorted(Path(f"{path}.d").glob("*.conf"), key=lambda file: file.name):
         settings += _settings(str(drop_in), read_file(str(drop_in)))
@@ -51,13 +51,13 @@ def read(
 
 
 def _next(value: str) -> str:
-    """Name the next step for an ExecStart= without couriertcpd."""
+    """Return the next step for an ExecStart= without couriertcpd."""
     program = "".join(value.lstrip("-@:+!|").split(maxsplit=1)[:1])
     return f"{program} is not couriertcpd: if it is a script, run tcpdconf-migrate script {program}"
 
 
 def _settings(path: str, text: str) -> Iterator[unitsettings.Setting]:
-    """Each setting of [Service]; a backslash at the end joins lines."""
+    """Yield each setting of [Service]; a backslash at the end joins lines."""
     section, pending, start = "", "", 0
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith(("#", ";")):
@@ -74,14 +74,14 @@ def _settings(path: str, text: str) -> Iterator[unitsettings.Setting]:
 
 
 class _Exec(NamedTuple):
-    """An ExecStart=: its prefixes and its words."""
+    """Holds an ExecStart=: its prefixes and its words."""
 
     prefixes: str
     words: list[str]
 
 
 class _Unit:
-    """One unit: what its settings say of every command in it."""
+    """Applies the settings of one unit to every command in it."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Unit:
         self._variables = {**service.variables, **known}
 
     def commands(self, setting: unitsettings.Setting) -> Iterator[commandline.Command | commandline.Unread]:
-        """The commands of an ExecStart=; none where it has nothing to do with couriertcpd."""
+        """Yield the commands of an ExecStart=; none if it has nothing to do with couriertcpd."""
         if commandline.PROGRAM not in setting.value:
             for word in filter(courier_scripts.named, setting.value.split()):
                 why = f"{word} is a start script of Courier: {courier_scripts.NEXT}"
@@ -128,17 +128,17 @@ class _Unit:
         )
 
     def _exec(self, value: str) -> _Exec:
-        """Read a command line of systemd.
+        """Parse a systemd command line.
 
         Raises:
-            ValueError: something in it is known to systemd only.
+            ValueError: a part of it is known to systemd only.
         """
         found = _PREFIXES.match(value)
         prefixes = found[0] if found else ""
         written = shlex.split(value[len(prefixes) :])
         words = list(self._words(written, variables=":" not in prefixes))
         if "@" in prefixes:
-            words = words[:1] + words[2:]  # the second is the name that ps shows
+            words = words[:1] + words[2:]  # the second word is the name that ps shows
         return _Exec(prefixes, words)
 
     def _words(self, written: Sequence[str], *, variables: bool) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""The settings of [Service] in a systemd unit as keys of a service (systemd.exec(5), systemd.service(5)).
+"""Translates the settings of [Service] in a systemd unit into keys of a service.
 
-Listed are the settings that are carried over and those that make no difference to programs; every other one
-is a note. A unit whose user, root directory or network cannot be carried over is not read.
+Source: systemd.exec(5), systemd.service(5). Settings that are carried over are listed here, and so are those
+that make no difference to programs; every other one becomes a note. A unit whose user, root directory or
+network cannot be carried over is not read.
 """
 
 import os
@@ -26,19 +27,19 @@ _CARRIED: Final = frozenset({
     *_LIMITS, *_IDENTITY, "WorkingDirectory", "UMask", "Environment", "EnvironmentFile", "UnsetEnvironment",
     "StandardError", "StandardOutput", "ExecStart",
 })  # fmt: skip
-# how the manager starts, watches, logs and ends the service; programs have the client as input and output
+# how the manager starts, watches, logs and stops the service; programs have the client as input and output
 _HARMLESS: Final = re.compile(
     r"Type|PIDFile|BusName|Exit\w+|GuessMainPID|RemainAfterExit|Restart\w*|Timeout\w+|RuntimeMax\w+|Watchdog\w+"
     r"|Start\w+|Success\w+|Kill\w+|SendSIG\w+|FinalKillSignal|ReloadSignal|NotifyAccess|NonBlocking|OOMPolicy"
     r"|Exec(Stop|StopPost|Reload)|FileDescriptor\w+|Sockets|Syslog\w+|Log\w+|StandardInput\w*|TTY\w+"
 )
-# what keeps a service from doing something: without it, the service may do more
+# restrictions: without them the service may do more
 _RESTRICTING: Final = re.compile(
     r"Capability\w*|AmbientCapabilities|SecureBits|NoNewPrivileges|Private\w+|Protect\w+|Restrict\w+|SystemCall\w+"
     r"|\w+Paths|TemporaryFileSystem|Device\w+|LockPersonality|Memory\w+|TasksMax|CPU\w+|IO\w+|IP\w+|Socket\w+"
     r"|SELinuxContext|AppArmorProfile|SmackProcessLabel|KeyringMode|PAMName|Mount\w+|IPCNamespacePath|Slice"
 )
-# a service has no such key, and without it programs would be others, or clients of another network
+# a service has no such key, and without it other programs would run, or serve clients of another network
 _REFUSED: Final = {
     "RootDirectory": "changes the root directory", "RootImage": "changes the root directory",
     "NetworkNamespacePath": "listens in a network namespace", "DynamicUser": "lets systemd make up a user",
@@ -49,7 +50,7 @@ _NO: Final = frozenset({"", "no", "false", "off", "0", "n", "f"})
 
 
 class Setting(NamedTuple):
-    """A setting, and where it is written."""
+    """Holds a setting and the place where it is written."""
 
     path: str
     line: int
@@ -58,23 +59,23 @@ class Setting(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """The place as messages show it."""
+        """Return the place as messages show it."""
         return f"{self.path}:{self.line}"
 
     @property
     def shown(self) -> str:
-        """The setting as notes show it: a drop-in with its name."""
+        """Return the setting as notes show it; one in a drop-in with the file's name."""
         file = f"{os.path.basename(self.path)} " if os.path.dirname(self.path).endswith(".service.d") else ""
         return f"{file}line {self.line}, {self.name}={self.value}"
 
 
 class ServiceSection:
-    """What [Service] says of every command in it.
+    """Translates the settings of [Service], which apply to every command in it.
 
     Attributes:
         settings: keys of a service.
-        variables: those that ExecStart= may name.
-        notes: what is not carried over, or not as it was.
+        variables: the variables that ExecStart= may name.
+        notes: remarks about settings that are changed or not carried over.
     """
 
     def __init__(self, written: Sequence[Setting], read_file: script.ReadFile) -> None:
@@ -98,11 +99,11 @@ class ServiceSection:
             self._mention(name)
 
     def values(self, name: str) -> list[Setting]:
-        """The assignments of a setting since the last empty one."""
+        """Return the assignments of a setting since the last empty one."""
         return self._values.get(name, [])
 
     def refusal(self, prefixes: str) -> str:
-        """Why a command with these prefixes cannot be carried over; "" as a rule."""
+        """Return why a command with these prefixes cannot be carried over, or ""."""
         for name, why in _REFUSED.items():
             if (setting := self._last(name)) and setting.value.lower() not in _NO:
                 return f"{name}={setting.value} {why}: no service can say so"
@@ -144,7 +145,7 @@ class ServiceSection:
                     self._note(setting, "the directory has to be there", "changed")
 
     def _home(self) -> str:
-        """The home directory of the user; "" where this host does not know the user."""
+        """Return the home directory of the user, or "" if this host does not know the user."""
         user = self.settings.get("user", "root")
         try:
             return (pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)).pw_dir
@@ -152,7 +153,7 @@ class ServiceSection:
             return ""
 
     def _set_environment(self) -> None:
-        """Set the variables: a file has the last word in systemd, and UnsetEnvironment= after it."""
+        """Set the variables: files override Environment=, and UnsetEnvironment= applies last."""
         environment: dict[str, str] = {}
         for setting in self.values("Environment"):
             for word in self._split(setting):
@@ -211,7 +212,7 @@ class ServiceSection:
             self._note(setting, wrapper_kinds.BOTH, "changed")
 
     def _set_standard_error(self) -> None:
-        """Follow StandardError=, which is StandardOutput= where it says nothing or `inherit`."""
+        """Follow StandardError=, or StandardOutput= if it is missing or `inherit`."""
         setting = self._last("StandardError")
         if setting is None or setting.value == "inherit":
             setting = self._last("StandardOutput")
@@ -234,7 +235,7 @@ class ServiceSection:
             self._note(setting, "is not carried over: set stderr")
 
     def _mention(self, name: str) -> None:
-        """Name what is not carried over."""
+        """Add a note for a setting that is not carried over."""
         for setting in self.values(name):
             if name in _CARRIED or name in _REFUSED or _HARMLESS.fullmatch(name):
                 return

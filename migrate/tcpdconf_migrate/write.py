@@ -1,7 +1,8 @@
-"""Writes the services: read back with the loader first, then all files or none.
+"""Writes the services: all files or none, after reading them back with the loader.
 
-Every file begins with a line that says who wrote it, with a digest of what follows. So a file that somebody
-else wrote, or has changed since, is known and kept; it stops no other.
+Every file begins with a line that names this tool, with a digest of the text that follows. A file that
+somebody else wrote, or that has changed since, is thus recognised and kept; the other files are still
+written.
 """
 
 import contextlib
@@ -24,26 +25,26 @@ Services = Mapping[str, Service]
 
 
 class Written(NamedTuple):
-    """The paths below the directory that were written, and why each of the others was kept as it is."""
+    """Lists the paths that were written, and for each of the others why it was kept."""
 
     written: list[str]
     kept: list[str]
 
 
 class WriteError(Exception):
-    """Nothing was written; the text says why, perhaps in several lines."""
+    """Reports that nothing was written; the text says why, perhaps in several lines."""
 
 
 def marked(text: str) -> str:
-    """A text with the line in front that makes it this tool's."""
+    """Return a text with the first line that marks it as this tool's."""
     return f"# Written by tcpdconf-migrate; unchanged while its digest is {_digest(text.encode())}\n{text}"
 
 
 def check(texts: Mapping[str, str], services: Services) -> None:
-    """Read texts as the loader does, each a file of this name, and compare.
+    """Read texts with the loader, each as a file of this name, and compare the services.
 
     Raises:
-        WriteError: what was read is not these services.
+        WriteError: the services that were read are not these.
     """
     with tempfile.TemporaryDirectory(prefix="tcpdconf-migrate-") as folder:
         for name, text in texts.items():
@@ -60,19 +61,19 @@ def write(
     forced: Collection[str],
     private: bool,
 ) -> Written:
-    """Write files into a directory, which is made where it is missing; paths may have one folder in front.
+    """Write files into a directory, created if missing; paths may have one folder in front.
 
     A file that this tool did not write, or that was changed since, is kept, and the others are written.
 
     Args:
         directory: the conf.d.
         texts: content by path below it, without the mark.
-        services: what the loader has to find in them, beside what is in the directory already.
-        forced: paths below the directory that are replaced all the same.
-        private: whether only the owner may read them.
+        services: the services that the loader must find in them, together with the directory's other files.
+        forced: paths below the directory that are replaced anyway.
+        private: True if only the owner may read them.
 
     Raises:
-        WriteError: nothing was written, and why.
+        WriteError: nothing was written; the text says why.
     """
     check({path: text for path, text in texts.items() if "/" not in path}, services)
     try:
@@ -93,7 +94,7 @@ def write(
 
 
 def diff(directory: str, texts: Mapping[str, str]) -> str:
-    """What writing these texts would change in a directory, as diff -u shows it; marks are left out."""
+    """Return the changes that writing these texts would make, in the form of diff -u, without marks."""
     lines: list[str] = []
     for name, text in texts.items():
         path = os.path.join(directory, name)
@@ -104,7 +105,7 @@ def diff(directory: str, texts: Mapping[str, str]) -> str:
 
 
 def _content(path: str) -> bytes:
-    """What is in a file; nothing where there is none.
+    """Return the content of a file; empty if it is missing.
 
     Raises:
         WriteError: it cannot be read.
@@ -118,7 +119,7 @@ def _content(path: str) -> bytes:
 
 
 def _load(directory: str, drafts: Mapping[str, str]) -> Services:
-    """The services of a directory in which drafts stand in for files."""
+    """Return the services of a directory in which drafts replace files."""
     try:
         return load.load(directory, drafts, to_serve=False).config.services
     except problems.ConfigError as error:
@@ -137,7 +138,7 @@ def _digest(content: bytes) -> str:
 
 
 def _foreign(directory: str, name: str) -> str:
-    """Why a file is not to be replaced; "" where it is this tool's or not there."""
+    """Return why a file must not be replaced; "" if it is this tool's or missing."""
     path = os.path.join(directory, name)
     try:
         there = Path(path).read_bytes()
@@ -153,7 +154,7 @@ def _foreign(directory: str, name: str) -> str:
 
 
 class _Files:
-    """Files on their way: drafts beside their places, then all of them renamed; or things are as before."""
+    """Writes several files at once: drafts beside their places, then renames; or restores all."""
 
     def __init__(self, contents: Mapping[str, bytes], mode: int) -> None:
         self._contents = contents
@@ -173,7 +174,7 @@ class _Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what is left: drafts, and folders that nothing was put into."""
+        """Remove remaining drafts, and folders that are still empty."""
         for draft in self.drafts.values():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)
@@ -182,7 +183,7 @@ class _Files:
                 os.rmdir(folder)
 
     def replace(self) -> None:
-        """Put every draft in its place; if one cannot be, none is."""
+        """Move every draft into place; if one fails, restore all."""
         done: dict[str, bytes | None] = {}
         try:
             for path, draft in self.drafts.items():

@@ -1,1 +1,4 @@
-"""The command `tcpdconf`: its parser, its subcommands, what they print. It may import every other package."""
+"""Implements the command `tcpdconf`: its parser, its subcommands, and their output.
+
+It may import every other package.
+"""

@@ -1,4 +1,7 @@
-"""What the command `tcpdconf` and its subcommands take. What they do is in `main`."""
+"""Parses the command line of `tcpdconf` and its subcommands.
+
+`main` runs them.
+"""
 
 import argparse
 import os
@@ -14,16 +17,16 @@ if TYPE_CHECKING:
     from tcpdconf.policy import connection
 
 DIRECTORY: Final = "/etc/tcpdconf/conf.d"
-WITH_DIRECTORY: Final = frozenset({"run", "check", "show"})  # commands whose first word is DIR
-_seconds: Final = usage.duration(0, 604800)  # that connections, or a daemon, may be waited for
+WITH_DIRECTORY: Final = frozenset({"run", "check", "show"})  # commands whose first argument is DIR
+_seconds: Final = usage.duration(0, 604800)  # for waiting for connections or a daemon
 _DURATION: Final = 'a number of seconds, or a duration such as "5min"'
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line, this process's own unless another is given.
+    """Parse a command line, by default this process's own.
 
     Raises:
-        SystemExit: it is wrong, or asks for help or the version only, which has been printed.
+        SystemExit: it is wrong, or asks for help or the version; the output has been printed.
     """
     words = sys.argv[1:] if words is None else list(words)
     try:
@@ -47,7 +50,7 @@ def _given(words: Sequence[str]) -> argparse.Namespace:
 
 
 def parser() -> usage.Parser:
-    """The parser; `command` in what it returns is the name of the subcommand."""
+    """Return the parser; `command` in its result is the name of the subcommand."""
     made = usage.Parser(prog="tcpdconf", description="A TCP super-server for mail hosts, configured in TOML.")
     usage.add_version(made)
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
@@ -57,7 +60,7 @@ def parser() -> usage.Parser:
 
 
 def command(name: str) -> usage.Parser | None:
-    """Make the parser of one subcommand alone."""
+    """Return the parser of one subcommand alone, or None if there is no such subcommand."""
     if name not in _COMMANDS:
         return None
     made = usage.Parser(prog=f"tcpdconf {name}")
@@ -200,7 +203,7 @@ def _stop(command: argparse.ArgumentParser) -> None:
 
 
 def _nothing(_command: argparse.ArgumentParser) -> None:
-    """It has no options of its own."""
+    """Add nothing: the subcommand has no options of its own."""
 
 
 def _directory(command: argparse.ArgumentParser, what: str = "directory of *.toml files") -> None:

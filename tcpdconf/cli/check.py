@@ -1,4 +1,7 @@
-"""What `tcpdconf check` finds beyond what loading finds: it may look at every house."""
+"""Checks for `tcpdconf check` what loading does not check.
+
+It may import every package.
+"""
 
 import os
 import shlex
@@ -18,7 +21,7 @@ _UNTRUSTED: Final = "name the file that is meant, or let the service's user open
 
 
 def rules(loaded: Loaded) -> Iterator[problems.Problem]:
-    """Rules that cannot both count."""
+    """Yield a problem for each access rule that repeats another rule's network and local end."""
     for name, settings in loaded.config.services.items():
         for index, source in enumerate(settings.access):
             try:
@@ -29,18 +32,18 @@ def rules(loaded: Loaded) -> Iterator[problems.Problem]:
 
 
 def capacity(loaded: Loaded) -> Iterator[problems.Problem]:
-    """Yield warnings of limits that the host sets and the services together, or one of them, may exceed."""
-    from tcpdconf.daemon import capacity  # noqa: PLC0415 (what serves is not needed for the rest)
+    """Yield warnings about host limits that the services, together or alone, may exceed."""
+    from tcpdconf.daemon import capacity  # noqa: PLC0415 (the other checks do not need the daemon)
 
     return capacity.warnings(loaded, capacity.Host().expected())
 
 
 def files(loaded: Loaded, services: load.Services) -> Iterator[problems.Problem]:
-    """Yield what is wrong with the files of enabled services: their paths, and what is in them.
+    """Yield the problems of the files of enabled services: their paths and their contents.
 
-    They are opened as the supervisor opens them. So all that it would refuse is known to root only.
+    The files are opened as the supervisor opens them. Only root can find everything that it would refuse.
     """
-    from tcpdconf.cli import filecheck  # noqa: PLC0415 (what serves is not needed for the rest)
+    from tcpdconf.cli import filecheck  # noqa: PLC0415 (the other checks do not need the daemon)
     from tcpdconf.daemon.descriptors import WorkerDescriptors  # noqa: PLC0415
 
     chains = loaded.config.dns_chains
@@ -65,7 +68,7 @@ def files(loaded: Loaded, services: load.Services) -> Iterator[problems.Problem]
 
 
 def within_its_set(path: str) -> str:
-    """Say how a file that was checked alone is checked with the others that it goes with."""
+    """Return advice on checking a file together with the others of its set."""
     folder, name = os.path.split(path)
     said = "It was checked alone, with no [defaults] but its own."
     another = "a"
@@ -79,9 +82,9 @@ def within_its_set(path: str) -> str:
 
 
 def probe(loaded: Loaded, known: Sequence[problems.Problem]) -> tuple[list[problems.Problem], str]:
-    """What trying programs, files and DNS lists finds beyond what is `known`; and a table of the lists."""
+    """Try programs, files and DNS lists; return the problems not yet `known`, and a table of the lists."""
     from tcpdconf.daemon import run as daemon_run  # noqa: PLC0415
-    from tcpdconf.daemon.supervisor import probe as service_probe  # noqa: PLC0415 (what serves is not needed to check)
+    from tcpdconf.daemon.supervisor import probe as service_probe  # noqa: PLC0415 (the other checks do not need it)
 
     tried = service_probe.run(loaded, daemon_run.environment())
     before = {(problem.key, problem.text) for problem in known}

@@ -1,4 +1,4 @@
-"""Tables for people: columns as wide as they must be, below a header. Pure."""
+"""Formats tables for people: a header, and columns as wide as their cells need. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,10 @@ from tcpdconf.config import printable
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The table; nothing where there are no rows. A header may be empty."""
+    """Return the table as text; "" if there are no rows.
+
+    The header may be empty.
+    """
     shown = [[printable.replaced(cell) for cell in row] for row in rows]
     if not shown:
         return ""

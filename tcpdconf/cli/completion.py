@@ -1,7 +1,7 @@
-"""Completes names of services for the shells below share/. It is quick, and says nothing of what is wrong.
+"""Completes names of services for the shells below share/: quickly, and silent about errors.
 
-A shell runs `tcpdconf --complete-services WORD...` with the words of the command line before the one that is
-completed, and offers what that prints.
+A shell runs `tcpdconf --complete-services WORD...` with the words of the command line before the one to
+complete, and offers the names that it prints.
 """
 
 import os
@@ -12,17 +12,17 @@ from typing import Final
 
 from tcpdconf.cli import arguments
 
-_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # what no shell takes for anything else
-_SECONDS: Final = 1.0  # that a daemon has to answer
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # has no meaning of its own to any shell
+_SECONDS: Final = 1.0  # for a daemon's answer
 
 
 def services(words: Sequence[str]) -> list[str]:
-    """Return the names that may come next.
+    """Return the names that may come next, sorted.
 
-    They are those of the configuration directory that the command would read, or else of the running daemon;
-    for a command that reads none, the other way round.
+    They come from the configuration directory that the command would read, or else from the running daemon.
+    For a command that reads no directory, the daemon comes first.
     """
-    words = [_unquoted(word) for word in words if word != "="]  # bash makes a word of each
+    words = [_unquoted(word) for word in words if word != "="]  # bash makes "=" a word of its own
     command = arguments.command(words[0]) if words else None
     if command is None:
         return []
@@ -38,8 +38,8 @@ def services(words: Sequence[str]) -> list[str]:
 
 
 def _configured(directory: str) -> Iterable[str]:
-    """Yield the enabled services of a directory, whatever else is wrong there."""
-    from tcpdconf.config.load import files as config_files  # noqa: PLC0415 (most of what is completed needs no files)
+    """Yield the enabled services of a directory, whatever errors it has."""
+    from tcpdconf.config.load import files as config_files  # noqa: PLC0415 (most completions need no files)
 
     for file in config_files.read(directory, {}).sources:
         tables = file.data.get("services")
@@ -49,7 +49,7 @@ def _configured(directory: str) -> Iterable[str]:
 
 
 def _running(runtime: str | None) -> Iterable[str]:
-    """Return the services of the running daemon; none where it does not answer soon."""
+    """Return the services of the running daemon; none if it does not answer soon."""
     from tcpdconf.daemon.control import client as control_client  # noqa: PLC0415 (as above)
     from tcpdconf.daemon.control import runtimedir  # noqa: PLC0415
 
@@ -66,7 +66,7 @@ def _plain(names: Iterable[str]) -> set[str]:
 
 
 def _unquoted(word: str) -> str:
-    """Return a word as the command will get it: bash and zsh hand over what was typed, fish what it means."""
+    """Return a word as the command gets it: bash and zsh pass it as typed, fish without quotes."""
     try:
         found = shlex.split(word)
     except ValueError:  # a quotation that does not end

@@ -1,7 +1,7 @@
-"""Reads the files that a service names as its worker would, in a process with the service's rights.
+"""Reads a service's files as its worker would, in a process with the service's rights.
 
-Nothing is executed: a file for a shell is not sourced. What the process says is validated, since it has read
-what others have written.
+Nothing is executed: a file for a shell is not sourced. The process's output is validated, since that process
+has read files that others may have written.
 """
 
 import functools
@@ -26,17 +26,17 @@ from tcpdconf.policy.access import file as access_file
 from tcpdconf.policy.access.file import AccessFileError
 from tcpdconf.policy.access.table import AccessTable
 
-_PATIENCE: Final = 1.0  # seconds before somebody at a terminal is told what takes so long
-_MOST: Final = 1 << 20  # bytes of what a process may say
+_PATIENCE: Final = 1.0  # seconds before a user at a terminal is told what takes so long
+_MOST: Final = 1 << 20  # bytes of a process's output
 _EXAMPLES: Final = 3
 
 File = tuple[Role, int]
 
 
 class FileFinding(NamedTuple):
-    """One thing that is wrong with a file: the key that names it, and the place in it where there is one.
+    """Describes one problem of a file: the key that names the file, and the place in the file if known.
 
-    `line` and `column` count from 1; both are 0 where the value of the key is meant.
+    `line` and `column` count from 1; both are 0 if the value of the key is meant.
     """
 
     key: tuple[str | int, ...]
@@ -56,7 +56,7 @@ def read(
     who: host.Identity,
     given: WorkerDescriptors,
 ) -> Iterator[problems.Problem]:
-    """Yield what is wrong with the opened files of a service, and what is strange about them."""
+    """Yield the problems of a service's opened files, and warnings about strange records."""
     files = [
         (role, fd)
         for role, fd in zip(given.roles, given.fds, strict=True)
@@ -80,7 +80,7 @@ def read(
 def _in_a_process(
     name: str, settings: ServiceSettings, who: host.Identity, files: Sequence[File]
 ) -> list[FileFinding]:
-    """Let a process read the files; return what it found."""
+    """Read the files in a forked process; return its findings."""
     ours, theirs = os.pipe()
     try:
         work = functools.partial(_work, theirs, settings, who, files)
@@ -104,7 +104,7 @@ def _in_a_process(
 
 
 def _heard(end: int, name: str) -> bytes:
-    """Return what the process writes until its end; tell somebody at a terminal when that takes long."""
+    """Return all output of the process; tell a user at a terminal if that takes long."""
     said = b""
     told = not sys.stderr.isatty()
     while len(said) <= _MOST:
@@ -119,17 +119,19 @@ def _heard(end: int, name: str) -> bytes:
 
 
 def _work(end: int, settings: ServiceSettings, who: host.Identity, files: Sequence[File]) -> int:
-    """Read the files, and write what is wrong with them."""
+    """Read the files, and write the findings as JSON."""
     if privileges.may_become(who):
         privileges.become(who)
     found = [*_access(settings, files), *_variables(settings, files)]
     with open(end, "wb") as file:
-        file.write(json.dumps(found, ensure_ascii=False).encode(errors="replace"))  # names may be any bytes
+        file.write(
+            json.dumps(found, ensure_ascii=False).encode(errors="replace")
+        )  # names may contain any bytes
     return 0
 
 
 def _parsed(said: bytes) -> list[FileFinding] | None:
-    """Return the findings, or None where a process has said anything else."""
+    """Return the findings, or None if the output is not a list of them."""
     try:
         return pydantic.TypeAdapter(list[FileFinding]).validate_json(said)
     except pydantic.ValidationError:
@@ -155,7 +157,7 @@ def _access(settings: ServiceSettings, files: Sequence[File]) -> Iterator[FileFi
 def _wrong(
     key: tuple[str | int, ...], error: AccessFileError, read: Sequence[tuple[str, bytes]]
 ) -> FileFinding:
-    """Make a finding of an error, at its place in the file where it has one."""
+    """Return a finding for an error, at its place in the file if it has one."""
     place = service_files.place(error, read, _MOST // 16)
     if place is None:
         return FileFinding(key, f"cannot load access rules: {error}", "wrong-access-file")

@@ -1,7 +1,7 @@
-"""The command `tcpdconf`: each subcommand a short function that gives its exit status.
+"""Runs the command `tcpdconf`: each subcommand is a short function that returns its exit status.
 
-0: done; 2: wrong usage (3 for `status --check`); 78: bad configuration; 1: anything else. What a subcommand
-needs is imported when it runs, so that checking a file does not wait for the daemon.
+0: success; 2: wrong usage (3 for `status --check`); 78: bad configuration; 1: any other failure. Each
+subcommand imports its modules when it runs, so that checking a file does not wait for the daemon's.
 """
 
 import argparse
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from tcpdconf.explain.listener import Request
 
 EX_CONFIG: Final = 78
-_COMPLETE: Final = "--complete-services"  # of the shells (docs/completions.py), not of people
+_COMPLETE: Final = "--complete-services"  # for the shells (docs/completions.py), not for people
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; its exit status."""
+    """Run one subcommand and return its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a C locale must not hide a problem
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = COMMANDS[given.command](given)
         sys.stdout.flush()
     except BrokenPipeError:
-        # the reader has what it wanted; the interpreter must not try to flush again at exit
+        # the reader needs no more; the interpreter must not try to flush again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complete(words: Sequence[str]) -> int:
-    """Print the names of services that a shell offers; nothing where there is anything wrong."""
+    """Print the names of services that a shell offers; print nothing after any error."""
     from tcpdconf.cli import completion  # noqa: PLC0415 (each command imports what it needs)
 
     with contextlib.suppress(Exception):
@@ -54,7 +54,7 @@ def _complete(words: Sequence[str]) -> int:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Serve until a signal says stop."""
+    """Serve until a signal stops the daemon."""
     from tcpdconf.daemon.process import signals  # noqa: PLC0415 (signals are caught before anything slow is imported)
 
     arrived = signals.Signals(signals.SUPERVISOR)
@@ -65,7 +65,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
-    """Print every problem; in text, a line that sums up."""
+    """Print every problem and, in text, a summary line; return 78 if the check fails."""
     from tcpdconf.cli import check as checks  # noqa: PLC0415 (each command imports what it needs)
     from tcpdconf.config import problems  # noqa: PLC0415
     from tcpdconf.config.load import load  # noqa: PLC0415
@@ -114,7 +114,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def show(given: argparse.Namespace) -> int:
-    """Print the effective configuration; what is wrong with it goes to standard error instead."""
+    """Print the effective configuration, or its problems on standard error."""
     from tcpdconf.config import problems, render  # noqa: PLC0415 (each command imports what it needs)
     from tcpdconf.config.load import load  # noqa: PLC0415
 
@@ -135,7 +135,7 @@ def show(given: argparse.Namespace) -> int:
 
 
 def explain(given: argparse.Namespace) -> int:
-    """Tell what would happen to a connection; 0 when it would be admitted, 1 when refused."""
+    """Explain what would happen to a connection; return 0 if it would be admitted, 1 if refused."""
     from tcpdconf.config import problems  # noqa: PLC0415
     from tcpdconf.config.load import load  # noqa: PLC0415
     from tcpdconf.daemon import run as daemon_run  # noqa: PLC0415
@@ -197,7 +197,7 @@ def connections(given: argparse.Namespace) -> int:
 
 
 def reload(given: argparse.Namespace) -> int:
-    """Let the running daemon load its configuration again."""
+    """Make the running daemon load its configuration again, or with --dry-run compare it."""
     from tcpdconf.cli import talk  # noqa: PLC0415 (each command imports what it needs)
 
     act = talk.compare if given.dry_run else talk.reload
@@ -212,7 +212,7 @@ def stop(given: argparse.Namespace) -> int:
 
 
 def schema(_: argparse.Namespace) -> int:
-    """Print the JSON Schema."""
+    """Print the JSON Schema of a configuration file."""
     from tcpdconf.config import render  # noqa: PLC0415
     from tcpdconf.config.model import jsonschema as config_schema  # noqa: PLC0415 (each command imports what it needs)
 

@@ -1,17 +1,19 @@
-"""What `tcpdconf status --format prometheus` prints, from the daemon's answer. Pure.
+"""Formats the daemon's status for `tcpdconf status --format prometheus`. Pure.
 
-The text format of Prometheus, version 0.0.4: for node_exporter's textfile collector, or any other scraper of
-files.
+The output is Prometheus's text format, version 0.0.4, for node_exporter's textfile collector or any other
+scraper of files.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-_NO_CLASS: Final = frozenset({"state", "why", "asked"})  # of what is said of a list or of names
+_NO_CLASS: Final = frozenset(
+    {"state", "why", "asked"}
+)  # keys of a list's or of names' status that are no counters
 
 
 class _Family(NamedTuple):
-    """One metric, with what it tells of a service: labels and value."""
+    """Describes one metric: its name, its type and its help text."""
 
     name: str
     kind: str
@@ -38,7 +40,7 @@ _Sample = tuple[_Family, dict[str, str], float]
 
 
 def exposition(answer: Mapping[str, Any]) -> str:
-    """The metrics of one answer to `status`."""
+    """Return the metrics of one answer to `status`."""
     families: dict[_Family, list[str]] = {}
     for family, labels, value in _samples(answer):
         families.setdefault(family, []).append(f"{family.name}{_labels(labels)} {value:.17g}\n")

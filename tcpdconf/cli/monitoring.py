@@ -1,7 +1,7 @@
-"""What `tcpdconf status --check` prints, from the daemon's answer. Pure.
+"""Formats the daemon's status for `tcpdconf status --check`. Pure.
 
-One line and an exit status, as the Monitoring Plugins Development Guidelines have them: a word, what is
-wrong, and after a bar the performance data.
+The result is one line and an exit status by the Monitoring Plugins Development Guidelines: a word, the
+troubles, and after a bar the performance data.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ _Trouble = tuple[int, str]
 
 
 def check(answer: Mapping[str, Any]) -> tuple[int, str]:
-    """Judge an answer to `status`; returns the exit status and the line."""
+    """Judge an answer to `status`; return the exit status and the line."""
     found = sorted(_troubles(answer), key=lambda trouble: -trouble[0])
     services = answer["services"].values()
     texts = [text for _, text in found[:_TOLD]]
@@ -37,12 +37,12 @@ def check(answer: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def unknown(why: str) -> str:
-    """Return the line of a check that cannot be done."""
+    """Return the line of a check that is not possible."""
     return _line(UNKNOWN, why)
 
 
 def _line(level: int, text: str) -> str:
-    """Return a line in which nothing but performance data can come after a bar."""
+    """Return a status line; a bar in the text is replaced, since performance data follow a bar."""
     return f"TCPDCONF {_WORDS[level]}: {printable.replaced(text.replace('|', '/'))}"
 
 
@@ -64,7 +64,7 @@ def _place(problems: list[Mapping[str, Any]]) -> str:
 
 
 def _troubles_of(name: str, service: Mapping[str, Any]) -> Iterator[_Trouble]:
-    if not service.get("stays_up", True):  # an older daemon does not say it
+    if not service.get("stays_up", True):  # an older daemon does not report it
         yield CRITICAL, f"the worker of {name} does not stay up"
     elif not service.get("accepts", service["pid"] is not None):
         yield CRITICAL, f"{name} does not accept"
@@ -77,7 +77,10 @@ def _troubles_of(name: str, service: Mapping[str, Any]) -> Iterator[_Trouble]:
 
 
 def _performance(answer: Mapping[str, Any]) -> Iterator[str]:
-    """Yield slots by service, with the largest number that is no warning; and what all have counted."""
+    """Yield the performance data: slots by service, then the totals of all services.
+
+    The warning threshold is the largest number of slots without a warning.
+    """
     services = answer["services"]
     for name, service in services.items():
         of = service["max_connections"]

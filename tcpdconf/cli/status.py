@@ -1,4 +1,4 @@
-"""What `tcpdconf status` and `tcpdconf connections` show to a person, from the daemon's answers. Pure."""
+"""Formats the daemon's answers for `tcpdconf status` and `tcpdconf connections`. Pure."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def status(answer: Mapping[str, Any], now: float) -> str:
-    """The page for one answer to `status`; `now` in seconds since the epoch."""
+    """Return the page for one answer to `status`; `now` is in seconds since the epoch."""
     parts = [
         columns.table((), _head(answer, now)),
         columns.table(("SERVICE", "SLOTS", "ACCEPTED", "REFUSED", "LISTENERS"), _services(answer)),
@@ -23,7 +23,7 @@ def status(answer: Mapping[str, Any], now: float) -> str:
 
 
 def connections(answer: Mapping[str, Any]) -> str:
-    """The table for one answer to `connections`."""
+    """Return the table for one answer to `connections`."""
     rows = [
         [str(each["pid"]), each["peer"], each["service"], duration(each["age"])]
         for each in answer["connections"]
@@ -32,7 +32,7 @@ def connections(answer: Mapping[str, Any]) -> str:
 
 
 def bar(used: int, of: int) -> str:
-    """How full it is: a sign as soon as there is one, and full only when there is no room.
+    """Draw how full a service is: one sign as soon as a slot is used, full only if none is free.
 
     >>> bar(0, 40), bar(1, 1000), bar(999, 1000)
     ('[....................]', '[#...................]', '[###################.]')
@@ -42,7 +42,7 @@ def bar(used: int, of: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units.
+    """Format a time in its two largest units.
 
     >>> duration(7.9), duration(200), duration(7260), duration(3 * 86400)
     ('7 s', '3 min 20 s', '2 h 1 min', '3 d')

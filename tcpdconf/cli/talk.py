@@ -1,7 +1,7 @@
-"""The commands that talk to a running daemon: status, connections, reload, stop. Each gives its exit status.
+"""Runs the commands that talk to a running daemon: status, connections, reload, stop.
 
-0 done; 1 rejected, or there is no daemon to do it. `check` and `compare` have their own. What the daemon
-answers is docs/reference/control.md.
+Each returns its exit status: 0 for success, 1 if the daemon rejects the request or there is none. `check` and
+`compare` have others. docs/reference/control.md describes the daemon's answers.
 """
 
 import json
@@ -18,10 +18,10 @@ from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
 EX_CONFIG: Final = 78
 _NO_DAEMON: Final = 3
-_RELOAD: Final = 300.0  # seconds: tables of a million networks are read meanwhile
+_RELOAD: Final = 300.0  # seconds; the daemon may read tables of a million networks meanwhile
 _EVERY: Final = 1.0
-_OFTEN: Final = 0.1  # seconds between two looks at a daemon that starts
-_CLEAR: Final = "\x1b[H\x1b[J"  # to the upper left corner, and all below it (ECMA-48, CUP and ED)
+_OFTEN: Final = 0.1  # seconds between two requests to a daemon that is starting
+_CLEAR: Final = "\x1b[H\x1b[J"  # go to the upper left corner and clear from there (ECMA-48, CUP and ED)
 
 
 def status(directory: str | None, form: str, *, again: bool) -> int:
@@ -44,7 +44,7 @@ def status(directory: str | None, form: str, *, again: bool) -> int:
 
 
 def wait(directory: str | None, form: str, seconds: float) -> int:
-    """Wait until a daemon is there and every service accepts, and print its state; 1 when time is up."""
+    """Wait until a daemon accepts for every service, and print its state; return 1 after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -64,7 +64,7 @@ def wait(directory: str | None, form: str, seconds: float) -> int:
 
 
 def check(directory: str | None) -> int:
-    """Print one line as monitoring plugins do."""
+    """Print one line as monitoring plugins do; return the plugin's exit status."""
     try:
         with _connected(directory) as daemon:
             level, line = monitoring.check(daemon.ask({"command": "status"}))
@@ -88,7 +88,7 @@ def connections(directory: str | None, form: str) -> int:
 
 
 def reload(directory: str | None, color: str) -> int:
-    """Let the daemon load its configuration again; print what changed, or every problem."""
+    """Make the daemon load its configuration again; print its changes, or every problem."""
     try:
         with _connected(directory) as daemon:
             answer = daemon.ask({"command": "reload"}, _RELOAD)
@@ -103,7 +103,10 @@ def reload(directory: str | None, color: str) -> int:
 
 
 def compare(directory: str | None, color: str) -> int:
-    """Print what a reload would change: 0 nothing, 1 something, 3 nobody can say, 78 it would be rejected."""
+    """Print what a reload would change.
+
+    Return 0 for nothing, 1 for something, 3 if no daemon can tell, 78 if the reload would be rejected.
+    """
     try:
         with _connected(directory) as daemon:
             answer = daemon.ask({"command": "compare"}, _RELOAD)
@@ -119,7 +122,7 @@ def compare(directory: str | None, color: str) -> int:
 
 
 def stop(directory: str | None, drain: float | None) -> int:
-    """Stop the daemon, and wait until it has ended."""
+    """Stop the daemon, and wait until it has exited."""
     try:
         with _connected(directory) as daemon:
             daemon.ask({"command": "stop", "drain": drain})
@@ -142,7 +145,7 @@ def _print_changes(answer: dict[str, Any], nothing: str) -> None:
 
 
 def _lacking(answer: dict[str, Any]) -> str:
-    """Say what is still to come until every service accepts; nothing when all do."""
+    """Describe what is missing until every service accepts; "" if all do."""
     if answer["last_reload"] is None:
         return f"the daemon (pid {answer['pid']}) is starting"
     idle = [name for name, service in answer["services"].items() if not service.get("accepts", True)]

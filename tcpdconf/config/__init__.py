@@ -1,1 +1,4 @@
-"""What the administrator wrote. Starts no process and opens no socket; knows neither policy nor daemon."""
+"""Models, loads and renders configurations. It starts no process and opens no socket.
+
+It knows neither policy nor the daemon.
+"""

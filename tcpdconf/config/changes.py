@@ -1,4 +1,4 @@
-"""What a new configuration changes, service by service. Pure: nothing is opened, nobody is told."""
+"""Compares two configurations, service by service. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -7,13 +7,13 @@ from tcpdconf.config import problems, render
 from tcpdconf.config.model.dns import Dns
 from tcpdconf.config.model.service import Config, Daemon
 
-_MOST: Final = 20  # details of one service that are told
+_MOST: Final = 20  # details that are listed of one service
 
 
 class Changes(NamedTuple):
-    """Names of services; those `changed` with what is different, for people (`limits.max_per_ip 4 -> 8`).
+    """Names the services that differ; `changed` has the details for people (`limits.max_per_ip 4 -> 8`).
 
-    `daemon` is what is different for all of them.
+    `daemon` has the details that concern all services.
     """
 
     added: tuple[str, ...]
@@ -22,12 +22,12 @@ class Changes(NamedTuple):
     daemon: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """All services that are not what they were."""
+        """Return the names of all services that differ, sorted."""
         return sorted({*self.added, *self.removed, *self.changed})
 
 
 def between(old: Config, new: Config) -> Changes:
-    """The changes that lead from one configuration to another."""
+    """Return the changes that lead from one configuration to another."""
     before, after = old.enabled(), new.enabled()
     changed = {}
     for name in before.keys() & after.keys():
@@ -57,7 +57,7 @@ def lines(found: Changes, services: Iterable[str], others: Mapping[str, Iterable
 
 
 def part(config: Config, name: str) -> Config:
-    """What of a configuration concerns one service: what its worker has to know."""
+    """Return the part of a configuration that concerns one service: all that its worker needs."""
     service = config.services[name]
     asks = service.lookup_names or service.dns_lists
     chains = {item: config.dns_chains[item] for item in service.dns_lists if isinstance(item, str)}
@@ -70,15 +70,15 @@ def part(config: Config, name: str) -> Config:
 
 
 def _of_the_daemon(config: Config) -> Config:
-    """Return what concerns no service in particular; the level of the log is told by each of them."""
+    """Return the part that concerns no single service; the log level is reported with each service."""
     daemon = config.daemon.model_copy(update={"log_level": Daemon().log_level})
     return Config.model_construct(services={}, daemon=daemon)
 
 
 def _details(prefix: tuple[str, ...], old: Config, new: Config) -> Iterator[str]:
-    """One line for each value that is different, by its key below `prefix`.
+    """Yield a line for each value that differs, by its key below `prefix`.
 
-    A secret zone is different without being shown.
+    A secret zone that differs is not shown.
     """
     if old == new:
         return

@@ -1,4 +1,4 @@
-"""Which listeners cannot be bound beside one another. Pure: names of ports are numbers by now."""
+"""Finds listeners that cannot be bound at the same time. Pure: port names are resolved already."""
 
 import ipaddress
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from tcpdconf.config import socket_address
 
 
 class Bound(NamedTuple):
-    """What one listener of a service binds; `address` is unmapped, or "*" for both families."""
+    """Describes what one listener of a service binds; `address` is unmapped, or "*" for both families."""
 
     service: str
     listener: int
@@ -16,13 +16,13 @@ class Bound(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        """`192.0.2.1:25`, `[::1]:25` or `*:25`."""
+        """Return `192.0.2.1:25`, `[::1]:25` or `*:25`."""
         return socket_address.shown(self.address, self.port)
 
 
 def pairs(listeners: Iterable[Bound]) -> Iterator[tuple[Bound, Bound]]:
-    """Each listener that cannot be bound, with the first that is in its way."""
-    first: dict[tuple[int, str], tuple[int, Bound]] = {}  # by port and each group of addresses that it is in
+    """Yield each listener that cannot be bound, with the first one that conflicts with it."""
+    first: dict[tuple[int, str], tuple[int, Bound]] = {}  # by port and each group that the address belongs to
     for number, bound in enumerate(listeners):
         groups, others = _groups(bound.address)
         known = [first[bound.port, group] for group in others if (bound.port, group) in first]
@@ -33,19 +33,19 @@ def pairs(listeners: Iterable[Bound]) -> Iterator[tuple[Bound, Bound]]:
 
 
 def unmapped(address: str) -> str:
-    """An IPv4-mapped IPv6 address as the IPv4 address that it means; others as they are."""
+    """Return the IPv4 address of an IPv4-mapped IPv6 address; others unchanged."""
     if ":" not in address:
         return address
     return str(ipaddress.IPv6Address(address).ipv4_mapped or address)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this host reaches an address."""
+    """Return whether an address is reachable from this host only."""
     return address != "*" and ipaddress.ip_address(unmapped(address)).is_loopback
 
 
 def _groups(address: str) -> tuple[list[str], list[str]]:
-    """The groups that an address is in, and those of which any member is in its way.
+    """Return the groups that an address belongs to, and those whose members conflict with it.
 
     A group is an address itself, or all of a family; "::" is bound for IPv6 only, "*" for both families.
     """
@@ -56,5 +56,5 @@ def _groups(address: str) -> tuple[list[str], list[str]]:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two addresses cannot share a port."""
+    """Return whether two addresses cannot share a port."""
     return not set(_groups(one)[0]).isdisjoint(_groups(other)[1])

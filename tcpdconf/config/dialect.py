@@ -1,31 +1,31 @@
-"""Where the drop-in couriertcpd has to differ from a service written in TOML.
+"""Defines how the drop-in couriertcpd differs from a service written in TOML.
 
-One value travels with the service to whoever needs it. What the configuration can express is expressed there
-instead (messages with their line ends, limits, any answer of a DNS list, no tests of lists).
+One value travels with the service. Differences that the configuration can express are expressed there instead
+(messages with their line ends, limits, any answer of a DNS list, no tests of lists).
 """
 
 from typing import Final, NamedTuple
 
 
 class Dialect(NamedTuple):
-    """The differences; without arguments there is none, which is what TOML means."""
+    """Holds the differences; the default values are those of TOML."""
 
-    # the daemon's environment reaches programs as it is, with variables of an older connection
+    # programs get the daemon's whole environment, including variables of an earlier connection
     whole_environment: bool = False
     sets_proto: bool = True
-    # in the daemon's folder programs start whether or not their user may enter it
+    # the worker enters the service's directory, so the service's user must be allowed to
     enters_directory: bool = True
-    # signals that the daemon was started with ignored or blocked stay so in programs
+    # signals that were ignored or blocked when the daemon started stay so in programs
     keeps_signals: bool = False
     # PROXY lines are read as couriertcpd reads them (see `v1.lenient_read`)
     lenient_proxy: bool = False
-    # -access names a database of Courier's, GDBM or Berkeley DB as couriertcpd was built, and never text
+    # -access names one of Courier's databases, GDBM or Berkeley DB, and never text
     reads_databases_only: bool = False
-    # whether deny_message is also sent where a rule for the local end refuses
+    # deny_message is also sent when a rule for the local end refuses
     tells_local_denial: bool = True
-    # with stderr = "socket" the client reads why its program cannot be run
+    # with stderr = "socket" the client is told why its program cannot be run
     tells_exec_error: bool = False
-    # what a logger writes itself is thrown away, and SIGHUP does not end it
+    # a logger's own output is discarded, and SIGHUP does not end it
     detaches_logger: bool = False
     # the daemon's own log goes to the service's logger as well
     shares_logger: bool = False

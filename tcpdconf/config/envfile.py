@@ -1,9 +1,9 @@
-r"""Files of NAME=VALUE lines, as systemd's EnvironmentFile= reads them (systemd.exec(5)). Pure.
+r"""Parses files of NAME=VALUE lines as systemd's EnvironmentFile= does (systemd.exec(5)). Pure.
 
-Lines that are empty or begin with `#` or `;` are comments. A value may be in single quotes (taken as it
-stands, over several lines), in double quotes (a backslash keeps `"`, `\`, `` ` `` and `$`), or bare (a
-backslash keeps the next character). A backslash at the end of a line joins the next one. Nothing is
-expanded. Unlike systemd, which skips what it does not understand, a line that assigns nothing is an error.
+Lines that are empty or begin with `#` or `;` are comments. A value may be in single quotes (taken literally,
+over several lines), in double quotes, or bare. In double quotes a backslash escapes `"`, `\`, `` ` `` and
+`$`, in a bare value the next character. A backslash at the end of a line joins the next one. Nothing is
+expanded. systemd skips lines that it does not understand; here a line that assigns nothing is an error.
 """
 
 import re
@@ -20,13 +20,13 @@ _QUOTED: Final = {
     '"': re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL),
 }
 _REST: Final = re.compile(rf"[{_BLANK}]*+(?:\n|\Z)")
-# what a backslash takes away, and what it leaves
+# a backslash sequence; its group is what remains
 _ESCAPED: Final = re.compile(r"\\(?:\n|(.))", re.DOTALL)
 _ESCAPED_IN_QUOTES: Final = re.compile(r'\\(?:\n|(["\\`$]))')
 
 
 class EnvironmentSyntaxError(ValueError):
-    """The file is no list of variables; `line` counts from 1."""
+    """Reports that the file is not a list of variables; `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -34,10 +34,10 @@ class EnvironmentSyntaxError(ValueError):
 
 
 def read(content: bytes) -> dict[str, str]:
-    """The variables of a file, in order; the last assignment of a name counts.
+    """Return the variables of a file in order; the last assignment of a name counts.
 
     Raises:
-        EnvironmentFileError: a line is not UTF-8, or neither NAME=VALUE nor a comment.
+        EnvironmentSyntaxError: a line is not UTF-8, or neither NAME=VALUE nor a comment.
     """
     try:
         return parse(content.decode())
@@ -47,10 +47,10 @@ def read(content: bytes) -> dict[str, str]:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The variables of a text. The time that it takes grows as the text does.
+    """Return the variables of a text, in time proportional to its length.
 
     Raises:
-        EnvironmentFileError: a line is neither NAME=VALUE nor a comment.
+        EnvironmentSyntaxError: a line is neither NAME=VALUE nor a comment.
     """
     found: dict[str, str] = {}
     position = _end(_COMMENTS, text, 0)
@@ -68,17 +68,17 @@ def parse(text: str) -> dict[str, str]:
 
 
 def _bare(text: str, position: int) -> tuple[str, int]:
-    """A value without quotes, and where the next line begins."""
+    """Return a value without quotes, and where the next line begins."""
     end = _end(_BARE, text, position)
     written = text[position:end]
     value = written.rstrip(_BLANK)
-    if (len(value) - len(value.rstrip("\\"))) % 2:  # a blank that is escaped belongs to it
+    if (len(value) - len(value.rstrip("\\"))) % 2:  # an escaped blank belongs to the value
         value = written[: len(value) + 1]
     return _ESCAPED.sub(r"\1", value), end + 1
 
 
 def _quoted(text: str, name: re.Match[str], quote: str) -> tuple[str, int]:
-    """A value in quotes, and where the next line begins."""
+    """Return a value in quotes, and where the next line begins."""
     begin = name.end() + 1
     end = _end(_QUOTED[quote], text, begin)
     if text[end : end + 1] != quote:
@@ -91,7 +91,7 @@ def _quoted(text: str, name: re.Match[str], quote: str) -> tuple[str, int]:
 
 
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """Where a match that may be empty ends."""
+    """Return where a match, which may be empty, ends."""
     found = pattern.match(text, position)
     assert found is not None  # noqa: S101 (it may be empty)
     return found.end()

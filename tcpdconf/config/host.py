@@ -1,4 +1,7 @@
-"""The users, groups and port names of this host, and what each was probably meant to be when it has none."""
+"""Looks up users, groups and port names of this host.
+
+For an unknown name it suggests the one that was probably meant.
+"""
 
 import grp
 import os
@@ -18,7 +21,10 @@ _UNKNOWN: Final[dict[str, codes.Code]] = {
 
 
 class Identity(NamedTuple):
-    """Who a service runs as; None leaves what the daemon is. `groups` are the supplementary groups."""
+    """Names the user and groups of a service; None keeps the daemon's.
+
+    `groups` are the supplementary groups.
+    """
 
     uid: int | None
     gid: int | None
@@ -27,7 +33,7 @@ class Identity(NamedTuple):
 
 
 class UnknownNameError(LookupError):
-    """The host does not know a name; `key` of the service has it, `hint` says what was meant."""
+    """Reports a name that the host does not know; `key` is the service's key, `hint` a suggestion."""
 
     def __init__(
         self,
@@ -44,7 +50,7 @@ class UnknownNameError(LookupError):
 
 
 def identity(service: ServiceSettings) -> Identity:
-    """The user and groups of a service: the user's own from the group database, `group` as the first.
+    """Return the user and groups of a service; its `group`, if set, is the primary one.
 
     Raises:
         UnknownNameError: the user or the group does not exist (a LookupError).
@@ -85,10 +91,10 @@ def _group(group: int | str) -> int:
 
 
 def port_number(port: int | str) -> int:
-    """The number of a port: itself, or what the services database says, or a well-known mail port.
+    """Return the number of a port: as given, or from the services database or the well-known mail ports.
 
     Raises:
-        UnknownNameError: nobody knows the name (a LookupError).
+        UnknownNameError: the name is unknown (a LookupError).
     """
     if isinstance(port, int):
         return port
@@ -105,7 +111,7 @@ def _meant(word: str, known: list[str]) -> str | None:
 
 
 def _odd(name: str) -> str | None:
-    """Advice about a name that is no name."""
+    """Return advice about text that is no name at all, or None."""
     if notations.placeholder(name):
         return "nothing is filled in here; write the name"
     if name.isdigit():

@@ -1,8 +1,8 @@
-"""Where the keys and values of a TOML file stand. tomllib keeps no positions, so the text is parsed again.
+"""Finds where the keys and values of a TOML file are written.
 
-Only a problem (or `show --origin`) needs this: tree-sitter is imported when the first file is mapped. What
-stands in an array is mapped only when somebody asks about it, because a list of rules may be long.
-A file with syntax errors is mapped as far as it can be read.
+tomllib keeps no positions, so tree-sitter parses the text again. Only a problem (or `show --origin`) needs
+this, so tree-sitter is imported when the first file is mapped. Elements of an array are mapped only on
+request, because a list of rules may be long. A file with syntax errors is mapped as far as it can be read.
 """
 
 import bisect
@@ -21,7 +21,7 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A key, its value, and where to say that the value lacks something (a table's header).
+    """Holds the spans of a key and of its value; for a table, the value is its header.
 
     `end` is the line and column after the value, which may have several lines.
     """
@@ -29,12 +29,12 @@ class Place:
     key: problems.Span
     value: problems.Span
     end: tuple[int, int]
-    implied: bool = False  # a table that only longer headers mention: its own may still come
+    implied: bool = False  # True for a table that only longer headers mention: its own may follow
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A key that is defined again: the second place, and the first."""
+    """Describes a key that is defined twice: the second place, and the first."""
 
     key: Key
     span: problems.Span
@@ -42,16 +42,16 @@ class Duplicate:
 
 
 class Positions:
-    """The places of one text, by key path; array elements by their index."""
+    """Maps the keys of one text to their places; array elements by index."""
 
     def __init__(self, text: str) -> None:
         self._duplicates: list[Duplicate] = []
-        self._arrays: dict[Key, list[tree_sitter.Node | None]] = {}  # their elements that are not mapped yet
+        self._arrays: dict[Key, list[tree_sitter.Node | None]] = {}  # elements that are not mapped yet
         self._lines = text.split("\n")
         self._sizes = [len(line.encode()) for line in self._lines]  # in bytes
-        self._ends: dict[int, list[int]] = {}  # of lines that are not ASCII: the byte after each character
+        self._ends: dict[int, list[int]] = {}  # for lines that are not ASCII: the byte after each character
         self._places: dict[Key, Place] = {}
-        self._elements: dict[Key, int] = {}  # so far, of arrays of tables
+        self._elements: dict[Key, int] = {}  # number so far, for arrays of tables
         self._mentions: dict[Key, list[problems.Span]] = {}
         for node in _parse(text).named_children:
             if node.type == "pair":
@@ -61,7 +61,7 @@ class Positions:
 
     @property
     def duplicates(self) -> list[Duplicate]:
-        """The keys that are defined again, in the order in which they stand."""
+        """Return the keys that are defined twice, in the order of the text."""
         while unmapped := [array for array, elements in self._arrays.items() if any(elements)]:
             for array in unmapped:
                 for index in range(len(self._arrays[array])):
@@ -69,22 +69,22 @@ class Positions:
         return sorted(self._duplicates, key=lambda found: (found.span.line, found.span.column))
 
     def get(self, key: Key) -> Place | None:
-        """The place of a key, or None when it is not written here."""
+        """Return the place of a key, or None if it is not written here."""
         self._map(key)
         return self._places.get(key)
 
     def mentions(self, key: Key) -> list[problems.Span]:
-        """Every place where the last part of a key is written, in headers of deeper tables as well."""
+        """Return every place where the last part of a key is written, headers of deeper tables included."""
         self._map(key)
         return self._mentions.get(key, [])
 
     def nearest(self, key: Key) -> Place | None:
-        """The place of the longest part of a key that is written here."""
+        """Return the place of the longest leading part of a key that is written here."""
         self._map(key)
         return next((self._places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self._places), None)
 
     def line(self, number: int) -> str:
-        """A line of the text, without its end; numbers count from 1."""
+        """Return a line of the text without its newline; numbers count from 1."""
         return self._lines[number - 1] if 0 < number <= len(self._lines) else ""
 
     def _table(self, node: "tree_sitter.Node") -> None:
@@ -134,13 +134,13 @@ class Positions:
             self._arrays[path] = [child for child in node.named_children if child.type != "comment"]
 
     def _map(self, key: Key) -> None:
-        """Map the elements of arrays that a key leads through."""
+        """Map the elements of arrays through which a key leads."""
         for size in range(1, len(key)):
             if key[:size] in self._arrays:
                 self._element(key[:size], key[size])
 
     def _element(self, array: Key, index: str | int) -> None:
-        """Map one element of an array, unless that is done, or the array has no such element."""
+        """Map one element of an array, unless it is mapped already or does not exist."""
         elements = self._arrays[array]
         if not isinstance(index, int) or index >= len(elements):
             return
@@ -151,7 +151,7 @@ class Positions:
             self._value((*array, index), node)
 
     def _inside(self, path: Key) -> Key:
-        """A header that names an array of tables means its last element."""
+        """Return the path of a table in a header; of an array of tables, that of its last element."""
         count = self._elements.get(path)
         return path if count is None else (*path, count - 1)
 
@@ -172,10 +172,10 @@ class Positions:
             self._duplicates.append(Duplicate(path, place.key, known.key))
 
     def _span(self, node: "tree_sitter.Node") -> problems.Span:
-        """The first line of a node; tree-sitter counts bytes, people count characters."""
+        """Return the span of a node's first line in characters; tree-sitter counts bytes."""
         row, start = node.start_point
         end = node.end_point[1] if node.end_point[0] == row else self._sizes[row]
-        if node.type in {"table", "table_array_element"}:  # whose header alone is meant
+        if node.type in {"table", "table_array_element"}:  # the span covers the header only
             end = max(
                 (child.end_point[1] for child in node.children if child.type in {"]", "]]"}), default=end
             )
@@ -184,12 +184,15 @@ class Positions:
         return problems.Span(row + 1, first + 1, max(1, length))
 
     def _end(self, node: "tree_sitter.Node") -> tuple[int, int]:
-        """The line and column after a node."""
+        """Return the line and column after a node."""
         row, column = node.end_point
         return row + 1, self._characters(row, column) + 1
 
     def _characters(self, row: int, column: int) -> int:
-        """The characters before a byte of a line, which may be long and have many places."""
+        """Return the number of characters before a byte of a line.
+
+        The offsets of a line that is not ASCII are kept, since it may be long and have many places.
+        """
         line = self._lines[row]
         if self._sizes[row] == len(line):
             return column
@@ -211,10 +214,10 @@ def _parse(text: str) -> "tree_sitter.Node":
 
 
 def _parts(node: "tree_sitter.Node") -> "list[tuple[str, tree_sitter.Node]]":
-    """The parts of a key as written, with their names; none when it cannot be read."""
+    """Return the parts of a key as written, with their names; none if it cannot be read."""
     parts: list[tuple[str, tree_sitter.Node]] = []
     nodes = [node]
-    while nodes:  # the parts of a dotted key are nested as deep as they are many
+    while nodes:  # a dotted key is nested once for each part
         node = nodes.pop()
         written = (node.text or b"").decode()
         if node.type == "dotted_key":

@@ -1,4 +1,4 @@
-"""Makes text safe to show: nothing in it can begin a line or drive a terminal.
+"""Makes text safe to show: the result cannot begin a line or control a terminal.
 
 Text from files, clients and DNS may hold newlines and escape sequences. Logs and explanations show them
 escaped; problems and tables, whose columns are counted, replace each by one character.

@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, and how it is shown: to a reader, a script, a code review.
+"""Defines the problems of a configuration and shows them to a reader, a script or a code review.
 
-A `Problem` is a value that knows its place; `ConfigError` carries all problems of all files, never the
-first only. Nothing here reads a file or knows what a configuration means.
+A `Problem` is a value that knows its place. `ConfigError` carries all problems of all files, never just the
+first. Nothing here reads a file or knows the meaning of a configuration.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of one line: `line` and `column` count from 1, in characters; `length` is at least 1."""
+    """Marks a piece of one line: `line` and `column` count from 1, in characters; `length` is at least 1."""
 
     line: int
     column: int
@@ -37,7 +37,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A piece of a file and the text that is to stand in its place; lines and columns count from 1.
+    """Replaces a piece of a file by `text`; lines and columns count from 1.
 
     The piece ends before `end_line` and `end_column`.
     """
@@ -51,12 +51,12 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, or that the administrator should know (`severity`).
+    """Describes one error or warning (`severity`) about a configuration.
 
-    `line` and `column` count from 1, in characters; both are 0 when the whole file is meant. `key` is the
-    dotted key, empty for a file. `code` is a stable slug for scripts. `source` is the line itself, or what of
-    it comes after `offset` characters, and `length` how much of it, from `column`, is meant. `edits` do what
-    `hint` says, where that can be said so.
+    `line` and `column` count from 1, in characters; both are 0 if the whole file is meant. `key` is the
+    dotted key, empty for a file. `code` is a stable slug for scripts. `source` is the line itself, or the
+    part of it after `offset` characters. `length` is the number of characters, from `column`, that are
+    marked. `edits`, if any, do what `hint` says.
     """
 
     file: str
@@ -73,7 +73,11 @@ class Problem:
     offset: int = 0
 
     def __str__(self) -> str:
-        """`conf.d/imap.toml:12:3: error: services.imap.limits.max_per_ip: must be at least 1, not 0`."""
+        """Return the problem on one line.
+
+        For example: `conf.d/imap.toml:12:3: error: services.imap.limits.max_per_ip: must be at least 1, not
+        0`.
+        """
         return ": ".join(self.parts())
 
     def parts(self) -> list[str]:
@@ -83,7 +87,7 @@ class Problem:
 
 
 def dotted(key: Iterable[str | int]) -> str:
-    """A key path as TOML and people write it: `services.imap.listeners[0].port`, quoted where needed."""
+    """Return a key path as TOML writes it: `services.imap.listeners[0].port`, quoted where needed."""
     text = ""
     for part in key:
         if isinstance(part, int):
@@ -94,7 +98,7 @@ def dotted(key: Iterable[str | int]) -> str:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` are all that were found, warnings among them."""
+    """Reports an unusable configuration; `problems` are all that were found, including warnings."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -102,9 +106,9 @@ class ConfigError(Exception):
 
 
 def render(problems: Iterable[Problem], form: Format = "text", *, colour: bool = False) -> str:
-    """All problems in one form: text with source lines, a JSON array, or GitHub annotations.
+    """Return all problems in one form: text with source lines, a JSON array, or GitHub annotations.
 
-    Only text can have colours, which are a terminal's escape sequences.
+    Only text can have colours, as terminal escape sequences.
     """
     if form == "json":
         return json.dumps(records(problems), indent=2) + "\n"
@@ -114,7 +118,7 @@ def render(problems: Iterable[Problem], form: Format = "text", *, colour: bool =
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:
-    """Return a text after edits of it; the second of two that overlap is left out."""
+    """Return a text after these edits; of two that overlap, the second is left out."""
     lines = text.split("\n")
     starts = [0]
     for line in lines:
@@ -128,12 +132,15 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
 
 
 def records(problems: Iterable[Problem]) -> list[dict[str, object]]:
-    """Problems as JSON has them."""
+    """Return problems as objects for JSON."""
     return [_record(problem) for problem in problems]
 
 
 def excerpts(problems: Iterable[Problem]) -> list[dict[str, object]]:
-    """Return what records leave out: of each problem's source line what is shown, and where that begins."""
+    """Return for each problem the source that `records` leave out.
+
+    Each item has the shown part of the line, its offset in the line, and the marked length.
+    """
     return [
         {"source": source, "offset": offset, "length": min(problem.length, len(source))}
         for problem in problems
@@ -144,7 +151,7 @@ def excerpts(problems: Iterable[Problem]) -> list[dict[str, object]]:
 def from_records(
     records: Iterable[Mapping[str, Any]], excerpts: Iterable[Mapping[str, Any]] = ()
 ) -> list[Problem]:
-    """Return the problems that `records` were made of, with source lines where there are excerpts."""
+    """Return the problems from which `records` were made, with source lines if there are excerpts."""
     lines = iter(excerpts)
     found = []
     for record in records:
@@ -174,7 +181,10 @@ def _record(problem: Problem) -> dict[str, object]:
 
 
 def _annotation(problem: Problem) -> str:
-    """A workflow command: https://docs.github.com/actions/reference/workflow-commands-for-github-actions."""
+    """Return a GitHub workflow command.
+
+    See https://docs.github.com/actions/reference/workflow-commands-for-github-actions.
+    """
     properties = {"file": problem.file}
     if problem.line:
         properties |= {"line": str(problem.line), "col": str(problem.column)}
@@ -191,7 +201,7 @@ def _escaped(text: str, also: str = "") -> str:
 
 
 def _excerpt(problem: Problem, colour: bool) -> str:
-    """The one-line form, the source line with a mark below the place, the hint; as rustc does."""
+    """Return a problem as rustc shows it: one line, the source line with a mark below, the hint."""
 
     def paint(text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if colour else text
@@ -214,14 +224,14 @@ def _excerpt(problem: Problem, colour: bool) -> str:
 
 
 def _shown(problem: Problem) -> tuple[str, int]:
-    """A source line cut to what fits around its column, and how many characters were before that."""
+    """Return the part of the source line that fits around the column, and its offset in the line."""
     source = problem.source
     first = max(0, problem.column - 1 - problem.offset - _WIDTH // 2) if len(source) > _WIDTH else 0
     return source[first : first + _WIDTH].rstrip(), problem.offset + first
 
 
 def _marked(problem: Problem) -> tuple[str, str, str]:
-    """A source line as it is shown, with the blanks and the carets below it.
+    """Return the source line as shown, and the blanks and the carets of the line below it.
 
     Tabs and wide characters keep their columns.
     """

@@ -1,7 +1,7 @@
-"""TOML and JSON from a configuration: stable order, None left out.
+"""Renders a configuration as TOML and JSON, in stable order and without None.
 
-A whole configuration shows its defaults; one service is written as somebody would write it by hand. tomli-w
-writes the values; the layout is ours, because each value stands on one line with its comment.
+A whole configuration shows its defaults; one service is written as by hand. tomli-w writes the values. The
+layout is done here, because each value stands on one line with its comment.
 """
 
 import json
@@ -25,7 +25,7 @@ _UNITS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def literal(value: Any) -> str:  # noqa: ANN401 (TOML holds any type)
-    """A value on one line.
+    """Return a TOML value on one line.
 
     >>> literal([25, "smtp", {"address": "*"}])
     '[25, "smtp", { address = "*" }]'
@@ -39,15 +39,15 @@ def literal(value: Any) -> str:  # noqa: ANN401 (TOML holds any type)
 
 
 def key_part(name: str) -> str:
-    """One part of a key, quoted where TOML wants it."""
+    """Return one part of a key, quoted if TOML requires it."""
     return tomli_w.dumps({name: 0}).removesuffix(" = 0\n")
 
 
 def data(config: Config) -> dict[str, Any]:
     """Return a configuration as TOML's and JSON's types.
 
-    A zone that is shown as another one is a secret: what stands in its place is no zone, so that nobody takes
-    the text for a configuration that asks another list.
+    A zone with a different display_zone is secret. It is replaced by text that is no zone, so that nobody can
+    use the output as a configuration that asks another list.
     """
     found: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     lists = [item for service in found["services"].values() for item in service["dns_lists"]]
@@ -63,14 +63,14 @@ def data(config: Config) -> dict[str, Any]:
 
 
 def toml(tables: dict[str, Any], comment: Comment = lambda _: None) -> str:
-    """TOML of nested tables; `comment` may say something of each value, by its key path."""
+    """Return nested tables as TOML; `comment` may return a comment for each value, by its key path."""
     lines: list[str] = []
     _table(lines, (), "", tables, comment)
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _table(lines: list[str], key: positions.Key, name: str, table: dict[str, Any], comment: Comment) -> None:
-    """The values of a table before the tables below it: what follows a header belongs to that header."""
+    """Add a table's values, then the tables below it: a value belongs to the header above it."""
     for part, value in table.items():
         if not _has_header(value):
             said = comment((*key, part))
@@ -90,16 +90,16 @@ def _table(lines: list[str], key: positions.Key, name: str, table: dict[str, Any
 
 
 def _has_header(value: object) -> bool:
-    """Whether a value gets lines of its own: a table, or an array of nothing but tables."""
+    """Return whether a value gets headers: a table, or an array of tables only."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(item, dict) for item in value)
     return isinstance(value, dict) and bool(value)
 
 
 def service(name: str, written: Service, notes: Iterable[grammar.Note] = ()) -> str:
-    """TOML of one service, defaults left out; reading it gives the same service.
+    """Return one service as TOML without defaults; reading it gives the same service.
 
-    A note that has a key is a comment at the nearest line to it; the same reason is given once.
+    A note with a key becomes a comment above the nearest line; each reason is given once.
     """
     blocks = list(_blocks(f"services.{key_part(name)}", _brief(written)))
     said = _remarks(notes, {key for key, _ in blocks})
@@ -112,7 +112,7 @@ def service(name: str, written: Service, notes: Iterable[grammar.Note] = ()) -> 
 
 
 def _brief(written: Service) -> dict[str, Any]:
-    """A service as somebody writes it: without what is default, but for the first number to look for."""
+    """Return a service without its defaults, except for max_connections, which people look for first."""
     brief: dict[str, Any] = written.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
     )
@@ -136,7 +136,7 @@ def _size(value: int | str) -> int | str:
 
 
 def _blocks(header: str, table: dict[str, Any]) -> Iterator[tuple[positions.Key, str]]:
-    """Headers and values in order, each with its key below the service."""
+    """Yield headers and values in order, each with its key below the service."""
     below = {key: value for key, value in table.items() if _stands_alone(key, value)}
     yield (), f"[{header}]"
     yield from _values((), {key: value for key, value in table.items() if key not in below})
@@ -162,7 +162,10 @@ def _values(key: positions.Key, table: dict[str, Any]) -> Iterator[tuple[positio
 
 
 def _spread(value: Any, used: int) -> str:  # noqa: ANN401 (TOML holds any type)
-    """A value; an array that is too long for the line, or of several tables, with a line for each item."""
+    """Return a value on one line, or an array with a line for each item.
+
+    The latter is for arrays that are too long for the line, or have several tables.
+    """
     line = literal(value)
     is_array = isinstance(value, list) and value
     if not is_array or (used + len(line) <= _WIDTH and sum(isinstance(item, dict) for item in value) < 2):
@@ -171,7 +174,7 @@ def _spread(value: Any, used: int) -> str:  # noqa: ANN401 (TOML holds any type)
 
 
 def _remarks(notes: Iterable[grammar.Note], keys: set[positions.Key]) -> dict[positions.Key, list[str]]:
-    """Comment lines by the key that they stand above."""
+    """Return comment lines by the key above which they stand."""
     found: dict[positions.Key, list[str]] = {}
     reasons: set[str] = set()
     for note in notes:
@@ -189,7 +192,7 @@ def _remarks(notes: Iterable[grammar.Note], keys: set[positions.Key]) -> dict[po
 
 
 def leaves(value: Any, key: positions.Key = ()) -> list[positions.Key]:  # noqa: ANN401 (TOML holds any type)
-    """The key paths of all values that are no tables; an array of other things is one value."""
+    """Return the key paths of all values that are not tables; another array is one value."""
     if not _has_header(value):
         return [key]
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -201,7 +204,7 @@ def differing(
     other: Any,  # noqa: ANN401
     key: positions.Key = (),
 ) -> Iterator[tuple[positions.Key, Any]]:
-    """Yield each leaf of `value`, with its key path, that `other` does not have or has otherwise."""
+    """Yield each leaf of `value`, with its key path, that `other` lacks or has with another value."""
     if value == other:
         return
     if not (_has_header(value) and _has_header(other) and type(value) is type(other)):
@@ -219,5 +222,5 @@ def differing(
 
 
 def as_json(value: object) -> str:
-    """JSON for people and programs."""
+    """Return a value as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Decides one connection without accepting it, and reports every step.
+"""Explains how one connection would be decided, without accepting it, and reports every step.
 
-It sees `config`, `policy`, and of `daemon` what asks and reads: never the supervisor.
+It may import `config`, `policy`, and the parts of `daemon` that ask and read, but never the supervisor.
 """

@@ -1,4 +1,7 @@
-"""Whether a connection is admitted: access rules and limits, every rule with its place, every limit's use."""
+"""Explains whether access rules and limits admit a connection.
+
+It notes every rule with its place and the use of every limit.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,7 @@ from tcpdconf.policy.access.table import Rule
 
 
 class Admission:
-    """The admission of one connection; `live` are the clients that the service has, None: nobody knows."""
+    """Decides the admission of one connection; `live` are the service's present clients (None: unknown)."""
 
     def __init__(
         self,
@@ -29,7 +32,7 @@ class Admission:
     def admit(
         self, sources: list[decision.NamedTable], link: connection.Link
     ) -> decision.Admitted | connection.Refused:
-        """Access rules and limits."""
+        """Apply access rules and limits, and note each step."""
         self._access(sources, link)
         slots = _Slots(self._service.limits)
         for held in self._live or ():
@@ -65,7 +68,7 @@ class Admission:
         return f"{use.held} of {use.most}{whose}"
 
     def _access(self, sources: list[decision.NamedTable], link: connection.Link) -> None:
-        """The rules that count; of the client's also the sources that have none."""
+        """Note the rules that apply, and the sources that have no rule for the client."""
         counted = decision.consult(sources, link)
         decided = len(sources)
         for stage, source, rule in counted:
@@ -99,17 +102,17 @@ class Admission:
         try:
             return locate.in_files(self._files.access(index), source, wanted)
         except (OSError, ValueError, AccessFileError):
-            return None  # it was written while it was read
+            return None  # the file has changed since the table was built
 
 
 class _Slots(limits.Slots):
-    """Slots that remember how far the limits were used when one was asked for."""
+    """Records the use of the limits at the time when a slot is asked for."""
 
     seen: Sequence[limits.Use] = ()
 
     def take(
         self, peer: connection.Endpoint, max_per_ip: int | None, now: float
     ) -> connection.Refused | None:
-        """Take note, then decide as ever."""
+        """Record the uses, then decide as `limits.Slots` does."""
         self.seen = self.uses(peer, max_per_ip)
         return super().take(peer, max_per_ip, now)

@@ -1,8 +1,8 @@
-"""Decides one connection without accepting it, and takes down every step.
+"""Decides one connection without accepting it, and records every step.
 
-Nothing is decided here: the functions are those that decide real connections, asked in the same order, with
-the same files. It runs in a process with the service's rights, since it reads what the service reads and
-what name servers answer.
+It makes no decision of its own. It calls the functions that decide real connections, in the same order and
+with the same files. It runs in a process with the service's rights, since it reads the service's files and
+the answers of name servers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ Live = Mapping[str, Sequence[connection.Endpoint]]
 
 
 class CannotServeError(Exception):
-    """The service could not be served at all, for these reasons."""
+    """Reports why the service could not be served at all, in a list of failures."""
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__("; ".join(failure.text for failure in failures))
@@ -35,7 +35,7 @@ class CannotServeError(Exception):
 
 
 class _Given(NamedTuple):
-    """What a service is served with; `told` are the answers of DNS lists that are not asked."""
+    """Holds the files' contents that a service runs with; `told` are the given answers of DNS lists."""
 
     sources: list[decision.NamedTable]
     chain: Chain
@@ -44,10 +44,11 @@ class _Given(NamedTuple):
 
 
 def rehearse(loaded: Loaded, request: Request, files: ServiceFiles, live: Live | None) -> Explanation:
-    """What would become of the connection; `live` are the clients that each service serves at present.
+    """Decide the connection and explain it; `live` are the clients that each service has at present.
 
     Raises:
-        CannotServeError: the service's files cannot be used, or the request names a list that it has not.
+        CannotServeError: the service's files cannot be used, or it lacks a list that the request
+            names.
     """
     files.enter_directory()
     sources, chain, base = files.sources(), files.chain(), files.base()
@@ -61,7 +62,7 @@ def rehearse(loaded: Loaded, request: Request, files: ServiceFiles, live: Live |
 
 
 class _Rehearsal:
-    """One connection on its way."""
+    """Takes one connection through all decisions."""
 
     def __init__(self, loaded: Loaded, request: Request, files: ServiceFiles, live: Live | None) -> None:
         self._loaded = loaded
@@ -74,7 +75,7 @@ class _Rehearsal:
         self._admission = Admission(self._service, files, present, self._notes)
 
     def decide(self, given: _Given) -> Explanation:
-        """From the listener to the program."""
+        """Decide from the listener to the program."""
         listener = self._arrival.listener()
         if listener is None:
             return self._refused(None)
@@ -106,7 +107,7 @@ class _Rehearsal:
         )
 
     def _lists(self) -> Iterator[locate.RulePlace | None]:
-        """Where each DNS list is written, in the order of the chain."""
+        """Yield the place of each DNS list in the configuration, in the order of the chain."""
         for index, item in enumerate(self._service.dns_lists):
             if isinstance(item, str):
                 lists = self._loaded.config.dns_chains[item].lists
@@ -137,7 +138,7 @@ class _Rehearsal:
         return None
 
     def _refused(self, refused: connection.Refused | None) -> Explanation:
-        """A refusal; None where nobody would have accepted."""
+        """Explain a refusal; None means that no listener would accept."""
         if refused is None:
             return self._explained("refused", reason="listener")
         message = messages(self._service).get(refused.reason)
@@ -168,5 +169,5 @@ class _Rehearsal:
 
 
 def _shown(end: connection.Endpoint) -> str:
-    """An end without the port that was not said."""
+    """Return an end as text, without the port if it was not given."""
     return str(end) if end.port else end.text

@@ -1,7 +1,7 @@
-"""Asks about one connection what a worker would ask, host names and DNS lists, and takes down every step.
+"""Looks up host names and DNS lists for one connection as a worker would, and records every step.
 
-The questions go through the daemon's own lookups and resolver, whose tests of the lists come first, and are
-judged by its judges. Some lists may be answered for, and nobody need be asked at all.
+The questions go through the daemon's own lookups and resolver, after their tests of the lists, and are judged
+by the daemon's rules. Answers of some lists may be given instead, and asking can be turned off.
 """
 
 import functools
@@ -25,17 +25,17 @@ _WORDS: Final = {"answer": "no records", "nxdomain": "no such name", "timeout": 
 
 
 class Listing(NamedTuple):
-    """What a list is to answer: an address, and the text that stands with it."""
+    """Holds an answer given for a list: an address, and the text that goes with it."""
 
     address: str
     text: str = ""
 
 
 def listing(text: str) -> tuple[str, Listing]:
-    """A zone and its answer, from ZONE=ADDRESS or ZONE=ADDRESS=TEXT.
+    """Parse ZONE=ADDRESS or ZONE=ADDRESS=TEXT into a zone and its answer.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text has neither form.
     """
     zone, _, rest = text.partition("=")
     address, _, said = rest.partition("=")
@@ -47,11 +47,11 @@ def listing(text: str) -> tuple[str, Listing]:
 
 
 class UnknownListError(LookupError):
-    """The service has no such list."""
+    """Reports that the service has no such list."""
 
 
 def answers(told: Sequence[tuple[str, Listing]], chain: Chain) -> dict[str, tuple[Listing, ...]]:
-    """What lists answer, by the zone that is asked; lists are named by what is shown of them, or by zone.
+    """Return the given answers by zone; a list is named by its displayed name or its zone.
 
     Raises:
         UnknownListError: the service has no such list.
@@ -68,9 +68,9 @@ def answers(told: Sequence[tuple[str, Listing]], chain: Chain) -> dict[str, tupl
 
 
 class Inquiry(NamedTuple):
-    """What is asked, and how. `places` say where each list of the chain is written.
+    """Describes a lookup. `places` tell where each list of the chain is configured.
 
-    `listed` has answers by zone (as it is asked); without `ask` the other lists, and names, are left alone.
+    `listed` has given answers by zone. Without `ask`, neither other lists nor names are looked up.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Inquiry(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """The variables that the answers set, and the steps."""
+    """Holds the variables that the answers set, and the steps."""
 
     variables: dict[str, str]
     steps: list[Step]
@@ -113,7 +113,7 @@ def inquire(inquiry: Inquiry, link: connection.Link, known: Mapping[str, str]) -
 
 
 class _Lookups(lookups.Lookups):
-    """A worker's lookups that keep what they hear, and leave alone whom they are told to."""
+    """Runs a worker's lookups, keeps every answer, and skips lists and names that are not to be asked."""
 
     def __init__(self, events: loop.Loop, inquiry: Inquiry) -> None:
         self.answers: dict[query.Question, query.Answer] = {}
@@ -128,14 +128,14 @@ class _Lookups(lookups.Lookups):
             chain=inquiry.chain._replace(entries=entries),
             asked=resolver.Resolver(events, inquiry.servers),
         )
-        self.drop = ()  # what the other lists say is to be shown as well
+        self.drop = ()  # so that a refusal does not end the lookup: all lists are shown
 
     def asks(self, entry: Entry) -> bool:
-        """Whether name servers are asked about a list."""
+        """Return whether name servers are asked about a list."""
         return self._inquiry.ask and entry.zone not in self._inquiry.listed
 
     def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:
-        """Ask about a name."""
+        """Look up a name, unless asking is turned off."""
         heard = functools.partial(self._heard, done)
         if self._inquiry.ask:
             super().ask(question, heard, until, client=client)
@@ -143,7 +143,7 @@ class _Lookups(lookups.Lookups):
             heard(question, query.SUSPENDED)
 
     def ask_list(self, question: query.Question, entry: Entry, done: lists.Answered, now: float) -> None:
-        """Ask a list."""
+        """Ask a list, or use its given answer."""
         heard = functools.partial(self._heard, done)
         if self.asks(entry):
             super().ask_list(question, entry, heard, now)
@@ -156,7 +156,7 @@ class _Lookups(lookups.Lookups):
 
 
 def _told(listings: tuple[Listing, ...] | None, kind: query.Type) -> query.Answer:
-    """The answer of a list that was answered for, or left alone."""
+    """Return the given answer of a list, or SUSPENDED if there is none."""
     if listings is None:
         return query.SUSPENDED
     if kind == "TXT":
@@ -177,7 +177,7 @@ def _names(inquiry: Inquiry, link: connection.Link, asked: _Lookups) -> Iterator
 
 
 def _hears(events: loop.Loop, asked: _Lookups) -> bool:
-    """Whether any name server answers at all."""
+    """Return whether any name server answers at all."""
     rows: list[dict[str, str]] = []
 
     def done(found: list[dict[str, str]]) -> None:
@@ -191,7 +191,7 @@ def _hears(events: loop.Loop, asked: _Lookups) -> bool:
 
 
 def _unheard(step: Step) -> Step:
-    """The step, with the reason why its question was not answered."""
+    """Return a failed step with the reason that no name server answers; others unchanged."""
     return step._replace(text=f"{step.text}; no name server answers") if step.effect == "failed" else step
 
 
@@ -213,7 +213,10 @@ def _lists(
 
 
 def _answered(entry: Entry, link: connection.Link, asked: _Lookups) -> str:
-    """The questions and answers, without a zone that may be a secret: the name that is shown is not asked."""
+    """Describe the questions and answers of a list.
+
+    A zone that may be secret is hidden: it differs from the displayed name.
+    """
     labels = query.labels(link.peer)
     said = []
     for kind in ("A", "TXT") if entry.txt else ("A",):

@@ -1,4 +1,4 @@
-"""How a connection arrives: at which listener, and with whose addresses; for a connection nobody has made."""
+"""Decides at which listener a hypothetical connection arrives, and whose addresses count."""
 
 import ipaddress
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ from tcpdconf.policy import connection
 from tcpdconf.policy.proxy import trust
 from tcpdconf.policy.proxy.header import Header
 
-_ANYWHERE: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104 (for an address that was not said)
+_ANYWHERE: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104 (for an address that was not given)
 _STANDINGS: Final[dict[trust.Standing, str]] = {
     "elsewhere": "no header is expected at this local address",
     "exempt": "exempt: connects as itself, without a header",
@@ -23,10 +23,10 @@ _OWN: Final = "trusted, and speaks for itself (LOCAL or UNKNOWN)"
 
 
 class Request(NamedTuple):
-    """Whose connection is asked about. A port of 0 is one that was not said.
+    """Describes the connection to explain. A port of 0 was not given.
 
     `local` is this host's end (None: the first listener's), `proxied_local` the one in a PROXY header.
-    `listed` and `ask` say what lists answer, and whether name servers are asked about the others.
+    `listed` are given answers of lists; `ask` tells whether name servers are asked about the others.
     """
 
     service: str
@@ -39,16 +39,16 @@ class Request(NamedTuple):
 
 
 def end(text: str, default: int | None) -> connection.Endpoint:
-    """An end of a connection as people write it; see `values.end`.
+    """Parse an end of a connection as people write it; see `values.end`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not an address with an optional port.
     """
     return _at_port(*values.end(text, default))
 
 
 class Arrival:
-    """One connection at the door; `link` has its ends as far as they are known."""
+    """Determines how one connection arrives; `link` has its ends as far as they are known."""
 
     def __init__(self, request: Request, service: Service, notes: notebook.Notebook) -> None:
         self._request = request
@@ -59,7 +59,7 @@ class Arrival:
         self.link = connection.Link(self._peer, own)
 
     def listener(self) -> tuple[int, tables.Listener] | None:
-        """The listener that would accept, with its place; this host's end becomes known with it."""
+        """Return the listener that would accept, with its index, or None; `link` gets this host's end."""
         candidates = [
             (index, listener)
             for index, listener in enumerate(self._service.listeners)
@@ -80,7 +80,7 @@ class Arrival:
         return index, listener
 
     def _suits(self, listener: tables.Listener) -> bool:
-        """Whether a connection between these ends would come to a listener."""
+        """Return whether a connection between these ends would reach a listener."""
         wanted = self._request.local
         if wanted is not None and (
             wanted.version != self._peer.version or wanted.port != host.port_number(listener.port)
@@ -92,13 +92,17 @@ class Arrival:
         return end.version == self._peer.version and (wanted is None or end.value == wanted.value)
 
     def _preference(self, listener: tables.Listener) -> tuple[bool, bool]:
-        """Of two that suit: for a proxy one that expects it; for the kernel an address before all of them."""
+        """Return a sort key; of the listeners that suit, the one with the least key gets the connection.
+
+        A proxy's connection belongs to a listener that expects it. The kernel prefers a specific address to
+        "*".
+        """
         behind = self._request.proxied_by is not None
         told = self._request.local is not None
         return (listener.haproxy is not None) != behind, told and listener.address == "*"
 
     def proxy(self, index: int, listener: tables.Listener) -> connection.Refused | None:
-        """Whose addresses count."""
+        """Apply the PROXY settings of the listener to `link`; return a refusal, if any."""
         if listener.haproxy is None:
             if self._request.proxied_by is not None:
                 text = "no header is read here: the proxy itself is the client"
@@ -122,7 +126,7 @@ class Arrival:
         return refused
 
     def _header(self) -> Header:
-        """What the proxy would send: the client's ends, or that the connection is its own."""
+        """Return the header that the proxy would send: the client's ends, or LOCAL for its own connection."""
         if self._request.proxied_by is None:
             return Header(1, local=True)
         client, own = self._request.client, self.link.local

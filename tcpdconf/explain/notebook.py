@@ -1,4 +1,4 @@
-"""The steps of an explanation as they are taken down, each with the place where it is written."""
+"""Records the steps of an explanation, each with the place of its setting in the files."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from tcpdconf.policy.access import locate
 
 
 class Notebook:
-    """The steps so far of one connection to a service."""
+    """Collects the steps of one connection to a service."""
 
     def __init__(self, loaded: Loaded, service: str) -> None:
         self.steps: list[Step] = []
@@ -26,14 +26,14 @@ class Notebook:
         place: locate.RulePlace | None = None,
         sets: Mapping[str, str] | None = None,
     ) -> None:
-        """Take down a step."""
+        """Record a step."""
         self.steps.append(Step(kind, subject, effect, text, place, sets or {}))
 
     def place(self, *key: str | int) -> locate.RulePlace | None:
-        """Where a key of the service is written; None for a default."""
+        """Return where a key of the service is written; None for a default."""
         return self.at(("services", self._service, *key))
 
     def at(self, key: positions.Key) -> locate.RulePlace | None:
-        """Where any key of the configuration is written."""
+        """Return where any key of the configuration is written; None for a default."""
         found = self._loaded.origin(key)
         return None if found is None else locate.RulePlace(*found, "")

@@ -1,8 +1,8 @@
-"""What would happen to a connection, and why: decided in a process of its own with the service's rights.
+"""Explains a connection in a process of its own that has the service's rights.
 
-The files are opened with this process's rights, as the supervisor opens them; what is in them, and what name
-servers answer, is read by a child that has become the service's user, as a worker does. It says what it
-found as JSON, which is not believed either: it is only shown.
+This process opens the files with its own rights, as the supervisor does. A child that has become the
+service's user reads them and the answers of name servers, as a worker does. It reports in JSON, which is not
+trusted either: it is only shown.
 """
 
 import json
@@ -30,12 +30,12 @@ from tcpdconf.explain.listener import Request
 if TYPE_CHECKING:
     from tcpdconf.policy import connection
 
-_SECONDS: Final = 60.0  # for everything
-_LARGEST: Final = 1 << 24  # bytes that an explanation may have
+_SECONDS: Final = 60.0  # for the whole explanation
+_LARGEST: Final = 1 << 24  # bytes of an explanation, at most
 
 
 class ExplainError(Exception):
-    """The process that decides has not said anything."""
+    """Reports that the deciding process has given no explanation."""
 
 
 def explain(
@@ -44,13 +44,13 @@ def explain(
     daemon: dict[str, str],
     live: decide.Live | None = None,
 ) -> dict[str, Any]:
-    """What would happen, as `report.data` has it.
+    """Return the explanation of a connection in the form of `report.data`.
 
     Args:
-        loaded: the configuration; the service of the request is in it.
-        request: whose connection.
+        loaded: the configuration; it has the service of the request.
+        request: the connection to explain.
         daemon: the environment that the daemon is started with.
-        live: the clients that each service of the running daemon serves at present; None: nobody was asked.
+        live: the present clients of each service of the running daemon; None: no daemon was asked.
 
     Raises:
         ConfigError: the service could not be served at all.
@@ -73,7 +73,10 @@ def explain(
 
 
 def clients(runtime_directory: str | None, conf: str) -> decide.Live | None:
-    """Whom the running daemon serves at present; None where none runs this configuration and can be asked."""
+    """Return the clients that the running daemon serves at present, by service.
+
+    Return None if no daemon runs this configuration, or it cannot be asked.
+    """
     try:
         with ControlConnection(runtimedir.find(runtime_directory)) as daemon:
             theirs = daemon.ask({"command": "status"})["config"]["dir"]
@@ -101,13 +104,13 @@ def _say(
     files: ServiceFiles,
     live: decide.Live | None,
 ) -> bytes:
-    """What the process with the service's rights has to say."""
+    """Decide with the service's rights; return the explanation or the failures as JSON."""
     identity = host.identity(loaded.config.services[request.service])
     if privileges.may_become(identity):
         privileges.become(identity)
     else:
         privileges.give_up_capabilities()
-    log.set_level("error")  # what a test of a list shows is told as a step
+    log.set_level("error")  # the result of a list's test is reported as a step
     try:
         found: dict[str, Any] = explain_report.data(decide.rehearse(loaded, request, files, live))
     except decide.CannotServeError as error:
@@ -116,10 +119,10 @@ def _say(
 
 
 def _heard(say: Callable[[], bytes], keep: set[int]) -> dict[str, Any]:
-    """What a child says, as an object.
+    """Fork a child that calls `say`, and return the JSON object that it writes.
 
     Raises:
-        ExplainError: it says nothing that is one.
+        ExplainError: the child writes no JSON object.
     """
     reading, writing = os.pipe()
 
@@ -134,7 +137,7 @@ def _heard(say: Callable[[], bytes], keep: set[int]) -> dict[str, Any]:
         try:
             said = _read(reading)
         finally:
-            os.kill(pid, signal.SIGKILL)  # it has said everything, or will not
+            os.kill(pid, signal.SIGKILL)  # it has written everything, or never will
             os.waitpid(pid, 0)
     finally:
         os.close(reading)
@@ -148,10 +151,10 @@ def _heard(say: Callable[[], bytes], keep: set[int]) -> dict[str, Any]:
 
 
 def _read(pipe: int) -> bytes:
-    """Everything up to the end of the pipe.
+    """Return all bytes up to the end of the pipe.
 
     Raises:
-        ExplainError: it takes too long, or is too much.
+        ExplainError: it takes too long, or there are too many bytes.
     """
     found = b""
     until = time.monotonic() + _SECONDS

@@ -1,7 +1,7 @@
-"""What is said about one connection: a verdict, and the steps that led to it; as text and as JSON.
+"""Defines an explanation, a verdict and the steps that led to it, and shows it as text and as JSON.
 
-Values only: `decide` makes them, with a service's own rights and from what strangers may have written, so
-nothing here trusts their strings to be printable.
+These are values only. `decide` makes them with a service's own rights from data that strangers may have
+written. So nothing here trusts their strings to be printable.
 """
 
 import json
@@ -14,15 +14,16 @@ from tcpdconf.policy.access import locate
 Kind = Literal["listener", "proxy", "access", "limit", "name", "list", "drop", "program"]
 Verdict = Literal["admitted", "refused"]
 
-_WIDEST: Final = 30  # columns of a subject; a longer one has a line of its own
+_WIDEST: Final = 30  # columns of a subject; a longer one gets its own line
 _NAMES: Final = {"per_ip": "per address", "per_network": "per network"}
 
 
 class Step(NamedTuple):
-    """One thing that was looked at.
+    """Records one decision step.
 
-    `subject` is what: a listener, a source, a limit, a variable, a DNS list. `effect` is one word for
-    scripts, `text` a few for people. `place` is where it is written, `sets` are the variables that it sets.
+    `subject` is the object of the step: a listener, source, limit, variable or DNS list. `effect` is one word
+    for scripts, `text` a few for people. `place` is where it is configured. `sets` are the variables that it
+    sets.
     """
 
     kind: Kind
@@ -34,10 +35,11 @@ class Step(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What would happen to a connection.
+    """Describes what would happen to a connection.
 
-    `reason` and `message`, which the client would read (None: nothing), are of a refusal; `environment` is
-    the program's, complete. A reason is one of the log's, or `listener` where nobody would accept.
+    A refusal has `reason` and `message`, the text that the client would read (None: nothing). An admission
+    has `environment`, the complete one of the program. A reason is one of the log's, or `listener` if no
+    listener would accept.
     """
 
     service: str
@@ -53,7 +55,7 @@ class Explanation(NamedTuple):
 
 
 def data(explained: Explanation) -> dict[str, Any]:
-    """An explanation as docs/reference/explain.md describes it."""
+    """Return an explanation as the object that docs/reference/explain.md describes."""
     steps = [
         {
             "step": step.kind,
@@ -69,12 +71,15 @@ def data(explained: Explanation) -> dict[str, Any]:
 
 
 def as_json(explained: Mapping[str, Any]) -> str:
-    """One JSON object, in ASCII: what is no UTF-8 in a variable is a lone surrogate (PEP 383)."""
+    """Return one JSON object in ASCII.
+
+    Bytes of a variable that are not UTF-8 are lone surrogates (PEP 383).
+    """
     return json.dumps(explained, indent=2) + "\n"
 
 
 def as_text(explained: Mapping[str, Any]) -> str:
-    """The same for people."""
+    """Return the explanation as text for people."""
     lines = [_headline(explained), "", *_steps(explained["steps"]), ""]
     if explained["environment"] is None:
         said = explained["message"]

@@ -1,1 +1,4 @@
-"""What to do with one connection. Pure: no socket, loop, clock, DNS, log or file; imports only `config`."""
+"""Decides what to do with one connection. Pure: no socket, loop, clock, DNS, log or file.
+
+It imports `config` only.
+"""

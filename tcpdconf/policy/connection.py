@@ -1,4 +1,4 @@
-"""The values that travel through a decision: who connected to what, and the verdict."""
+"""Defines the values that pass through a decision: endpoints, links and refusals."""
 
 import ipaddress
 from typing import Literal, NamedTuple
@@ -11,9 +11,9 @@ Reason = Literal["access", "per_ip", "per_network", "rate", "dropped", "proxy", 
 
 
 class Endpoint(NamedTuple):
-    """One end of a TCP connection.
+    """Holds one end of a TCP connection: address and port.
 
-    An IPv4-mapped IPv6 address never gets here: it is the IPv4 address that it means.
+    An IPv4-mapped IPv6 address is never stored here; `endpoint` turns it into the IPv4 address it stands for.
     """
 
     version: int  # 4 or 6
@@ -22,12 +22,12 @@ class Endpoint(NamedTuple):
     text: str  # the address as its family writes it: 192.0.2.1, 2001:db8::1
 
     def __str__(self) -> str:
-        """`192.0.2.1:25` or `[2001:db8::1]:25`."""
+        """Return `192.0.2.1:25` or `[2001:db8::1]:25`."""
         return socket_address.shown(self.text, self.port)
 
 
 def endpoint(version: int, value: int, port: int) -> Endpoint:
-    """An end from its numbers; an IPv4-mapped address becomes the IPv4 address."""
+    """Return the endpoint of an address number and a port; an IPv4-mapped address becomes IPv4."""
     if version == 6 and value >> 32 == _MAPPED:
         version, value = 4, value & 0xFFFFFFFF
     address = ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value)
@@ -35,14 +35,14 @@ def endpoint(version: int, value: int, port: int) -> Endpoint:
 
 
 class Proxy(NamedTuple):
-    """The socket's own ends, where a PROXY header told others: the proxy, and this host."""
+    """Holds the socket's own two ends when a PROXY header named others: the proxy and this host."""
 
     peer: Endpoint
     local: Endpoint
 
 
 class Link(NamedTuple):
-    """A connection as policy sees it: the client, and where it connected to, as a PROXY header says them."""
+    """Describes a connection to policy: client and local end, from the PROXY header if there is one."""
 
     peer: Endpoint
     local: Endpoint
@@ -50,13 +50,13 @@ class Link(NamedTuple):
 
     @property
     def own_end(self) -> Endpoint:
-        """This host's end of the socket."""
+        """Return this host's end of the socket, whatever the PROXY header says."""
         return self.local if self.proxy is None else self.proxy.local
 
 
 class Refused(NamedTuple):
-    """A connection that is not served, and why."""
+    """Says that a connection is not served, and for what reason."""
 
     reason: Reason
-    detail: tuple[tuple[str, object], ...] = ()  # what a log line adds: the limit, its value, the rule
-    local: bool = False  # by a rule for a local end, not for the client
+    detail: tuple[tuple[str, object], ...] = ()  # further log fields: the limit, its value, the rule
+    local: bool = False  # True when a rule for a local end refused it, not one for the client

@@ -1,10 +1,10 @@
-"""The order of everything that is decided about one connection, on one page.
+"""Decides about one connection: access rules and limits first, then `drop`.
 
     admit:   local rules, client's rule, per address, per network, further levels, rates
     (names and DNS lists are asked here, when a service has them)
     screen:  drop
 
-A slot is taken at admission. Whoever refuses the connection later, or sees its program end, releases it.
+Admission takes a slot. The caller releases it when it refuses the connection later or its program exits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from tcpdconf.policy.access.table import AccessTable, Find, Rule, Stage
 
 
 class NamedTable(NamedTuple):
-    """An access source: `name` is what log lines call it."""
+    """Pairs the table of an access source with the name that log lines use for it."""
 
     name: str
     table: AccessTable
 
 
 class Admitted(NamedTuple):
-    """A connection that holds a slot; `variables` are those of its access rules, local ones first."""
+    """Says that a connection holds a slot; `variables` come from its access rules, local rules first."""
 
     variables: tuple[tuple[str, str], ...]
 
 
-Decisive = tuple[Stage, NamedTable, Rule]  # whose address a rule was found by, in which source, and it
+Decisive = tuple[Stage, NamedTable, Rule]  # whose address found the rule, its source, the rule
 
 _STAGES: Final[tuple[tuple[Stage, Find], ...]] = (
     ("local", AccessTable.find_local),
@@ -38,10 +38,10 @@ _DIRECT: Final = tuple(stage for stage in _STAGES if stage[0] != "proxied_local"
 
 
 def consult(sources: Sequence[NamedTable], link: connection.Link) -> list[Decisive]:
-    """The rules that count for a connection, in order; one that denies is the last.
+    """Return the rules that apply to a connection, in order; a rule that denies is the last.
 
-    The rules for the local ends and for the client are found apart. Of several sources the first that has a
-    rule decides.
+    Rules for the local ends and rules for the client are looked up separately. For each of these the first
+    source that has a rule decides.
     """
     found = []
     for stage, find in _STAGES if link.proxy is not None else _DIRECT:
@@ -58,10 +58,10 @@ def consult(sources: Sequence[NamedTable], link: connection.Link) -> list[Decisi
 def admit(
     sources: Sequence[NamedTable], slots: limits.Slots, link: connection.Link, now: float
 ) -> Admitted | connection.Refused:
-    """Decide by access rules and limits, and take a slot.
+    """Decide by access rules and limits, and take a slot if the connection is admitted.
 
-    A deny of any rule that counts refuses, the variables of all count, the client's over the local ones
-    (manual, -accesslocal). Where there is no rule the answer is allow.
+    Any applicable rule that denies refuses the connection. Otherwise the variables of all rules apply, the
+    client's over the local ones (manual, -accesslocal). Without a rule the connection is allowed.
     """
     variables: tuple[tuple[str, str], ...] = ()
     max_per_ip = None
@@ -74,7 +74,10 @@ def admit(
 
 
 def screen(drop: Sequence[str], *environment: Mapping[str, str]) -> connection.Refused | None:
-    """Refuse when one of the variables in `drop` is not empty; `environment` is in layers, the first wins."""
+    """Refuse the connection if a variable named in `drop` has a value that is not empty.
+
+    `environment` is a series of layers; the first layer that has the variable wins.
+    """
     for name in drop:
         value = next((layer[name] for layer in environment if name in layer), "")
         if value:

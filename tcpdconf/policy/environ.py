@@ -1,7 +1,7 @@
-"""The environment of a program.
+"""Builds the environment of a program.
 
-Three layers, later ones winning: the service's own (`base`, made once), what access rules set, and what is
-known of the connection, which no rule can displace (as with couriertcpd).
+It has three layers, and later ones win: the service's own (`base`, built once), the variables that access
+rules set, and the facts about the connection. No rule can override the last (as with couriertcpd).
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ CONNECTION: Final = frozenset(
     f"TCP{end}{what}" for end in ("REMOTE", "LOCAL") for what in ("IP", "PORT", "HOST", "INFO")
 ) | {"PROTO"}
 
-# How a service manager speaks to the daemon: no program's business (sd_notify(3), sd_listen_fds(3),
-# systemd.exec(5)).
+# Variables by which a service manager talks to the daemon. Programs do not inherit them (sd_notify(3),
+# sd_listen_fds(3), systemd.exec(5)).
 DAEMON: Final = frozenset(
     {
         "CREDENTIALS_DIRECTORY",
@@ -42,22 +42,22 @@ DAEMON: Final = frozenset(
 
 
 def encoded(text: str) -> bytes:
-    """Text as programs get it: UTF-8 whatever the locale; bytes that were none come back as they were."""
+    """Encode text as UTF-8 whatever the locale; surrogate escapes become the original bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def block(variables: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Variables as programs get them."""
+    """Encode names and values of variables to bytes, as programs receive them."""
     return {encoded(name): encoded(value) for name, value in variables.items()}
 
 
 def entries(variables: Mapping[str, str]) -> dict[str, bytes]:
-    """Variables as they stand in a program's environment (environ(7)), by name."""
+    """Return each variable as its `NAME=value` entry in a program's environment (environ(7)), by name."""
     return {name: encoded(f"{name}={value}") for name, value in variables.items()}
 
 
 def decoded(data: bytes) -> str:
-    """Text from bytes; `encoded` gives the same bytes back."""
+    """Decode bytes to text; `encoded` gives the same bytes back."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -67,7 +67,7 @@ def base(
     files: Mapping[str, str],
     ways: dialect.Dialect = dialect.TOML,
 ) -> dict[str, str]:
-    """What every program of a service gets.
+    """Return the variables that every program of a service gets.
 
     `daemon` is the environment that the daemon was started with; `files` are the variables of the service's
     environment files.
@@ -87,7 +87,7 @@ def of(
     address_format: Literal["mapped", "plain"],
     ways: dialect.Dialect = dialect.TOML,
 ) -> dict[str, str]:
-    """What a program gets on top of `base`; `said` is what a PROXY header says besides addresses."""
+    """Return the variables that a connection adds to `base`; `said` are those from a PROXY header's TLVs."""
     peer, local = link.peer, link.local
     plain = address_format == "plain"
     found = dict(rules)

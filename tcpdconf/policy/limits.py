@@ -1,7 +1,7 @@
-"""Connection limits of one service: slots in all, per address and per network, and rates.
+"""Applies the connection limits of one service: slots in total, per address, per network, and rates.
 
-Counts are taken at admission and given back when the program has ended. Nothing here knows the time: callers
-pass `now` in seconds of any clock that only goes forward.
+A connection is counted at admission and released when its program has exited. Nothing here reads a clock:
+callers pass `now` in seconds of a monotonic clock.
 """
 
 import ipaddress
@@ -11,31 +11,35 @@ from tcpdconf.config.model import tables, values
 from tcpdconf.policy import connection
 from tcpdconf.policy.access import table as access_table
 
-_BUCKETS: Final = 65536  # token buckets remembered per generation; under a flood the oldest are forgotten
-_ROUNDING: Final = 1 + 1e-9  # what sums of intervals may exceed their period by
+_BUCKETS: Final = 65536  # token buckets remembered per generation; under a flood the oldest are dropped
+_ROUNDING: Final = 1 + 1e-9  # tolerance for rounding when intervals are summed
 
 
 class Grouping(NamedTuple):
-    """Networks of one size: by version, the bits of an address below its network; no version, no limit."""
+    """Groups addresses into networks of one size.
+
+    `shifts` maps an IP version to the number of address bits below its network. A version that is missing is
+    not limited.
+    """
 
     shifts: dict[int, int]
 
     def of(self, peer: connection.Endpoint) -> tuple[int, int] | None:
-        """What identifies the network of an address, or None when its family is not limited."""
+        """Return a key for the network of an address, or None if its family is not limited."""
         shift = self.shifts.get(peer.version)
         return None if shift is None else (peer.version, peer.value >> shift)
 
     def shown(self, peer: connection.Endpoint) -> str:
-        """The network of an address whose family is limited, as people write it."""
+        """Return the network of an address in text form; its family must be limited."""
         bits, shift = access_table.BITS[peer.version], self.shifts[peer.version]
         first = ipaddress.ip_address((peer.value >> shift << shift).to_bytes(bits // 8))
         return f"{first}/{bits - shift}" if shift else str(first)
 
 
 class Use(NamedTuple):
-    """A limit that applies to somebody: the network that it counts, how many it holds, and the most.
+    """Holds the current use of one limit by one network: `held` connections of at most `most`.
 
-    Of a rate `held` is None and `seconds` its period.
+    For a rate, `held` is None and `seconds` is its period.
     """
 
     limit: str
@@ -46,7 +50,7 @@ class Use(NamedTuple):
 
 
 class Count:
-    """Connections held at once by each network of one size."""
+    """Counts the connections that each network of one size holds at once."""
 
     def __init__(self, name: str, reason: connection.Reason, networks: Grouping, most: int | None) -> None:
         self.name = name
@@ -56,7 +60,10 @@ class Count:
         self.held: dict[tuple[int, int], int] = {}
 
     def refusal(self, peer: connection.Endpoint, most: int | None) -> connection.Refused | None:
-        """Why one more from this peer would be too many; `most` in place of the configured number."""
+        """Return a refusal if one more connection from this peer exceeds the limit.
+
+        `most`, if given, replaces the configured maximum.
+        """
         most = most or self.most
         key = self.networks.of(peer)
         if most is None or key is None or (held := self.held.get(key, 0)) < most:
@@ -64,7 +71,7 @@ class Count:
         return connection.Refused(self.reason, (("limit", self.name), ("value", most), ("held", held)))
 
     def use(self, peer: connection.Endpoint, most: int | None) -> Use | None:
-        """How far the limit is used up for this peer; None when it does not apply."""
+        """Return the current use of the limit by this peer's network, or None if the limit does not apply."""
         most = most or self.most
         key = self.networks.of(peer)
         if most is None or key is None:
@@ -72,7 +79,7 @@ class Count:
         return Use(self.name, self.networks.shown(peer), self.held.get(key, 0), most)
 
     def add(self, peer: connection.Endpoint, change: int) -> None:
-        """Count one more or one less; a network that holds nothing is forgotten."""
+        """Add `change` (1 or -1) to the count of the peer's network; drop a count that becomes zero."""
         key = self.networks.of(peer)
         if key is not None:
             held = self.held.get(key, 0) + change
@@ -83,10 +90,10 @@ class Count:
 
 
 class RateLimiter:
-    """Token buckets of each network of one size, kept as the generic cell rate algorithm (ITU-T I.371) does.
+    """Limits the connection rate of each network of one size with token buckets.
 
-    A bucket is one number: the time at which it will be full again. One that was not used for the rate's
-    whole period is full, so that two generations of that age are all that needs remembering.
+    A bucket is one number, the time at which it is full again, as in the generic cell rate algorithm (ITU-T
+    I.371). A bucket unused for the whole period is full, so two generations of that age suffice.
     """
 
     def __init__(self, name: str, networks: Grouping, rate: values.Rate) -> None:
@@ -96,14 +103,14 @@ class RateLimiter:
         self._interval = rate.seconds / rate.connections
         self._young: dict[tuple[int, int], float] = {}
         self._old: dict[tuple[int, int], float] = {}
-        self._turn = 0.0  # when the young generation becomes the old one
+        self._turn = 0.0  # when the young generation becomes the old one next
 
     def is_like(self, other: "RateLimiter") -> bool:
-        """Whether the other one limits the same."""
+        """Return whether the other limiter has the same name, networks and rate."""
         return (self.name, self.networks, self.rate) == (other.name, other.networks, other.rate)
 
     def refusal(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
-        """Why a further connection comes too soon; takes no token."""
+        """Return a refusal if a further connection would exceed the rate; takes no token."""
         key = self.networks.of(peer)
         if key is None or self._full_at(key, now) + self._interval - now <= self.rate.seconds * _ROUNDING:
             return None
@@ -111,7 +118,7 @@ class RateLimiter:
         return connection.Refused("rate", (("limit", self.name), ("value", value)))
 
     def spend(self, peer: connection.Endpoint, now: float) -> None:
-        """Take a token."""
+        """Take one token from the bucket of the peer's network."""
         key = self.networks.of(peer)
         if key is None:
             return
@@ -129,7 +136,7 @@ class RateLimiter:
 
 
 class Slots:
-    """The slots of one service and who holds them."""
+    """Holds the slots of one service and counts which networks use them."""
 
     def __init__(self, limits: tables.Limits) -> None:
         self.most = limits.max_connections
@@ -140,16 +147,16 @@ class Slots:
 
     @property
     def full(self) -> bool:
-        """Whether every slot is taken; the listeners are then left alone, and clients wait in the kernel."""
+        """True while every slot is taken; the listeners then pause, and clients wait in the backlog."""
         return self.total >= self.most
 
     def take(
         self, peer: connection.Endpoint, max_per_ip: int | None, now: float
     ) -> connection.Refused | None:
-        """Take a slot for a connection from `peer`, or say which limit stands against it.
+        """Take a slot for a connection from `peer`, or return the refusal of the first limit it exceeds.
 
-        `max_per_ip` is an access rule's, in place of the configured one. A refusal changes nothing: neither a
-        slot nor a token is spent on it.
+        `max_per_ip` comes from an access rule and replaces the configured limit. A refusal spends neither a
+        slot nor a token.
         """
         refused = self._addresses.refusal(peer, max_per_ip)
         for count in self._networks:
@@ -163,7 +170,7 @@ class Slots:
         return refused
 
     def uses(self, peer: connection.Endpoint, max_per_ip: int | None) -> list[Use]:
-        """The limits that apply to a peer, in the order in which they are looked at, without the total."""
+        """Return the use of each limit that applies to a peer, in checking order, without the total."""
         counts = [self._addresses.use(peer, max_per_ip), *(count.use(peer, None) for count in self._networks)]
         rates = [
             Use(rate.name, rate.networks.shown(peer), None, rate.rate.connections, rate.rate.seconds)
@@ -173,7 +180,7 @@ class Slots:
         return [use for use in counts if use is not None] + rates
 
     def resized(self, limits: tables.Limits) -> "Slots":
-        """The same connections under other limits; a rate that stays keeps its buckets."""
+        """Return the same connections under other limits; an unchanged rate keeps its buckets."""
         found = Slots(limits)
         found.total = self.total
         for count in found._counts:
@@ -185,13 +192,13 @@ class Slots:
         return found
 
     def hold(self, peer: connection.Endpoint) -> None:
-        """Count a connection that is there already, whatever the limits say."""
+        """Count a connection that exists already, even beyond the limits."""
         self.total += 1
         for count in self._counts:
             count.add(peer, 1)
 
     def release(self, peer: connection.Endpoint) -> None:
-        """Give back the slot of a connection that was taken or held."""
+        """Release the slot of a connection that `take` or `hold` counted."""
         self.total -= 1
         for count in self._counts:
             count.add(peer, -1)

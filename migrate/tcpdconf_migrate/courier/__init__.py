@@ -1,1 +1,1 @@
-"""Courier's own configuration and start scripts, as /bin/sh reads them."""
+"""Reads Courier's own configuration and start scripts, as /bin/sh does."""

@@ -1,6 +1,6 @@
-"""Courier's own configuration: the command line of each start script, and what the script adds to it.
+"""Reads Courier's own configuration: the command lines and other actions of its start scripts.
 
-A service keeps Courier's files as its environment_files: they stay the place where mail is configured.
+A service keeps Courier's files as its environment_files: they remain the place where mail is configured.
 """
 
 import os
@@ -17,18 +17,18 @@ from tcpdconf_migrate.courier import shell as courier_shell
 from tcpdconf_migrate.courier.scripts import Script
 from tcpdconf_migrate.wrappers import wrappers
 
-# What the scripts' own shells need, and what only makesmtpaccess and makeimapaccess read.
+# Variables of the scripts' own shells, and those that only makesmtpaccess and makeimapaccess read.
 BY_THE_WAY: Final = frozenset({"prefix", "exec_prefix", "sysconfdir", "ACCESSFILE", "IMAPACCESSFILE"})
 _USUAL: Final = ("/etc/courier", "/usr/lib/courier/etc", "/usr/lib/courier-imap/etc")
 _CRLF: Final = re.compile(rb"^[ \t]*[^#\s].*\r$", re.MULTILINE)
-_ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts put no quotes around their paths
+_ORDINARY: Final = re.compile(r"[\w/.,+@-]+")  # the scripts do not quote their paths
 
 
 def read(directory: str) -> tuple[list[commandline.Command], list[commandline.Unread]]:
-    """What is configured in Courier's directory: the command line of each start script whose file is there.
+    """Return the command line of each start script whose file is in Courier's directory.
 
     Raises:
-        OSError: there is no such directory, or none of Courier's.
+        OSError: the directory is missing, or is not Courier's.
     """
     directory = os.path.abspath(directory)
     if not _ORDINARY.fullmatch(directory):
@@ -86,7 +86,7 @@ def _command(script: Script, there: installation.Installation, directory: str) -
 
 
 def _require_line_ends(files: Sequence[str]) -> None:
-    """Refuse files whose values /bin/sh would read with a carriage return at their end."""
+    """Refuse files with values that /bin/sh would read with a carriage return at their end."""
     for file in files:
         if _CRLF.search(Path(file).read_bytes()):
             why = "has CRLF line ends, and /bin/sh takes each CR as part of a value"
@@ -96,7 +96,7 @@ def _require_line_ends(files: Sequence[str]) -> None:
 def _require_variables(
     script: Script, words: Sequence[str], environment: Mapping[str, str], files: Sequence[str]
 ) -> None:
-    """Name the variables that are missing where the command line is not valid without them."""
+    """Raise an error that names missing variables if the command line is not valid without them."""
     missing = [name for name in script.needed if not environment.get(name)]
     if not missing:
         return
@@ -116,7 +116,7 @@ def _settings(
     environment: Mapping[str, str],
     files: Sequence[str],
 ) -> commandline.Settings:
-    """What the start script does beside running couriertcpd."""
+    """Return the keys for the start script's other actions besides running couriertcpd."""
     found: commandline.Settings = {}
     if not _is_yes(environment.get(script.switch, "yes")):
         found["enabled"] = False
@@ -137,10 +137,11 @@ def _settings(
 
 
 def files_behind(environment: Mapping[str, str]) -> list[str]:
-    """The files that a process has got its variables from: those that give the most, all as they are there.
+    """Return the files from which a process has its variables.
 
-    What the start script itself has changed may differ. Only the usual places are looked at, for the files
-    are executed, and a process can claim to be anything.
+    They are the files that give the most variables, all of them unchanged in the process, except for those
+    that the start script itself changes. Only the usual places are searched, because the files are executed
+    and a process can claim to be anything.
     """
     best: tuple[int, list[str]] = (0, [])
     for directory in filter(os.path.isdir, _USUAL):
@@ -157,7 +158,7 @@ def files_behind(environment: Mapping[str, str]) -> list[str]:
 
 
 def _is_yes(value: str) -> bool:
-    """How Courier's scripts for the host's start read a switch."""
+    """Return whether a switch is on, as Courier's scripts for the host's start read it."""
     return value[:1] in {"y", "Y"}
 
 
@@ -187,7 +188,7 @@ def _missing(wanted: Sequence[str], files: Sequence[str]) -> Iterator[commandlin
 
 
 def _complaints(said: str) -> Iterator[commandline.Note]:
-    """What the shells did not understand; both of them read the files."""
+    """Yield a note for each line that the shells did not understand; both shells read the files."""
     for line in dict.fromkeys(line.removeprefix("/bin/sh: ") for line in said.splitlines()):
         why = "a line there is no assignment, so what it was meant to set is not set"
         yield commandline.Note("risk", f"/bin/sh says {line}", why)
@@ -196,9 +197,9 @@ def _complaints(said: str) -> Iterator[commandline.Note]:
 def _access(
     words: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[commandline.Settings, list[commandline.Note]]:
-    """Access rules where the database is missing: couriertcpd goes on without, tcpdconf does not start.
+    """Return access rules for a missing database: couriertcpd runs without it, tcpdconf does not start.
 
-    imapd's script would make the database from its text files; those can be read as they are.
+    imapd's script would make the database from its text files, which tcpdconf can read directly.
     """
     given = [word for word in words if word.startswith("-access=")]
     if not given:

@@ -1,4 +1,4 @@
-"""Where an installation of Courier keeps its programs, found from the directory of its configuration."""
+"""Finds where an installation of Courier keeps its programs, from the directory of its configuration."""
 
 import os
 import pwd
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class Installation(NamedTuple):
-    """What is built into Courier's start scripts.
+    """Holds the paths and names that are built into Courier's start scripts.
 
     Attributes:
-        prefix: what most of its paths begin with; esmtpd and pop3d work in it.
+        prefix: the beginning of most of its paths; esmtpd and pop3d work in it.
         sbindir: esmtpd and its start scripts; couriertcpd and courierlogger unless said otherwise.
         libexecdir: imaplogin, courierpop3login and courierpop3d, in `courier` below it.
         scripts: the start scripts.
         tls_user: the user that couriertls becomes.
-        ssl_first: whether imapd and pop3d get the variables of their -ssl file first.
-        units: whether Debian's systemd units start it.
+        ssl_first: True if imapd and pop3d get the variables of their -ssl file first.
+        units: True if Debian's systemd units start it.
     """
 
     prefix: str
@@ -35,7 +35,7 @@ class Installation(NamedTuple):
 
 
 def find(directory: str) -> Installation:
-    """The installation whose configuration this is: the first that is there, or else Debian's."""
+    """Return the installation with this configuration: the first one that exists, or else Debian's."""
     known = list(_known(directory))
     for candidate in known:
         if any(map(os.path.exists, (candidate.imaplogin, candidate.pop3login))):
@@ -44,7 +44,7 @@ def find(directory: str) -> Installation:
 
 
 def _known(directory: str) -> Iterator[Installation]:
-    """Upstream's two packages, whose configuration is PREFIX/etc; Debian; /usr with libexec."""
+    """Yield upstream's two packages, whose configuration is PREFIX/etc; Debian's; /usr with libexec."""
     prefix, etc = os.path.split(directory)
     if etc == "etc":
         yield _courier(prefix, f"{prefix}/libexec")
@@ -71,7 +71,7 @@ def _courier(prefix: str, libexecdir: str) -> Installation:
 
 
 def _courier_imap(prefix: str) -> Installation:
-    """The package of the IMAP and POP3 servers alone."""
+    """Return the package that has only the IMAP and POP3 servers."""
     bindir, sbindir, libexecdir = f"{prefix}/bin", f"{prefix}/sbin", f"{prefix}/libexec"
     return Installation(
         prefix=prefix,
@@ -90,13 +90,13 @@ def _courier_imap(prefix: str) -> Installation:
 
 
 def _courierlogger() -> str:
-    """It comes with courier-authlib, which has a prefix of its own."""
+    """Return the path of courierlogger, which is part of courier-authlib with its own prefix."""
     local = "/usr/local/sbin/courierlogger"
     return local if os.path.exists(local) else "/usr/sbin/courierlogger"
 
 
 def _mail_user() -> str:
-    """The user that upstream's build takes: courier, or daemon where there is none."""
+    """Return the user that upstream's build chooses: courier, or daemon if there is no such user."""
     try:
         pwd.getpwnam("courier")
     except KeyError:

@@ -1,7 +1,7 @@
-"""Courier's start scripts: the files that each of them reads, and how it starts couriertcpd.
+"""Describes Courier's start scripts: the files that each of them reads, and how it starts couriertcpd.
 
-The commands are those of Courier's own scripts, upstream and as Debian installs them, so that the shells
-that read them read the settings as often, in the same order and with the same quotes.
+The commands are those of Courier's own scripts, upstream's and Debian's. So the shells read the settings as
+often, in the same order and with the same quoting.
 """
 
 import shlex
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from tcpdconf_migrate.courier import installation
 
-# imapd, imapd-ssl, pop3d, pop3d-ssl; SSL is "SSL" in the latter of each pair
+# imapd, imapd-ssl, pop3d, pop3d-ssl; SSL is "SSL" for the second of each pair
 _MAILBOX: Final = """\
 {outer}
 : "${{IMAPACCESSFILE:={directory}/imapaccess}}"
@@ -49,18 +49,18 @@ $BLACKLISTS $DROP $ACCESSFILE -address=$SSLADDRESS $SSLPORT $COURIERTLS -server 
 
 
 class Script(NamedTuple):
-    """A start script.
+    """Describes a start script.
 
     Attributes:
-        name: of the script, and of the file that is its own.
-        service: what to call the service.
-        files: what it reads; those that are read later change what the others set.
-        switch: the variable that says whether it is started with the host.
+        name: the name of the script and of its own file.
+        service: the name of the service.
+        files: the files that it reads; later ones override earlier ones.
+        switch: the variable that decides whether it is started with the host.
         unit: Debian's systemd unit.
         changes: variables that it sets for the program, after the files.
-        limit: the resource limit that it sets, and from which variable, in KiB.
+        limit: the resource limit that it sets, and the variable with its value in KiB.
         umask: the variable with its umask.
-        in_prefix: whether it works in PREFIX.
+        in_prefix: True if it works in PREFIX.
     """
 
     name: str
@@ -74,17 +74,17 @@ class Script(NamedTuple):
     in_prefix: bool = True
 
     def ordered(self, there: installation.Installation) -> tuple[str, ...]:
-        """The files in the order in which this installation's script gives them to the program."""
+        """Return the files in the order in which this installation's script passes them to the program."""
         return self.files[::-1] if there.ssl_first and not self.over_tls else self.files
 
     @property
     def over_tls(self) -> bool:
-        """Whether couriertls stands in front of the server."""
+        """True if couriertls runs in front of the server."""
         return self.name.endswith("-ssl")
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The variables whose values couriertcpd's own options and port take."""
+        """Return the variables whose values are couriertcpd's own options and port."""
         ssl = "SSL" if self.over_tls else ""
         tls = ("COURIERTLS",) if self.over_tls else ()
         if self.name.startswith("esmtpd"):
@@ -132,26 +132,26 @@ NEXT: Final = "run tcpdconf-migrate courier DIR, DIR being where its configurati
 
 
 def named(path: str) -> bool:
-    """Whether a path or name is that of a start script, or of what starts it with the host."""
+    """Return whether a path or name is that of a start script, or of the unit or script that starts it."""
     return path.rpartition("/")[2] in _NAMES
 
 
 def commands(
     script: Script, there: installation.Installation, directory: str, files: Sequence[str], run: str
 ) -> str:
-    """What the script does to start couriertcpd, for /bin/sh.
+    """Return the /bin/sh commands by which the script starts couriertcpd.
 
     Args:
         script: the start script.
-        there: the programs.
-        directory: that of the configuration.
-        files: those of the script's files that exist.
-        run: the program to run in the place of couriertcpd, or of the courierlogger in front of it.
+        there: the installation with its programs.
+        directory: the directory of the configuration.
+        files: the script's files that exist.
+        run: the program to run instead of couriertcpd, or of the courierlogger in front of it.
     """
     mailbox = script.name.startswith(("imapd", "pop3d"))
     texts = {True: _MAILBOX, False: _ESMTPD_SSL if script.over_tls else _ESMTPD}
     imap = script.name.startswith("imapd")
-    # for the command line of a script without TLS the settings in its own file count most
+    # for the command line of a script without TLS the settings in its own file override others
     own_last = mailbox and not script.over_tls
     outer = sorted(files, key=lambda file: file.endswith(f"/{script.name}")) if own_last else files
     return texts[mailbox].format(

@@ -1,7 +1,7 @@
-"""Lets /bin/sh read Courier's files as its start scripts do, and sees what they would start.
+"""Lets /bin/sh read Courier's files as its start scripts do, and records what they would start.
 
-Where couriertcpd would be run, a small script writes its words and environment down. Whatever else the
-files say is executed, as it is whenever Courier starts.
+In place of couriertcpd a small script runs and writes down its words and environment. All other commands in
+the files are executed, as at every start of Courier.
 """
 
 import os
@@ -16,7 +16,7 @@ from tcpdconf_migrate.courier import installation
 from tcpdconf_migrate.courier import scripts as courier_scripts
 from tcpdconf_migrate.courier.scripts import Script
 
-_SECONDS: Final = 10.0  # that the files may take
+_SECONDS: Final = 10.0  # allowed for reading the files
 _OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_"})
 
 _DUMP: Final = """\
@@ -24,12 +24,15 @@ _DUMP: Final = """\
 printf '%s\\0' "$@" >"${0%/*}/words"
 exec /usr/bin/env -0 >"${0%/*}/environment"
 """
-# as tcpdconf sources a shell = true file, which sees the variables of those before it
+# as tcpdconf sources a file with shell = true, which sees the variables of earlier ones
 _SOURCE: Final = 'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 >&3'
 
 
 class Started(NamedTuple):
-    """What a start script would start, with which environment; `said` is what its shells complain of."""
+    """Holds the words and environment of the program that a start script starts.
+
+    `said` is the output of its shells on standard error.
+    """
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
@@ -37,14 +40,14 @@ class Started(NamedTuple):
 
 
 class ShellError(Exception):
-    """A configuration that /bin/sh cannot read, or that starts nothing."""
+    """Reports a configuration that /bin/sh cannot read, or that starts nothing."""
 
 
 def start(script: Script, there: installation.Installation, directory: str, files: Sequence[str]) -> Started:
-    """Let the shells of a start script read the files, up to the command line.
+    """Run the shells of a start script on the files, up to the command line.
 
     Raises:
-        ShellError: they get to none.
+        ShellError: they do not reach a command line.
     """
     with tempfile.TemporaryDirectory(prefix="tcpdconf-migrate-") as folder:
         dump = Path(folder) / "dump"
@@ -80,7 +83,7 @@ def _shell(arguments: Sequence[str], environment: Mapping[str, str], directory: 
         try:
             stdout, stderr = shell.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(shell.pid, signal.SIGKILL)  # what the files have started, too, holds the pipes
+            os.killpg(shell.pid, signal.SIGKILL)  # its children hold the pipes as well
             raise ShellError(f"/bin/sh has not finished reading it after {_SECONDS:g} s") from None
     return _Said(stdout, os.fsdecode(stderr).strip())
 
@@ -95,10 +98,10 @@ def _variables(content: bytes) -> dict[str, str]:
 
 
 def sourced(files: Sequence[str]) -> dict[str, str]:
-    """The variables that tcpdconf gives to a program with these environment_files.
+    """Return the variables that tcpdconf gives to a program with these environment_files.
 
     Raises:
-        ShellError: /bin/sh cannot read one.
+        ShellError: /bin/sh cannot read a file.
     """
     found: dict[str, str] = {}
     for file in files:

@@ -1,1 +1,1 @@
-"""Shell text: its words, its commands, its variables and state, read without running it. Pure."""
+"""Reads shell text without running it: its words, commands, variables and state. Pure."""

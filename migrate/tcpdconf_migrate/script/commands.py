@@ -1,7 +1,7 @@
-"""Words and operators -> simple commands (POSIX XCU 2.9, 2.10). Pure.
+"""Groups words and operators into simple commands (POSIX XCU 2.9, 2.10). Pure.
 
-What stands between commands (`if`, `then`, `{`, ...) is left in front of them, for whoever follows the
-branches. Brackets and `;;` become words there too, and the bracket behind a pattern of `case` a `then`.
+Reserved words (`if`, `then`, `{`, ...) stay in front of the commands, for a caller that follows branches.
+Brackets and `;;` become words as well, and the bracket after a pattern of `case` becomes a `then`.
 """
 
 import re
@@ -14,9 +14,9 @@ _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=")
 
 
 class SimpleCommand(NamedTuple):
-    """Words of control and a simple command, its redirections, and the operators in front of and behind it.
+    """Holds a simple command after its reserved words, its redirections, and the operators around it.
 
-    There are no words where redirections stand alone, as they do behind the `)` of a subshell.
+    There are no words if redirections stand alone, as after the `)` of a subshell.
     """
 
     words: tuple[Word, ...]
@@ -26,7 +26,7 @@ class SimpleCommand(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """An assignment: `appends` where it is written with `+=`."""
+    """Holds an assignment; `appends` is True if it is written with `+=`."""
 
     name: str
     parts: tuple[Part, ...]
@@ -34,7 +34,10 @@ class Assigned(NamedTuple):
 
 
 def commands(tokens: Sequence[Token]) -> Iterator[SimpleCommand]:
-    """The commands of a script, in order. Patterns of `case` and names of functions are none."""
+    """Yield the commands of a script, in order.
+
+    Patterns of `case` and names of functions are not commands.
+    """
     words: list[Word] = []
     redirections: list[Redirection] = []
     before = ""
@@ -78,13 +81,13 @@ def _word(token: Operator, text: str) -> Word:
 
 
 def _is_empty_pair(tokens: Sequence[Token], index: int) -> bool:
-    """Whether the brackets of `name()` are at this place and the next."""
+    """Return whether the brackets of `name()` are at this index and the next."""
     pair = [token.text for token in tokens[index : index + 2] if isinstance(token, Operator)]
     return pair == ["(", ")"]
 
 
 def _is_pattern(tokens: Sequence[Token], index: int) -> bool:
-    """Whether the bracket at this place ends a pattern of `case`: none was opened since the last one."""
+    """Return whether this bracket ends a pattern of `case`: none was opened since the last pattern."""
     depth = 0
     for token in reversed(tokens[:index]):
         if isinstance(token, Redirection):
@@ -99,7 +102,7 @@ def _is_pattern(tokens: Sequence[Token], index: int) -> bool:
 
 
 def writes(command: SimpleCommand) -> bool:
-    """Whether what a command says goes into a file or another command."""
+    """Return whether the output of a command goes to a file or another command."""
     targets = [each.target.parts for each in command.redirections if each.operator in {">", ">>", ">|"}]
     return command.after == "|" or any(
         not parts or not parts[0].text.startswith("/dev/") for parts in targets
@@ -107,13 +110,13 @@ def writes(command: SimpleCommand) -> bool:
 
 
 def plain(word: Word) -> str:
-    """A word as keywords are written, without quotes and variables; "" for any other."""
+    """Return the text of a word without quotes and variables, as reserved words are; "" for any other."""
     written = all(part.kind == "text" and not part.quoted for part in word.parts)
     return "".join(part.text for part in word.parts) if written else ""
 
 
 def assigned(word: Word) -> Assigned | None:
-    """The assignment that a word is; None when it is none."""
+    """Return a word as an assignment, or None if it is none."""
     first = word.parts[0] if word.parts else None
     if first is None or first.kind != "text" or first.quoted:
         return None

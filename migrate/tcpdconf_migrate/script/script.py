@@ -1,8 +1,8 @@
 """Finds the couriertcpd command lines of a shell script without running it.
 
-Variables are followed through the script and the files that it sources, as far as they can be: an
-assignment in a branch holds in that branch and is unknown after it. Nothing is guessed: a command with
-anything unknown in it is `UnreadLine`, with the reason. Files are read; nothing is executed.
+It follows variables through the script and the files that it sources, as far as possible: an assignment in a
+branch is valid in that branch and unknown after it. It never guesses: a command with an unknown part becomes
+an `UnreadLine` with the reason. Files are read; nothing is executed.
 """
 
 import itertools
@@ -30,25 +30,25 @@ _DECLARING: Final = frozenset({"export", "readonly", "local", "declare", "typese
 _OPENING: Final = {"then": "branch", "do": "branch", "{": "group", "(": "subshell"}
 _CLOSING: Final = frozenset({"fi", "done", "}", "esac", ")", "else", "elif", ";;"})
 _BETWEEN: Final = frozenset({"if", "while", "until", "!", "time"})
-# they have couriertcpd's name among their words and never start it
+# commands that may name couriertcpd but never start it
 _NEVER_STARTING: Final = frozenset({
     "[", "[[", "basename", "cat", "chgrp", "chmod", "chown", "dirname", "echo", "grep", "hash", "install",
     "kill", "killall", "log_begin_msg", "log_daemon_msg", "log_end_msg", "log_failure_msg",
     "log_progress_msg", "log_success_msg", "logger", "ls", "mkdir", "pgrep", "pidof", "pkill", "printf", "ps",
     "rm", "test", "touch", "type", "whereis", "which",
 })  # fmt: skip
-_WRITING: Final = frozenset({"cat", "echo", "printf"})  # into a file or a pipe, they may write a script
+_WRITING: Final = frozenset({"cat", "echo", "printf"})  # with redirected output, they may write a script
 _OPTION: Final = re.compile(
     "-(?:" + "|".join(option.name for option in grammar.OPTIONS) + ")(?:=.*)?", re.DOTALL
 )
 _SHELL_OF_ITS_OWN: Final = re.compile(r"#!.*\b(bash|ksh|zsh)\b")
 _SUBSTITUTION: Final = re.compile(r"(?:\$\(|[<>]\()(.*)\)|`(.*)`", re.DOTALL)
 _ITSELF: Final = "$$ is known only when it runs"
-_DEEPEST: Final = 8  # files and texts of commands within each other
+_DEEPEST: Final = 8  # nested files and command texts, at most
 
 
 class UnreadLine(NamedTuple):
-    """A place that may start couriertcpd, and why it cannot be told how; `line` of the script."""
+    """Names a line of the script that may start couriertcpd, and why its command line is unknown."""
 
     line: int
     text: str
@@ -56,17 +56,17 @@ class UnreadLine(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A command with couriertcpd somewhere in it, and the state of the shell there.
+    """Holds a command that contains couriertcpd, and the state of the shell at that point.
 
     Attributes:
-        line: of the script.
+        line: the line of the script.
         words: all of the command's words.
         environment: the variables that the script exports.
         sourced: the files that it reads with `set -a`, in order.
-        settings: what umask, cd, ulimit and redirections have set, as keys of a service.
-        unclear: what of all these cannot be told.
-        front: what stands in front of the shells around the command, as keys of a service.
-        notes: what a person should know of that.
+        settings: the effects of umask, cd, ulimit and redirections, as keys of a service.
+        unclear: the parts of these that are unknown.
+        front: the effects of wrappers around the enclosing shells, as keys of a service.
+        notes: remarks about them.
     """
 
     line: int
@@ -80,12 +80,12 @@ class Line:
 
 
 def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line | UnreadLine]:
-    """Every command line of a script, and every place that may be one, in order.
+    """Return every command line of a script, and every line that may be one, in order.
 
     Args:
         text: the script.
-        read_file: gives the text of a file that the script sources; OSError when there is none.
-        known: variables that the caller vouches for; no assignment of the script changes them.
+        read_file: returns the text of a file that the script sources; raises OSError if it cannot be read.
+        known: variables given by the user; no assignment of the script changes them.
     """
     walk = _ScriptWalk(read_file, known, bash=_SHELL_OF_ITS_OWN.match(text) is not None)
     try:
@@ -96,7 +96,7 @@ def read(text: str, read_file: ReadFile, known: Mapping[str, str]) -> list[Line 
 
 
 def around(line: Line) -> wrappers.Unwrapped:
-    """Return couriertcpd's own words, and what wrappers, shells, variables and files say of it."""
+    """Return couriertcpd's own words, and the settings from wrappers, shells, variables and files."""
     own = wrappers.unwrap(line.words)
     files = [{"path": os.path.abspath(file), "shell": True} for file in line.sourced]
     shell = {**line.settings, "environment_files": files, "environment": dict(line.environment)}
@@ -106,7 +106,7 @@ def around(line: Line) -> wrappers.Unwrapped:
 
 
 class _ScriptWalk:
-    """One pass over a script, in the order of its lines."""
+    """Walks once over a script, in the order of its lines."""
 
     def __init__(self, read_file: ReadFile, known: Mapping[str, str], *, bash: bool) -> None:
         self.found: list[Line | UnreadLine] = []
@@ -115,12 +115,12 @@ class _ScriptWalk:
         self._bash = bash
         self._front: commandline.Settings = {}
         self._notes: tuple[commandline.Note, ...] = ()
-        self._left: list[str] = []  # what of the shell's state is not carried over
-        self._kinds: list[tuple[str, int]] = []  # of the scopes that are open, and how much was found before
-        self._closed = 0  # how much was found before the scope that was closed last
+        self._left: list[str] = []  # parts of the shell's state that are not carried over
+        self._kinds: list[tuple[str, int]] = []  # of the open scopes, and the number of findings before each
+        self._closed = 0  # number of findings before the scope that was closed last
         self._sourced: list[str] = []
         self._depth = 0
-        self._outer: int | None = None  # the script's line, while something that it refers to is read
+        self._outer: int | None = None  # the script's line, while a text that it refers to is read
 
     def through(self, text: str, line: int) -> None:
         """Walk through the commands of a text whose first line has this number."""
@@ -135,7 +135,7 @@ class _ScriptWalk:
         self._depth -= 1
 
     def _command(self, command: SimpleCommand) -> None:
-        """A command, after the words of control that stand in front of it."""
+        """Handle a command, after the reserved words in front of it."""
         words = list(command.words)
         closes = not words
         while words:
@@ -156,7 +156,7 @@ class _ScriptWalk:
             self._redirect_group(command)
 
     def _close(self, line: int) -> None:
-        """Leave a scope. What a branch has assigned may or may not be so from now on."""
+        """Leave a scope; assignments of a branch are unknown after it, since it may not run."""
         if not self._kinds:
             return
         (kind, self._closed), names = self._kinds.pop(), self._variables.leave()
@@ -166,7 +166,7 @@ class _ScriptWalk:
                 self._variables.assign(name, value if kind == "group" else self._variables.unknown(why))
 
     def _redirect_group(self, command: SimpleCommand) -> None:
-        """Say it of the commands in a group or subshell that redirections stand behind it."""
+        """Mark the commands in a group or subshell if redirections follow it."""
         if not any(shell_state.standard_error(self._descriptors(command), "/")):
             return
         why = "the redirection of standard error behind the group is not carried over: set stderr"
@@ -197,7 +197,7 @@ class _ScriptWalk:
             self._run(_Run(line, fields, own, command, conditional))
 
     def _look_into(self, words: Sequence[Word]) -> None:
-        """Walk through the command substitutions of a command: they are subshells."""
+        """Walk through the command substitutions of a command, which are subshells."""
         for word in words:
             for part in word.parts:
                 found = _SUBSTITUTION.fullmatch(part.text) if part.kind == "unknown" else None
@@ -213,7 +213,7 @@ class _ScriptWalk:
         return self._variables.text(assigned.parts)
 
     def _run(self, run: "_Run") -> None:
-        """Apply a command to the state of the shell, or note that it starts couriertcpd."""
+        """Apply a command to the state of the shell, or record that it starts couriertcpd."""
         line, fields = run.line, run.fields
         name = fields[0] if fields else ""
         document = "".join(redirection.document for redirection in run.command.redirections)
@@ -239,7 +239,7 @@ class _ScriptWalk:
             self._left.append(f"{name} at line {line} changes the shell itself, which is not carried over")
 
     def _may_start(self, fields: Sequence[str]) -> str:
-        """Why a command without couriertcpd's name may start it all the same; "" where it does not."""
+        """Return why a command may start couriertcpd without its name, or ""."""
         for word, behind in itertools.pairwise([*" ".join(fields).split(), ""]):
             script = courier_scripts.named(word)
             if script and (
@@ -253,7 +253,7 @@ class _ScriptWalk:
         return ""
 
     def _change_state(self, run: "_Run") -> None:
-        """Follow umask, cd, ulimit, trap and an exec without a command."""
+        """Follow umask, cd, ulimit, trap, and exec without a command."""
         changes = shell_state.builtin(run.fields, bash=self._bash)
         if len(run.fields) == 1 and run.fields[0] == "exec":
             descriptors = self._descriptors(run.command)
@@ -265,7 +265,7 @@ class _ScriptWalk:
             self._variables.assign(key, self._variables.unknown(why) if run.conditional else value)
 
     def _descriptors(self, command: SimpleCommand) -> dict[str, str]:
-        """Where the descriptors of a command lead."""
+        """Return the targets of a command's descriptors."""
         names = [name for name in self._variables.names() if name.startswith(" fd")]
         now = {name[3:]: self._variables.value(name) for name in names}
         if command.after in {"|", "|&"}:
@@ -282,7 +282,7 @@ class _ScriptWalk:
                 self._variables.exported[name] = None
 
     def _source(self, line: int, path: str) -> None:
-        """A sourced file: its assignments are the script's own."""
+        """Walk through a sourced file, whose assignments apply to the script itself."""
         if reasons := self._variables.reasons(path):
             self._forget("a file is sourced whose name cannot be told: " + reasons[0])
             return
@@ -294,7 +294,7 @@ class _ScriptWalk:
         whole = self._variables.exports_all
         if whole and path not in self._sourced:
             self._sourced.append(path)
-        self._variables.exports_all = False  # the file itself is named, not every variable in it
+        self._variables.exports_all = False  # the service names the file itself, not every variable in it
         self._within(line, text, 1)
         self._variables.exports_all = whole
 
@@ -309,7 +309,7 @@ class _ScriptWalk:
         self._outer = outer
 
     def _mention(self, run: "_Run", document: str) -> None:
-        """A command that has couriertcpd in its words: it may be a shell with commands as text."""
+        """Handle a command that names couriertcpd; it may be a shell with commands as text."""
         line, fields = self._outer or run.line, run.fields
         name = fields[0].rpartition("/")[2] if fields else ""
         if name in _NEVER_STARTING and not (name in _WRITING and shell_commands.writes(run.command)):
@@ -333,7 +333,7 @@ class _ScriptWalk:
             self._start(line, run)
 
     def _nested(self, line: int, run: "_Run", front: wrappers.Unwrapped) -> None:
-        """A shell with commands as text, behind what stands in front of it."""
+        """Walk through the commands that a shell gets as text, after the wrappers in front of it."""
         inner = wrappers.shell(front.words)
         given = [field for field in (*run.fields, *run.own.values()) if field != inner.text]
         reasons = self._variables.reasons(" ".join(given))
@@ -353,7 +353,7 @@ class _ScriptWalk:
         self._variables, self._front, self._notes, self._bash, self._sourced = before
 
     def _inner(self, run: "_Run", settings: commandline.Settings) -> Variables:
-        """The variables and the state of a shell; what of `settings` belongs there is taken out of it."""
+        """Return the variables and state of an inner shell; the settings that apply to it are removed."""
         found = self._variables.child(inherits=settings.get("inherit_environment") is not False)
         for number, to in self._descriptors(run.command).items():
             found.assign(f" fd{number}", "" if number == "2" and "stderr" in settings else to)
@@ -391,7 +391,7 @@ class _ScriptWalk:
 
 
 class _Run(NamedTuple):
-    """A command as it is run: its fields, and the variables that are set for it alone."""
+    """Holds a command with expanded fields, and the variables that are set for it alone."""
 
     line: int
     fields: list[str]

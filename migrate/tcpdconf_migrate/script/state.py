@@ -1,4 +1,4 @@
-"""Follows the state of a shell that its programs inherit: limits, umask, directory, standard error. Pure."""
+"""Follows the shell state that programs inherit: limits, umask, directory, standard error. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Final, NamedTuple
 from tcpdconf_migrate import commandline
 from tcpdconf_migrate.script.words import Redirection
 
-# option of ulimit: the key of rlimits and the unit, where the manuals of dash and bash agree
+# option of ulimit -> key of rlimits and unit, as far as the manuals of dash and bash agree
 _LIMITS: Final = {
     "v": ("as", 1024), "d": ("data", 1024), "s": ("stack", 1024), "l": ("memlock", 1024),
     "n": ("nofile", 1), "u": ("nproc", 1), "t": ("cpu", 1), "c": ("core", 512), "f": ("fsize", 512),
 }  # fmt: skip
-_BLOCKS_OF_BASH: Final = 1024  # of core files and of files; sh counts blocks of 512
+_BLOCKS_OF_BASH: Final = 1024  # for core files and files; sh counts blocks of 512
 _MODES: Final = frozenset("SHa")
-_ONLY_SH: Final = {"p": ("nproc", 1)}  # in bash it is the size of a pipe
+_ONLY_SH: Final = {"p": ("nproc", 1)}  # in bash -p is the size of a pipe
 _STANDARD_ERROR: Final = "2"
 
 
@@ -22,14 +22,17 @@ BUILTINS: Final = frozenset({"cd", "exec", "trap", "ulimit", "umask"})
 
 
 class StateChanges(NamedTuple):
-    """Changes of one command to the state, by names that begin with a blank; `left` is not carried over."""
+    """Holds the changes that one command makes to the state.
+
+    Names in `state` begin with a blank. `left` describes changes that are not carried over.
+    """
 
     state: Mapping[str, str]
     left: Sequence[str] = ()
 
 
 def builtin(fields: Sequence[str], *, bash: bool) -> StateChanges:
-    """Return the changes of a command of BUILTINS; those of `exec` alone are in its redirections."""
+    """Return the changes of a command in BUILTINS; those of `exec` alone are in its redirections."""
     name, written = fields[0], " ".join(fields)
     arguments = [field for field in fields[1:] if field not in {"-P", "-L", "--"}]
     if name == "ulimit":
@@ -47,9 +50,9 @@ def builtin(fields: Sequence[str], *, bash: bool) -> StateChanges:
 
 
 def _ulimit(words: Sequence[str], *, bash: bool) -> StateChanges:
-    """Read the arguments of ulimit: `-SHn 1024`, `-n 100 -u 50`, `2048`.
+    """Parse the arguments of ulimit: `-SHn 1024`, `-n 100 -u 50`, `2048`.
 
-    A limit without a value is printed, and so changes nothing.
+    A limit without a value is only printed and changes nothing.
     """
     found: dict[str, str] = {}
     left: list[str] = []
@@ -74,9 +77,10 @@ def _ulimit(words: Sequence[str], *, bash: bool) -> StateChanges:
 def redirected(
     descriptors: Mapping[str, str], redirections: Sequence[tuple[Redirection, str]]
 ) -> dict[str, str]:
-    """Where descriptors lead after redirections, each with the text of its target, from left to right.
+    """Return the targets of descriptors after redirections, which apply from left to right.
 
-    A value is "" for what the shell was started with, `append PATH`, `write PATH`, "closed" or "a pipe".
+    Each redirection comes with the text of its target. A value is "" for the shell's original target, `append
+    PATH`, `write PATH`, "closed" or "a pipe".
     """
     found = dict(descriptors)
     for redirection, target in redirections:
@@ -92,7 +96,7 @@ def redirected(
 
 
 def standard_error(descriptors: Mapping[str, str], directory: str) -> tuple[commandline.Settings, str]:
-    """The key stderr, and what it does not say, which is "" as a rule."""
+    """Return the key stderr, and a remark about any difference, usually ""."""
     how, _, path = descriptors.get(_STANDARD_ERROR, "").partition(" ")
     if how in {"append", "write"} and not path.startswith("/"):
         if not directory.startswith("/"):
@@ -108,7 +112,7 @@ def standard_error(descriptors: Mapping[str, str], directory: str) -> tuple[comm
 
 
 def settings(state: Mapping[str, str], unclear: list[str]) -> commandline.Settings:
-    """Return the state as keys of a service; add to `unclear` whatever has no key."""
+    """Return the state as keys of a service; add to `unclear` all that has no key."""
     found: commandline.Settings = {}
     for name, value in state.items():
         command, _, key = name[1:].partition(" ")

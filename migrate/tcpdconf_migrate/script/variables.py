@@ -1,7 +1,7 @@
-"""The variables of a shell while its script is read, not run. Pure.
+"""Tracks the variables of a shell while its script is read, not run. Pure.
 
-What cannot be known stands in a value as a mark with its reason, and goes wherever the value goes: into
-other variables, into commands given as text. So a command is known when no mark is left in its words.
+An unknown value is a mark with its reason. The mark goes wherever the value goes: into other variables and
+into commands given as text. A command is known when its words have no mark.
 """
 
 import re
@@ -14,9 +14,9 @@ _MARK: Final = re.compile("\ue000(\\d+)\ue001")
 
 
 class Variables:
-    """Names and values in nested scopes, as branches are nested; `exported` are the names that programs see.
+    """Holds variables in nested scopes, as branches are nested; `exported` are those that programs see.
 
-    `known` are variables that somebody vouches for: no assignment changes them.
+    `known` are variables given by the user: no assignment changes them.
     """
 
     def __init__(self, known: Mapping[str, str]) -> None:
@@ -25,12 +25,12 @@ class Variables:
         self._reasons: list[str] = []
         self.exported: dict[str, None] = {}
         self.exports_all = False  # set -a
-        self.assumed: dict[str, None] = {}  # what holds unless whoever runs the script says otherwise
+        self.assumed: dict[str, None] = {}  # assumptions that hold unless the script's caller changes them
 
     def child(self, *, inherits: bool) -> "Variables":
-        """The variables of a shell that this one starts: the exported ones, if it inherits, and its state.
+        """Return the variables of a shell that this one starts: its state and, if it inherits, exported ones.
 
-        The state of the shell itself is under names that begin with a blank, which no variable's does.
+        The state of the shell itself has names that begin with a blank, unlike any variable.
         """
         made = Variables(self._known)
         made._reasons, made.assumed = self._reasons, self.assumed
@@ -45,31 +45,34 @@ class Variables:
         self.exported[name] = None
 
     def enter(self) -> None:
-        """Begin a scope of its own."""
+        """Begin a scope."""
         self._scopes.append({})
 
     def leave(self) -> dict[str, str]:
-        """End the innermost scope: what was assigned in it."""
+        """End the innermost scope; return its assignments."""
         return self._scopes.pop()
 
     def assign(self, name: str, value: str) -> None:
-        """Set a variable, from here to the end of the scope."""
+        """Set a variable until the end of the scope."""
         self._scopes[-1][name] = value
         if self.exports_all and name.isidentifier():
             self.exported[name] = None
 
     def forget(self, why: str) -> None:
-        """Nothing is certain any more."""
+        """Make all variables unknown."""
         for scope in self._scopes:
             for name in scope:
                 scope[name] = self.unknown(why)
 
     def is_set(self, name: str) -> bool:
-        """Whether a variable has a value, known or not."""
+        """Return whether a variable has a value, known or not."""
         return name in self._known or any(name in scope for scope in self._scopes)
 
     def value(self, name: str) -> str:
-        """The value; a mark where it is set nowhere, for it may come from whoever runs the script."""
+        """Return the value of a variable.
+
+        One that is never set gets a mark, since the script's caller may set it.
+        """
         if name in self._known:
             return self._known[name]
         for scope in reversed(self._scopes):
@@ -78,23 +81,26 @@ class Variables:
         return self.unknown(f"{name} is set nowhere in it")
 
     def names(self) -> set[str]:
-        """All that were assigned."""
+        """Return the names of all variables that were assigned."""
         return {name for scope in self._scopes for name in scope}
 
     def unknown(self, why: str) -> str:
-        """The mark of something unknown."""
+        """Return the mark of an unknown value."""
         if why not in self._reasons:
             self._reasons.append(why)
         return f"\ue000{self._reasons.index(why)}\ue001"
 
     def reasons(self, text: str) -> list[str]:
-        """Why a text is not known; nothing when it is."""
+        """Return the reasons why a text is unknown; none if it is known."""
         return list(dict.fromkeys(self._reasons[int(number)] for number in _MARK.findall(text)))
 
     def fields(self, word: Word) -> list[str]:
-        """What a word becomes: unquoted variables are split at blanks, or vanish (POSIX XCU 2.6.5)."""
+        """Return the fields that a word becomes.
+
+        Unquoted variables are split at blanks, or vanish (POSIX XCU 2.6.5).
+        """
         fields: list[str] = []
-        joins = False  # whether the next piece goes on with the last field
+        joins = False  # True if the next piece continues the last field
         for part in word.parts:
             text = self._part(part)
             if part.kind == "text" or part.quoted:
@@ -111,7 +117,7 @@ class Variables:
         return fields
 
     def text(self, parts: tuple[Part, ...]) -> str:
-        """The value of a word that is not split, as in an assignment."""
+        """Return the value of a word that is not split, as in an assignment."""
         return "".join(self._part(part) for part in parts)
 
     def _part(self, part: Part) -> str:

@@ -1,9 +1,9 @@
-"""Shell text -> words and operators, each with its line (POSIX XCU 2.2, 2.3). Pure.
+"""Splits shell text into words and operators, each with its line (POSIX XCU 2.2, 2.3). Pure.
 
 Nothing is expanded or run.
 
-Comments are left out. Text that only a running script knows (command substitution, arithmetic, positional
-parameters) is an `unknown` part of its word.
+Comments are left out. Text known only at run time (command substitution, arithmetic, positional parameters)
+is an `unknown` part of its word.
 """
 
 import re
@@ -16,9 +16,11 @@ _REDIRECTION: Final = re.compile(r"<<<|<<-?|[<>]&|&>>?|>>|<>|>\||<|>")  # <<<, &
 
 
 class Part(NamedTuple):
-    """A piece of a word. `text` is the text, the variable's name, or what is unknown as it was written.
+    """Holds a piece of a word.
 
-    `otherwise` is the word of `${NAME:-word}`, and `operator` what stands before it.
+    `text` is the text, the variable's name, or an unknown piece as written.
+
+    `otherwise` is the word of `${NAME:-word}`, and `operator` the characters before it.
     """
 
     kind: Literal["text", "variable", "unknown"]
@@ -29,21 +31,24 @@ class Part(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word, on the line where it begins."""
+    """Holds a word, with the line where it begins."""
 
     line: int
     parts: tuple[Part, ...]
 
 
 class Operator(NamedTuple):
-    """`;`, `&&`, `(`, a line end, ..."""
+    """Holds an operator: `;`, `&&`, `(`, a line end, ..."""
 
     line: int
     text: str
 
 
 class Redirection(NamedTuple):
-    """`2>>file`: `descriptor` is "" where none is written; `document` is the text of a here-document."""
+    """Holds a redirection such as `2>>file`.
+
+    `descriptor` is "" if none is written. `document` is the text of a here-document.
+    """
 
     line: int
     descriptor: str
@@ -56,7 +61,7 @@ Token = Word | Operator | Redirection
 
 
 class ShellSyntaxError(ValueError):
-    """A quote or bracket that is never closed; `line` is where it was opened."""
+    """Reports a quote or bracket that is never closed; `line` is where it was opened."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -64,10 +69,10 @@ class ShellSyntaxError(ValueError):
 
 
 def tokens(text: str, line: int = 1) -> list[Token]:
-    """The words and operators of a script whose first line has this number.
+    """Return the words and operators of a script whose first line has this number.
 
     Raises:
-        ShellError: something is not closed.
+        ShellSyntaxError: a quote or bracket is not closed.
     """
     return _Reader(text, line).read()
 
@@ -78,7 +83,7 @@ class _Reader:
         self._first = line
         self._at = 0
         self._read: list[Token] = []
-        # places of the here-documents that follow this line, and how each begins
+        # here-documents that follow this line: the index and the redirection of each
         self._documents: list[tuple[int, Redirection]] = []
 
     def read(self) -> list[Token]:
@@ -127,7 +132,7 @@ class _Reader:
         self._read.append(redirection)
 
     def _process(self) -> Word:
-        """`>(command)` of bash: a file whose name is known only when it runs."""
+        """Read bash's `>(command)`, a file whose name is known only at run time."""
         start = self._at
         self._at += 2
         self._to_bracket(start)
@@ -168,7 +173,7 @@ class _Reader:
     def _double(self) -> list[Part]:
         line = self._line(self._at)
         self._at += 1
-        parts = [Part("text", "", quoted=True)]  # "" is a word as well
+        parts = [Part("text", "", quoted=True)]  # "" is a word, too
         while (character := self._peek()) != '"':
             if character == "\0":
                 raise ShellSyntaxError(line, 'the " is not closed')
@@ -185,7 +190,7 @@ class _Reader:
         return parts
 
     def _dollar(self, *, quoted: bool) -> Part:
-        """What stands at a `$` or a backquote."""
+        """Read the expansion at a `$` or a backquote."""
         start = self._at
         if found := self._match(rf"\$(?:{_NAME.pattern})"):
             return Part("variable", found[1:], quoted)
@@ -213,7 +218,7 @@ class _Reader:
         return Part("unknown", self._text[start : self._at], quoted)
 
     def read_whole(self) -> tuple[Part, ...]:
-        """All of the text as one word, blanks too."""
+        """Return all of the text as one word, including blanks."""
         parts: list[Part] = []
         while self._at < len(self._text):
             parts += self._word().parts
@@ -222,7 +227,10 @@ class _Reader:
         return tuple(parts)
 
     def _to_bracket(self, start: int) -> None:
-        """Go behind the `)` of a command: quotes, comments and other substitutions in it may hold one."""
+        """Skip to after the `)` of a command.
+
+        Quotes, comments and other substitutions in it may contain one.
+        """
         depth = 1
         while depth:
             character = self._peek()
@@ -248,5 +256,5 @@ class _Reader:
 
 
 def _is_number(word: Word) -> bool:
-    """Whether a word is the descriptor of the redirection behind it."""
+    """Return whether a word is the descriptor of the redirection after it."""
     return len(word.parts) == 1 and not word.parts[0].quoted and word.parts[0].text.isdigit()

@@ -1,1 +1,1 @@
-"""The programs that stand in front of couriertcpd: their options, and the keys that they become. Pure."""
+"""Translates the programs in front of couriertcpd, and their options, into keys of a service. Pure."""

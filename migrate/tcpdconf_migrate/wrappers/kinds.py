@@ -1,6 +1,6 @@
-"""The programs that may stand in front of couriertcpd, each with its options: env, su, chpst, ... Pure.
+"""Translates each program that may run in front of couriertcpd, with its options: env, su, chpst, ... Pure.
 
-An option that is not listed may change who runs the service or what it may do: it raises UnknownError.
+An option that is not listed may change the service's user or rights, so it raises UnknownError.
 """
 
 import re
@@ -15,17 +15,17 @@ from tcpdconf_migrate.wrappers import users as wrapper_users
 Note = commandline.Note
 Settings = commandline.Settings
 
-# which rlimits an option of daemontools' softlimit, and of s6-softlimit and chpst, sets
+# the rlimits that an option of daemontools' softlimit, of s6-softlimit or of chpst sets
 _SOFTLIMIT: Final = {
     "m": ("data", "stack", "memlock", "as"), "a": ("as",), "d": ("data",), "s": ("stack",), "l": ("memlock",),
     "o": ("nofile",), "p": ("nproc",), "f": ("fsize",), "c": ("core",), "t": ("cpu",),
 }  # fmt: skip
-# prlimit(1)'s options, short and long, which are the keys of rlimits
+# options of prlimit(1): short -> long, which is the key of rlimits
 _PRLIMIT: Final = {
     "v": "as", "c": "core", "t": "cpu", "d": "data", "f": "fsize", "l": "memlock", "n": "nofile",
     "u": "nproc", "s": "stack",
 }  # fmt: skip
-# they change nothing that a service has
+# programs that change nothing for a service, with their flags
 _HARMLESS: Final = {
     "busybox": "", "builtin": "", "command": "p", "nohup": "", "pgrphack": "", "s6-setsid": "bqiI",
     "setsid": "cfw",
@@ -91,7 +91,7 @@ def _softlimit(words: list[str], settings: Settings, notes: list[Note]) -> list[
 
 
 def _limit(settings: Settings, notes: list[Note], written: str, keys: Sequence[str], value: str) -> None:
-    """A limit as a number; anything else is a note."""
+    """Set a limit if it is a number; otherwise add a note."""
     if keys and value.isdigit():
         settings.setdefault("rlimits", {}).update(dict.fromkeys(keys, int(value)))
     else:
@@ -123,7 +123,7 @@ def _chpst(words: list[str], settings: Settings, notes: list[Note]) -> list[str]
             case "2":
                 settings["stderr"] = {"file": "/dev/null"}
             case "b" | "v" | "V" | "P" | "0" | "1":
-                pass  # the name in ps, messages, and what every service has anyway
+                pass  # the name in ps, messages, and effects that every service has anyway
             case _:
                 _limit(settings, notes, f"chpst -{option} {value}", _SOFTLIMIT.get(option, ()), value)
     return words
@@ -153,7 +153,10 @@ BOTH: Final = "the soft limit holds as hard limit too: a service has one number"
 
 
 def _courierlogger(words: list[str], settings: Settings, _: list[Note]) -> list[str]:
-    """courierlogger, which runs couriertcpd and reads its standard error: -name is what it calls itself."""
+    """Read courierlogger, which runs couriertcpd and reads its standard error.
+
+    -name is the name in its log lines.
+    """
     logger, rest = [words[0]], words[1:]
     while rest and rest[0].startswith("-"):
         option, value = (rest[0] + "=").split("=", 2)[:2]

@@ -1,4 +1,4 @@
-"""The grammar of wrappers' options, and what they do to the environment and identity of a service. Pure."""
+"""Parses wrappers' options, and applies them to a service's environment and identity. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -8,18 +8,18 @@ from tcpdconf_migrate import commandline
 Note = commandline.Note
 Settings = commandline.Settings
 
-# key of `settings`: variables that are taken out of the environment; no key of a service
+# in `settings`: variables to remove from the environment; not a key of a service
 UNSET: Final = "unset"
 
 _SHELLS: Final = frozenset({"sh", "ash", "bash", "dash", "ksh", "mksh", "zsh"})
 
 
 class UnknownError(ValueError):
-    """Something in front of couriertcpd that cannot be carried over; the text says what and why."""
+    """Reports a wrapper or option that cannot be carried over; the text says which and why."""
 
 
 def is_shell(words: Sequence[str]) -> bool:
-    """Whether a command is a shell."""
+    """Return whether a command is a shell."""
     return words[0].rpartition("/")[2] in _SHELLS
 
 
@@ -29,12 +29,12 @@ class _Option(NamedTuple):
 
 
 def options(words: list[str], valued: Sequence[str], flags: Sequence[str]) -> Iterator[_Option]:
-    """Take the options from the front of a wrapper's words, as getopt_long(3) does.
+    """Yield the options at the front of a wrapper's words, removing them, as getopt_long(3) does.
 
-    Letters and long names that take a value are in `valued`, the others in `flags`.
+    `valued` has the letters and long names that take a value, `flags` the others.
 
     Raises:
-        UnknownError: an option is in neither.
+        UnknownError: an option is in neither, or lacks its value.
     """
     name = words.pop(0)
     while words and words[0].startswith("-") and words[0] != "-":
@@ -62,7 +62,7 @@ def options(words: list[str], valued: Sequence[str], flags: Sequence[str]) -> It
 
 
 def unknown_option(name: str, word: str) -> UnknownError:
-    """The error of an option that is not listed."""
+    """Return the error for an option that is not listed."""
     return UnknownError(f"what the option {word} of {name} does to couriertcpd is not known here")
 
 
@@ -79,13 +79,13 @@ def set_variable(settings: Settings, name: str, value: str) -> None:
 
 
 def empty(settings: Settings) -> None:
-    """Begin the environment anew."""
+    """Start with an empty environment."""
     settings["inherit_environment"] = False
     settings.pop("environment", None)
 
 
 def unset(settings: Settings, name: str) -> None:
-    """Take a variable out of the environment, also where a shell around has set it."""
+    """Remove a variable from the environment, even if an enclosing shell has set it."""
     settings.get("environment", {}).pop(name, None)
     settings.setdefault(UNSET, []).append(name)
 
@@ -95,7 +95,11 @@ GROUPS: Final = "the service also has the other groups of its user"
 
 
 def account(settings: Settings, text: str) -> None:
-    """USER, USER:GROUP and chpst's :UID:GID."""
+    """Set user and group from USER, USER:GROUP or chpst's :UID:GID.
+
+    Raises:
+        UnknownError: the text is none of them.
+    """
     user, _, group = text.removeprefix(":").partition(":")
     if not user or ":" in group:
         raise UnknownError(f"{text!r} is not one user and one group")

@@ -1,4 +1,4 @@
-"""The wrappers that change the user: su, sudo, setuidgid, setpriv, start-stop-daemon. Pure."""
+"""Translates the wrappers that change the user: su, sudo, setuidgid, setpriv, start-stop-daemon. Pure."""
 
 import re
 from typing import Final
@@ -20,7 +20,7 @@ def setuidgid(words: list[str], settings: Settings, notes: list[Note]) -> list[s
     return words[1:]
 
 
-# start-stop-daemon's options with a value, and those without one
+# start-stop-daemon's options with a value, then those without
 _START_LONG: Final = {
     "p": "pidfile", "n": "name", "x": "exec", "a": "startas", "c": "chuid", "g": "group", "d": "chdir",
     "k": "umask", "N": "nicelevel", "P": "procsched", "I": "iosched", "R": "retry",
@@ -33,7 +33,7 @@ _START_FLAGS: Final = (
 
 
 def start_stop_daemon(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
-    """start-stop-daemon --exec PROGRAM -- ARGUMENTS."""
+    """Read start-stop-daemon --exec PROGRAM -- ARGUMENTS."""
     if "--" not in words:
         raise wrapper_options.UnknownError("start-stop-daemon has no -- in front of couriertcpd's arguments")
     if {"-u", "--user"} & set(words[: words.index("--")]):
@@ -62,7 +62,7 @@ _SU_FLAGS: Final = ("l", "login", "m", "p", "preserve-environment", "f", "fast",
 
 
 def su(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
-    """The options of su may stand behind the user; runuser also has -u USER COMMAND."""
+    """Read su, whose options may follow the user, and runuser, which also has -u USER COMMAND."""
     name = words[0].rpartition("/")[2]
     given: dict[str, str] = {}
     plain: list[str] = []
@@ -100,7 +100,7 @@ def su(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
 
 
 def sudo(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
-    """Read sudo and doas: root, unless -u says otherwise, and an environment of their own."""
+    """Read sudo and doas, which run as root without -u and have their own environment."""
     name = words[0].rpartition("/")[2]
     valued = (
         ("u", "user", "g", "group", "D", "chdir", "p", "prompt", "T", "C") if name == "sudo" else ("u", "C")
@@ -147,7 +147,7 @@ _SETPRIV: Final = ("reuid", "regid", "ruid", "euid", "rgid", "egid")
 
 
 def setpriv(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
-    """Read setpriv where it leaves nothing of the rights of who runs it."""
+    """Read setpriv if it leaves none of its caller's rights."""
     flags = ("init-groups", "clear-groups", "keep-groups", "reset-env", "no-new-privs", "nnp")
     given = dict(wrapper_options.options(words, _SETPRIV, flags))
     if not given.keys() & {"reuid"} or given.keys() & {"ruid", "euid", "rgid", "egid", "keep-groups"}:

@@ -1,7 +1,7 @@
-"""What stands in front of couriertcpd becomes keys of its service, or the reason why it cannot. Pure.
+"""Translates all that stands in front of couriertcpd into keys of its service, or says why it cannot. Pure.
 
-A wrapper that is not listed may change who runs the service or what it may do, so the command line behind it
-is not read.
+A wrapper that is not listed may change the service's user or rights, so the command line after it is not
+read.
 """
 
 import re
@@ -17,13 +17,13 @@ Settings = commandline.Settings
 
 
 class Unwrapped(NamedTuple):
-    """A command without what was in front of it.
+    """Holds a command without its wrappers.
 
     Attributes:
-        words: couriertcpd's own, or those of a shell with `-c`; none where that is not known.
-        settings: keys of the service that the wrappers say, and wrapperoptions.UNSET.
-        notes: what a person should know of them.
-        why: the reason, where there are no words.
+        words: couriertcpd's own, or those of a shell with `-c`; none if they are unknown.
+        settings: keys of the service that the wrappers set, and options.UNSET.
+        notes: remarks about them.
+        why: the reason, if there are no words.
     """
 
     words: tuple[str, ...]
@@ -33,7 +33,7 @@ class Unwrapped(NamedTuple):
 
 
 def unwrap(words: Sequence[str]) -> Unwrapped:
-    """Take apart what stands in front of couriertcpd, or of a shell whose text may start it."""
+    """Remove the wrappers in front of couriertcpd, or of a shell whose text may start it."""
     rest = list(words)
     settings: Settings = {}
     notes: list[Note] = []
@@ -47,7 +47,7 @@ def unwrap(words: Sequence[str]) -> Unwrapped:
 
 
 def merged(around: Settings, own: Settings) -> Settings:
-    """What a wrapper within others leaves of their settings: the inner one has the last word."""
+    """Merge the settings of a wrapper into those around it; the inner ones win."""
     found = {**around, **own}
     found.pop(wrapper_options.UNSET, None)
     for key in ("rlimits", "environment"):
@@ -68,7 +68,7 @@ def _unknown(words: list[str], _: Settings, _notes: list[Note]) -> list[str]:
 
 
 class Shell(NamedTuple):
-    """A shell with commands as text: `text` is None where it has something else."""
+    """Holds the words of a shell; `text` is its commands after -c, or None."""
 
     name: str
     options: str
@@ -76,7 +76,7 @@ class Shell(NamedTuple):
 
 
 def shell(words: Sequence[str]) -> Shell:
-    """Read the words of a shell: the text behind -c, and the letters of its options."""
+    """Parse the words of a shell: the text after -c, and the letters of its options."""
     letters = ""
     rest = list(words[1:])
     while rest and re.fullmatch(r"[-+].+", rest[0]) and rest[0] != "--":

@@ -1,1 +1,1 @@
-"""Courier's databases and access records: GDBM, Berkeley DB, text. Every byte is distrusted."""
+"""Reads Courier's databases and access records: GDBM, Berkeley DB, text. No byte is trusted."""

@@ -1,19 +1,20 @@
-"""Records of a Berkeley DB file, hash or btree, read without libdb. Every byte of the file is distrusted.
+"""Reads the records of Berkeley DB files, hash or btree, without libdb. No byte of the file is trusted.
 
-A file is pages of one size; page 0 describes the database. Its magic number tells the access method and the
-byte order. A page has a header, an array of the offsets of its items, and the items, packed to the end of the
-page. In a hash file each bucket is a chain of pages; in a btree the leaves have the records, in the order of
-their keys. An item that is too large for its page stands in a chain of overflow pages. (db_page.h, hash.h and
-btree.h of Berkeley DB 5.3; hash since version 7 and btree since 8 are the same on disk.)
+A file consists of pages of one size; page 0 describes the database. Its magic number gives the access method
+and the byte order. A page has a header, an array of the offsets of its items, and the items, packed to the
+end of the page. In a hash file each bucket is a chain of pages; in a btree the leaves have the records, in
+the order of their keys. An item that is too large for its page is in a chain of overflow pages. (db_page.h,
+hash.h and btree.h of Berkeley DB 5.3; hash since version 7 and btree since 8 are the same on disk.)
 
-What is checked: every page number, offset and size against the file, no page is reached twice and no items
-overlap (so the work is bounded by the size of the file), items leave no gap, each key is in its bucket, or
-behind the one before it, and no page with records is left over. Not checked are the checksums of pages (in
-Python they take longer than all else) and the number of records in a hash file (it begins with the number
-that its writer expected). Free pages and the keys of inner pages are not read.
+The reader checks every page number, offset and size against the file. No page may be reached twice and no
+items may overlap, so the size of the file bounds the work. Items leave no gap, each key is in its bucket or
+sorts after the one before it, and no page with records is left over. It does not check the checksums of
+pages, which in Python take longer than everything else. Nor does it check the number of records in a hash
+file, which begins with the number that its writer expected. Free pages and the keys of inner pages are not
+read.
 
-A database whose keys may have several values is read when none has. Encrypted and partitioned ones, and files
-with several databases, are refused.
+A database whose keys may have several values is read if none has. The reader refuses encrypted and
+partitioned databases, and files with several databases.
 """
 
 import itertools
@@ -28,7 +29,7 @@ _HASH: Final = 0x061561
 _BTREE: Final = 0x053162
 _METHODS: Final = {_HASH: "hash", _BTREE: "btree", 0x042253: "queue", 0x074582: "heap"}
 _VERSIONS: Final = {_HASH: range(7, 10), _BTREE: range(8, 10)}
-_META: Final = 512  # bytes of page 0 that are used
+_META: Final = 512  # bytes of page 0 that are read
 _PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
 _HEADER: Final = 26  # bytes of a page's header; with checksums 6 more
 _CHECKSUMS: Final = 1
@@ -49,11 +50,11 @@ _DELETED: Final = 0x80
 _LARGE_SIZE: Final = 12  # bytes of an item that says where its overflow pages begin
 
 _PRIME: Final = 16777619
-_TEST_KEY: Final = b"%$sniglet^&\0"  # a hash file has its hash, which tells the function
+_TEST_KEY: Final = b"%$sniglet^&\0"  # a hash file stores its hash, which identifies the hash function
 
 
 class BerkeleyDBError(ValueError):
-    """The file is no Berkeley DB file, a damaged one, or of a kind that is not read; `offset` in bytes."""
+    """Reports that the file is not a Berkeley DB, is damaged or of another kind; `offset` is in bytes."""
 
     def __init__(self, offset: int, text: str) -> None:
         super().__init__(text)
@@ -72,15 +73,15 @@ class _Page(NamedTuple):
 
 
 def is_database(data: Data) -> bool:
-    """Whether the first bytes are those of a Berkeley DB file, of any access method and version."""
+    """Return whether the first bytes are those of a Berkeley DB file, of any access method and version."""
     return _magic(data) is not None
 
 
 def records(data: Data) -> list[tuple[bytes, bytes]]:
-    """All (key, value) pairs of a database, in no particular order.
+    """Return all (key, value) pairs of a database, in no particular order.
 
     Raises:
-        BerkeleyDBError: it is none, a damaged one, or of a kind that is not read.
+        BerkeleyDBError: the file is not a Berkeley DB, is damaged, or of a kind that is not read.
     """
     found = _magic(data)
     if found is None:
@@ -90,7 +91,7 @@ def records(data: Data) -> list[tuple[bytes, bytes]]:
 
 
 def _magic(data: Data) -> tuple[str, int, int] | None:
-    """Byte order, magic number and where it is: version 1.85 had it at the beginning."""
+    """Return byte order, magic number and its offset; version 1.85 had it at the beginning."""
     for order, place in itertools.product("<>", (12, 0)):
         if len(data) >= place + 4:
             number: int = struct.unpack_from(f"{order}I", data, place)[0]
@@ -100,7 +101,7 @@ def _magic(data: Data) -> tuple[str, int, int] | None:
 
 
 class _File:
-    """The pages of a file, each of which is read at most once."""
+    """Reads the pages of a file, each at most once."""
 
     _SUBDATABASES = 0  # the flag of a file with several databases, by access method
 
@@ -124,7 +125,7 @@ class _File:
         self._read[0] = 1
 
     def _check_kind(self, place: int) -> None:
-        """Whether the file is of a kind that is read."""
+        """Check that the file is of a kind that can be read."""
         method = _METHODS[self.magic]
         if self.magic not in _VERSIONS:
             raise BerkeleyDBError(place, f"a {method} database, and only hash and btree are read")
@@ -155,12 +156,12 @@ class _File:
         """Check the flags of the access method."""
 
     def integer(self, offset: int) -> int:
-        """A number of 32 bits."""
+        """Return the 32-bit number at an offset."""
         value: int = struct.unpack_from(f"{self.order}I", self.data, offset)[0]
         return value
 
     def page(self, number: int, place: int) -> _Page:
-        """A page that is named at `place`, for the first time."""
+        """Return a page that is named at offset `place`; a page may be read only once."""
         if not 0 < number <= self.last:
             raise BerkeleyDBError(place, f"there is no page {number}")
         if self._read[number]:
@@ -173,11 +174,11 @@ class _File:
         return page
 
     def is_blank(self, page: _Page) -> bool:
-        """Whether the page has never been written."""
+        """Return whether the page has never been written."""
         return not any(self.data[page.start : page.start + self.page_size])
 
     def offsets(self, page: _Page) -> tuple[int, ...]:
-        """Where the items of a page are, within it."""
+        """Return the offsets of a page's items within it."""
         end = self.header + 2 * page.entries
         if end > self.page_size:
             raise BerkeleyDBError(page.start + 20, f"{page.entries} items do not fit into a page")
@@ -188,7 +189,7 @@ class _File:
         return found
 
     def large(self, place: int) -> bytes:
-        """The bytes on the overflow pages that an item names."""
+        """Return the bytes on the overflow pages that an item names."""
         number, size = self._large.unpack_from(self.data, place)
         parts = []
         while number:
@@ -204,14 +205,14 @@ class _File:
         return found
 
     def check_nothing_is_left(self) -> None:
-        """Whether every page with records was read."""
+        """Check that every page with records was read."""
         for number in itertools.compress(range(len(self._read)), map(operator.not_, self._read)):
             page = _Page(number, *self._form.unpack_from(self.data, number * self.page_size))
             if page.type in _WITH_RECORDS and page.entries:
                 raise BerkeleyDBError(number * self.page_size, f"nothing leads to page {number}")
 
     def refuse_item(self, place: int, kind: int) -> BerkeleyDBError:
-        """Why an item of this type cannot be read."""
+        """Return the error for an item of a type that cannot be read."""
         if kind in _SEVERAL[self.magic]:
             return BerkeleyDBError(
                 place, "a key has several values: make the database without duplicates, one for each network"
@@ -223,7 +224,7 @@ class _Hash(_File):
     _SUBDATABASES = 0x02
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each record, bucket by bucket."""
+        """Yield each record, bucket by bucket."""
         self._buckets, self._high, self._low = struct.unpack_from(f"{self.order}III", self.data, 72)
         if not (
             self._low <= self._buckets <= self._high
@@ -249,7 +250,7 @@ class _Hash(_File):
         return hashed if hashed <= self._buckets else hashed & self._low
 
     def _bucket(self, number: int, place: int) -> Iterator[tuple[int, bytes, bytes]]:
-        """Offset in the file, key and value of each record in a chain of pages."""
+        """Yield file offset, key and value of each record in a chain of pages."""
         before = 0
         while True:
             page = self.page(number, place)
@@ -283,7 +284,7 @@ class _Hash(_File):
 
 
 def _hash(key: bytes, mask: int) -> int:
-    """The bits of the mask, which are the last ones, of Berkeley DB's hash (Fowler, Noll, Vo)."""
+    """Return Berkeley DB's hash (Fowler, Noll, Vo), reduced to the bits of a mask of low bits."""
     value = 0
     prime = _PRIME & mask
     for byte in key:
@@ -295,13 +296,13 @@ class _Btree(_File):
     _SUBDATABASES = 0x20
 
     def check_flags(self, flags: int) -> None:
-        """Only plain btrees have keys that are stored as they are."""
+        """Refuse btrees whose keys are not stored as they are."""
         for flag, what in ((0x02, "numbered records (recno)"), (0x80, "compressed records")):
             if flags & flag:
                 raise BerkeleyDBError(48, f"the database has {what}: make it again as a plain hash or btree")
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each record that is not deleted, by its key."""
+        """Yield each record that is not deleted, in the order of keys."""
         last = _Page(0, 0, 0, 0, 0, 0, 0, 0)
         highest: list[bytes] = []
         for page in self._leaves():
@@ -318,7 +319,7 @@ class _Btree(_File):
         self.check_nothing_is_left()
 
     def _leaves(self) -> Iterator[_Page]:
-        """The leaves of the tree, from the left."""
+        """Yield the leaves of the tree, from the left."""
         unread: list[tuple[int, int, int | None]] = [(self.integer(88), 88, None)]
         while unread:
             number, place, level = unread.pop()
@@ -348,7 +349,7 @@ class _Btree(_File):
             raise BerkeleyDBError(page.start + self.header, "the items of a page overlap, or leave a gap")
         items = list(zip(offsets, kinds, sizes, strict=True))
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not value[1] & _DELETED:  # what the key says of it does not count
+            if not value[1] & _DELETED:  # the key's own mark does not count
                 yield self._item(page, content, *key), self._item(page, content, *value)
 
     def _item(self, page: _Page, content: bytes, offset: int, kind: int, size: int) -> bytes:
@@ -357,7 +358,7 @@ class _Btree(_File):
         return self.large(page.start + offset)
 
     def _sizes(self, page: _Page, content: bytes, offsets: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Type, with the mark of deleted items, and size of each item."""
+        """Return the type, including the mark of deletion, and the size of each item."""
         head = struct.Struct(f"{self.order}HB").unpack_from
         kinds, sizes = [], []
         for offset in offsets:

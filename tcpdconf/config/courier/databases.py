@@ -1,6 +1,6 @@
-"""Tells Courier's databases apart, GDBM and Berkeley DB, and reads the records of either.
+"""Recognises Courier's databases, GDBM and Berkeley DB, and reads their records.
 
-Which of the two Courier writes was chosen when it was built.
+Courier's build decides which of the two it writes.
 """
 
 from typing import Final, Literal
@@ -13,7 +13,7 @@ NAMES: Final = {"gdbm": "a GDBM database", "db": "a Berkeley DB database"}
 
 
 class DatabaseError(ValueError):
-    """A database that cannot be read to its end; `offset` of the place, in bytes."""
+    """Reports a database that cannot be read to its end; `offset` is in bytes."""
 
     def __init__(self, offset: int, text: str) -> None:
         super().__init__(text)
@@ -21,17 +21,17 @@ class DatabaseError(ValueError):
 
 
 def recognise(data: bytes) -> Format | None:
-    """The format that the first bytes announce; None when it is no database."""
+    """Return the format that the first bytes indicate, or None if it is no database."""
     if gdbm.is_database(data):
         return "gdbm"
     return "db" if berkeleydb.is_database(data) else None
 
 
 def records(data: bytes, form: Format) -> list[tuple[bytes, bytes]]:
-    """All (key, value) pairs of a database, in no particular order.
+    """Return all (key, value) pairs of a database, in no particular order.
 
     Raises:
-        DatabaseError: it is no database of this format, a damaged one, or of a kind that is not read.
+        DatabaseError: the file is not a database of this format, is damaged, or of a kind that is not read.
     """
     try:
         return gdbm.records(data) if form == "gdbm" else berkeleydb.records(data)

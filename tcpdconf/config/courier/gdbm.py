@@ -1,14 +1,14 @@
-"""Records of a GDBM database, read without libgdbm. Every byte of the file is distrusted.
+"""Reads the records of GDBM databases without libgdbm. No byte of the file is trusted.
 
-A file is a header block, a directory of 2^dir_bits bucket addresses (indexed by the first bits of a key's
-hash), the buckets (small tables of elements) and the records (key and value side by side). Its magic number
-tells the byte order and the size of a file offset; offsets of 8 bytes are aligned to 8 bytes, or to 4 where
-the database was written on i386. The numsync format differs in what follows the header, which is not read.
-Free space is not read either. (GDBM manual, chapter "Compatibility with standard dbm and ndbm" and the
-format notes of gdbm-1.23.)
+A file has a header block, a directory, the buckets and the records. The directory has 2^dir_bits bucket
+addresses, indexed by the first bits of a key's hash. A bucket is a small table of elements. A record is a key
+and a value side by side. The magic number gives the byte order and the size of a file offset. Offsets of 8
+bytes are aligned to 8 bytes, or to 4 if the database was written on i386. The numsync format differs in what
+follows the header, which is not read. Free space is not read either. (GDBM manual, chapter "Compatibility
+with standard dbm and ndbm" and the format notes of gdbm-1.23.)
 
-What is checked: every offset and size against the file, nothing overlaps (so the work is bounded by the
-size of the file), each bucket is in its place in the directory, and each key has the hash of its element.
+The reader checks every offset and size against the file. Nothing may overlap, so the size of the file bounds
+the work. Each bucket must be in its place in the directory, and each key must have the hash of its element.
 """
 
 import itertools
@@ -20,13 +20,13 @@ from typing import Final, NamedTuple
 Data = bytes | bytearray | memoryview
 
 _HASH_BITS: Final = 31
-_UNUSED: Final = 0xFFFFFFFF  # the hash of an element that holds nothing
+_UNUSED: Final = 0xFFFFFFFF  # the hash of an empty element
 _SHIFTS: Final = tuple(i * 5 % 24 for i in range(24))
-_HEADER: Final = 40  # bytes of the longest header that is read
+_HEADER: Final = 40  # bytes of the longest header
 
 
 class GdbmError(ValueError):
-    """The file is no GDBM database, or a damaged one; `offset` of the place, in bytes."""
+    """Reports that the file is not a GDBM database, or is damaged; `offset` is in bytes."""
 
     def __init__(self, offset: int, text: str) -> None:
         super().__init__(text)
@@ -34,7 +34,7 @@ class GdbmError(ValueError):
 
 
 class _Shape(NamedTuple):
-    """How C lays the structures out: struct formats, and positions in a bucket."""
+    """Describes how C lays out the structures: struct formats, and positions in a bucket."""
 
     header: str  # block size, directory, its size and bits, bucket size, elements, end of the file
     address: str  # one directory entry
@@ -43,7 +43,7 @@ class _Shape(NamedTuple):
 
     @property
     def table(self) -> int:
-        """Where a bucket's elements begin."""
+        """Return the position of a bucket's elements."""
         return self.bits + 8
 
 
@@ -52,7 +52,7 @@ _SHAPE64: Final = _Shape("4xIQIIIIQ", "Q", 104, "I4xQII")
 _SHAPE64_I386: Final = _SHAPE64._replace(bits=76)
 _SHAPES: Final = {
     0x13579ACD: (_SHAPE32,),
-    0x13579ACE: (_SHAPE32, _SHAPE64, _SHAPE64_I386),  # the oldest: whatever the machine's offsets were
+    0x13579ACE: (_SHAPE32, _SHAPE64, _SHAPE64_I386),  # the oldest: offsets of any size
     0x13579ACF: (_SHAPE64, _SHAPE64_I386),
     0x13579AD0: (_SHAPE32,),
     0x13579AD1: (_SHAPE64, _SHAPE64_I386),
@@ -73,7 +73,7 @@ class _Header(NamedTuple):
 
 class _Bucket(NamedTuple):
     offset: int
-    bits: int  # how many first bits of a hash lead here
+    bits: int  # number of leading hash bits that select this bucket
     prefix: int  # those bits
 
 
@@ -85,15 +85,15 @@ class _Element(NamedTuple):
 
 
 def is_database(data: Data) -> bool:
-    """Whether the first bytes are those of a GDBM database."""
+    """Return whether the first bytes are those of a GDBM database."""
     return _magic(data) is not None
 
 
 def records(data: Data) -> list[tuple[bytes, bytes]]:
-    """All (key, value) pairs of a database, in no particular order.
+    """Return all (key, value) pairs of a database, in no particular order.
 
     Raises:
-        GdbmError: it is no GDBM database, or a damaged one.
+        GdbmError: the file is not a GDBM database, or is damaged.
     """
     header = _header(data)
     buckets = list(_buckets(data, header))
@@ -107,7 +107,7 @@ def records(data: Data) -> list[tuple[bytes, bytes]]:
 
 
 def _magic(data: Data) -> tuple[str, int] | None:
-    """Byte order and magic number."""
+    """Return byte order and magic number, or None."""
     for order in "<>":
         if len(data) >= 4:
             number: int = struct.unpack_from(f"{order}I", data)[0]
@@ -131,13 +131,13 @@ def _header(data: Data) -> _Header:
         raise GdbmError(4, "the sizes in the header contradict each other")
     if not header.directory + header.directory_size <= len(data):
         raise GdbmError(8, f"the directory at {header.directory:#x} does not lie within the file")
-    if header.end < len(data):  # beyond the end is what gdbm before 1.20 left behind
+    if header.end < len(data):  # gdbm before 1.20 left bytes beyond the end
         raise GdbmError(header.end, "the file goes on after the end of the database")
     return header
 
 
 def _fits(header: _Header) -> bool:
-    """Whether the sizes are those of one shape (they tell shapes with the same magic apart)."""
+    """Return whether the sizes are those of this shape; shapes with the same magic differ in them."""
     shape = header.shape
     room = header.bucket_size - shape.table
     return (
@@ -149,7 +149,7 @@ def _fits(header: _Header) -> bool:
 
 
 def _buckets(data: Data, header: _Header) -> Iterator[_Bucket]:
-    """Each bucket once. One with fewer bits than the directory stands there 2^difference times in a row."""
+    """Yield each bucket once; fewer bits than the directory mean 2^difference entries in a row."""
     entries = 1 << header.bits
     directory = struct.unpack_from(f"{header.order}{entries}{header.shape.address}", data, header.directory)
     size = header.directory_size // entries
@@ -198,7 +198,7 @@ def _integer(data: Data, header: _Header, offset: int) -> int:
 
 
 def _check_apart(blocks: list[tuple[int, int]]) -> None:
-    """No two [start, end) may overlap: each byte of the file belongs to one thing."""
+    """Check that no two [start, end) overlap: each byte of the file belongs to one part."""
     for (_, end), (start, _) in itertools.pairwise(sorted(blocks)):
         if start < end:
             raise GdbmError(start, "two parts of the database overlap")
@@ -213,7 +213,10 @@ def _record(data: Data, element: _Element) -> tuple[bytes, bytes]:
 
 
 def _has_hash(key: bytes, expected: int) -> bool:
-    """GDBM adds up the bytes as C's char, which is signed on some machines only."""
+    """Return whether a key has the expected hash.
+
+    GDBM adds up the bytes as C's char, which is signed on some machines only.
+    """
     if _hash(key) == expected:
         return True
     return not key.isascii() and _hash([byte - 256 if byte > 127 else byte for byte in key]) == expected

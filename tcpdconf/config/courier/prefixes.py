@@ -1,4 +1,4 @@
-"""Networks as Courier's access files write them, and as prefixes: version, length, first bits. Pure."""
+"""Parses networks in the notation of Courier's access files into prefixes. Pure."""
 
 import ipaddress
 import re
@@ -18,12 +18,12 @@ _LENGTH: Final = re.compile(rb"0|[1-9]\d{0,2}")
 
 
 def networks(written: bytes) -> Iterator[Prefix]:
-    """The prefixes of `NETWORK/LENGTH` (bits set after the prefix do not count) or `FIRST-LAST`.
+    """Return the prefixes of `NETWORK/LENGTH` (bits after the prefix are ignored) or `FIRST-LAST`.
 
     As for Net::CIDR, which makedat -cidr uses, an IPv4 address may be short: 10/8, 10.0-10.3.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     parts = _ADDRESSES.fullmatch(written)
     span = parts and (_network if parts[2] == b"/" else _range)(parts[1], parts[3])
@@ -52,7 +52,7 @@ def _range(low: bytes, high: bytes) -> Span | None:
 
 
 def _address(written: bytes) -> Span | None:
-    """The one address; of a short IPv4 address, all that begin with its octets."""
+    """Return an address as a span; a short IPv4 address spans all that begin with its octets."""
     if b":" in written:
         try:
             value = int(ipaddress.IPv6Address(written.decode()))
@@ -67,7 +67,7 @@ def _address(written: bytes) -> Span | None:
 
 
 def ipv4(octets: bytes) -> Prefix:
-    """The prefix of one to four octets with dots."""
+    """Return the prefix of one to four dotted octets."""
     numbers = octets.split(b".")
     bits = 0
     for number in numbers:
@@ -76,7 +76,7 @@ def ipv4(octets: bytes) -> Prefix:
 
 
 def _prefixes(version: int, first: int, last: int) -> Iterator[Prefix]:
-    """The fewest prefixes for a range of addresses; a whole family is two halves, as `*` has length 0."""
+    """Yield the fewest prefixes for a range; a whole family becomes two halves, since `*` has length 0."""
     bits = BITS[version]
     while first <= last:
         aligned = (first & -first).bit_length() - 1 if first else bits
@@ -86,5 +86,5 @@ def _prefixes(version: int, first: int, last: int) -> Iterator[Prefix]:
 
 
 def shown(written: bytes) -> str:
-    """Bytes of an access file in a message."""
+    """Return bytes of an access file as text for a message."""
     return values.shown(written.decode("utf-8", "backslashreplace"))

@@ -1,10 +1,10 @@
-"""Courier's access records: what a key and a value mean, in a database and in a line of text. Pure.
+"""Parses the keys and values of Courier's access records, from a database or a line of text. Pure.
 
 The meaning is couriertcpd's (manual, ACCESS FILE), as observed where the manual is silent. A record's key is
 a network: `*`, one to four octets (`192.168`), one to eight words (`:2001:0db8`); with -accesslocal also
-`1.2.3.4.25`, `:2001:...:0001.25` and `*.25` for a local address and port. In text, a network may also be
-in CIDR notation or a range (`192.168.0.0/22`, `10/8`, `10.0.0.1-10.0.0.9`, `2001:db8::/33`): makedat -cidr
-expands these, here they are kept as prefixes.
+`1.2.3.4.25`, `:2001:...:0001.25` and `*.25` for a local address and port. In text, a network may also be in
+CIDR notation or a range (`192.168.0.0/22`, `10/8`, `10.0.0.1-10.0.0.9`, `2001:db8::/33`): makedat -cidr
+expands these; here they are kept as prefixes.
 """
 
 import ipaddress
@@ -22,32 +22,32 @@ _KEY: Final = re.compile(
 _EVERYBODY: Final = ((4, 0, 0), (6, 0, 0))
 _CIDR_LINE: Final = re.compile(rb"([0-9a-fA-F:.]+[-/][0-9a-fA-F:.]+)[ \t]+(.*)", re.DOTALL)
 _PIECES: Final = re.compile(rb"""[^,"']+|"[^"]*"?|'[^']*'?|,""")
-_NO_VALUE: Final = b"1"  # what makedat stores for it
+_NO_VALUE: Final = b"1"  # stored by makedat for an empty value
 _NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")  # POSIX.1-2024, XBD 3.216
 _NEVER: Final = re.compile(rb"[\0\n]")  # in a variable
 
 
 class RecordKey(NamedTuple):
-    """The addresses of a record; a `port` makes it a record for the local end only."""
+    """Holds the addresses of a record; a `port` makes it a record for the local end only."""
 
     prefixes: tuple[prefixes.Prefix, ...]
     port: int | None = None
 
 
 class Value(NamedTuple):
-    """What a record does, and the variables that it sets."""
+    """Holds the action of a record and the variables that it sets."""
 
     action: Literal["allow", "deny"]
     environment: tuple[tuple[str, str], ...] = ()
 
 
 def record(line: bytes) -> tuple[RecordKey, bytes]:
-    """Key and value of a line of text.
+    """Return key and value of a line of text.
 
     Raises:
-        ValueError: makedat would make no record of it, or one that nobody looks up.
+        ValueError: makedat would make no record of it, or one that is never looked up.
     """
-    expanded = _CIDR_LINE.fullmatch(line)  # makedat -cidr lets blanks separate these
+    expanded = _CIDR_LINE.fullmatch(line)  # makedat -cidr accepts blanks as separators here
     if expanded:
         return RecordKey(tuple(prefixes.networks(expanded[1]))), expanded[2] or _NO_VALUE
     written, tab, value = line.partition(b"\t")
@@ -62,7 +62,7 @@ def record(line: bytes) -> tuple[RecordKey, bytes]:
 
 
 def key(written: bytes) -> RecordKey | None:
-    """The addresses that couriertcpd finds a database record for; None when it never looks for this key."""
+    """Return the addresses for which couriertcpd finds a record; None if it never looks up this key."""
     found = _KEY.fullmatch(written)
     if found is None:
         return None
@@ -83,7 +83,7 @@ def key(written: bytes) -> RecordKey | None:
 
 
 def _meant(written: bytes) -> str:
-    """A hint for what is nearly a key."""
+    """Return a hint for text that is nearly a key, or ""."""
     near = written.strip().lower()
     for candidate in (near, _spelled_out(near), _spelled_out(near[1:])):
         if key(candidate) is not None:
@@ -99,12 +99,12 @@ def _spelled_out(written: bytes) -> bytes:
 
 
 def value(written: bytes) -> Value:
-    """What a record's value says.
+    """Return the action and variables of a record's value.
 
-    What begins with `deny` refuses; anything else allows. After `allow`, or from the beginning where that
-    is missing, items separated by commas set variables: NAME=TEXT, or NAME for an empty one. Quotes, single
-    or double, keep commas together and are removed wherever they stand; then blanks before the name and
-    behind the text are. An item without a name sets nothing; the last of several with one name counts.
+    A value that begins with `deny` refuses; any other allows. After `allow`, or from the beginning without
+    it, items separated by commas set variables: NAME=TEXT, or NAME for an empty one. Quotes, single or
+    double, protect commas and are removed everywhere; so are blanks before the name and after the text. An
+    item without a name sets nothing; the last of several with one name counts.
 
     Raises:
         ValueError: a variable would contain a line end or a NUL.
@@ -122,7 +122,7 @@ def value(written: bytes) -> Value:
 
 
 class Doubt(NamedTuple):
-    """A part of a value that hardly means what it does; `start` and `end` are offsets in the value."""
+    """Marks a part of a value that probably means something else; `start` and `end` are offsets in it."""
 
     start: int
     end: int
@@ -130,9 +130,9 @@ class Doubt(NamedTuple):
 
 
 def doubt(written: bytes) -> Doubt | None:
-    """Return the first doubt about a value, or None for one that says what it does.
+    """Return the first doubt about a value, or None.
 
-    couriertcpd takes every value. Whatever does not begin with `deny` admits: so do `DENY` and `reject`.
+    couriertcpd accepts every value. Each that does not begin with `deny` admits, even `DENY` and `reject`.
     """
     if not written or written == _NO_VALUE:
         return None
@@ -152,7 +152,7 @@ def doubt(written: bytes) -> Doubt | None:
 
 
 def _not_an_action(word: bytes, written: bytes) -> str:
-    """Explain what a value does that begins with neither action."""
+    """Explain the effect of a value that begins with neither action."""
     effect = "refuses" if written.startswith(b"deny") else "admits"
     meant = "deny"
     if word.lower().startswith(b"allow"):
@@ -183,5 +183,5 @@ def _items(value: bytes, begin: int = 0) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _decoded(text: bytes) -> str:
-    """As os.fsdecode does it, so that the program gets the same bytes."""
+    """Decode bytes as os.fsdecode does, so that the program gets the same bytes."""
     return text.decode("utf-8", "surrogateescape")

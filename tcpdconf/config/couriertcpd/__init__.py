@@ -1,1 +1,1 @@
-"""couriertcpd's command line as the keys of a service. Pure but for the host's names of ports."""
+"""Translates couriertcpd's command line into a service. Pure, except for the host's port names."""

@@ -1,4 +1,4 @@
-"""Addresses as couriertcpd's command line writes them. Pure."""
+"""Parses addresses as couriertcpd's command line writes them. Pure."""
 
 import ipaddress
 import re
@@ -11,7 +11,7 @@ _PART: Final = re.compile(r"0[0-7]*|[1-9][0-9]*")
 
 
 def ipv4(text: str) -> str | None:
-    """An IPv4 address in any of the forms of inet_aton(3) but hexadecimal; None where it is none.
+    """Return an IPv4 address from any inet_aton(3) form except hexadecimal, or None if it is none.
 
     >>> ipv4("127.1"), ipv4("2130706433"), ipv4("0177.0.0.1"), ipv4("127.0.0.256")
     ('127.0.0.1', '127.0.0.1', '127.0.0.1', None)
@@ -30,10 +30,10 @@ def ipv4(text: str) -> str | None:
 
 
 def address(text: str) -> str:
-    """A local address in canonical form; `::` is all of both families, "*".
+    """Return a local address in canonical form; `::` means all of both families, "*".
 
     Raises:
-        CommandLineError: it is none.
+        CommandLineError: the text is not an address.
     """
     if found := ipv4(text):
         return found

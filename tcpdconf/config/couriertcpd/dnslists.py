@@ -1,11 +1,10 @@
-"""couriertcpd's -block and -allow as DNS lists. Pure.
+"""Translates couriertcpd's -block and -allow into DNS lists. Pure.
 
 Source: couriertcpd(8), -block and DNS ACCESS LISTS:
 
     ZONE[=SHOWN][,VARIABLE][/A.B.C.D][,TEXT]
 
-The third part is what a second comma begins, or the first one behind /A.B.C.D: `zone/127.0.0.2,X` sets BLOCK
-to X.
+The third part follows the second comma, or the first one after /A.B.C.D: `zone/127.0.0.2,X` sets BLOCK to X.
 """
 
 import re
@@ -20,7 +19,7 @@ _FORM: Final = re.compile(
     r"([^=,/]*)(?:=([^,/]*))?(?:,([^,/]*))?(?:/([^,]*))?(?:,(.*))?",  # every text has this form
     re.DOTALL,
 )
-_STAR: Final = "*"  # instead of a text: the list's own
+_STAR: Final = "*"  # in place of a text: use the list's own
 _SAFE: Final = (
     "couriertcpd takes any answer for a listing; here an answer counts in 127.0.0.0/8, error codes do not,"
     " and neither does a list that fails its test (RFC 5782)"
@@ -29,7 +28,7 @@ _ANY: Final = "0.0.0.0"  # noqa: S104 (an answer that stands for all)
 
 
 class _Parts(NamedTuple):
-    """What one option says. `text` is None without a third part."""
+    """Holds the parts of one option. `text` is None without a third part."""
 
     zone: str
     shown: str
@@ -39,7 +38,7 @@ class _Parts(NamedTuple):
 
 
 def tables(draft: grammar.Draft) -> list[dict[str, Any]]:
-    """The `dns_lists` of the options in order, without those that can never answer."""
+    """Return the `dns_lists` of the options in order, without lists that can never answer."""
     found: list[dict[str, Any]] = []
     for action, value in draft.given.lists:
         option, parts = grammar.written(action, value), _parts(value)
@@ -63,7 +62,7 @@ def _parts(value: str) -> _Parts:
 
 
 def _useless(parts: _Parts) -> str | None:
-    """Why a list can never set its variable, if so."""
+    """Return why a list can never set its variable, or None."""
     try:
         values.zone(parts.zone)
     except ValueError as error:
@@ -76,7 +75,7 @@ def _useless(parts: _Parts) -> str | None:
 
 
 def _changes(action: str, parts: _Parts, *, exact: bool) -> Iterator[str]:
-    """What is not as it was."""
+    """Yield the differences from couriertcpd."""
     text = parts.text or ""
     if action == "block" and _line(text) != text:
         yield f"the text is one line of at most {fields.LONGEST_LINE} characters"
@@ -91,7 +90,7 @@ def _changes(action: str, parts: _Parts, *, exact: bool) -> Iterator[str]:
 
 
 def _table(action: str, parts: _Parts, *, exact: bool) -> dict[str, Any]:
-    """One list as TOML has it, what is default left out."""
+    """Return one list as a TOML table without defaults."""
     table: dict[str, Any] = {"zone": parts.zone}
     if parts.shown:
         table["display_zone"] = _line(parts.shown)
@@ -114,9 +113,9 @@ def _allowed(parts: _Parts) -> dict[str, Any]:
 
 
 def _blocked(parts: _Parts, *, exact: bool) -> dict[str, Any]:
-    """Where the text of a listing comes from."""
+    """Return the keys that give the text of a listing."""
     if parts.text == _STAR and exact:
-        # behind /A.B.C.D couriertcpd asks for the list's text and does not use it
+        # after /A.B.C.D couriertcpd asks for the list's text and does not use it
         return {"txt": parts.answer is None, "message": _STAR}
     if parts.text == _STAR:
         return {"txt": True}
@@ -126,7 +125,10 @@ def _blocked(parts: _Parts, *, exact: bool) -> dict[str, Any]:
 
 
 def _reading(parts: _Parts, *, exact: bool) -> str:
-    """Who names an answer that is none to be believed wants that one and no other."""
+    """Return how answers are read.
+
+    An option that names an answer that is not believed otherwise accepts exactly that answer.
+    """
     named = parts.answer not in {None, _ANY}
     strange = named and not answerfilter.read(parts.answer).is_believable()
     return "any" if exact or strange else "safe"

@@ -1,7 +1,7 @@
-"""The grammar of couriertcpd's command line: options in front, then the port list, then the program. Pure.
+"""Parses couriertcpd's command line: first options, then the port list, then the program. Pure.
 
-Source: couriertcpd(8), OPTIONS; beyond it, what the program was seen to do. Imports nothing slow: -stop and
--restart have to answer at once.
+Source: couriertcpd(8), OPTIONS; beyond it, observation of the program. The module imports nothing slow: -stop
+and -restart have to respond at once.
 """
 
 import posixpath
@@ -14,19 +14,20 @@ Action = Literal["run", "stop", "restart"]
 _USAGE: Final = "Usage: couriertcpd [options] port prog arg1 arg2..."
 _ATOI: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 _LONG: Final = 2**63 - 1
-_MOST: Final = 10_000_000  # what a service counts to
+_MOST: Final = 10_000_000  # the largest number that a service accepts
 
 
 class CommandLineError(ValueError):
-    """The command line is not valid; the text is what couriertcpd says of it."""
+    """Reports an invalid command line; the text is couriertcpd's own message."""
 
 
 class Note(NamedTuple):
-    """Something that a person should know about a translation.
+    """Tells a person something about a translation.
 
     `kind`: "obsolete" (an option that couriertcpd itself no longer has), "ignored" (without a meaning here),
     "changed" (tcpdconf does it otherwise), "limit" (a number that is known to hurt), "risk". `what` is the
-    option as written, `why` one sentence. `key`, below the service, is what it concerns; () is no key.
+    option as written, `why` one sentence. `key`, below the service, is the key that it concerns; () means
+    none.
     """
 
     kind: str
@@ -36,7 +37,7 @@ class Note(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option: its name, what it takes ("" for a switch), the keys that it becomes, and what is to say."""
+    """Describes an option: its name, its value ("" for a switch), the keys that it becomes, and a remark."""
 
     name: str
     value: str
@@ -81,10 +82,10 @@ _LISTS: Final = frozenset({"allow", "block"})
 
 
 class Given(NamedTuple):
-    """A command line taken apart: the last value of each option, lists in order, and what follows them.
+    """Holds a parsed command line: the last value of each option, the lists in order, ports and program.
 
-    `ports` is the list as written and `program` what stands behind it; both may be empty unless action is
-    "run". `overruled` are options, as written, of which a later one says something else.
+    `ports` is the list as written and `program` all that follows it; both may be empty unless action is
+    "run". `overruled` are options, as written, that a later one overrides.
     """
 
     action: Action
@@ -95,20 +96,20 @@ class Given(NamedTuple):
     overruled: tuple[str, ...]
 
     def written(self, name: str) -> str:
-        """An option that counts, as somebody writes it."""
+        """Return an option that is in effect, as written on a command line."""
         return written(name, self.values.get(name, ""))
 
 
 def written(name: str, value: str) -> str:
-    """An option as somebody writes it."""
+    """Return an option as written on a command line."""
     return f"-{name}={value}" if value else f"-{name}"
 
 
 def read(words: Sequence[str]) -> Given:
-    """Take a command line apart; `words` are those behind the program's name.
+    """Parse a command line; `words` are the arguments after the program's name.
 
     Raises:
-        CommandLineError: an option is unknown, -pid is missing where it is needed, or list and program are.
+        CommandLineError: an option is unknown, or -pid, the port list or the program is missing.
     """
     values: dict[str, str] = {}
     lists: list[tuple[str, str]] = []
@@ -136,7 +137,7 @@ def read(words: Sequence[str]) -> Given:
 
 
 def atoi(text: str) -> int:
-    """A number as C's atoi reads it, where int has 32 bits and long has 64; 0 where there is none.
+    """Return a number as C's atoi reads it, with 32-bit int and 64-bit long; 0 if there is none.
 
     >>> atoi(" +7x"), atoi("abc"), atoi("4294967297")
     (7, 0, 1)
@@ -147,7 +148,11 @@ def atoi(text: str) -> int:
 
 
 class Draft(NamedTuple):
-    """A command line while it becomes a service: what it says, who starts it, how exactly, and the notes."""
+    """Holds a command line while it is translated into a service.
+
+    `directory` is the working directory, `group` the group of the starting process. `exact` asks for
+    couriertcpd's behaviour. `notes` collects remarks.
+    """
 
     given: Given
     directory: str
@@ -164,14 +169,14 @@ class Draft(NamedTuple):
         self.note(kind, self.given.written(name), why, *key)
 
     def below(self, path: str) -> str:
-        """A path, from the working directory where it is relative."""
+        """Return a path; a relative one is taken from the working directory."""
         return posixpath.join(self.directory, path)
 
     def positive(self, name: str, called: str) -> int | None:
-        """The number of an option that has to be above 0; None without the option.
+        """Return the number of an option, which must be above 0; None without the option.
 
         Raises:
-            CommandLineError: it is not; `called` is the name that couriertcpd has for it then.
+            CommandLineError: it is not above 0; `called` is the name in couriertcpd's message.
         """
         if name not in self.given.values:
             return None

@@ -1,4 +1,4 @@
-"""couriertcpd's port list, -address, -listen and -haproxy as listeners.
+"""Translates couriertcpd's port list, -address, -listen and -haproxy into listeners.
 
 Source: couriertcpd(8), MULTIPLE PORT LIST and Enabling HAProxy.
 """
@@ -17,7 +17,7 @@ _LONGEST: Final = 86400
 
 
 class _Item(NamedTuple):
-    """One item of -haproxy: the port (0: every one) and local address ("*": every one) that it is for."""
+    """Holds one item of -haproxy: the port (0: any) and local address ("*": any) to which it applies."""
 
     text: str
     timeout: int
@@ -25,20 +25,20 @@ class _Item(NamedTuple):
     port: int
 
     def covers(self, address: str, port: int) -> bool:
-        """Whether it is for all connections of a listener."""
+        """Return whether it applies to all connections of a listener."""
         return self.port in {0, port} and self.address in {_ALL, address}
 
     def touches(self, address: str, port: int) -> bool:
-        """Whether it is for some connections of a listener that has several addresses."""
+        """Return whether it applies to some connections of a listener that has several addresses."""
         inside = address == _ALL or (address == _IPV4 and ":" not in self.address)
         return self.port in {0, port} and inside
 
 
 def tables(draft: grammar.Draft) -> list[dict[str, Any]]:
-    """The `listeners` of a command line.
+    """Return the `listeners` of a command line.
 
     Raises:
-        CommandLineError: a port or an address is none, or two items cannot be bound beside each other.
+        CommandLineError: a port or an address is invalid, or two items cannot be bound together.
     """
     found = list(_listed(draft))
     _refuse_collisions(found)
@@ -70,7 +70,7 @@ def _address(text: str) -> str:
 
 
 def _is_foreign(address: str) -> bool:
-    """Whether this host may lack the address: couriertcpd binds it all the same."""
+    """Return whether this host may lack the address, which couriertcpd binds all the same."""
     return address not in {_ALL, _IPV4} and not collisions.is_loopback(address)
 
 
@@ -105,7 +105,10 @@ def _add_haproxy(draft: grammar.Draft, listeners: Sequence[dict[str, Any]]) -> N
 
 
 def _item(text: str) -> _Item:
-    """SECONDS/port=PORT or SECONDS/port=ADDRESS.PORT; of several ports the first counts, no other setting."""
+    """Parse SECONDS/port=PORT or SECONDS/port=ADDRESS.PORT.
+
+    Of several ports the first counts; other settings are ignored.
+    """
     seconds, *settings = text.split("/")
     timeout = grammar.atoi(seconds)
     ports = [setting[5:] for setting in settings if setting.startswith("port=")]
@@ -120,7 +123,7 @@ def _item(text: str) -> _Item:
 
 
 def _timeouts(items: Iterable[_Item], table: dict[str, Any]) -> dict[str, int]:
-    """The seconds for a listener by local address, "*" for the others; later items go before earlier."""
+    """Return a listener's seconds by local address ("*" for others); later items override earlier ones."""
     address, port = table.get("address", _ALL), _number(table)
     found: dict[str, int] = {}
     for item in items:

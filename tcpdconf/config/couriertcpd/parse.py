@@ -1,7 +1,7 @@
-"""couriertcpd's command line as a service: the door of the modules argv*. Pure but for names of ports.
+"""Translates couriertcpd's command line into a service: the entry point of this package.
 
-What is read is couriertcpd(8) and what the program was seen to do (its defaults are written out); what
-cannot be kept, or better is not, is a note. -stop and -restart are read without importing any model.
+It follows couriertcpd(8) and the observed behaviour of the program, whose defaults are written out. Every
+difference is a note. -stop and -restart are parsed without importing any model.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ CommandLineError = grammar.CommandLineError
 
 
 class CommandLine(NamedTuple):
-    """What a command line asks for.
+    """Holds the request of a command line.
 
-    `service` is None unless action is "run". `log` is where couriertcpd's own messages go: None is its
-    standard error. That may be a logger although the programs' go to the client.
+    `service` is None unless action is "run". `log` is the target of couriertcpd's own messages; None is
+    standard error. It may be a logger even if the programs' messages go to the client.
     """
 
     action: grammar.Action
@@ -32,14 +32,14 @@ class CommandLine(NamedTuple):
 
 
 def parse(words: Sequence[str], *, exact: bool, directory: str = "/", group: int = 0) -> CommandLine:
-    """Read couriertcpd's command line, `words` being those behind the program's name.
+    """Parse couriertcpd's command line; `words` are the arguments after the program's name.
 
-    `exact` keeps what couriertcpd does (any answer of a DNS list is a listing, PROXY of version 1 only, an
-    IPv6 network is a /120); otherwise the service is the safe one and each difference is a note. Relative
-    paths are below `directory`; `group` is what a user that is a number keeps.
+    `exact` keeps couriertcpd's behaviour (any answer of a DNS list is a listing, PROXY version 1 only, an
+    IPv6 network is a /120). Otherwise the service gets safe settings and each difference is a note. Relative
+    paths are below `directory`; a user given by number keeps `group`.
 
     Raises:
-        CommandLineError: couriertcpd refuses the command line, or no service can be like it.
+        CommandLineError: couriertcpd refuses the command line, or no service can behave like it.
     """
     given = grammar.read(words)
     pid_file = given.values.get("pid")

@@ -1,6 +1,6 @@
-"""couriertcpd's list of ports: PORT or ADDRESS.PORT, with commas. It imports little (see `ports`).
+"""Parses couriertcpd's list of ports: PORT or ADDRESS.PORT, separated by commas.
 
-Source: couriertcpd(8), MULTIPLE PORT LIST.
+It imports little (see `config.ports`). Source: couriertcpd(8), MULTIPLE PORT LIST.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from tcpdconf.config.model import values
 
 
 def items(written: str) -> Iterator[tuple[str, str, int | str]]:
-    """Yield each item with its address, empty where it has none, and its port.
+    """Yield each item with its address, empty if it has none, and its port.
 
     Raises:
-        CommandLineError: a port is none, or there is no item.
+        CommandLineError: a port is invalid, or there is no item.
     """
     found = list(filter(None, written.split(",")))
     if not found:
@@ -25,7 +25,7 @@ def items(written: str) -> Iterator[tuple[str, str, int | str]]:
 
 
 def _port(text: str) -> int | str:
-    """A port: a number as atoi reads it, or a name that the host knows."""
+    """Return a port: a number as atoi reads it, or a name that the host knows."""
     number = grammar.atoi(text)
     try:
         known = number or ports.number(text)

@@ -1,4 +1,4 @@
-"""couriertcpd's options as the keys of one service. Pure but for the host's names of ports."""
+"""Translates couriertcpd's options into the keys of one service. Pure, except for port names."""
 
 from typing import Any, Final
 
@@ -27,10 +27,10 @@ _FOR_NOTHING: Final = {
 
 
 def translate(draft: grammar.Draft) -> tuple[Service, Log | None]:
-    """The service that a command line runs, and where couriertcpd's own messages go (None: standard error).
+    """Return the service of a command line, and the target of couriertcpd's messages (None: stderr).
 
     Raises:
-        CommandLineError: couriertcpd refuses it, or no service can be like it.
+        CommandLineError: couriertcpd refuses the command line, or no service can behave like it.
     """
     given = draft.given
     for word in given.overruled:
@@ -80,7 +80,7 @@ def _program(draft: grammar.Draft) -> list[str]:
 
 
 def _identity(draft: grammar.Draft) -> dict[str, int | str]:
-    """User and group. couriertcpd keeps its own group for a user that is a number."""
+    """Return user and group; as with couriertcpd, a user given by number keeps the daemon's group."""
     values = draft.given.values
     found = {name: _account(values[name]) for name in ("user", "group") if name in values}
     for name in found:
@@ -103,7 +103,7 @@ def _account(text: str) -> int | str:
 
 
 def _refusals(draft: grammar.Draft) -> dict[str, Any]:
-    """`drop` and `deny_message`."""
+    """Return `drop` and `deny_message`."""
     values = draft.given.values
     found: dict[str, Any] = {}
     if "drop" in values:
@@ -128,7 +128,7 @@ def _dropped(draft: grammar.Draft, value: str) -> list[str]:
 
 
 def _log(draft: grammar.Draft) -> Log | None:
-    """Where couriertcpd's own messages go, and those of programs unless they go to the client."""
+    """Return the target of couriertcpd's own messages, and of programs' unless those go to the client."""
     values = draft.given.values
     file, logger = values.get("stderr"), values.get("stderrlogger")
     if file == "":
@@ -172,7 +172,7 @@ def _limits(draft: grammar.Draft, listeners: list[dict[str, Any]]) -> dict[str, 
 
 
 def _warn(draft: grammar.Draft, most: int) -> int | None:
-    """The number of -warn; None where it is out of range, which couriertcpd ignores."""
+    """Return the number of -warn, or None if it is out of range, which couriertcpd ignores."""
     if "warn" not in draft.given.values:
         return None
     number = grammar.atoi(draft.given.values["warn"])
@@ -183,7 +183,7 @@ def _warn(draft: grammar.Draft, most: int) -> int | None:
 
 
 def _doubt(draft: grammar.Draft, limits: dict[str, Any], listeners: list[dict[str, Any]]) -> None:
-    """Say what is known to hurt."""
+    """Add notes about limits that are known to cause trouble."""
     most = limits["max_per_ip"]
     by_default = "" if "maxperip" in draft.given.values else f"={most} by default"
     option = draft.given.written("maxperip") + by_default

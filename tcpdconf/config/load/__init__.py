@@ -1,4 +1,4 @@
-"""From files to a `Config`, or to every problem of them at once: reads, parses, merges, validates.
+"""Loads configuration files into a `Config`, or reports every problem: reads, parses, merges, validates.
 
-It sees all of `config`; nothing of the rest does what it does.
+It may import all of `config`.
 """

@@ -1,4 +1,4 @@
-"""Advice that needs the text of the file: headers that are to be renamed, values that are to be wrapped."""
+"""Adds advice that needs the text of the file: headers to rename, values to wrap in brackets."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SERVICE_KEYS: Final = frozenset({"program", "listeners", "limits", "access", "s
 
 
 class _TableHeader(NamedTuple):
-    """A table's header: its line, the columns of its brackets' ends, and its parts as written."""
+    """Locates a table's header: its line, the columns of its brackets, and its name as written."""
 
     line: int
     start: int
@@ -27,7 +27,7 @@ class _TableHeader(NamedTuple):
 def advised(
     finding: validation_errors.Finding, source: SourceFile, key: positions.Key
 ) -> validation_errors.Finding:
-    """A finding with the advice that the text of its file allows; `key` is its place in the file."""
+    """Return a finding with the advice that the text of its file allows; `key` is its place in the file."""
     value = _at(source.data, key)
     if finding.code == "unknown-key" and isinstance(value, dict):
         return _unknown_table(finding, source, key, value)
@@ -64,7 +64,7 @@ def _written(header: _TableHeader, name: str, brackets: int | None = None) -> pr
 def _unknown_table(
     finding: validation_errors.Finding, source: SourceFile, key: positions.Key, value: dict[str, Any]
 ) -> validation_errors.Finding:
-    """A service whose name has a dot without quotes, or that does not stand below services."""
+    """Advise on a service whose name has an unquoted dot, or which is not below `services`."""
     if len(key) >= 3 and key[0] == "services" and (_is_service(value) or _holds_service(value)):
         name = ".".join(str(part) for part in key[1:])
         while not _is_service(value):
@@ -102,7 +102,7 @@ def _renamed(source: SourceFile, old: str, new: str) -> Iterator[problems.Edit]:
 def _services_array(
     finding: validation_errors.Finding, source: SourceFile, services: list[Any]
 ) -> validation_errors.Finding:
-    """[[services]] with a key `name`, as other programs write their sections."""
+    """Advise on [[services]] with a key `name`, as other programs write their sections."""
     names = [service.get("name") if isinstance(service, dict) else None for service in services]
     text = "must be a table of services by their names, not an array"
     right = [name for name in names if isinstance(name, str) and fields.NAME.fullmatch(name)]
@@ -135,7 +135,7 @@ def _other_brackets(
     key: positions.Key,
     value: object,
 ) -> validation_errors.Finding:
-    """One pair of brackets where two are wanted, or the other way round."""
+    """Advise on one pair of brackets where two are required, or the reverse."""
     place = source.places.get(key)
     if place is None or isinstance(key[-1], int):
         return finding

@@ -1,6 +1,7 @@
-"""The files of a conf.d directory, read and parsed: which they are, and what cannot be read of them.
+"""Reads and parses the files of a conf.d directory.
 
-This is the only module of `config` that reads configuration files. It judges TOML, not what the TOML says.
+This is the only module of `config` that reads configuration files. It checks that they are valid TOML; other
+modules validate the values.
 """
 
 import errno
@@ -15,38 +16,38 @@ from tcpdconf.config import codes, problems
 from tcpdconf.config.file_signature import Signature, signature
 from tcpdconf.config.load.source import SourceFile, parsed
 
-_BYTES: Final = 2**20  # of all files together
-_TOKENS: Final = 50_000  # the same; the supervisor reads about so many in a third of a second
+_BYTES: Final = 2**20  # in all files together
+_TOKENS: Final = 50_000  # in all files; the supervisor parses this many in about a third of a second
 _FILES: Final = 1000
-# lines of which nothing is counted
+# lines without tokens
 _NO_TOKENS: Final = re.compile(rb"^[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
-# names that people give to configuration files; backups and what packages leave have others
+# names that people give to configuration files, unlike those of backups and of packages' leftovers
 _MEANT: Final = re.compile(r"[^.#][^.]*\.(?:conf|cfg|ini|ya?ml|json|tml|tom|toml\.txt|(?i:toml))")
 
 
 class Directory(NamedTuple):
-    """What a directory holds: the files that parse, in order, the others' texts, and what is wrong.
+    """Holds the content of a directory: parsed files in order, texts of the others, and problems.
 
-    One that is too large is not parsed at all.
+    A directory that is too large is not parsed at all.
     """
 
     sources: list[SourceFile]
     broken: list[str]
     problems: list[problems.Problem]
-    order: dict[str, int]  # of all files, by the path that is shown
-    signatures: dict[str, Signature]  # of those that could be read, before they were
+    order: dict[str, int]  # positions of all files, by the path that is shown
+    signatures: dict[str, Signature]  # of readable files, taken before reading
 
     @property
     def too_large(self) -> bool:
-        """Whether there is more than is read."""
+        """True if the directory has more than is read."""
         return any(problem.code == "too-large" for problem in self.problems)
 
 
 def read(directory: str | Path, replace: Mapping[str, str], *, alone: bool = False) -> Directory:
-    """Every file of a directory that counts, in byte order of their names.
+    """Read and parse every configuration file of a directory, in byte order of their names.
 
-    `replace` maps the path of such a file, which need not exist, to another whose content stands in for it.
-    With `alone` the path is that of a file, which may be a pipe, and no other is read.
+    `replace` maps the path of such a file, which need not exist, to another file to read in its place. With
+    `alone`, `directory` is the path of one file, which may be a pipe, and no other is read.
     """
     found = Directory([], [], [], {}, {})
     try:
@@ -84,18 +85,18 @@ def read(directory: str | Path, replace: Mapping[str, str], *, alone: bool = Fal
 
 
 def _ignored(paths: Iterable[str]) -> list[str]:
-    """The names of files that do not count and were probably meant to."""
+    """Return the names of ignored files that were probably meant to be read."""
     names = map(os.path.basename, paths)
     return sorted(name for name in names if _MEANT.fullmatch(name) and not counts(name))
 
 
 def _renamed(name: str) -> str:
-    """The name under which such a file counts."""
+    """Return the name under which such a file would be read."""
     return f"{name.partition('.')[0]}.toml"
 
 
 def _paths(directory: Path, replace: Mapping[str, str]) -> list[str]:
-    """The files to read, in byte order of the names that they have or stand in for."""
+    """Return the files to read, in byte order of their own names or of those that they replace."""
     paths = {name: str(directory / name) for name in os.listdir(directory) if counts(name)}
     for target, candidate in replace.items():
         if Path(target).parent.resolve() != directory.resolve():
@@ -108,12 +109,12 @@ def _paths(directory: Path, replace: Mapping[str, str]) -> list[str]:
 
 
 def counts(name: str) -> bool:
-    """Whether a file of this name in a directory is a configuration file."""
+    """Return whether a file of this name in a directory is a configuration file."""
     return name.endswith(".toml") and not name.startswith((".", "#"))
 
 
 def _read(found: Directory, path: str, most: int, *, piped: bool) -> "_Content | None":
-    """Read a file, one byte more than `most` at most; nothing of one whose size says enough."""
+    """Read a file, at most one byte more than `most`; nothing if its size is already too large."""
     try:
         with open(_opened(path, piped=piped), "rb") as file:
             status = os.fstat(file.fileno())
@@ -128,9 +129,10 @@ def _read(found: Directory, path: str, most: int, *, piped: bool) -> "_Content |
 
 
 def _opened(path: str, *, piped: bool) -> int:
-    """Open a file. A FIFO that lies in the directory would block forever.
+    """Open a file without waiting, unless it may be a pipe.
 
-    A candidate may be a pipe, or /dev/null, which shows the directory without the file.
+    A FIFO in the directory would otherwise block for ever. A replacement may be a pipe, or /dev/null, which
+    shows the directory without the file.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if piped else os.O_NONBLOCK))
     mode = os.fstat(fd).st_mode
@@ -143,14 +145,14 @@ def _opened(path: str, *, piped: bool) -> int:
 
 
 class _Content(NamedTuple):
-    """What was read of a file, and how large it is at least, in bytes."""
+    """Holds the bytes read from a file, and its least size in bytes."""
 
     read: bytes
     size: int
 
     @property
     def tokens(self) -> int:
-        """About how many keys, values and brackets TOML has to be taken apart into: that takes the time."""
+        """Return about how many keys, values and brackets there are, which determine the time of parsing."""
         rest = _NO_TOKENS.sub(b"", self.read)
         return sum(map(rest.count, (b"=", b",", b"[", b"{", b".", b"\n")))
 
@@ -158,7 +160,7 @@ class _Content(NamedTuple):
 def _too_large(
     directory: str | Path, contents: Mapping[str, _Content], files: int
 ) -> Iterator[problems.Problem]:
-    """What is more than the supervisor can read while it has other things to do.
+    """Yield a problem for each limit that is exceeded, naming the file with the largest share.
 
     The file that has most of it is named.
     """
@@ -207,7 +209,7 @@ def _parse_into(found: Directory, path: str, read: _Content) -> None:
 
 
 def _read_octal(source: SourceFile) -> None:
-    """Make strings of masks that are written as octal numbers: nothing else tells 0o22 from 18."""
+    """Turn masks in octal notation into strings: once parsed, 0o22 and 18 are equal."""
     services = source.data.get("services")
     names = [("services", name) for name in services] if isinstance(services, dict) else []
     for key in (*names, ("defaults",)):
@@ -224,7 +226,7 @@ def _whole(path: str, text: str, code: codes.Code) -> problems.Problem:
 
 
 def _undecodable(path: str, content: bytes, offset: int) -> problems.Problem:
-    """The first byte that is not UTF-8: its place, in characters of the line before it."""
+    """Return the problem of the first byte that is not UTF-8; its column counts characters."""
     start = content.rfind(b"\n", 0, offset) + 1
     before = content[start:offset].decode("utf-8-sig" if start == 0 else "utf-8")
     line = content[start:].split(b"\n", 1)[0].decode(errors="replace").rstrip("\r").removeprefix("\ufeff")

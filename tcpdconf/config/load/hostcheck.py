@@ -1,6 +1,6 @@
-"""Checks a configuration against this host: users, port names, files, programs, addresses that collide.
+"""Checks a configuration against this host: users, port names, files, programs, colliding addresses.
 
-Nothing is opened, no socket is made, no program started.
+It opens no file, makes no socket and starts no program.
 """
 
 import itertools
@@ -19,9 +19,9 @@ from tcpdconf.config.near import near
 Services = Mapping[str, ServiceSettings]
 
 _DENIED: Final = "Permission denied"
-_MANY: Final = 20_000  # names of a folder that are compared
+_MANY: Final = 20_000  # names in a folder that are compared, at most
 _HASTY: Final = 3  # seconds; a lost first packet of a PROXY header is sent again after one
-# they start as root and become whoever has logged in
+# they start as root and become the user who has logged in
 _NEED_ROOT: Final = frozenset({"imaplogin", "pop3login"})
 _BINARIES: Final = (
     "/usr/sbin",
@@ -34,10 +34,10 @@ _BINARIES: Final = (
 
 
 def check(loaded: Loaded, services: Services | None = None) -> list[problems.Problem]:
-    """What this host says against the enabled services: errors, and warnings about what is doubtful.
+    """Return the problems of the enabled services on this host: errors and warnings.
 
-    `services` are those of the configuration when left out. Of one that is not whole, only errors are found:
-    what it lacks is no reason for a warning.
+    `services` defaults to those of the configuration. For an incomplete service only errors are returned: a
+    key that is missing so far is no reason for a warning.
     """
     services = dict(loaded.config.services) if services is None else services
     enabled = {name: service for name, service in services.items() if service.enabled}
@@ -64,7 +64,7 @@ def _identity(loaded: Loaded, key: positions.Key, service: ServiceSettings) -> I
 
 
 def _root_hint(service: ServiceSettings) -> str:
-    """What to do about a service without a user: some programs have to start as root."""
+    """Return advice for a service without a user: some programs have to start as root."""
     names = {os.path.basename(word) for word in service.program or ()}
     needing = sorted(names & _NEED_ROOT)
     if needing:
@@ -76,7 +76,7 @@ def _root_hint(service: ServiceSettings) -> str:
 
 
 def _unknown_names(service: ServiceSettings) -> Iterator[host.UnknownNameError]:
-    """What `identity` would stop at, in user and group both."""
+    """Yield the errors that `identity` raises for user and for group, each on its own."""
     only_user = service.model_copy(update={"group": None if service.group is None else 0})
     only_group = service.model_copy(update={"user": None})
     for part in (only_user, only_group):
@@ -105,7 +105,7 @@ def _files(loaded: Loaded, key: positions.Key, service: ServiceSettings) -> Iter
 
 
 def _unread(loaded: Loaded, key: positions.Key, path: str, reason: str) -> problems.Problem:
-    """Make a problem of a file that cannot be read; the daemon may read what this process may not."""
+    """Return a problem of a file that cannot be read; the daemon may be able to read it."""
     text = f"cannot read {path}: {reason}"
     if reason == _DENIED and os.geteuid() != 0:
         hint = "check as root"
@@ -114,24 +114,24 @@ def _unread(loaded: Loaded, key: positions.Key, path: str, reason: str) -> probl
 
 
 def _missing(loaded: Loaded, key: positions.Key, text: str, path: str) -> problems.Problem:
-    """A file that a service needs, and the one that was probably meant."""
+    """Return a problem of a missing file, with the path that was probably meant."""
     meant = None if Path(path).exists() else _near_path(path)
     if meant is None:
         return loaded.problem(key, text, "missing-file")
     quoted = notations.quoted(meant)
-    if key[-1] == "path" and loaded.origin(key) is None:  # written as a path alone
+    if key[-1] == "path" and loaded.origin(key) is None:  # written as a bare path
         key = key[:-1]
     return loaded.problem(key, text, "missing-file", hint=f"did you mean {quoted}?", meant=quoted)
 
 
 def _near_path(path: str, *folders: str) -> str | None:
-    """A path that there is, and that differs from another by a slip of its last part or its folder."""
+    """Return an existing path that differs only by a slip in its name or folder, or None."""
     folder, name = os.path.split(path)
     for other in folders:
         if os.path.isfile(f"{other}/{name}"):
             return f"{other}/{name}"
     try:
-        with os.scandir(folder) as entries:  # it may have any number, and the daemon waits
+        with os.scandir(folder) as entries:  # a folder may be huge, and the daemon waits
             names = [entry.name for entry in itertools.islice(entries, _MANY + 1)]
     except OSError:
         return None
@@ -140,7 +140,7 @@ def _near_path(path: str, *folders: str) -> str | None:
 
 
 def _unreadable(path: str, *, directory: bool) -> str | None:
-    """Why a file cannot be read by who asks; None when it can."""
+    """Return why this process cannot read a file, or None if it can."""
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
@@ -171,7 +171,7 @@ def _program(loaded: Loaded, key: positions.Key, service: ServiceSettings) -> It
 
 
 def _words(path: str) -> str | None:
-    """The elements of a command that stands in one string, as TOML."""
+    """Return the elements of a command written in one string, as TOML, or None."""
     first, blank, rest = path.partition(" ")
     is_command = bool(blank) and Path(first).is_file()
     return ", ".join(map(notations.quoted, [first, *rest.split()])) if is_command else None

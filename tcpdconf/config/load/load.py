@@ -1,7 +1,7 @@
-"""A conf.d directory -> a validated `Config`, or every problem of every file at once.
+"""Loads a conf.d directory into a validated `Config`, or reports every problem of every file at once.
 
-Each file is validated as it is written, then each service with its defaults filled in; last comes what
-only the host knows. Positions are computed when something is asked about them.
+Each file is validated as written, then each service with its defaults filled in, then the whole against this
+host. Positions are computed only when they are needed.
 """
 
 import re
@@ -31,21 +31,23 @@ Services = dict[str, ServiceSettings]
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _NO_FILES: Final[Mapping[str, Signature]] = MappingProxyType({})
-_MOST: Final = 500  # problems that are told
+_MOST: Final = 500  # problems that are reported, at most
 _SERVICES: Final = 500
-_INHERITED: Final = 100_000  # values that services have from [defaults], all together
+_INHERITED: Final = 100_000  # values that all services together inherit from [defaults], at most
 _ARRAYS: Final = frozenset({"access", "dns_lists", "environment_files", "listeners"})  # of a service
 _Valid = dict[int, tuple[Any, ...]]
-"""What arrays of the files mean, by their identity: in each service that has them they mean the same."""
+"""Maps the id of an array in the files to its validated value, which all services that have it share."""
 
-# what a table as written may still get from elsewhere; inside an array nothing is filled in
+# problems that other tables may still solve; inside an array nothing is filled in
 _HEALED: Final = frozenset({"missing-key", "conflict"})
 
 
 class LoadError(problems.ConfigError):
-    """A directory cannot be used. `config` is what it says, where only the host objects; else it is empty.
+    """Reports an unusable directory.
 
-    `signatures` are those of its files, before they were read.
+    `config` is its configuration if only the host objects; otherwise it is empty.
+
+    `signatures` are those of its files, taken before reading.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ def load(
     further: Callable[[Loaded, Services], Iterable[problems.Problem]] | None = None,
     alone: bool = False,
 ) -> Loaded:
-    """Read, merge and validate DIR/*.toml; `replace` lets other files stand in (path in DIR -> path).
+    """Read, merge and validate DIR/*.toml; `replace` maps paths in DIR to files that are read instead.
 
-    With `alone` it is one file, which need not have a service: others of its set may.
+    With `alone`, `directory` is one file, which need not have a service: others of its set may.
 
-    Unless it is `to_serve`, what matters to a host that serves it is left out: its users, ports and files,
-    and whether any service is enabled. `further` finds more problems in the services, some of which may lack
-    what is wrong.
+    Without `to_serve`, checks that concern only a serving host are left out: its users, ports and files, and
+    whether any service is enabled. `further` returns more problems of the services; wrong keys are missing
+    from the services that it gets.
 
     Raises:
         LoadError: with all problems of all files.
@@ -126,9 +128,10 @@ def _ordered(seen: "_Seen", found: Directory) -> list[problems.Problem]:
 
 
 class _Seen:
-    """Problems, each once: a wrong default is the same problem in every service that it fills in.
+    """Collects problems, each once: a wrong default is the same problem in every service that inherits it.
 
-    After `_MOST` with an error among them no more are looked for, which `full` says and a last problem tells.
+    After `_MOST` problems with an error among them it is `full`: a last problem says so, and no more are
+    added.
     """
 
     def __init__(self, directory: str, known: list[problems.Problem], *, wrong: bool) -> None:
@@ -161,7 +164,7 @@ class _Seen:
 
 
 def _as_written(file: SourceFile, valid: _Valid) -> Iterator[problems.Problem]:
-    """What is wrong with one file whatever stands in the others. Arrays that are right go to `valid`."""
+    """Yield the problems of one file, whatever the others contain; add its valid arrays to `valid`."""
     try:
         settings = Settings.model_validate(file.data, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
@@ -181,7 +184,7 @@ def _as_written(file: SourceFile, valid: _Valid) -> Iterator[problems.Problem]:
 
 
 def _written_here(file: SourceFile, found: "validation_errors.Finding") -> problems.Problem:
-    """The problem that a finding about one file is."""
+    """Return the problem for a finding about one file."""
     edits = found.edits
     if found.meant is not None:
         edits = file.replacement(found.key, found.spot, found.meant)
@@ -190,7 +193,7 @@ def _written_here(file: SourceFile, found: "validation_errors.Finding") -> probl
 
 
 def _twice(files: list[SourceFile]) -> Iterator[problems.Problem]:
-    """What two files define, though only one may: services, chains, keys of [dns] and [daemon]."""
+    """Yield problems of names that two files define: services, chains, keys of [dns] and [daemon]."""
     twice: dict[str, codes.Code] = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
     first: dict[positions.Key, SourceFile] = {}
     for file in files:
@@ -209,7 +212,7 @@ def _second(key: positions.Key, file: SourceFile, known: SourceFile, code: codes
 
 
 def _too_many(loaded: Loaded) -> Iterator[problems.Problem]:
-    """More services than one daemon runs, or defaults that are too much for so many."""
+    """Yield problems of more services than one daemon runs, or of defaults too large for so many."""
     count = len(loaded.written.owners)
     if count > _SERVICES:
         text = f"has {count} services, and {_SERVICES} are the most"
@@ -224,9 +227,9 @@ def _too_many(loaded: Loaded) -> Iterator[problems.Problem]:
 
 
 def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[Services, Services]:
-    """The valid services, and of the others what is valid; the problems of those go to `seen`.
+    """Return the valid services and the valid parts of the others, whose problems go to `seen`.
 
-    What seems to be missing may stand in the defaults of a file that could not be parsed (`unread`).
+    A key that seems to be missing may be in the defaults of a file that could not be parsed (`unread`).
     """
     hopeful = re.search(r"\bdefaults\b", unread) is not None
     valid: Services = {}
@@ -249,22 +252,22 @@ def _services(loaded: Loaded, seen: _Seen, unread: str, known: _Valid) -> tuple[
             )
             rest[name] = _remains(data, validation_errors.wrong(error))
         else:
-            if partial:  # what it lacks may stand in what could not be read
+            if partial:  # the unreadable part may have what it lacks
                 rest[name] = _remains(data, set())
                 del valid[name]
     return valid, rest
 
 
 def _remains(data: dict[str, Any], wrong: set[str | int]) -> ServiceSettings:
-    """A service without its wrong keys: the host can be asked about the right ones in the same run."""
-    if "group" in wrong:  # a user may be no problem only with its group
+    """Return a service without its wrong keys, so that the host can check the others in the same run."""
+    if "group" in wrong:  # a user may be valid only together with its group
         wrong = wrong | {"user"}
     right = {key: value for key, value in data.items() if key not in wrong}
     return ServiceSettings.model_validate(right, by_alias=True, by_name=False)
 
 
 def _config(loaded: Loaded, services: Services, seen: _Seen) -> Config:
-    """All of it; what does not go together in tables that files share goes to `seen`."""
+    """Return the whole configuration; conflicts in tables that files share go to `seen`."""
     shared = {name: loaded.written.whole(name) for name in ("dns", "dns_chains", "daemon")}
     try:
         return Config.model_validate({"services": services, **shared}, by_alias=True, by_name=False)
@@ -276,7 +279,7 @@ def _config(loaded: Loaded, services: Services, seen: _Seen) -> Config:
 
 
 def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problems.Problem]:
-    """Names of chains that nobody defines, not even (perhaps) a file that could not be parsed."""
+    """Yield problems of chains that no file defines, unless a file that could not be parsed may."""
     known = loaded.written.whole("dns_chains")
     for service, settings in services.items():
         for index, name in enumerate(settings.dns_lists):

@@ -1,4 +1,4 @@
-"""A configuration that was loaded, with the place of each of its keys."""
+"""Holds a loaded configuration with the place of each of its keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration, the files that it came from (in order), and what is doubtful about it."""
+    """Holds a configuration, the files that it came from (in order), and its warnings."""
 
     directory: str
     config: Config
     files: tuple[str, ...]
-    # of the files, before they were read
+    # of the files, taken before reading
     signatures: Mapping[str, Signature] = field(default_factory=dict, repr=False)
     warnings: tuple[problems.Problem, ...] = ()
     written: merge.Merged = field(default_factory=lambda: merge.Merged([]), repr=False)
@@ -38,11 +38,11 @@ class Loaded:
         meant: str | None = None,
         spot: Spot = "value",
     ) -> problems.Problem:
-        """A problem with a key of the effective configuration, at the place where it was written.
+        """Return a problem of a key of the effective configuration, at the place where it is written.
 
-        `meant` is the TOML that does what the hint says, in place of the value or the key (`spot`).
+        `meant` is TOML that does what the hint says, in place of the value or the key (`spot`).
 
-        For a key that was not written: at the header of the nearest table around it.
+        A key that is not written has its problem at the header of the nearest table around it.
         """
         found = self.written.locate(key)
         shown = problems.dotted(key)
@@ -54,7 +54,7 @@ class Loaded:
         return layer.source.problem(span, shown, text, code, severity=severity, hint=hint, edits=edits)
 
     def found(self, finding: "validation_errors.Finding") -> problems.Problem:
-        """The problem that a finding about the effective configuration is."""
+        """Return the problem for a finding about the effective configuration."""
         written = self.written.locate(finding.key)
         if written is not None and written[1]:
             finding = advised(finding, written[0].source, written[0].key)
@@ -64,7 +64,7 @@ class Loaded:
         return replaced(found, edits=finding.edits) if finding.edits else found
 
     def origin(self, key: positions.Key) -> tuple[str, int] | None:
-        """File and line of a key of the effective configuration; None when it is a built-in default."""
+        """Return file and line of a key of the effective configuration, or None for a built-in default."""
         found = self.written.locate(key)
         if found is None or not found[1]:
             return None
@@ -72,7 +72,7 @@ class Loaded:
         return None if span is None else (found[0].source.path, span.line)
 
     def comment(self, key: positions.Key) -> str:
-        """The origin of a key for people: `conf.d/10-smtp.toml:12`, or `default`."""
+        """Return the origin of a key for people: `conf.d/10-smtp.toml:12`, or `default`."""
         origin = self.origin(key)
         return "default" if origin is None else f"{origin[0]}:{origin[1]}"
 

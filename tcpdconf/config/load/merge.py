@@ -1,9 +1,9 @@
-"""The effective configuration as plain data, and where each value of it was written.
+"""Merges files into the effective configuration, as plain data, and finds where each value was written.
 
-Merging and finding follow one rule. Tables merge key by key; a later file's [defaults] win over an
-earlier's, and a service over all of them. Arrays of several files' defaults are joined; a service's own
-array stands alone. A `stderr` table that says which kind it is stands alone as well: half of a file and
-half of a logger would be neither.
+Merging and finding follow one rule. Tables merge key by key. A later file's [defaults] override an earlier
+one's, and a service overrides them all. Arrays of several files' defaults are joined; a service's own array
+replaces them. A `stderr` table that names its kind replaces others too: half a file and half a logger would
+be neither.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 from tcpdconf.config import positions
 from tcpdconf.config.load.source import SourceFile
 
-_DEEPEST: Final = 16  # tables in tables; the models know fewer, so nothing valid is deeper
+_DEEPEST: Final = 16  # nested tables; the models have fewer levels, so nothing valid is deeper
 _KINDS: Final = frozenset({"file", "logger"})  # of stderr
 
 
 class Layer(NamedTuple):
-    """A value as one file has it, at `key` of that file."""
+    """Holds a value as one file has it, at `key` of that file."""
 
     source: SourceFile
     key: positions.Key
@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
 
 class Merged:
-    """All files together. A service belongs to the first file that defines it."""
+    """Merges all files. A service belongs to the first file that defines it."""
 
     def __init__(self, files: list[SourceFile]) -> None:
         self.files = files
@@ -38,14 +38,14 @@ class Merged:
             self._defaults = _merged(self._defaults, table(file.data, "defaults"), joined=True)
 
     def services(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each service with its defaults filled in; what is no table is left out."""
+        """Yield each service with its defaults filled in; entries that are no tables are left out."""
         for name, file in self.owners.items():
             own = table(file.data, "services")[name]
             if isinstance(own, dict):
                 yield name, _merged(self._defaults, own, joined=False)
 
     def inherited(self) -> int:
-        """Return how many values all services have from the defaults, tables and arrays among them."""
+        """Return how many values all services inherit from the defaults, including tables and arrays."""
         sizes = {key: _size(value) for key, value in self._defaults.items()}
         total = sum(sizes.values()) * len(self.owners)
         for name, file in self.owners.items():
@@ -54,16 +54,16 @@ class Merged:
         return total
 
     def whole(self, name: str) -> dict[str, Any]:
-        """A top-level table of all files together."""
+        """Return a top-level table, merged from all files."""
         found: dict[str, Any] = {}
         for file in self.files:
             found = {**table(file.data, name), **found}
         return found
 
     def locate(self, key: positions.Key) -> tuple[Layer, bool] | None:
-        """Where a key of the effective configuration was written, and whether it was.
+        """Return where a key of the effective configuration was written, and True if it was.
 
-        For a key that was not: the nearest table around it. None when no file has anything of it.
+        For a key that was not written: the nearest table around it and False. None if no file has any part.
         """
         layers, rest = self._layers(key)
         for number, part in enumerate(rest):
@@ -74,7 +74,7 @@ class Merged:
         return (layers[0], True) if layers else None
 
     def _layers(self, key: positions.Key) -> tuple[list[Layer], positions.Key]:
-        """What a key may come from, the strongest first, and the key below that."""
+        """Return the layers that a key may come from, the strongest first, and the key below them."""
         owner = self.owners.get(str(key[1])) if key[0] == "services" and len(key) > 1 else None
         if owner is None:
             return [Layer(file, (), file.data) for file in self.files], key
@@ -88,13 +88,13 @@ class Merged:
 
 
 def table(data: object, name: str) -> dict[str, Any]:
-    """A table of a table; empty when there is none, or something else."""
+    """Return a table inside a table; empty if it is missing or no table."""
     found = data.get(name) if isinstance(data, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def _size(value: object) -> int:
-    """The number of values in a value, itself among them."""
+    """Return the number of values in a value, including itself."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(_size, items))
 
@@ -118,7 +118,7 @@ def _step(layers: list[Layer], part: str | int) -> Iterator[Layer]:
             if isinstance(layer.value, dict) and part in layer.value:
                 yield Layer(layer.source, (*layer.key, part), layer.value[part])
         return
-    for layer in reversed(layers):  # joined arrays: the weakest comes first
+    for layer in reversed(layers):  # joined arrays: the weakest layer comes first
         if not isinstance(layer.value, list):
             return
         if part < len(layer.value):
@@ -128,7 +128,10 @@ def _step(layers: list[Layer], part: str | int) -> Iterator[Layer]:
 
 
 def _visible(layers: list[Layer], stderr: bool) -> list[Layer]:
-    """The layers that contribute: those of the strongest one's kind, down to one that hides the rest."""
+    """Return the layers that contribute to a value, the strongest first.
+
+    They are the layers of the same type as the strongest one, down to one that hides the rest.
+    """
     top = layers[0]
     alone = isinstance(top.value, list) and top.key[0] == "services"
     if alone or not isinstance(top.value, dict | list):

@@ -1,4 +1,4 @@
-"""What the models look like from a key path: the keys of a table, where a key belongs, an example of it."""
+"""Answers questions about the models by key path: a table's keys, where a key belongs, an example."""
 
 import functools
 import types
@@ -11,18 +11,18 @@ from pydantic.fields import FieldInfo
 
 from tcpdconf.config import positions
 
-_ANY = "NAME"  # stands for a name that the administrator chooses
+_ANY = "NAME"  # a placeholder for names that the administrator chooses
 Model = type[pydantic.BaseModel]
 Home = tuple[positions.Key, Model]
 
 
 def keys(model: Model, table: positions.Key) -> list[str]:
-    """The keys that a table may have; those of all its shapes, where it has several."""
+    """Return the keys that a table may have, in any of its shapes."""
     return list(dict.fromkeys(key for found in models(model, table) for key in _fields(found)))
 
 
 def models(model: Model, table: positions.Key) -> list[Model]:
-    """The models of the table at a key path."""
+    """Return the models of the table at a key path."""
     annotations: list[Any] = [model]
     for part in table:
         annotations = [below for found in annotations for below in _step(found, part)]
@@ -30,9 +30,9 @@ def models(model: Model, table: positions.Key) -> list[Model]:
 
 
 def homes(model: Model, key: positions.Key) -> list[str]:
-    """The headers of the tables where the last part of a key would be known: nearest first, at most three.
+    """Return the headers of at most three tables that know the last part of a key, the nearest first.
 
-    Nearest is below the table where it was written, then below the tables around that.
+    Tables below the one where the key was written are nearest, then those below the tables around it.
     """
     for length in range(len(key) - 1, -1, -1):
         level: list[Home] = [(key[:length], found) for found in models(model, key[:length])]
@@ -45,7 +45,7 @@ def homes(model: Model, key: positions.Key) -> list[str]:
 
 
 def header(table: positions.Key) -> str:
-    """A table as its header is written: [services.smtp.limits], [[services.smtp.access]]."""
+    """Return a table's header: [services.smtp.limits], [[services.smtp.access]]."""
     name = ".".join(part for part in table if isinstance(part, str))
     if not table:
         return "the top of the file"
@@ -53,7 +53,7 @@ def header(table: positions.Key) -> str:
 
 
 def example(model: Model, key: positions.Key) -> str | None:
-    """A line that sets a key."""
+    """Return advice with an example line that sets a key, or None."""
     from tcpdconf.config import render  # noqa: PLC0415 (needed for problems only)
 
     for found in models(model, key[:-1]):
@@ -78,7 +78,7 @@ def _is_model(annotation: object) -> typing.TypeGuard[Model]:
 
 
 def _flat(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 (annotations are any object)
-    """The members of unions, out of their annotations."""
+    """Yield the members of unions, without their annotations."""
     if typing.get_origin(annotation) is Annotated:
         yield from _flat(typing.get_args(annotation)[0])
     elif typing.get_origin(annotation) in {typing.Union, types.UnionType}:
@@ -102,7 +102,7 @@ def _step(annotation: Any, part: str | int) -> Iterator[Any]:  # noqa: ANN401 (a
 
 @functools.cache
 def _tables(model: Model) -> list[Home]:
-    """The tables directly below one, by their keys in it."""
+    """Return the tables directly below a model, each with its key in it."""
     tables: list[Home] = []
     for name, field in _fields(model).items():
         for found in _flat(field.annotation):

@@ -1,7 +1,7 @@
-"""Every syntax error of a file at once, and what the rest of it says.
+"""Finds every syntax error of a file at once, and parses the rest of it.
 
-The text is cut into statements; those that are no TOML are repaired (`repair`) or left out, and what remains
-is parsed. So one error does not hide the others, nor what is wrong with values elsewhere in the file.
+The text is cut into statements. Those that are not TOML are repaired (`repair`) or left out, and the rest is
+parsed. So one error hides neither the others nor problems of values elsewhere in the file.
 """
 
 import itertools
@@ -15,10 +15,10 @@ from tcpdconf.config import problems
 from tcpdconf.config.load import repair, tokens, toml_errors
 from tcpdconf.config.load.source import Recovered, SourceFile, parsed
 
-_ROUNDS: Final = 4  # in which keys that are defined twice are left out
+_ROUNDS: Final = 4  # rounds of leaving out keys that are defined twice
 _TEXT: Final = 100_000  # characters of a string of several lines
 _TOLD: Final = 100  # syntax errors of a file
-_SCANNED: Final = 200_000  # lines that are looked at in vain for the end of a statement
+_SCANNED: Final = 200_000  # lines searched in vain for the end of a statement, at most
 _LONGEST: Final = 20_000  # characters of a line that may be a header, or an array of several lines
 _HEADER: Final = re.compile(r"[ \t]*\[{1,2}[\w.\"' \t-]{1,500}\]{0,2}[ \t]*(#.*)?$")
 _ASSIGNMENT: Final = re.compile(r"[ \t]*[\w.-]+[ \t]*=(?!=)")
@@ -31,7 +31,7 @@ _MARKER: Final = re.compile(r"^(?:<{7}|={7}|>{7}|\|{7})(?: .*)?$", re.MULTILINE)
 
 
 class _Statement(NamedTuple):
-    """A piece of a file: a key with its value, or a header; with the number of its first line from 0."""
+    """Holds a piece of a file: a key with its value, or a header. `line` counts from 0."""
 
     line: int
     text: str
@@ -42,7 +42,7 @@ class _Statement(NamedTuple):
 
 
 def recover(source: SourceFile, error: Exception) -> Recovered:
-    """All problems of a text that tomllib refuses with `error`."""
+    """Return all syntax errors of a text that tomllib refuses with `error`, and its readable data."""
     if not isinstance(error, tomllib.TOMLDecodeError):
         return Recovered([toml_errors.problem(source, error)])
     foreign = _foreign(source)
@@ -66,13 +66,13 @@ def recover(source: SourceFile, error: Exception) -> Recovered:
         is_judged = _judge(source, statement, lines, found)
         is_lost = not is_judged and statement.is_header
         if not is_judged:
-            found.lost.append(header)  # what is lost may be any of its keys
+            found.lost.append(header)  # the lost text may define any of its keys
     _unite(source, lines, found)
     return found
 
 
 def _foreign(source: SourceFile) -> problems.Problem | None:
-    """A file in quite another language."""
+    """Return the problem of a file in another language, or None."""
     start = source.text.lstrip()
     language = None
     if start.startswith("{"):
@@ -89,7 +89,7 @@ def _foreign(source: SourceFile) -> problems.Problem | None:
 
 
 def _without_conflicts(source: SourceFile, found: Recovered) -> str:
-    """The text with the first side of each conflict that a merge has left."""
+    """Return the text with only the first side of each conflict that a merge has left."""
     lines = source.text.split("\n")
     hint = "keep one of the two sides, and delete the lines that begin with <<<<<<<, ======= and >>>>>>>"
     begun = False
@@ -114,7 +114,7 @@ def _without_conflicts(source: SourceFile, found: Recovered) -> str:
 
 
 def _statements(text: str) -> Iterator[_Statement]:
-    """The statements of a text. One that is not closed ends where another must begin."""
+    """Yield the statements of a text; an unclosed one ends where another must begin."""
     lines = text.split("\n")
     start, budget = 0, _SCANNED
     while start < len(lines):
@@ -125,7 +125,7 @@ def _statements(text: str) -> Iterator[_Statement]:
 
 
 def _end(lines: list[str], start: int) -> tuple[int, int]:
-    """The line after a statement, and the line up to which it was looked for."""
+    """Return the line after a statement, and the line up to which the search went."""
     first = lines[start]
     if len(first) > _LONGEST or _HEADER.match(first) or not re.search(r"[\[{]|\"\"\"|'''", first):
         return start + 1, start + 1
@@ -133,7 +133,7 @@ def _end(lines: list[str], start: int) -> tuple[int, int]:
         end = _text_end(lines, start)
         return end, end
     opened: list[str] = []
-    tables = 0  # of what is open, those in braces
+    tables = 0  # the open brackets that are braces
     for number in range(start, len(lines)):
         line = lines[number]
         if number > start and len(line) < _LONGEST and _begins(line, in_array=not tables):
@@ -150,14 +150,14 @@ def _end(lines: list[str], start: int) -> tuple[int, int]:
 
 
 def _begins(line: str, *, in_array: bool) -> bool:
-    """Whether a line inside brackets belongs to the next statement."""
+    """Return whether a line inside brackets begins the next statement."""
     if _HEADER.match(line) and not _NUMBER.fullmatch(line.strip(" []")) and "," not in line:
         return re.search(r"\[[^\]\"']*[A-Za-z]", line) is not None
     return in_array and _ASSIGNMENT.match(line) is not None
 
 
 def _text_end(lines: list[str], start: int) -> int:
-    """The line after a string of several lines; of one that nothing closes, all lines are left."""
+    """Return the line after a string of several lines; if it is not closed, the end of the text."""
     for end in range(start + 1, len(lines) + 1):
         piece = "\n".join(lines[start:end])
         if len(piece) > _TEXT:
@@ -169,7 +169,10 @@ def _text_end(lines: list[str], start: int) -> int:
 
 
 def _judge(source: SourceFile, statement: _Statement, lines: list[str], found: Recovered) -> bool:
-    """Put a problem of a statement with the others, and its repair into the lines; False if there is none."""
+    """Add the problem of a statement, and write its repair into the lines.
+
+    Return False if there is no repair; the statement is then blanked.
+    """
     repaired = repair.find(statement.text)
     if repaired is None:
         _add_plain(source, statement, found)
@@ -197,7 +200,7 @@ def _blank(lines: list[str], statement: _Statement, found: Recovered) -> None:
 
 
 def _add_plain(source: SourceFile, statement: _Statement, found: Recovered) -> None:
-    """What tomllib says of a statement that nobody can repair."""
+    """Add the error that tomllib reports for a statement without a repair."""
     alone = SourceFile(source.path, statement.text, {})
     try:
         tomllib.loads(statement.text)
@@ -207,7 +210,7 @@ def _add_plain(source: SourceFile, statement: _Statement, found: Recovered) -> N
         found.told.append(replaced(said, line=line))
 
 
-def _add(  # noqa: PLR0917 (what a problem consists of)
+def _add(  # noqa: PLR0917 (the parts of a problem)
     source: SourceFile,
     found: Recovered,
     span: problems.Span,
@@ -220,7 +223,7 @@ def _add(  # noqa: PLR0917 (what a problem consists of)
 
 
 def _edits(statement: _Statement, becomes: str) -> tuple[problems.Edit, ...]:
-    """The one piece of a statement that differs, and what it becomes."""
+    """Return the edit for the one piece of a statement that differs."""
     old, new = statement.text, becomes
     if new == "":
         end = statement.line + old.count("\n") + 1
@@ -241,7 +244,7 @@ def _place(statement: _Statement, before: str) -> tuple[int, int]:
 
 
 def _unite(source: SourceFile, lines: list[str], found: Recovered) -> None:
-    """Parse what is left; of keys that are defined twice the second is left out."""
+    """Parse the remaining lines; of keys that are defined twice, leave out the second."""
     written = source.text.split("\n")
     for _ in range(_ROUNDS):
         text = "\n".join(lines)
@@ -264,12 +267,12 @@ def _unite(source: SourceFile, lines: list[str], found: Recovered) -> None:
 
 
 def _line(lines: list[str], number: int) -> str:
-    """A line by its number from 1; empty for 0, which is the whole file."""
+    """Return a line by its number from 1; "" for 0, which means the whole file."""
     return lines[number - 1] if number else ""
 
 
 def _leave_out(lines: list[str], numbers: set[int], found: Recovered) -> None:
-    """Leave out the statements on some lines, and what belongs to them if they are headers."""
+    """Blank the statements on some lines and, if they are headers, all that belongs to them."""
     below = False
     for statement in list(_statements("\n".join(lines))):
         count = statement.text.count("\n")
@@ -283,9 +286,9 @@ def _leave_out(lines: list[str], numbers: set[int], found: Recovered) -> None:
 
 
 def mend(found: Recovered, later: list[problems.Problem]) -> Iterator[problems.Problem]:
-    """Yield the other problems, of repaired lines at the place of their syntax error.
+    """Yield the other problems; those of repaired lines move to the place of their syntax error.
 
-    One that says what to write is taken in by that error: its advice then leads to a value that is right.
+    If such a problem has edits, its syntax error absorbs them, so that its advice leads to a valid value.
     """
     lines = found.text.split("\n")
     taken: dict[int, list[problems.Problem]] = {}
@@ -309,7 +312,7 @@ def mend(found: Recovered, later: list[problems.Problem]) -> Iterator[problems.P
 
 
 def _placed(problem: problems.Problem, known: problems.Problem) -> problems.Problem:
-    """A problem of a repaired statement, at the place of what was repaired."""
+    """Return a problem of a repaired statement, at the place of the repair."""
     place = {name: getattr(known, name) for name in ("line", "column", "length", "source")}
     return replaced(problem, **place, edits=())
 
@@ -317,7 +320,7 @@ def _placed(problem: problems.Problem, known: problems.Problem) -> problems.Prob
 def _joined(
     found: Recovered, known: problems.Problem, later: list[problems.Edit]
 ) -> tuple[tuple[problems.Edit, ...], str]:
-    """The edits of the file for those that follow an error's own on its line, and the value they make."""
+    """Return the edits for an error and the later edits on its line, and the value that they produce."""
     if len(known.edits) != 1:
         return (), ""
     first = known.edits[0]

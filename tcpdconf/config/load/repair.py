@@ -1,7 +1,7 @@
-"""How a TOML statement that cannot be parsed was probably meant.
+"""Guesses how a TOML statement that cannot be parsed was meant.
 
-A repair is advice for people, and lets the rest of a file be judged in the same run. It is given only if the
-repaired statement can be parsed.
+A repair is advice for people. It also lets the rest of a file be checked in the same run. It is used only if
+the repaired statement can be parsed.
 """
 
 import re
@@ -24,7 +24,7 @@ _KEY: Final = re.compile(
     r"[ \t]*((?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')(?:[ \t]*\.[ \t]*(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*'))*)"
 )
 _ASSIGNED: Final = re.compile(r"[ \t]*(=>|:=|==|=|:|(?<=[ \t]))[ \t]*")
-_LONGEST: Final = 2000  # characters of a line that is looked at
+_LONGEST: Final = 2000  # characters of a line that is examined, at most
 _NOTHING: Final = frozenset({"null", "none", "nil", "undef", "undefined"})
 _ARRAYS: Final = frozenset(
     {"listeners", "access", "dns_lists", "rules", "levels", "lists", "environment_files"}
@@ -33,10 +33,10 @@ _COMMENT: Final = re.compile(r"[ \t]*(//|;|--|/\*|%|!|REM\b|rem\b)[ \t]*(.*)")
 
 
 class Repair(NamedTuple):
-    """What is wrong in a statement, and what it becomes.
+    """Describes an error in a statement and its repair.
 
-    `start` and `length` say where, in characters of the statement. `becomes` is None when nobody knows it.
-    `whole` marks advice that needs no look at the value: nothing was guessed of its type.
+    `start` and `length` are the place, in characters of the statement. `becomes` is the repaired statement,
+    or None if it cannot be guessed.
     """
 
     start: int
@@ -47,7 +47,7 @@ class Repair(NamedTuple):
 
 
 def find(statement: str) -> Repair | None:
-    """The first thing that is wrong with a statement in a way that people often have it."""
+    """Return the first common mistake in a statement with its repair, or None."""
     if any(len(line) > _LONGEST for line in statement.split("\n")):
         return None
     for attempt in (_odd_characters, _template, _header, _comment, _pair):
@@ -58,7 +58,7 @@ def find(statement: str) -> Repair | None:
 
 
 def _odd_characters(statement: str) -> Repair | None:
-    """Characters that word processors and web pages put in place of TOML's own."""
+    """Repair characters that word processors and web pages write in place of TOML's own."""
     first: tuple[int, str] | None = None
     parts = []
     for match in _OUTSIDE.finditer(statement):
@@ -113,7 +113,7 @@ def _template(statement: str) -> Repair | None:
             return Repair(
                 start, len(found[0]), text, "write the value, or run the template through its program first"
             )
-    found = _TEMPLATE.search(statement)  # quotes inside of it
+    found = _TEMPLATE.search(statement)  # a placeholder with quotes inside
     if found is None or tokens.parses(statement[: found.start()] + "0" + statement[found.end() :]) is False:
         return None
     text = f"a placeholder was not filled in: {found[0]}"
@@ -123,7 +123,7 @@ def _template(statement: str) -> Repair | None:
 
 
 def _header(statement: str) -> Repair | None:
-    """A table's header: its brackets, and what stands after it."""
+    """Repair a table's header: its brackets, and the text after it."""
     found = re.fullmatch(
         r"(\s*)(\[{1,2})[ \t]*([^\[\]#\n]{0,1000}?)[ \t]*(\]{0,2})[ \t]*([:;,.]?)[ \t]*(#[^\n]*)?\n?",
         statement,
@@ -211,7 +211,7 @@ def _pair(statement: str) -> Repair | None:  # noqa: PLR0911 (one for each mista
 
 
 def _valued(value: str, *, umask: bool) -> Repair | None:
-    """A value, perhaps with a comment, that TOML does not know."""
+    """Repair a value, perhaps with a comment, that TOML does not know."""
     for repaired in (_rewritten(value, umask=umask), _whole_line(value)):
         if repaired is not None and (repaired.becomes is None or tokens.parses(f"x = {repaired.becomes}")):
             return repaired
@@ -219,7 +219,7 @@ def _valued(value: str, *, umask: bool) -> Repair | None:
 
 
 def _whole_line(value: str) -> Repair | None:
-    """Several bare words are one string: program = /bin/cat -u."""
+    """Repair several bare words, which are one string: program = /bin/cat -u."""
     found = re.fullmatch(r"([^\"'#\[\]{}\n]+?)([ \t]*(?:#[^\n]*)?\n?)", value)
     if found is None:
         return None

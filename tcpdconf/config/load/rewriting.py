@@ -1,4 +1,4 @@
-"""How a value of the wrong type is written right, where that is certain, and what Courier calls a key."""
+"""Suggests the right form of a value of the wrong type, and our name of Courier's keys."""
 
 import difflib
 import re
@@ -25,7 +25,7 @@ _SYNONYMS: Final = {
 }
 _LIMIT: Final = "[services.NAME.limits]: "
 _LISTENER: Final = "[[services.NAME.listeners]]: "
-# what couriertcpd's options, and the variables of Courier's files, are called here
+# our names for couriertcpd's options and for the variables of Courier's files
 _COURIER: Final = {
     "maxdaemons": f"{_LIMIT}max_connections", "maxprocs": f"{_LIMIT}max_connections",
     "maxperip": f"{_LIMIT}max_per_ip", "maxperc": f"{_LIMIT}max_per_network", "warn": f"{_LIMIT}warn_at",
@@ -51,7 +51,7 @@ _UNUSED: Final = {
 
 
 def courier(key: positions.Key, known: list[str]) -> tuple[str, str | None] | None:
-    """Advice about a key of couriertcpd or of Courier's files, and its name if it is one of the `known`."""
+    """Return advice about a key of couriertcpd or of Courier's files, and its name if `known`."""
     word = str(key[-1]).lower().lstrip("-")
     if word in _UNUSED and len(key) > 2:
         return _UNUSED[word], None
@@ -64,7 +64,7 @@ def courier(key: positions.Key, known: list[str]) -> tuple[str, str | None] | No
 
 
 def word(text: object, words: list[str]) -> str | None:
-    """The allowed word that was meant by another."""
+    """Return the allowed word that another one probably means, or None."""
     if not isinstance(text, str | int) or isinstance(text, bool):
         return None
     lower = str(text).strip().lower()
@@ -75,7 +75,7 @@ def word(text: object, words: list[str]) -> str | None:
 
 
 def advice(kind: str, value: Any, key: positions.Key) -> notations.Advice:  # noqa: ANN401 (TOML)
-    """What to write in place of a value, by pydantic's kind of error and the key."""
+    """Return what to write in place of a value, by pydantic's kind of error and the key."""
     name = str(next((part for part in reversed(key) if isinstance(part, str)), ""))
     if kind in {"int_type", "float_type"}:
         return _number(value)
@@ -148,7 +148,10 @@ def _array(value: object, name: str) -> notations.Advice:  # noqa: PLR0911 (one 
 
 
 def _argv(value: str) -> notations.Advice:
-    """The words of a command, as the shell has them; not of what only a shell can run."""
+    """Return the words of a command as the shell splits them.
+
+    A command that only a shell can run gets advice instead.
+    """
     try:
         words = shlex.split(value)
     except ValueError:
@@ -208,7 +211,7 @@ def _haproxy(value: object) -> notations.Advice:
 
 
 def _environment(value: object) -> notations.Advice:
-    """NAME=VALUE, alone or in an array."""
+    """Turn NAME=VALUE, alone or in an array, into a table."""
     lines = [value] if isinstance(value, str) else value
     if not isinstance(lines, list) or not lines:
         return notations.NONE

@@ -1,4 +1,4 @@
-"""One configuration file as it was read: its text, what the TOML says, and where the keys stand."""
+"""Holds one configuration file as it was read: its text, its data, and where its keys are."""
 
 import re
 import tomllib
@@ -17,37 +17,40 @@ _LONG_KEY: Final = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_PARTS}}}"
 
 @dataclass
 class Recovered:
-    """What is wrong with the syntax of a file, and what the rest says; data is None if nothing is known."""
+    """Holds the syntax errors of a file and the rest of its data; data is None if nothing can be read."""
 
     told: list[problems.Problem] = field(default_factory=list)
     data: dict[str, Any] | None = None
-    text: str = ""  # that was parsed in its place, with the same lines
-    lost: list[str] = field(default_factory=list)  # statements that nothing is known of
-    touched: dict[int, int] = field(default_factory=dict)  # repaired lines, from 1: the number of the problem
+    text: str = ""  # the text that was parsed instead, with the same line numbers
+    lost: list[str] = field(default_factory=list)  # statements that could not be read
+    touched: dict[int, int] = field(default_factory=dict)  # repaired lines, from 1 -> index of the problem
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file: its path as messages show it, its text (lines end in LF), and what the TOML holds."""
+    """Holds one file: its path as messages show it, its text (lines end in LF), and its data."""
 
     path: str
     text: str = field(repr=False)
     data: dict[str, Any] = field(repr=False)
-    # what was made of a text that has syntax errors
+    # set if the text has syntax errors
     recovered: Recovered | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def places(self) -> positions.Positions:
-        """Where the keys stand."""
+        """Return the positions of the keys."""
         return positions.Positions(self.text)
 
     @property
     def is_partial(self) -> bool:
-        """Whether something stands in the file that could not be read."""
+        """True if a part of the file could not be read."""
         return self.recovered is not None and bool(self.recovered.lost)
 
     def span(self, key: positions.Key, spot: Spot = "value") -> problems.Span | None:
-        """The place of a key or its value; of the nearest table that is written when the key is not."""
+        """Return the place of a key or of its value.
+
+        For a key that is not written: that of the nearest table around it.
+        """
         exact = self.places.get(key)
         place = exact or self.places.nearest(key)
         if place is None:
@@ -55,14 +58,14 @@ class SourceFile:
         return place.key if exact and spot == "key" else place.value
 
     def written(self, key: positions.Key) -> str:
-        """The text of a value that is written here, as far as it stands on its first line."""
+        """Return the text of a value that is written here, as far as it is on its first line."""
         place = self.places.get(key)
         if place is None:
             return ""
         return self.places.line(place.value.line)[place.value.column - 1 :][: place.value.length]
 
     def replacement(self, key: positions.Key, spot: Spot, text: str) -> tuple[problems.Edit, ...]:
-        """The edits that write a text in place of a value, or of a key wherever it is written here."""
+        """Return the edits that replace a value, or a key wherever it is written here."""
         place = self.places.get(key)
         if place is None:
             return ()
@@ -84,7 +87,7 @@ class SourceFile:
         hint: str | None = None,
         edits: tuple[problems.Edit, ...] = (),
     ) -> problems.Problem:
-        """A problem at a place of this file; None is the whole file."""
+        """Return a problem at a place of this file; None means the whole file."""
         if span is None:
             return problems.Problem(self.path, 0, 0, key, text, code, severity, hint)
         line = self.places.line(span.line)
@@ -94,12 +97,12 @@ class SourceFile:
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """What a TOML text says.
+    """Parse a TOML text.
 
     Raises:
-        ValueError: it is none, or a key has so many parts that tomllib, whose time grows with their square,
-            would take minutes.
-        RecursionError: it is nested too deeply.
+        ValueError: it is not TOML, or a key has so many parts that tomllib would take minutes: its time grows
+            with their square.
+        RecursionError: the text is nested too deeply.
     """
     if any(line.count(".") >= _PARTS for line in text.split("\n")) and _LONG_KEY.search(text):
         raise ValueError(f"a key of more than {_PARTS} parts")

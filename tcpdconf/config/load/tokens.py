@@ -1,4 +1,4 @@
-"""A TOML value token by token, written anew where people write what TOML does not know."""
+"""Rewrites a TOML value token by token, correcting common mistakes."""
 
 import re
 import tomllib
@@ -14,7 +14,7 @@ _BOOLEANS: Final = {"yes": "true", "on": "true", "true": "true", "no": "false", 
 
 
 def parses(statement: str) -> bool:
-    """Whether a statement alone is TOML."""
+    """Return whether a statement on its own is valid TOML."""
     try:
         tomllib.loads(statement)
     except (ValueError, RecursionError):
@@ -30,23 +30,23 @@ class _Change(NamedTuple):
 
 
 class Rewriter:
-    """Goes over the tokens of a value, and writes them as TOML has them; `first` is the first change."""
+    """Rewrites the tokens of a value as valid TOML; `first` is the first change."""
 
     def __init__(self, *, umask: bool) -> None:
         self.first: _Change | None = None
         self.out: list[str] = []
         self._umask = umask
         self._open: list[str] = []
-        self._ready = True  # for a value; else for a comma or the end
+        self._ready = True  # True if a value comes next; else a comma or the end
         self._done = False
 
     def change(self, start: int, length: int, text: str, hint: str | None = None) -> None:
-        """Note what is changed at a place of the value."""
+        """Record a change at a place of the value; only the first is kept."""
         if self.first is None:
             self.first = _Change(start, length, text, hint)
 
     def run(self, value: str) -> None:
-        """Write a whole value to `out`."""
+        """Write the whole value to `out`."""
         for match in _TOKEN.finditer(value):
             kind, piece, start = str(match.lastgroup), match[0], match.start()
             if kind in {"blank", "comment", "end"}:
@@ -65,7 +65,7 @@ class Rewriter:
             self._insert(closing)
 
     def _insert(self, text: str) -> None:
-        """Write before the blanks and line ends that were written last."""
+        """Insert text before the blanks and line ends that were written last."""
         place = len(self.out)
         while place and not self.out[place - 1].strip():
             place -= 1
@@ -83,7 +83,7 @@ class Rewriter:
             self.out.append(piece)
 
     def _after(self, piece: str, start: int) -> None:
-        """What follows a value that is complete."""
+        """Handle a token that follows a complete value."""
         if piece.startswith("//"):
             self.change(start, len(piece), 'a comment must begin with "#"', 'write "#"')
             self.out.append("#" + piece[2:])
@@ -168,7 +168,7 @@ class Rewriter:
         return becomes
 
     def _closed(self, piece: str, start: int) -> str:
-        """A string that is open at the end of its line, without what may stand after it."""
+        """Close a string that is open at the end of its line; keep what may follow it outside."""
         quote, text = piece[0], piece[1:]
         end = re.search(r"[ \t\]},;]*$", text)
         rest = end[0] if end else ""

@@ -1,4 +1,4 @@
-"""What tomllib says of a file that is no TOML, said for people who edit mail servers, at the right place."""
+"""Translates tomllib's errors into messages for people who edit mail servers, at the right place."""
 
 import re
 import tomllib
@@ -10,8 +10,8 @@ from tcpdconf.config.load.source import SourceFile
 
 _PLACE = re.compile(r" \((?:at line (\d+), column (\d+)|at end of document)\)$")
 _TWICE = re.compile(r"Cannot (?:overwrite|declare|redefine|mutate)|Duplicate inline table key")
-_TRIED: Final = 20  # quotes that may have begun a string; each is tried by parsing all before it
-_PARSED: Final = 200_000  # characters that are parsed for that, but for the last quote
+_TRIED: Final = 20  # quotes that may have begun a string; each is tried by parsing the text before it
+_PARSED: Final = 200_000  # characters to parse for that, except for the last quote
 _WORD = re.compile(r"[^\s,#\[\]{}=\"']+")
 _BOOLEANS: Final = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}  # fmt: skip  # noqa: E501
 
@@ -36,7 +36,7 @@ _WORDING: Final = (
 
 
 def problem(source: SourceFile, error: Exception) -> problems.Problem:
-    """The one problem of a file that tomllib refused."""
+    """Return the problem of a file that tomllib refused."""
     if not isinstance(error, tomllib.TOMLDecodeError):
         text = "arrays or tables are nested too deeply" if isinstance(error, RecursionError) else str(error)
         return source.problem(None, "", f"cannot be parsed: {text}", "syntax")
@@ -50,7 +50,7 @@ def problem(source: SourceFile, error: Exception) -> problems.Problem:
 
 
 def duplicates(source: SourceFile) -> Iterator[problems.Problem]:
-    """Yield a problem for each key that is defined again."""
+    """Yield a problem for each key that is defined twice."""
     for twice in source.places.duplicates:
         first = f"{source.path}:{twice.first.line}:{twice.first.column}"
         key = problems.dotted(twice.key)
@@ -58,7 +58,7 @@ def duplicates(source: SourceFile) -> Iterator[problems.Problem]:
 
 
 def is_twice(statement: str) -> bool:
-    """Whether a statement is refused because it defines a key twice."""
+    """Return whether a statement is refused because it defines a key twice."""
     try:
         tomllib.loads(statement)
     except (ValueError, RecursionError) as error:
@@ -67,12 +67,12 @@ def is_twice(statement: str) -> bool:
 
 
 def says_twice(error: Exception) -> bool:
-    """Whether tomllib has refused a text because it defines a key twice."""
+    """Return whether tomllib has refused a text because it defines a key twice."""
     return _TWICE.match(str(error)) is not None
 
 
 def _span(text: str, message: str) -> problems.Span:
-    """The place that a message names; the end of the document is after its last visible character."""
+    """Return the place that a message names; the end of the document is after its last visible character."""
     found = _PLACE.search(message)
     if found and found[1]:
         return problems.Span(int(found[1]), int(found[2]))
@@ -81,7 +81,7 @@ def _span(text: str, message: str) -> problems.Span:
 
 
 def _opening(text: str) -> problems.Span | None:
-    """Where the string of several lines begins that nothing closes: before it, no string is open."""
+    """Return where an unclosed string of several lines begins: no string is open before it."""
     tries = max(1, min(_TRIED, _PARSED // len(text)))
     for found in reversed([match.start() for match in re.finditer("'{3}|\"{3}", text)][-tries:]):
         try:

@@ -1,4 +1,4 @@
-"""What pydantic found, in the administrator's words: key, message, code and what to write instead.
+"""Translates pydantic's errors for the administrator: key, message, code and advice.
 
 No text of pydantic's gets through; a test walks the models for every error that they can raise.
 """
@@ -21,9 +21,9 @@ Context = dict[str, Any]
 
 
 class Finding(NamedTuple):
-    """One thing wrong with a table: the key from its top, the message, and whether key or value is meant.
+    """Describes one error of a table: the key from its top, the message, and the `spot`: key or value.
 
-    `meant` is the TOML that does what the hint says, in place of the key or value; else `edits` may do it.
+    `meant` is TOML that does what the hint says, in place of the key or value; otherwise `edits` may do it.
     """
 
     key: positions.Key
@@ -39,7 +39,7 @@ _KINDS: Final = {
     "string_type": "a string", "bool_type": "true or false", "int_type": "a whole number",
     "float_type": "a number", "model_type": "a table", "dict_type": "a table", "tuple_type": "an array",
 }  # fmt: skip
-# what else a value may be that is one shape of several, by pydantic's tag of the shape that was tried
+# the other shapes that a value may have, by pydantic's tag of the shape that was tried
 _OTHERWISE: Final = {
     "<word>": ', { file = "..." } or { logger = ["..."] }',
     "<any>": " or an array of addresses and networks",
@@ -59,37 +59,37 @@ KNOWN: Final = frozenset({"extra_forbidden", "missing", "literal_error", *_KINDS
 def findings(
     error: pydantic.ValidationError, data: object, model: type[pydantic.BaseModel], top: positions.Key = ()
 ) -> Iterator[Finding]:
-    """Every error of one validation of `data`, which stands at `top` below the root of a `model`."""
+    """Yield a finding for each error of one validation of `data`, which is at `top` below a `model`."""
     details = error.errors(include_url=False)
     misspelt = set()
     for found in details:
         if found["type"] == "extra_forbidden":
             finding = _unknown((*top, *_key(found["loc"], data)), model, _beside(data, found["loc"]))
             misspelt.add((finding.key[:-1], finding.meant))
-            if isinstance(found["input"], dict):  # a name with a dot: the keys are in there
+            if isinstance(found["input"], dict):  # a name with a dot: the service's keys are below it
                 misspelt |= {(finding.key[:-1], name) for name in found["input"]}
                 misspelt |= {(finding.key[:-1], name) for name in ("program", "listeners")}
             yield finding
     for found in details:
         key = (*top, *_key(found["loc"], data))
         if found["type"] == "missing":
-            if (key[:-1], key[-1]) not in misspelt:  # the misspelt key is the problem
+            if (key[:-1], key[-1]) not in misspelt:  # a misspelt key explains the missing one
                 yield Finding(key, "is missing", "missing-key", model_paths.example(model, key))
         elif found["type"] == "too_short" and found["input"]:
-            continue  # it has elements, but none that is right
+            continue  # it has elements, but no valid one
         elif found["type"] != "extra_forbidden":
             yield _wrong(key, found)
 
 
 def wrong(error: pydantic.ValidationError) -> set[str | int]:
-    """Return the keys of the validated table that have errors, or have them below."""
+    """Return the keys of the validated table that have errors, or have errors below them."""
     found = error.errors(include_url=False, include_input=False)
     keys = ((*each["loc"], *each.get("ctx", {}).get("at", ())) for each in found)
     return {key[0] for key in keys if key}
 
 
 def _key(location: tuple[str | int, ...], data: object) -> positions.Key:
-    """The keys of an error's location, without pydantic's tags (a TOML key may be spelt like one)."""
+    """Return the keys of an error's location without pydantic's tags; a TOML key may be spelt like a tag."""
     key: positions.Key = ()
     for number, part in enumerate(location):
         if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
@@ -103,7 +103,7 @@ def _key(location: tuple[str | int, ...], data: object) -> positions.Key:
 
 
 def _beside(data: object, location: tuple[str | int, ...]) -> dict[str, Any]:
-    """The table that an error's key stands in."""
+    """Return the table that contains an error's key."""
     for part in _key(location, data)[:-1]:
         data = data[part]  # type: ignore[index] # the key leads through tables and arrays
     return data if isinstance(data, dict) else {}
@@ -119,7 +119,10 @@ def _unknown(key: positions.Key, model: type[pydantic.BaseModel], beside: dict[s
 
 @functools.lru_cache(maxsize=256)
 def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> tuple[str, str | None]:
-    """What was meant by an unknown key, or where it belongs, or the keys that there are."""
+    """Return a hint for an unknown key, and the key that was meant if that is clear.
+
+    The hint names the key meant, or the table where the key belongs, or the known keys.
+    """
     name, known = str(key[-1]), model_paths.keys(model, key[:-1])
     places = model_paths.homes(model, key)
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")

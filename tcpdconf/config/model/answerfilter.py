@@ -1,8 +1,9 @@
-"""Filters of a DNS list's answers: which addresses count, as configuration writes them.
+"""Parses filters of a DNS list's answers, which decide which addresses count.
 
-Four octets with dots, each a number or, in brackets, numbers and ranges with semicolons: 127.0.0.2,
-127.0.0.[2..11], 127.0.[0;1].[2;4;10..12] (the notation of Postfix, postconf(5), postscreen_dnsbl_sites).
-Or a network: 127.0.0.0/28. A network is four octets with a range each, so one form serves both.
+A filter is four dotted octets, each a number or, in brackets, numbers and ranges separated by semicolons:
+127.0.0.2, 127.0.0.[2..11], 127.0.[0;1].[2;4;10..12] (the notation of Postfix, postconf(5),
+postscreen_dnsbl_sites). Or it is a network: 127.0.0.0/28. A network is four octets with a range each, so one
+form serves both.
 """
 
 import ipaddress
@@ -17,7 +18,7 @@ _OCTET: Final = re.compile(r"\[([^\[\]]*)\]|([^.\[\]]+)")
 
 
 class Filter(NamedTuple):
-    """The numbers that each octet may have, from the left."""
+    """Holds the numbers that each octet may have, from the left."""
 
     first: frozenset[int]
     second: frozenset[int]
@@ -25,21 +26,24 @@ class Filter(NamedTuple):
     fourth: frozenset[int]
 
     def is_believable(self) -> bool:
-        """Whether it passes an address that means a listing: in 127.0.0.0/8, no error code, not 127.0.0.1."""
+        """Return whether it admits an address that means a listing.
+
+        Such an address is in 127.0.0.0/8, is no error code, and is not 127.0.0.1.
+        """
         code = all(octet <= {_BYTE} for octet in (self.second, self.third))
         loopback = all(octet == {number} for octet, number in zip(self, (127, 0, 0, 1), strict=True))
         return 127 in self.first and not code and not loopback
 
     def admits(self, octets: tuple[int, ...]) -> bool:
-        """Whether an address, as its four numbers, passes."""
+        """Return whether an address, as its four numbers, passes."""
         return all(number in octet for number, octet in zip(octets, self, strict=True))
 
 
 def read(value: object) -> Filter:
-    """The filter that a text writes.
+    """Parse a filter.
 
     Raises:
-        ValueError: it is none; the message names the octet that is wrong.
+        ValueError: the value is no filter; the message names the wrong octet.
     """
     if not isinstance(value, str):
         raise ValueError(  # noqa: TRY004 (every reader fails with ValueError)
@@ -64,7 +68,7 @@ def read(value: object) -> Filter:
 
 
 def octets(address: str) -> tuple[int, ...]:
-    """An IPv4 address as four numbers."""
+    """Return an IPv4 address as four numbers."""
     return tuple(map(int, address.split(".")))
 
 
@@ -106,7 +110,10 @@ def _refuse(value: str) -> NoReturn:
 
 
 def _meant(value: str) -> str:
-    """The filter that a near miss was meant to be: other signs for a range, no brackets, too few octets."""
+    """Return a suggestion for a near miss, or "".
+
+    Near misses have other signs for a range, no brackets, or too few octets.
+    """
     guess = re.sub(r"(?<=\d) ?(?:-|:|\.{3}) ?(?=\d)", "..", value.strip())
     guess = re.sub(r"(?<=\d) ?, ?(?=\d)", ";", guess).replace("(", "[").replace(")", "]").replace(" ", "")
     guess = re.sub(r"(?<![\[;.\d])((?:\d+\.){3})(\d+\.\.\d+|\d+(?:;\d+)+)$", r"\1[\2]", guess)

@@ -1,4 +1,4 @@
-"""The tables about DNS: lists and chains of them, how they are judged, the resolver; as frozen models."""
+"""Models the tables about DNS: lists and chains of them, how they are judged, and the resolver."""
 
 from typing import Annotated, Literal, Self
 
@@ -110,7 +110,7 @@ class DnsList(tables.Model):
 
     @property
     def shown(self) -> str:
-        """What stands for the zone wherever people look."""
+        """Return the text that stands for the zone in all output."""
         return self.display_zone or self.zone or ""
 
 
@@ -148,7 +148,7 @@ class Judging(tables.Model):
 
 
 def require_threshold(dns_list: DnsList, judging: Judging, at: tuple[str | int, ...], key: str) -> None:
-    """Refuse a weight that is weighed against nothing; `at` is the list, `key` what would say how much."""
+    """Refuse a weight without a threshold; `at` is the list, `key` the key of the thresholds."""
     if dns_list.weight is not None and dns_list.variable not in judging.threshold:
         text = f"needs {key}.{dns_list.variable}, which says how much is enough"
         raise fields.wrong(text, (*at, "weight"), "missing-key")

@@ -1,4 +1,4 @@
-"""The types of configuration values: readers of `values` in pydantic's form, with their JSON Schema."""
+"""Defines the types of configuration values: the readers of `values` as pydantic types with JSON Schema."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from tcpdconf.config import codes
 from tcpdconf.config.model import answerfilter, notations, values
 
-# The shape of a union's member, as pydantic puts it into an error's location; never a key.
+# The tags of union members that pydantic puts into an error's location; never keys.
 TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>"})
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -32,9 +32,9 @@ def wrong(
     hint: str | None = None,
     meant: str | None = None,
 ) -> PydanticCustomError:
-    """What a validator raises: the whole message, the key below the value that it is about, its code.
+    """Return the error for a validator to raise: the message, the key below its value, and the code.
 
-    `hint` says what to do; `meant` is TOML that stands right in place of the value.
+    `hint` says what to do; `meant` is the TOML to write in place of the value.
     """
     if hint is None and meant is not None:
         hint = f"write {meant}"
@@ -42,12 +42,12 @@ def wrong(
 
 
 def _reader(read: Callable[[Any], Any]) -> PlainValidator:
-    """A validator from a function of `values`."""
+    """Return a validator for a reader of `values`."""
     return PlainValidator(_validating(read))
 
 
 def _validating(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of `values` whose ValueError is the whole message."""
+    """Wrap a reader of `values` so that the text of its ValueError is the whole message."""
 
     def validate(value: Any) -> Any:  # noqa: ANN401 (TOML gives any type)
         try:
@@ -75,7 +75,7 @@ def _no_nul(value: str) -> str:
 
 
 def _one_line(value: str) -> str:
-    """A text that goes into a variable and from there, often, into one line of a reply."""
+    """Check text for a variable that often becomes part of one line of a reply."""
     if not value.isprintable():
         raise wrong("must be one line without control characters")
     if len(value) > LONGEST_LINE:
@@ -90,7 +90,7 @@ def _name(name: str) -> str:
 
 
 def _string_schema(**extra: object) -> WithJsonSchema:
-    """What editors know of a notation: a pattern may let through what only its reader refuses."""
+    """Return the schema of a notation; its pattern may allow text that the reader refuses."""
     return WithJsonSchema({"type": "string", **extra})
 
 
@@ -210,7 +210,7 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 def _written_duration(seconds: float) -> float:
-    """Seconds without a fraction as people write them."""
+    """Return seconds as an integer if they have no fraction."""
     return int(seconds) if seconds == int(seconds) else seconds
 
 
@@ -229,7 +229,7 @@ class Duration:
         return core_schema.no_info_plain_validator_function(_validating(read), serialization=written)
 
     def __get_pydantic_json_schema__(self, _schema: object, _handler: object) -> dict[str, Any]:
-        """Return what editors know of it."""
+        """Return the schema for editors."""
         low = "exclusiveMinimum" if self.above else "minimum"
         return {
             "anyOf": [

@@ -1,8 +1,8 @@
-"""The JSON Schema (draft-07) of one configuration file, for editors and other people's checks.
+"""Builds the JSON Schema (draft-07) of one configuration file, for editors and other checkers.
 
-pydantic writes draft 2020-12. Editors know draft-07 best, and TOML has no null: so definitions move, what
-may be null becomes what may be left out, and a reference keeps its description beside it. What models check
-with code is said again here, as far as JSON Schema can say it.
+pydantic writes draft 2020-12. Editors know draft-07 best, and TOML has no null. So definitions move, a
+nullable value becomes an optional key, and a reference keeps its description beside it. Rules that the models
+check in code are repeated here, as far as JSON Schema can express them.
 """
 
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 from tcpdconf.config.model.service import Settings
 
 _NULL: Final = {"type": "null"}
-_FIRST: Final = ("$schema", "title", "description", "type", "default", "examples")  # of a schema's words
+_FIRST: Final = ("$schema", "title", "description", "type", "default", "examples")  # keywords, in order
 
 
 def _any_of(*keys: str) -> dict[str, Any]:
@@ -22,12 +22,12 @@ def _one_of(*keys: str) -> dict[str, Any]:
 
 
 def _where(key: str, *words: str) -> dict[str, Any]:
-    """The condition that a key is one of these words."""
+    """Return the condition that a key has one of these values."""
     return {"required": [key], **_also(**{key: {"enum": [*words]}})}
 
 
 def _also(**keys: dict[str, Any]) -> dict[str, Any]:
-    """More about some keys; Tombi wants to hear that the others remain allowed."""
+    """Return further rules for some keys; Tombi must be told that the others remain allowed."""
     return {"properties": keys, "additionalProperties": True}
 
 
@@ -54,7 +54,7 @@ _RULES: Final[dict[str, dict[str, Any]]] = {
     },
     "Level": {"allOf": [_any_of("ipv4", "ipv6"), _any_of("max_connections", "rate")]},
 }
-# words of Tombi and Taplo, two editors' tools for TOML: what they offer, and what they call it
+# keywords for Tombi and Taplo, two TOML tools for editors: which keys they offer, and their labels
 _FOR_EDITORS: Final[dict[str, dict[str, Any]]] = {
     "ServiceSettings": {"x-taplo": {"initKeys": ["program", "listeners"]}},
     "Listener": {"x-taplo": {"initKeys": ["port"]}},
@@ -62,11 +62,11 @@ _FOR_EDITORS: Final[dict[str, dict[str, Any]]] = {
     "DnsList": {"x-taplo": {"initKeys": ["zone"]}},
     "HAProxy": {"x-taplo": {"initKeys": ["trusted"]}},
 }
-_NAMES: Final = {"services": "service", "dns_chains": "chain"}  # what a key of the user's own is called
+_NAMES: Final = {"services": "service", "dns_chains": "chain"}  # labels of keys that the user names
 
 
 def schema() -> dict[str, Any]:
-    """The schema as JSON's types, always in the same order."""
+    """Return the schema as JSON types, always in the same order."""
     found = Settings.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
     definitions = found.pop("$defs")
     for name, rules in _RULES.items():
@@ -86,7 +86,7 @@ def schema() -> dict[str, Any]:
 
 
 def _draft7(node: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
-    """A schema without what draft-07 or TOML does not know."""
+    """Return a schema without anything that draft-07 or TOML lacks."""
     if isinstance(node, list):
         return [_draft7(item) for item in node]
     if not isinstance(node, dict):
@@ -100,30 +100,36 @@ def _draft7(node: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
         found = _never_null(found)
     if "patternProperties" in found:
         found.setdefault("additionalProperties", False)
-    if "$ref" in found and len(found) > 1:  # draft-07 ignores what stands beside a reference
+    if "$ref" in found and len(found) > 1:  # draft-07 ignores keywords beside a reference
         found = {"allOf": [{"$ref": found.pop("$ref")}], **found}
     return dict(sorted(found.items(), key=_place))
 
 
 def _place(item: tuple[str, Any]) -> tuple[int, str]:
-    """Where a word stands in its schema, whatever order pydantic's version has."""
+    """Return a sort key for a keyword, independent of pydantic's order."""
     return (_FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST)), item[0]
 
 
 def _is_told_elsewhere(node: dict[str, Any]) -> bool:
-    """A default that is left-out itself, or a table whose keys have their own defaults."""
+    """Return whether a default adds nothing.
+
+    It is None, or a table whose keys have their own defaults.
+    """
     default = node.get("default", ...)
     return default is None or ("$ref" in node and isinstance(default, dict))
 
 
 def _converted(key: str, value: Any) -> Any:  # noqa: ANN401 (JSON holds any type)
-    if key == "properties":  # names of keys, not words of the schema
+    if key == "properties":  # names of keys, not keywords of the schema
         return {name: _exemplified(_draft7(item)) for name, item in value.items()}
     return value if key in {"default", "examples", "enum", "const"} else _draft7(value)
 
 
 def _exemplified(node: dict[str, Any]) -> dict[str, Any]:
-    """A key with examples: of a switch what it is not by default, of a choice all of it."""
+    """Return a key's schema with examples.
+
+    A switch gets the opposite of its default, a choice all its values.
+    """
     if "description" in node and "examples" not in node:
         shown = node.get("enum") or [not node.get("default", False)]
         node = dict(sorted({**node, "examples": shown}.items(), key=_place))

@@ -1,7 +1,7 @@
-"""Values in the notations of other programs, and how they are written here.
+"""Recognises values in the notations of other programs, and advises how to write them here.
 
-Each function takes a text that its reader refuses, and returns advice: a hint in words, the TOML that was
-certainly meant, or neither. Nothing is guessed that would mean something else.
+Each function takes text that its reader refuses, and returns advice: a hint in words, the TOML that was
+certainly meant, or neither. It never guesses a value that would mean something else.
 """
 
 import ipaddress
@@ -20,11 +20,11 @@ _UNITS: Final = {"m": "min", "mn": "min", "minutes": "min", "sec": "s", "hr": "h
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_]\w*\}?|\{\{.*?\}\}|%[A-Za-z_]+%")
 _BLOCK: Final = re.compile(r"([\w.-]+)(?:/([\d.]+))?,([A-Za-z_]\w*)(?:,(.*))?", re.DOTALL)
 
-HIDDEN: Final = "<hidden>"  # stands where a zone is not shown; a zone has no such characters
+HIDDEN: Final = "<hidden>"  # shown in place of a secret zone; no zone has these characters
 
 
 class Advice(NamedTuple):
-    """What to do instead, in words, or as the TOML that is right in place of the value."""
+    """Holds advice: a hint in words, or the TOML to write in place of the value."""
 
     hint: str | None = None
     meant: str | None = None
@@ -34,12 +34,12 @@ NONE: Final = Advice()
 
 
 def quoted(text: str) -> str:
-    """A string of TOML."""
+    """Return text as a TOML string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def network(text: str) -> Advice:  # noqa: PLR0911 (one for each notation)
-    """Courier's prefixes of octets, ranges, masks, brackets, ports and URLs in place of a network."""
+    """Advise on prefixes of octets, ranges, masks, brackets, ports and names in place of a network."""
     text = text.strip()
     if text.lower() in _EVERYBODY:
         return Advice(meant='"*"')
@@ -99,7 +99,7 @@ def _bracketed(text: str, port_goes: str) -> Advice:
 
 
 def address(text: str) -> Advice:  # noqa: PLR0911 (one for each notation)
-    """Brackets, ports, networks, names and URLs in place of an address to listen on."""
+    """Advise on brackets, ports, networks, names and URLs in place of an address to listen on."""
     url = _URL.fullmatch(text)
     bare = (url[2].split("/")[0] if url else text).strip()
     found = split(bare)
@@ -125,7 +125,7 @@ def address(text: str) -> Advice:  # noqa: PLR0911 (one for each notation)
 
 
 def split(text: str) -> tuple[str, int] | None:
-    """Address and port of `ADDRESS:PORT`, `[ADDRESS]:PORT`, `*:PORT` or Courier's `ADDRESS.PORT`."""
+    """Split `ADDRESS:PORT`, `[ADDRESS]:PORT`, `*:PORT` or Courier's `ADDRESS.PORT` into address and port."""
     found = re.fullmatch(
         r"(\d+\.\d+\.\d+\.\d+)[.:](\d{1,5})|\[([^\]]+)\][.:](\d{1,5})|(\*|0|):(\d{1,5})", text
     )
@@ -139,7 +139,7 @@ def split(text: str) -> tuple[str, int] | None:
 
 
 def port(text: str) -> Advice:
-    """Several ports, addresses with ports, and a protocol beside the name, in place of a port."""
+    """Advise on several ports, addresses with ports, or a protocol beside the name, in place of a port."""
     if re.fullmatch(r":\d{1,5}", text.strip()):
         return Advice(meant=text.strip()[1:])
     found = split(text.strip())
@@ -154,7 +154,7 @@ def port(text: str) -> Advice:
 
 
 def size(value: object) -> Advice:
-    """Sizes of the shell, of systemd and of people."""
+    """Advise on sizes as written in the shell, in systemd and by people."""
     if isinstance(value, int) and value == -1:
         return Advice(meant='"unlimited"')
     text = value.strip() if isinstance(value, str) else ""
@@ -165,7 +165,7 @@ def size(value: object) -> Advice:
 
 
 def rate(value: object) -> Advice:
-    """Rates in other words."""
+    """Advise on rates in other notations."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return Advice(f'say in which time: "{value}/s", "{value}/min" or "{value}/h"')
     text = value.strip() if isinstance(value, str) else ""
@@ -182,7 +182,7 @@ def rate(value: object) -> Advice:
 
 
 def path(value: object) -> Advice:
-    """URLs, variables and home folders in place of an absolute path."""
+    """Advise on URLs, variables and home folders in place of an absolute path."""
     text = value if isinstance(value, str) else ""
     url = _URL.fullmatch(text)
     if url:
@@ -196,7 +196,7 @@ def path(value: object) -> Advice:
 
 
 def zone(text: str) -> Advice:
-    """URLs, and Courier's `ZONE/ADDRESS,VARIABLE,MESSAGE`, in place of a zone."""
+    """Advise on URLs, or Courier's `ZONE/ADDRESS,VARIABLE,MESSAGE`, in place of a zone."""
     if text == HIDDEN:
         return Advice("tcpdconf show hides a zone that has a display_zone; write the zone itself")
     url = _URL.fullmatch(text.strip())
@@ -213,14 +213,14 @@ def zone(text: str) -> Advice:
 
 
 def _listed(block: "re.Match[str]") -> list[str]:
-    """The keys of a DNS list beside its zone."""
+    """Return the keys of a DNS list other than its zone."""
     keys = [f'match = ["{block[2]}"]'] if block[2] else []
     keys.append(f'variable = "{block[3]}"')
     return keys + ([f"message = {quoted(block[4])}"] if block[4] else [])
 
 
 def dns_list(text: str) -> Advice:
-    """A zone, or Courier's notation of a block list, where a table is wanted."""
+    """Advise on a zone, or Courier's notation of a block list, in place of a table."""
     block = _BLOCK.fullmatch(text.strip())
     if block:
         return Advice(meant="{ " + ", ".join([f'zone = "{block[1]}"', *_listed(block)]) + " }")
@@ -230,7 +230,7 @@ def dns_list(text: str) -> Advice:
 
 
 def server(text: str) -> Advice:
-    """URLs, names and unbracketed ports in place of a name server."""
+    """Advise on URLs, names and unbracketed ports in place of a name server."""
     url = _URL.fullmatch(text.strip())
     bare = url[2].split("/")[0] if url else text.strip()
     found = split(bare)
@@ -251,7 +251,7 @@ def server(text: str) -> Advice:
 
 
 def account(text: str) -> Advice:
-    """`USER:GROUP` in place of a user."""
+    """Advise on `USER:GROUP` in place of a user."""
     user, colon, group = text.partition(":")
     if colon and user and group and not set(group) & set(":/"):
         return Advice(f'write user = "{user}" and group = "{group}"')
@@ -259,6 +259,6 @@ def account(text: str) -> Advice:
 
 
 def placeholder(text: str) -> str | None:
-    """A placeholder inside a text, as templates and shells have them."""
+    """Return the first placeholder in a text, as templates and shells write them, or None."""
     found = _VARIABLE.search(text)
     return found[0] if found else None

@@ -1,8 +1,8 @@
-"""What conf.d/*.toml may say, as frozen models: the schema, its defaults and its one-line rules.
+"""Models conf.d/*.toml: the schema, its defaults, and rules that concern one table.
 
-`Settings` is one file as written, where nothing is required; `Config` is the effective whole, where
-`defaults` have been filled in. What a rule needs the host for (users, ports, files) is in `host`, and what
-needs more than one service is in `load`. Descriptions and examples become the JSON Schema and the reference.
+`Settings` is one file as written, in which no key is required. `Config` is the effective whole, with
+`defaults` filled in. Rules that need the host (users, ports, files) are in `host`; rules that need several
+services are in `load`. Descriptions and examples become the JSON Schema and the reference.
 """
 
 from typing import Annotated, Literal, Self
@@ -180,5 +180,5 @@ class Config(tables.Model):
     daemon: Daemon = Daemon()
 
     def enabled(self) -> dict[str, Service]:
-        """The services that run, by name."""
+        """Return the enabled services, by name."""
         return {name: service for name, service in self.services.items() if service.enabled}

@@ -1,4 +1,4 @@
-"""The tables below a service (listeners, access, limits, DNS lists, ...), as frozen models."""
+"""Models the tables below a service: listeners, access, limits, messages and others."""
 
 from typing import Annotated, Literal, Self
 
@@ -179,7 +179,7 @@ def _written_environment_file(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-# a path alone is an environment file of which nothing else is said
+# a bare path is an environment file with default settings
 PathOrFile = Annotated[
     EnvironmentFile,
     pydantic.BeforeValidator(_written_environment_file, json_schema_input_type=fields.Path | EnvironmentFile),

@@ -1,6 +1,6 @@
-"""Readers of the small notations inside configuration values: networks, sizes, rates, ports.
+"""Reads the small notations inside configuration values: networks, sizes, rates, ports.
 
-Each takes what TOML gave (any type) and returns the value, or raises ValueError whose text
+Each reader takes a TOML value of any type and returns the parsed value. It raises ValueError with a text that
 completes "KEY: ..." (`must be a size such as "512MiB", not 7.5`).
 """
 
@@ -17,7 +17,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_PORT: Final = 65535
 LONGEST_SERVICE_NAME: Final = 32
-_SHOWN: Final = 60  # characters of a value that fit beside a message
+_SHOWN: Final = 60  # characters of a value that fit into a message
 MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
 SIZE: Final = re.compile(r"(\d{1,15}) ?(|[KMGT]i?B|kB|[KMGT]|B)")
@@ -31,7 +31,7 @@ _SIZE_UNITS: Final = {
 RATE: Final = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
 _RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
 LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address stand in front of it
+LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address and their dots precede it
 DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|min|h|d)")
 _DURATION_UNITS: Final = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SPELT: Final = {
@@ -42,9 +42,9 @@ _TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", floa
 
 
 class MistakeError(ValueError):
-    """A value that is not in its notation: what must be, and what to do about it.
+    """Reports a value that is not in its notation, with advice.
 
-    `meant` is the TOML that certainly was meant, to be written in place of the value.
+    `meant` is the TOML that was certainly meant, to write in place of the value.
     """
 
     def __init__(self, text: str, hint: str | None = None, meant: str | None = None) -> None:
@@ -54,32 +54,32 @@ class MistakeError(ValueError):
 
 
 class Rate(NamedTuple):
-    """So many `connections` in `seconds`; all of them may come at once."""
+    """Allows `connections` in `seconds`; all of them may come at once."""
 
     connections: int
     seconds: float
 
 
 class ServerAddress(NamedTuple):
-    """A name server: its address in text form, and its port."""
+    """Identifies a name server by its address in text form and its port."""
 
     address: str
     port: int
 
     def __str__(self) -> str:
-        """`192.0.2.1:53` or `[2001:db8::1]:53`."""
+        """Return `192.0.2.1:53` or `[2001:db8::1]:53`."""
         return socket_address.shown(self.address, self.port)
 
 
 class Local(NamedTuple):
-    """A local end that a rule names: a network (None: any) and a port (None: any)."""
+    """Describes a local end that a rule names: a network (None: any) and a port (None: any)."""
 
     network: IPNetwork | None
     port: int | None
 
 
 def shown(value: object) -> str:
-    """A TOML value as a message shows it: its type and, where it is short, itself.
+    """Return a TOML value as text for a message; one that is not short is shown by its type.
 
     >>> shown("4"), shown(0), shown([1])
     ('"4"', '0', 'an array')
@@ -97,7 +97,7 @@ def shown(value: object) -> str:
 
 
 def described(value: object) -> str:
-    """A TOML value of the wrong type: the type, and the value where it is short.
+    """Return the type of a TOML value and, if it is short, the value.
 
     >>> described("5"), described(0), described([1])
     ('a string ("5")', 'a whole number (0)', 'an array')
@@ -108,9 +108,9 @@ def described(value: object) -> str:
 
 
 def network(value: object) -> IPNetwork | str:
-    """An address or a network in CIDR notation, or `"*"`: every address of both families.
+    """Read an address or a network in CIDR notation, or `"*"`, every address of both families.
 
-    IPv4-mapped IPv6 networks are the IPv4 networks that they mean.
+    IPv4-mapped IPv6 networks become the IPv4 networks that they stand for.
     """
     if value == "*":
         return "*"
@@ -135,7 +135,7 @@ def _network_error(value: object) -> str:
 
 
 def address(value: object) -> str:
-    """An address to listen on, in its canonical form, or `"*"` for all of both families."""
+    """Read an address to listen on, in canonical form, or `"*"` for all of both families."""
     if value == "*":
         return "*"
     try:
@@ -147,7 +147,7 @@ def address(value: object) -> str:
 
 
 def port(value: object) -> int | str:
-    """A port number from 1 to 65535, or a service name for the host to look up."""
+    """Read a port number from 1 to 65535, or a service name for the host to look up."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PORT:
         return value
     if isinstance(value, str):
@@ -164,7 +164,10 @@ def port(value: object) -> int | str:
 
 
 def local(value: object) -> Local:
-    """`ADDRESS`, `NETWORK`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `*:PORT` of this side of a connection."""
+    """Read this host's end of a connection.
+
+    It is `ADDRESS`, `NETWORK`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `*:PORT`.
+    """
     error = ValueError(
         f'must be a local address, "ADDRESS:PORT" or "*:PORT", such as "192.0.2.1:25", not {shown(value)}'
     )
@@ -196,7 +199,7 @@ def _one_network(value: str) -> IPNetwork:
 
 
 def size(value: object) -> int:
-    """Bytes (or a plain number, for limits that count something else); -1 is `"unlimited"`."""
+    """Read a size in bytes, or a plain number for other limits; `"unlimited"` is -1."""
     if value == "unlimited":
         return -1
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -209,7 +212,7 @@ def size(value: object) -> int:
 
 
 def rate(value: object) -> Rate:
-    """`"30/min"`, `"5/s"`, `"100/2h"`: so many connections in that time."""
+    """Read a rate of connections: `"30/min"`, `"5/s"`, `"100/2h"`."""
     found = RATE.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[1]) == 0 or found[2] == "0":
         text = f'must be a rate such as "30/min" (units: s, min, h, d), not {shown(value)}'
@@ -218,7 +221,10 @@ def rate(value: object) -> Rate:
 
 
 def duration(value: object, least: float, most: float, *, above: bool = False) -> float:
-    """Seconds: a number of them, or `"10s"`, `"5min"`, `"24h"`, `"500ms"`; `above` leaves `least` out."""
+    """Read a duration as seconds: a number, or `"10s"`, `"5min"`, `"24h"`, `"500ms"`.
+
+    It must be from `least` to `most`; with `above`, more than `least`.
+    """
     found = DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
         seconds = float(found[1]) * _DURATION_UNITS[found[2]] / 1000
@@ -236,7 +242,7 @@ def duration(value: object, least: float, most: float, *, above: bool = False) -
 
 
 def _duration_meant(value: object) -> str | None:
-    """What a duration in other people's units means, as TOML."""
+    """Return a duration in other units as TOML, or None."""
     found = (
         re.fullmatch(r" *(\d{1,9}(?:\.\d{1,6})?) *([A-Za-z]*?)s? *", value)
         if isinstance(value, str)
@@ -252,10 +258,10 @@ def _duration_meant(value: object) -> str | None:
 
 
 def umask(value: object) -> int:
-    """A file mode creation mask: octal digits in a string ("027").
+    """Read a file mode creation mask: octal digits in a string ("027").
 
-    A number is refused: once it is read, nobody can tell 18 from 0o022. The files' reader has made a string
-    of one that is written in octal.
+    A number is refused: once parsed, 18 and 0o022 are equal. `load.files` has turned numbers in octal
+    notation into strings.
     """
     if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value) and int(value, 8) <= 0o777:
         return int(value, 8)
@@ -269,7 +275,7 @@ def umask(value: object) -> int:
 
 
 def account(value: object) -> int | str:
-    """A user or group: its name, or its number."""
+    """Read a user or group: its name, or its number."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
         return value
     if isinstance(value, str) and value and not set(value) & set(":/\0\n"):
@@ -279,14 +285,14 @@ def account(value: object) -> int | str:
 
 
 def path(value: object) -> str:
-    """An absolute path."""
+    """Read an absolute path."""
     if isinstance(value, str) and value.startswith("/") and "\0" not in value:
         return value
     raise MistakeError(f"must be an absolute path, not {shown(value)}", *notations.path(value))
 
 
 def zone(value: object) -> str:
-    """The domain of a DNS list: labels of letters, digits, - and _; it may end in a dot."""
+    """Read the domain of a DNS list: labels of letters, digits, - and _; it may end in a dot."""
     if not isinstance(value, str):
         raise ValueError(f"must be a domain name, not {shown(value)}")  # noqa: TRY004 (every reader fails with ValueError)
     if not value:
@@ -302,7 +308,7 @@ def zone(value: object) -> str:
 
 
 def server(value: object) -> ServerAddress:
-    """`ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT` of a name server; port 53 when left out."""
+    """Read a name server: `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`; the default port is 53."""
     try:
         return end(value, 53)
     except ValueError:
@@ -312,7 +318,7 @@ def server(value: object) -> ServerAddress:
 
 
 def end(value: object, default: int | None) -> ServerAddress:
-    """One end of a connection, written like a name server; without a default the port must be there."""
+    """Read one end of a connection, in a name server's notation; without a default the port is required."""
     text = value if isinstance(value, str) else ""
     host, digits = text, "" if default is None else str(default)
     if text.startswith("["):

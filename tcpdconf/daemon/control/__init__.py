@@ -1,4 +1,4 @@
-"""control.sock and the runtime directory: both sides of the conversation with a running daemon.
+"""Implements control.sock and the runtime directory: both sides of the conversation with a running daemon.
 
-It sees `process` only; the answers are `supervisor.commands`.
+It may import `process` only; `supervisor.commands` makes the answers.
 """

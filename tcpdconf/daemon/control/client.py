@@ -1,4 +1,7 @@
-"""control.sock: the side of the commands that talk to a running daemon. It imports little, to be quick."""
+"""Connects commands to a running daemon through control.sock.
+
+It imports little, so that commands start quickly.
+"""
 
 import contextlib
 import errno
@@ -19,17 +22,17 @@ _NOBODY: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, err
 
 
 class ControlError(Exception):
-    """There is no answer; the text says why."""
+    """Reports that there is no usable answer; the text says why."""
 
 
 class ControlConnection:
-    """A connection to the daemon with this runtime directory, for one request after the other.
+    """Connects to the daemon with this runtime directory, for one or more requests.
 
     `pid` is the daemon's. `fds` are the descriptors that came with the answers; the caller closes them.
     """
 
     def __init__(self, directory: str | None) -> None:
-        """Connect.
+        """Connect to the daemon.
 
         Raises:
             ControlError: no daemon runs, or this user may not talk to it.
@@ -41,7 +44,7 @@ class ControlConnection:
         try:
             _connect(self._end, directory)
             self.pid = credentials.of(self._end).pid
-            # opened before anything is asked: who answers afterwards still has this pid
+            # opened before any request: a process that answers afterwards still has this pid
             self._process = _process(self.pid)
         except OSError as error:
             self._end.close()
@@ -61,10 +64,10 @@ class ControlConnection:
             os.close(self._process)
 
     def ask(self, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
-        """The answer to a request; it must come within so many seconds.
+        """Send a request and return the answer, which must arrive within `timeout` seconds.
 
         Raises:
-            ControlError: there is none, or it is an error; a rejected reload is not one.
+            ControlError: there is no answer, or it is an error; a rejected reload is no error.
         """
         try:
             self._end.settimeout(timeout)
@@ -79,10 +82,10 @@ class ControlConnection:
         return found
 
     def wait(self) -> None:
-        """Return when the daemon has ended, which has answered a request.
+        """Return when the daemon has exited; it must have answered a request before.
 
         Raises:
-            ControlError: its end cannot be seen from here.
+            ControlError: this process cannot watch the daemon's exit.
         """
         if isinstance(self._process, OSError):
             raise ControlError(f"cannot wait for pid {self.pid}: {self._process.strerror}")
@@ -107,7 +110,7 @@ class ControlConnection:
         except OSError as error:
             raise ControlError(f"the daemon (pid {self.pid}) has hung up: {error.strerror}") from error
         for fd in fds:
-            os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC is not to be had
+            os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC cannot be used
         self.fds += fds
         if not data:
             raise ControlError(f"the daemon (pid {self.pid}) has hung up")
@@ -115,17 +118,17 @@ class ControlConnection:
 
 
 def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
-    """The answer of the daemon with this runtime directory to one request.
+    """Send one request to the daemon with this runtime directory and return the answer.
 
     Raises:
-        ControlError: there is none, or it is an error; a rejected reload is not one.
+        ControlError: there is no answer, or it is an error; a rejected reload is no error.
     """
     with ControlConnection(directory) as connection:
         return connection.ask(request, timeout)
 
 
 def _process(pid: int) -> int | OSError:
-    """A descriptor for a process; why there is none matters only to those that wait for it."""
+    """Return a descriptor for a process, or the error, which matters only to callers that wait for it."""
     try:
         return os.pidfd_open(pid)
     except OSError as error:

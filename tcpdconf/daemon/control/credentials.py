@@ -1,4 +1,4 @@
-"""Tells which process is at the other end of a Unix socket."""
+"""Reads the credentials of the process at the other end of a Unix socket."""
 
 import socket
 import struct
@@ -8,7 +8,7 @@ _FORM: Final = struct.Struct("3i")
 
 
 class Credentials(NamedTuple):
-    """The process at the other end of a socket (unix(7), SO_PEERCRED)."""
+    """Identifies the process at the other end of a socket (unix(7), SO_PEERCRED)."""
 
     pid: int
     uid: int
@@ -16,7 +16,7 @@ class Credentials(NamedTuple):
 
 
 def of(end: socket.socket) -> Credentials:
-    """Return who connected, or for who connected: who listens.
+    """Return the credentials of the peer: of the client to a server, of the listener to a client.
 
     Raises:
         OSError: the socket is not connected.

@@ -1,4 +1,4 @@
-"""The runtime directory: where a daemon has its control socket, and where a command looks for it."""
+"""Finds and opens the runtime directory, which holds a daemon's control socket."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ SOCKET: Final = "control.sock"
 
 
 def find(argument: str | None = None) -> str | None:
-    """The directory: as given, or RUNTIME_DIRECTORY (systemd.exec(5)), or the usual place of this user.
+    """Return the directory: as given, or RUNTIME_DIRECTORY (systemd.exec(5)), or the default of this user.
 
-    None where a user has no such place. Nothing says that it exists.
+    Return None if the user has no default. The directory need not exist.
     """
     named = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if argument or named:
@@ -24,7 +24,7 @@ def find(argument: str | None = None) -> str | None:
 
 
 def open_(directory: str) -> int:
-    """The directory's descriptor; it is created where only itself is missing.
+    """Return a descriptor of the directory; create the directory if its parent exists.
 
     Root follows no symbolic link that others may replace.
 
@@ -45,5 +45,8 @@ def open_(directory: str) -> int:
 
 
 def address(directory: int, name: str = SOCKET) -> str:
-    """An address for a socket in an open directory, however long its path is (unix(7) has 108 bytes)."""
+    """Return an address for a socket in an open directory, however long the directory's path is.
+
+    unix(7) limits an address to 108 bytes.
+    """
     return f"/proc/self/fd/{directory}/{name}"

@@ -1,7 +1,7 @@
-"""control.sock: the daemon's side. Commands come in and are answered, each as JSON in one line.
+"""Serves control.sock for the daemon: commands and answers, each as JSON in one line.
 
-It is part of the supervisor's loop and never waits: requests, answers, clients and their time are bounded,
-and only root and the daemon's own user are heard. What the commands do is the supervisor's business.
+It runs in the supervisor's loop and never waits. Requests, answers, clients and their time are bounded. Only
+root and the daemon's own user are served. The supervisor implements the commands.
 """
 
 import contextlib
@@ -19,53 +19,53 @@ from tcpdconf.daemon.process import channel, log, loop
 REQUEST: Final = 64 * 1024  # bytes
 ANSWER: Final = 4 * 1024 * 1024
 CLIENTS: Final = 16
-SECONDS: Final = 10.0  # for a request to come, and for an answer to be read
-_FDS: Final = 250  # descriptors with one byte; the kernel takes 253 (unix(7))
+SECONDS: Final = 10.0  # for a request to arrive, and for an answer to be read
+_FDS: Final = 250  # descriptors with one byte; the kernel accepts 253 (unix(7))
 _DEFECT: Final = "a defect of tcpdconf; see the log"
-_BREATHER: Final = 1.0  # seconds without accepting, when descriptors have run out
+_BREATHER: Final = 1.0  # seconds without accepting after descriptors have run out
 
 
 class Reply(Protocol):
-    """Answers a request, at once or later, once. Descriptors are duplicated.
+    """Answers one request, once, at once or later. Descriptors are duplicated.
 
     It never raises: an answer that cannot be made becomes an error, and a client may have gone.
     """
 
     @property
     def pid(self) -> int:
-        """The process that connected, which has not hung up."""
+        """Return the pid of the process that connected; it must not have hung up."""
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
-        """Answer it."""
+        """Send the answer, with these descriptors."""
 
     def keep(self, gone: Callable[[], None]) -> None:
-        """Let the client take its time for the next request; call `gone` when it has hung up."""
+        """Remove the time limit for the client's next request; call `gone` when it has hung up."""
 
 
 Command = Callable[[dict[str, Any], Reply], None]
 
 
 class RunningError(Exception):
-    """A daemon has this runtime directory already; the text says which."""
+    """Reports that a daemon uses this runtime directory already; the text says which."""
 
 
 def answer(reply: Reply, make: Callable[[], Mapping[str, object]]) -> None:
-    """Answer with what `make` returns; a defect there costs this answer, and the client is told so."""
+    """Answer with the result of `make`; if it raises, log a defect and answer with an error."""
     try:
         made = make()
-    except Exception:  # noqa: BLE001 (as it says)
+    except Exception:  # noqa: BLE001 (a defect costs this answer only)
         log.crash("cannot answer")
         made = _error(_DEFECT)
     reply(made)
 
 
 class Control:
-    """The socket and its clients; `commands` are called with the request.
+    """Serves the socket and its clients; calls one of `commands` with each request.
 
-    With `replace` it takes the place of a daemon that still runs.
+    With `replace` it replaces the socket of a daemon that still runs.
 
     Raises:
-        RunningError: a daemon answers there.
+        RunningError: a daemon listens there already.
         OSError: the socket cannot be made.
     """
 
@@ -86,9 +86,9 @@ class Control:
         events.watch(self._listener, self._accept)
 
     def close(self) -> None:
-        """Accept no more, and remove the socket unless another daemon has replaced it.
+        """Stop accepting, and remove the socket unless another daemon has replaced it.
 
-        Clients that are connected stay: who waits for the end of the daemon sees it.
+        Connected clients stay: one that waits for the daemon's exit sees it.
         """
         if self._accepting:
             self._loop.forget(self._listener)
@@ -129,9 +129,9 @@ class Control:
 
 
 class _Client:
-    """One client: it is read from, or waits for its answer, or is written to.
+    """Serves one client: reads a request, waits for its answer, or writes it.
 
-    In each of these its end is noticed, and its descriptors and its place are free.
+    In each state the client's hang-up is noticed, and its descriptors and its place become free.
     """
 
     def __init__(
@@ -150,26 +150,26 @@ class _Client:
         self._out = memoryview(b"")
         self._fds: list[int] = []
         self._watched = False
-        self._waiting = False  # for the answer of a command
-        self._last = False  # nothing is read after this answer
-        self._gone: Callable[[], None] | None = None  # of a client that has no time limit
+        self._waiting = False  # True while a command has yet to answer
+        self._last = False  # True if nothing is read after this answer
+        self._gone: Callable[[], None] | None = None  # set for a client without time limit
         self._timer: int | None = None
 
     @property
     def pid(self) -> int:
-        """The process that connected."""
+        """Return the pid of the process that connected."""
         return credentials.of(self._end).pid
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
-        """Answer the request that it waits for."""
+        """Send the answer to the client's request."""
         self._answer(answer, fds)
 
     def keep(self, gone: Callable[[], None]) -> None:
-        """Let it take its time for the next request; call `gone` when it has hung up."""
+        """Remove the time limit for the next request; call `gone` when the client has hung up."""
         self._gone = gone
 
     def close(self) -> None:
-        """Let go of it and of all that it has."""
+        """Close the connection and release all that belongs to it."""
         self._forget()
         self._waiting = False
         self._drop_descriptors()
@@ -179,7 +179,7 @@ class _Client:
             self._gone()
 
     def read_on(self) -> None:
-        """Wait for a request, or take the one that has come already."""
+        """Wait for a request, or handle one that has arrived already."""
         if b"\n" in self._in:
             self._loop.after(0, self._request)
         elif not self._watched:
@@ -189,7 +189,7 @@ class _Client:
             )
 
     def refuse(self, why: str) -> None:
-        """Answer with an error, and end it."""
+        """Answer with an error, and close the connection."""
         self._forget()
         self._last = True
         self._waiting = True
@@ -212,7 +212,7 @@ class _Client:
             self.refuse(f"a request has at most {REQUEST} bytes")
 
     def _request(self) -> None:
-        """Obey the next request; nothing is read from this client until it is answered."""
+        """Run the next request's command; nothing is read from this client until it is answered."""
         self._forget()
         line, _, self._in = self._in.partition(b"\n")
         self._waiting = True
@@ -251,7 +251,7 @@ class _Client:
         self._write()
 
     def _duplicate(self, fds: Sequence[int]) -> None:
-        """Keep descriptors until they are sent: all of them, or none."""
+        """Duplicate descriptors until they are sent: all of them, or none."""
         try:
             for fd in fds:
                 self._fds.append(os.dup(fd))
@@ -277,7 +277,7 @@ class _Client:
             self.read_on()
 
     def _send(self) -> int:
-        """Send what goes; the descriptors go with the first bytes."""
+        """Send as much as possible; the descriptors go with the first bytes."""
         if not self._fds:
             return self._end.send(self._out)
         sent = socket.send_fds(self._end, [self._out[:1]], self._fds[:_FDS])
@@ -286,7 +286,7 @@ class _Client:
         return sent
 
     def _watch(self, begin: Callable[[], None], *, seconds: float | None = None) -> None:
-        """Watch the socket; where the kernel has no room for that, or after some seconds, end."""
+        """Watch the socket; close it if the kernel cannot, or after `seconds`."""
         try:
             begin()
         except OSError:
@@ -314,7 +314,7 @@ def _error(why: str) -> dict[str, object]:
 
 
 def _line(answer: Mapping[str, object]) -> bytes:
-    """An answer as it is sent, or an error in the place of one that cannot be."""
+    """Return an answer as one line, or an error in place of one that cannot be encoded or is too large."""
     try:
         data = json.dumps(answer).encode() + b"\n"
     except (TypeError, ValueError, RecursionError):
@@ -324,8 +324,8 @@ def _line(answer: Mapping[str, object]) -> bytes:
 
 
 def _listen(directory: int, path: str, replace: bool) -> socket.socket:
-    """The listening socket, in place: whoever sees it gets an answer."""
-    fcntl.flock(directory, fcntl.LOCK_EX)  # of two that start at once, one is the second
+    """Return the listening socket, which is moved into place only once it listens."""
+    fcntl.flock(directory, fcntl.LOCK_EX)  # puts two daemons that start at once in order
     try:
         if not replace:
             _require_free(directory, path)
@@ -334,7 +334,7 @@ def _listen(directory: int, path: str, replace: bool) -> socket.socket:
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=directory)
-            mask = os.umask(0o177)  # by chmod(2) the name would be looked up again, and may be a link then
+            mask = os.umask(0o177)  # chmod(2) would look the name up again, which may be a link by then
             try:
                 listener.bind(runtimedir.address(directory, new))
             finally:
@@ -352,10 +352,10 @@ def _listen(directory: int, path: str, replace: bool) -> socket.socket:
 
 
 def _require_free(directory: int, path: str) -> None:
-    """See to it that nobody answers on a socket that is there already.
+    """Check that no daemon listens on a socket that exists already.
 
     Raises:
-        RunningError: somebody does.
+        RunningError: one does.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)

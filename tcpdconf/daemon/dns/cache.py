@@ -1,7 +1,7 @@
-"""Answers of the DNS that are kept: by question, for as long as they may be, bounded in number and size.
+"""Caches DNS answers by question until they expire, with bounds on number and size.
 
-Not a list in order of use: every worker has a cache of its own, and two dicts, the older of which is thrown
-away whole, need a third of the memory.
+This is no LRU list: every worker has its own cache, and two dicts need a third of the memory. When the
+younger dict is full it becomes the older one, and the previous older one is dropped.
 """
 
 import functools
@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from tcpdconf.policy.dns import query
 
-LONGEST_NO: Final = 900.0  # seconds for which "no" is kept at most: what was just listed is to be noticed
-FAILED: Final = 2.0  # seconds for which a failure is kept (RFC 9520, 3.2)
-_SIZE: Final = 512  # octets of records that count as one more answer
+LONGEST_NO: Final = 900.0  # seconds: a "no" is kept no longer, so that new listings are noticed
+FAILED: Final = 2.0  # seconds that a failure is kept (RFC 9520, 3.2)
+_SIZE: Final = 512  # each such number of octets in records counts as one more answer
 
 
 class _Entry(NamedTuple):
@@ -20,10 +20,11 @@ class _Entry(NamedTuple):
 
 
 class Cache:
-    """Up to `entries` answers; those used last stay, at least half of them.
+    """Keeps up to `entries` answers; at least the half that was used last stays.
 
-    An answer is kept for its TTL, or `shortest` or `longest` seconds, if that is one second at least. It
-    keeps the TTL that was received. Keys are question sections; `now` is in seconds, of one clock.
+    An answer is kept for its TTL, limited to the range from `shortest` to `longest` seconds, if that is at
+    least one second. Its own TTL is not changed. Keys are question sections. `now` is in seconds, always from
+    the same clock.
     """
 
     def __init__(self, entries: int, shortest: float = 0.0, longest: float = 3600.0) -> None:
@@ -38,7 +39,7 @@ class Cache:
         return len(self._young) + len(self._old)
 
     def get(self, key: bytes, now: float) -> query.Answer | None:
-        """The answer to a question, if it is kept and has not expired."""
+        """Return the answer to a question if it is cached and has not expired."""
         entry = self._young.get(key)
         if entry is None:
             entry = self._old.pop(key, None)
@@ -49,7 +50,7 @@ class Cache:
         return entry.answer if entry.expires > now else None
 
     def put(self, key: bytes, answer: query.Answer, now: float) -> None:
-        """Keep an answer for as long as it may be."""
+        """Cache an answer for as long as allowed."""
         bare = _is_bare(answer)
         seconds = self._seconds(answer, bare)
         weight = 1 if bare else _weight(answer)
@@ -74,7 +75,7 @@ class Cache:
 
 @functools.lru_cache(256)
 def _shared(expires: int, answer: query.Answer) -> _Entry:
-    """An entry, one for all answers that are alike and expire in the same second."""
+    """Return one shared entry for all equal answers that expire in the same second."""
     return _Entry(expires, answer)
 
 
@@ -83,7 +84,7 @@ def _is_bare(answer: query.Answer) -> bool:
 
 
 def _weight(answer: query.Answer) -> int:
-    """How many ordinary answers one counts for."""
+    """Return how many ordinary answers this one counts for."""
     if _is_bare(answer):
         return 1
     records = (*answer.addresses, *answer.names, *(string for text in answer.texts for string in text))

@@ -1,7 +1,7 @@
-"""One question on its way: which server is asked next, and until when, for everybody who wants to know.
+"""Runs one DNS question: chooses which server to ask next and how long to wait, for all who asked it.
 
-A failure that a server tells is final for it, and the next one is asked at once. Silence costs a share of
-the time that is left; what a server says when it is no longer its turn still counts.
+A failure that a server reports is final for that server, and the next one is asked at once. Silence costs a
+share of the time left. An answer from a server whose turn is over still counts.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from tcpdconf.daemon.dns import nameserver
 from tcpdconf.daemon.process import loop
 from tcpdconf.policy.dns import query
 
-# Seconds after which a question that was not answered is sent once more: it may have been lost, and with a
-# server on another host that happens all the time.
+# Seconds after which an unanswered question is sent once more: it may have been lost, which happens all the
+# time with a server on another host.
 _AGAIN: Final = 1.0
 _TIMEOUT: Final = query.Answer("timeout")
 _UNREACHABLE: Final = query.Answer("unreachable")
@@ -24,10 +24,11 @@ Ended = Callable[["Lookup", query.Answer | None], None]
 
 
 class Lookup:
-    """One question section and those who wait for its answer.
+    """Asks one question section for several callers.
 
-    The `servers` are asked in turn, one that stands there again is asked again, each for `timeout` seconds
-    at most. `ended` is called once, before those who wait are: with None when nobody waited any more.
+    The `servers` are asked in turn, each for at most `timeout` seconds; one that is in the list again is
+    asked again. `ended` is called once, before the callers: with the answer, or with None if no caller is
+    left.
     """
 
     def __init__(
@@ -46,37 +47,37 @@ class Lookup:
         self._loop = events
         self._clock = clock
         self._ended = ended
-        self._server = servers[0]  # whose turn it is
+        self._server = servers[0]  # the one whose turn it is
         self._turn_ends = self._again_at = 0.0
         self._waiting: list[tuple[float, Done]] = []
         self._timer: int | None = None
         self._sent: list[nameserver.Drop] = []
         self._streams: list[nameserver.NameServer] = []
-        self._told: query.Answer | None = None  # a failure that a server has told
-        self._silent = False  # whether a server that was asked has said nothing
+        self._told: query.Answer | None = None  # a failure that a server has reported
+        self._silent = False  # True once a server has not answered within its turn
 
     def join(self, done: Done, until: float) -> None:
-        """Tell one more; at `until` at the latest, by the clock."""
+        """Add a caller, who is answered by the time `until` of the clock at the latest."""
         self._waiting.append((until, done))
         if self._timer is not None:
             self._wait()
 
     def start(self, beside: nameserver.NameServer | None = None) -> None:
-        """Ask; and one more server, which is not waited for."""
+        """Ask the first server, and also `beside`, for which the lookup does not wait."""
         if beside is not None:
             with contextlib.suppress(OSError):
                 self._send(beside)
         self._next()
 
     def close(self) -> None:
-        """Give up, and tell nobody."""
+        """Give up without calling anybody back."""
         if self._timer is not None:
             self._loop.cancel(self._timer)
         while self._sent:
             self._sent.pop()()
 
     def received(self, server: nameserver.NameServer, data: bytes) -> None:
-        """Judge a message that came over UDP."""
+        """Judge a message that arrived over UDP."""
         found = dns_message.read(data, self.section)
         if isinstance(found, query.Answer):
             self._judge(server, found)
@@ -86,12 +87,12 @@ class Lookup:
             self._stream(server)
 
     def streamed(self, server: nameserver.NameServer, data: bytes) -> None:
-        """Judge the message that came over TCP."""
+        """Judge the message that arrived over TCP."""
         found = dns_message.read(data, self.section)
         self._judge(server, found if isinstance(found, query.Answer) else query.Answer("malformed"))
 
     def unreachable(self, server: nameserver.NameServer) -> None:
-        """Go on without a server that is not there."""
+        """Continue without a server that cannot be reached."""
         server.missed(self._clock())
         self._leave_out(server)
 
@@ -122,7 +123,7 @@ class Lookup:
             self._next()
 
     def _next(self) -> None:
-        """Let the next server have its turn."""
+        """Ask the next server that can be reached; without one, end the lookup."""
         while self._servers:
             self._server = server = self._servers.pop(0)
             now = self._clock()
@@ -151,14 +152,14 @@ class Lookup:
                 self._send(self._server)
 
     def _wait(self) -> None:
-        """Set the timer for whatever is next: the end of the turn, or of somebody's patience."""
+        """Set the timer for the next event: a repeat, the end of the turn, or a caller's deadline."""
         if self._timer is not None:
             self._loop.cancel(self._timer)
         at = min(self._again_at, *(until for until, _ in self._waiting))
         self._timer = self._loop.after(at - self._clock(), self._look)
 
     def _look(self) -> None:
-        """See whose time is over."""
+        """Answer callers whose deadline has passed, and end the turn of a server that has not answered."""
         now = self._clock()
         late = [done for until, done in self._waiting if until <= now]
         self._waiting = [(until, done) for until, done in self._waiting if until > now]

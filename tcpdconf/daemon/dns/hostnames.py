@@ -1,10 +1,10 @@
-"""Asks for the names of both ends of a service's connections, unless no name server answers.
+"""Looks up the names of both ends of a service's connections, unless no name server answers.
 
-`policy.dns.name_health` decides whether name servers are worth asking. In a pause no client waits for them:
-it gets at once what it would have got after the wait, and the question that tries them again is sent beside.
+`policy.dns.name_health` decides whether to ask name servers. During a pause no client waits for them: it gets
+at once the result that it would get after the wait, and probes are sent separately.
 
-Every client's lookup asks for the name of this host's end too. One reverse zone that does not answer would
-make all clients wait, so each of these questions has a breaker of its own.
+Every client's lookup also asks for the name of this host's end. One reverse zone that does not answer would
+delay all clients, so each of these questions has its own breaker.
 """
 
 import functools
@@ -17,9 +17,9 @@ from tcpdconf.daemon.process import log, loop
 from tcpdconf.policy.dns import breaker, name_health, query
 from tcpdconf.policy.dns import health as list_health
 
-_PROBE: Final = 5.0  # seconds that a question of our own may take, unless clients wait for less
+_PROBE: Final = 5.0  # seconds that a probe may take, unless clients wait for less
 _MOST: Final = 256  # breakers of questions about this host's end: a proxy may name many addresses
-_NOW: Final = 0.0  # a deadline that is over: only what is kept is an answer
+_NOW: Final = 0.0  # a deadline that has passed: only the cache can answer
 _CLASSES: Final[dict[query.Status, str]] = {
     "answer": "answered",
     "nxdomain": "no_such_name",
@@ -32,9 +32,9 @@ _CLASSES: Final[dict[query.Status, str]] = {
 
 
 class Hostnames:
-    """Asks for the names of one service's connections.
+    """Looks up the names of one service's connections.
 
-    Clients wait for `seconds` at most; `pause` is the length of a first pause, in seconds.
+    Clients wait for at most `seconds`. `pause` is the length of a first pause, in seconds.
     """
 
     def __init__(self, service: str, asked: resolver.Resolver, seconds: float, pause: float) -> None:
@@ -43,13 +43,13 @@ class Hostnames:
         self._seconds = min(seconds, _PROBE)
         self._pause = pause
         self._health = name_health.NameHealth(pause)
-        self._asking = False  # a question of our own
+        self._asking = False  # True while a probe is running
         self._failing: dict[query.Question, breaker.Breaker] = {}  # about this host's end
 
     def ask(self, question: query.Question, done: exchange.Done, until: float, *, client: bool) -> None:
         """Ask about a client, or about this host's end of a connection.
 
-        In a pause the answer is there at once: what is kept, or "timeout".
+        During a pause `done` is called at once: with the cached answer, or with "timeout".
         """
         if self._health.state == "paused":
             if self._health.tries(loop.now()):
@@ -62,7 +62,7 @@ class Hostnames:
         self._resolver.ask(question, done, until, heard=heard)
 
     def probe(self, done: Callable[[dict[str, str]], None]) -> None:
-        """Ask a question of our own, and call back with what came of it: for people."""
+        """Send a probe and call `done` with its result, as a row of text values for people."""
         began = loop.now()
 
         def answered(answer: query.Answer) -> None:
@@ -79,10 +79,10 @@ class Hostnames:
         self._resolver.ask(_own_question(), answered, began + self._seconds)
 
     def status(self) -> dict[str, Any]:
-        """The state, and how often name servers were asked and what they said, by class.
+        """Return the state, and how often name servers were asked and what they answered, by class.
 
-        {"state": "up", "why": "", "asked": 2, "answered": 1, "no_such_name": 1, "servfail": 0, ...}; neither
-        what comes out of the cache is counted nor a question of our own.
+        {"state": "up", "why": "", "asked": 2, "answered": 1, "no_such_name": 1, "servfail": 0, ...}. Neither
+        cached answers nor probes are counted.
         """
         counts = self._health.counts
         return {
@@ -112,14 +112,14 @@ class Hostnames:
             self._log(list_health.Change("up", "paused", why), about=question.name)
 
     def _try(self, question: query.Question) -> None:
-        """Ask a question about this host's end again, if it is time to."""
+        """Ask a question about this host's end again, if its breaker allows a trial now."""
         now = loop.now()
         if self._failing[question].tries(now):
             heard = functools.partial(self._heard_of_host, question)
             self._resolver.ask(question, heard, now + self._seconds, fresh=True)
 
     def _ask_own(self) -> None:
-        """Ask a question of our own, unless one is on its way."""
+        """Send a probe, unless one is running."""
         if not self._asking:
             self._asking = True
             self._resolver.ask(_own_question(), self._proved, loop.now() + self._seconds)

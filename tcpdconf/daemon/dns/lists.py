@@ -1,7 +1,7 @@
-"""The DNS lists of a service: asks those that are to be believed, tests them, counts what they say.
+"""Asks the DNS lists of a service, tests them, and counts their answers.
 
-Whether a list is to be believed and worth asking is `policy.dns.health`'s. Nobody waits for a list that is
-not: of one that is paused because it does not answer, one question is sent now and then beside.
+`policy.dns.health` decides which lists are believed and asked. No client waits for another list. For a paused
+list that does not answer, one trial question is sent now and then.
 """
 
 import functools
@@ -20,7 +20,7 @@ from tcpdconf.policy.dns.chain import Chain, Entry
 
 Answered = Callable[[query.Question, query.Answer], None]
 
-_LOOK: Final = 1.0  # seconds between two looks for lists that are due for a test, at most
+_LOOK: Final = 1.0  # seconds between two checks for lists that are due for a test
 _TEST: Final = 5.0  # seconds that the questions of a test may take
 _WORST: Final[tuple[list_health.State, ...]] = ("suspended", "paused", "untested", "up")
 _CLASSES: Final[dict[Outcome, str]] = {
@@ -37,14 +37,14 @@ _CLASSES: Final[dict[Outcome, str]] = {
 
 
 class _List(NamedTuple):
-    """A list, and whether it is to be believed."""
+    """Pairs a list's displayed name with its health."""
 
     shown: str
     health: list_health.ListHealth
 
 
 class Lists:
-    """The lists of one service, by zone."""
+    """Asks and tests the lists of one service, by zone."""
 
     def __init__(self, events: loop.Loop, service: str, chain: Chain, asked: resolver.Resolver) -> None:
         self._loop = events
@@ -58,24 +58,27 @@ class Lists:
         }
         self._untested = {zone for zone, each in self._lists.items() if each.health.state == "untested"}
         self._held: list[Callable[[], None]] = []
-        self._shown: dict[str, dict[str, str]] = {}  # by zone: what the last test has shown
+        self._shown: dict[str, dict[str, str]] = {}  # by zone: the result of the last test
         self._timer = 0
         if self._lists:
             self._look()
 
     def close(self) -> None:
-        """Test no more. What is being asked already is still answered."""
+        """Stop testing. Questions already sent are still answered."""
         self._loop.cancel(self._timer)
 
     def when_tested(self, done: Callable[[], None]) -> None:
-        """Call back when every list has had its first test."""
+        """Call `done` when every list has had its first test, perhaps at once."""
         if self._untested:
             self._held.append(done)
         else:
             done()
 
     def ask(self, question: query.Question, entry: Entry, done: Answered, now: float) -> None:
-        """Ask a list about a client, unless it is not asked at present; count what comes of it."""
+        """Ask a list about a client and count the outcome.
+
+        A list that is not up is answered as suspended at once.
+        """
         each = self._lists[entry.zone]
         if each.health.state != "up":
             if question.type == "A" and each.health.tries(now):
@@ -84,11 +87,11 @@ class Lists:
             done(question, query.SUSPENDED)
             return
         answered = functools.partial(done, question)
-        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # no text alone
+        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # not TXT
         self._resolver.ask(question, answered, now + entry.deadline, heard=heard)
 
     def report(self) -> list[dict[str, str]]:
-        """Each list's state, and what its last test has shown: for people."""
+        """Return each list's state and the result of its last test, as text for people."""
         return [
             {
                 "list": each.shown,
@@ -100,10 +103,11 @@ class Lists:
         ]
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """By what is shown for a zone: the state, and how often it was asked and what it said, by class.
+        """Return by displayed zone: the state, how often the list was asked, and its answers by class.
 
-        {"state": "up", "why": "", "asked": 2, "listed": 1, "not_listed": 1, "error_code": 0, ...}; neither
-        what comes out of the cache is counted nor a test. Of lists that are shown alike, the worst state.
+        {"state": "up", "why": "", "asked": 2, "listed": 1, "not_listed": 1, "error_code": 0, ...}. Neither
+        cached answers nor tests are counted. Lists that share a displayed zone are summed; the worst state is
+        shown.
         """
         alike: dict[str, list[list_health.ListHealth]] = {}
         for each in self._lists.values():
@@ -130,7 +134,7 @@ class Lists:
                 self._held.pop(0)()
 
     def _log(self, each: _List, change: list_health.Change | None) -> None:
-        """One line for a change of state; news of a list are trouble unless it is up again."""
+        """Log a change of state: a warning, unless the list is up again."""
         if change is None:
             return
         level: log.Level = "notice" if change.after == "up" and change.before != "up" else "warning"
@@ -149,7 +153,7 @@ def _status(healths: list[list_health.ListHealth]) -> dict[str, Any]:
 
 
 class _Test:
-    """One test of a list; `done` is called with what it has shown and the change of state."""
+    """Runs one test of a list; `done` is called with its result and the change of state."""
 
     def __init__(
         self,
@@ -165,7 +169,7 @@ class _Test:
         self._began = 0.0
 
     def start(self, now: float) -> None:
-        """Ask its questions anew, whatever the cache holds."""
+        """Ask the questions of the test, bypassing the cache."""
         self._began = now
         for point in self._points.all():
             self._resolver.ask(point, functools.partial(self._answered, point), now + _TEST, fresh=True)

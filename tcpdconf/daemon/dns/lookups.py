@@ -1,8 +1,8 @@
-"""Asks what a service wants to know of its connections: host names, and DNS lists.
+"""Looks up what a service needs to know about a connection: host names and DNS lists.
 
-All questions of a connection are asked at once; only the name that an address leads to has to be asked after
-it. Until each list has had its first test, connections wait: else a broken list could refuse the first ones,
-or a good one miss them.
+All questions of a connection are asked at once, except for the addresses of a name, which depend on its PTR
+answer. Connections wait until each list has had its first test. Otherwise a broken list could refuse the
+first ones, or a good list miss them.
 """
 
 import functools
@@ -19,11 +19,11 @@ from tcpdconf.policy.dns.chain import Chain, Entry
 Done = Callable[[dict[str, str]], None]
 Probed = Callable[[list[dict[str, str]]], None]
 
-_NAMES: Final = "(names)"  # stands among lists; no zone is called so
+_NAMES: Final = "(names)"  # a row among lists; no zone has such a name
 
 
 class Lookups:
-    """The lookups of one service."""
+    """Runs the lookups of one service."""
 
     def __init__(
         self,
@@ -42,39 +42,42 @@ class Lookups:
         self._hostnames = hostnames.Hostnames(name, asked, self.seconds, settings.dns.pause)
 
     def begin(self, link: connection.Link, environment: Mapping[str, str], done: Done) -> None:
-        """Look up what is wanted of a connection; `done` is called with the variables, perhaps at once.
+        """Look up a connection; `done` is called with its variables, perhaps at once.
 
-        `environment` is what the program gets without: a list whose variable is in it is not asked. Where
-        those that are sure refuse the connection, they are all that `done` is called with.
+        `environment` is the program's environment without them: a list whose variable is in it is not asked.
+        If the variables that are sure already refuse the connection, `done` is called with those alone.
         """
         self.when_tested(_Lookup(self, link, environment, done).start)
 
     def close(self) -> None:
-        """Test no more lists. What is being asked already is still answered."""
+        """Stop testing lists. Questions already sent are still answered."""
         self._lists.close()
 
     def when_tested(self, done: Callable[[], None]) -> None:
-        """Call back when every list has had its first test."""
+        """Call `done` when every list has had its first test, perhaps at once."""
         self._lists.when_tested(done)
 
     def report(self) -> list[dict[str, str]]:
-        """Each list's state, and what its last test has shown: for people."""
+        """Return each list's state and the result of its last test, as text for people."""
         return self._lists.report()
 
     def probe(self, done: Probed) -> None:
-        """Test what is asked, and call back with the report; if names are wanted they have a row there."""
+        """Call `done` with the report once every list has had its first test.
+
+        If names are looked up, they are probed too and have a row in the report.
+        """
         self.when_tested(functools.partial(self._probe_names, done))
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Each list's state and counts (`lists.Lists.status`)."""
+        """Return each list's state and counts (`lists.Lists.status`)."""
         return self._lists.status()
 
     def names_status(self) -> dict[str, Any] | None:
-        """The state and counts of names (`hostnames.Hostnames.status`); None where they are not wanted."""
+        """Return the state and counts of names (`hostnames.Hostnames.status`), or None if not looked up."""
         return self._hostnames.status() if self.names else None
 
     def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:
-        """Ask about a name, of a client or of this host's end of a connection."""
+        """Ask for a name, of a client or of this host's end of a connection."""
         self._hostnames.ask(question, functools.partial(done, question), until, client=client)
 
     def ask_list(self, question: query.Question, entry: Entry, done: lists.Answered, now: float) -> None:
@@ -89,7 +92,7 @@ class Lookups:
 
 
 class _Lookup:
-    """What is asked about one connection."""
+    """Collects the answers about one connection."""
 
     def __init__(
         self, lookups: Lookups, link: connection.Link, environment: Mapping[str, str], done: Done
@@ -101,11 +104,11 @@ class _Lookup:
         self._answers: dict[query.Question, query.Answer] = {}
         self._missing: set[query.Question] = set()
         self._until = 0.0
-        self._busy = True  # answers out of the cache come while questions are still being asked
-        self._told = lookups.names  # whether there is anything to judge: most clients are listed nowhere
+        self._busy = True  # cached answers arrive while questions are still being asked
+        self._told = lookups.names  # True if there is something to judge: most clients are on no list
 
     def start(self) -> None:
-        """Ask everything that can be asked at once."""
+        """Ask all questions that can be asked at once."""
         lookups = self._lookups
         now = loop.now()
         self._until = now + lookups.seconds
@@ -125,7 +128,7 @@ class _Lookup:
             self._look()
 
     def _look(self) -> None:
-        """Hand over the variables when nothing that is missing can change them, or save the connection."""
+        """Pass on the variables once missing answers cannot change them or save the connection."""
         if self._done is None:
             return
         found = self._judge() if self._told else None if self._missing else {}
@@ -143,7 +146,7 @@ class _Lookup:
         return judged.sure if decision.screen(self._lookups.drop, judged.sure) else None
 
     def _names(self) -> dict[str, str] | None:
-        """The variables of both ends' names; None while an answer about them is missing."""
+        """Return the variables of both ends' names, or None while an answer about them is missing."""
         if not self._lookups.names:
             return {}
         found: dict[str, str] = {}

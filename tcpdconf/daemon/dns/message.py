@@ -1,7 +1,7 @@
-"""DNS messages (RFC 1035, 4): questions as they are sent, answers as they are read. No socket, no clock.
+"""Encodes DNS questions and decodes answers (RFC 1035, 4). No socket, no clock.
 
-Most answers say that a name is not listed; their header says so, and dnspython, which needs ten times as
-long as all else here, reads only those that carry records. Whatever the bytes, reading raises nothing.
+Most answers say that a name is not listed, and their header suffices. dnspython takes ten times as long as
+everything else here, so it reads only answers with records. Reading raises no exception, whatever the bytes.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import dns.message
 import dns.rdatatype
 
-# These would be imported when the first record of the kind arrives: too late in a process without rights.
+# dnspython would import these when the first such record arrives: too late in a process without rights.
 import dns.rdtypes.ANY.CNAME
 import dns.rdtypes.ANY.PTR
 import dns.rdtypes.ANY.TXT
@@ -22,9 +22,9 @@ import dns.rdtypes.IN.AAAA
 
 from tcpdconf.policy.dns import query
 
-MOST: Final = 64  # records that are read of one answer
-# Seconds for an answer that says "no" without an SOA record. RFC 2308, 5 would have it not kept, lest two
-# servers tell each other for ever; nobody asks us.
+MOST: Final = 64  # records that are read from one answer
+# Seconds that a "no" without an SOA record is kept. RFC 2308, 5 forbids that, since two servers could keep it
+# alive between them for ever; nobody asks this client.
 NO_SOA: Final = 5
 
 _CODES: Final[dict[query.Type, int]] = {"A": 1, "PTR": 12, "TXT": 16, "AAAA": 28}
@@ -37,7 +37,7 @@ _RECORD: Final = struct.Struct("!HHIH")  # what follows a record's owner: type, 
 _KIND: Final = 0xF800  # bits of the flags: response, opcode
 _RESPONSE: Final = 0x8000
 _TRUNCATED: Final = 0x0200
-_KNOWS: Final = 0x0480  # the server has the zone, or asks others
+_KNOWS: Final = 0x0480  # flags: the server is authoritative, or offers recursion
 _NXDOMAIN: Final = 3
 _REFUSED: Final = 5
 
@@ -45,10 +45,10 @@ _MALFORMED: Final = query.Answer("malformed")
 
 
 def question(asked: query.Question) -> bytes:
-    """The question section for a question.
+    """Return the question section for a question.
 
     Raises:
-        ValueError: there can be no such name (RFC 1035, 2.3.4).
+        ValueError: no such name can exist (RFC 1035, 2.3.4).
     """
     name = b"".join(map(_label, asked.name.lower().split(".")))
     if len(name) > 254:
@@ -56,7 +56,7 @@ def question(asked: query.Question) -> bytes:
     return name + _ENDS[asked.type]
 
 
-@functools.lru_cache(4096)  # zones, and the numbers that addresses are made of
+@functools.lru_cache(4096)  # zones, and the numbers of which addresses consist
 def _label(text: str) -> bytes:
     octets = text.encode("ascii")
     if not 1 <= len(octets) <= 63:
@@ -65,16 +65,16 @@ def _label(text: str) -> bytes:
 
 
 def message(number: bytes, section: bytes) -> bytes:
-    """A message of this id (two octets) that asks a question section. No EDNS: answers are short."""
+    """Return a message with this id (two octets) and question section; without EDNS, as answers are short."""
     return number + _ASK + section
 
 
 def read(data: bytes, section: bytes) -> query.Answer | Literal["foreign", "truncated"]:
-    """What a message that bears the right id says to a question section.
+    """Return the answer that a message with the right id gives to a question section.
 
-    "foreign": it is no answer to this question. "truncated": ask again over TCP. Any failure of the server
-    is "servfail"; it is "refused" also when it neither has the zone nor asks others. The TTL is the least
-    of those that count (negative answers: RFC 2308), and 0 where the answer is none.
+    "foreign": it does not answer this question. "truncated": ask again over TCP. Any failure of the server is
+    "servfail", except that it is "refused" also if the server neither has the zone nor offers recursion. The
+    TTL is the least of those that count (negative answers: RFC 2308), and 0 if the message is no answer.
     """
     end = 12 + len(section)
     if data[12:end].lower() != section:
@@ -95,14 +95,14 @@ def read(data: bytes, section: bytes) -> query.Answer | Literal["foreign", "trun
 
 @functools.lru_cache(1024)
 def _nothing(status: query.Status, ttl: float) -> query.Answer:
-    """An answer without records: one for all that are alike, since they fill the cache."""
+    """Return an answer without records; equal ones are shared, since they fill the cache."""
     return query.Answer(status, ttl=ttl)
 
 
 def _records(data: bytes, end: int) -> query.Answer:
-    """What a message says that has records in its answer section. `end` is where its question ends."""
+    """Return the answer of a message with records in its answer section; its question ends at `end`."""
     number, flags, _, answers, authorities, _ = _HEADER.unpack_from(data)
-    # No more than counts is given to dnspython: the time that a message takes is the sender's choice.
+    # dnspython gets no more records than count here: otherwise the sender chooses how long reading takes.
     header = _HEADER.pack(number, flags, 1, min(answers, MOST), 0, 0)
     try:
         parsed = dns.message.from_wire(header + data[12:], ignore_trailing=True)
@@ -120,7 +120,7 @@ def _records(data: bytes, end: int) -> query.Answer:
 
 
 def _found(records: Iterable[Any], ttl: int) -> query.Answer:
-    """The records of one owner and type; they are of the type asked for."""
+    """Return an answer with these records of one owner, which are of the type asked for."""
     used = list(itertools.islice(records, MOST))
     match used[0].rdtype:
         case dns.rdatatype.A | dns.rdatatype.AAAA:
@@ -133,9 +133,9 @@ def _found(records: Iterable[Any], ttl: int) -> query.Answer:
 
 
 def _negative_ttl(data: bytes, start: int, before: int, count: int) -> int:
-    """Seconds for which a "no" may be kept: the lesser of the SOA record's TTL and its minimum.
+    """Return how many seconds to cache a "no": the lesser of the SOA record's TTL and minimum field.
 
-    The records of the authority section are `count`, those before it `before`; they begin at `start`.
+    The authority section has `count` records, after `before` others; the first of them begins at `start`.
     """
     try:
         for index in range(min(before + count, 2 * MOST)):
@@ -151,7 +151,7 @@ def _negative_ttl(data: bytes, start: int, before: int, count: int) -> int:
 
 
 def _after_name(data: bytes, start: int) -> int:
-    """Where a name ends that begins at `start`: after its root label, or after the first pointer."""
+    """Return where the name at `start` ends: after its root label, or after the first pointer."""
     while length := data[start]:
         if length >= 0xC0:
             return start + 2

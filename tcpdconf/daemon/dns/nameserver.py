@@ -1,7 +1,7 @@
-"""One name server: questions to it, over UDP from ports that change and over TCP; messages back.
+"""Exchanges messages with one name server, over UDP from changing ports and over TCP.
 
-It moves messages and knows their ids; what they say, and when to give up, is the asker's business. All
-sockets are connected: the kernel drops what comes from others, and tells when the server is not there.
+It matches messages by id; the asker reads them and decides when to give up. All sockets are connected: the
+kernel then drops datagrams from other hosts and reports an unreachable server.
 """
 
 import contextlib
@@ -17,41 +17,41 @@ from tcpdconf.daemon.dns import message as dns_message
 from tcpdconf.daemon.dns import window
 from tcpdconf.daemon.process import loop
 
-# Questions from one source port. Those that are asked together share it, which halves what a question costs;
-# who would guess an answer still has to hit the one port and the one id that are right for its question.
+# Questions from one source port. Questions asked together share it, which halves the cost of each. To forge
+# an answer, an attacker must still guess the one port and the one id that are right for its question.
 PER_PORT: Final = 16
-_MISSES: Final = 3  # silences in a row that make a server a silent one
-_PAUSE: Final = 30.0  # seconds after which a silent one is asked again
+_MISSES: Final = 3  # questions in a row without an answer that make a server silent
+_PAUSE: Final = 30.0  # seconds after which a silent server is tried again
 _LARGEST: Final = 65535  # octets of a message
 _READ: Final = 64  # messages read before other events get their turn
-# The message is lost here, as messages are; all else means that the server cannot be reached.
+# These lose the message here, as on the network; all others mean that the server cannot be reached.
 _LOST: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _KIND: Final = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
-Drop = Callable[[], None]  # gives up one question that was sent; to be called once, whatever came
+Drop = Callable[[], None]  # gives up one question that was sent; must be called once, even after an answer
 
 
 class Asker(Protocol):
-    """Who asks a question, and is told what comes until it drops what it sent."""
+    """Receives the messages about one question until it drops what it sent."""
 
     @property
     def section(self) -> bytes:
-        """The question."""
+        """Return the question section."""
 
     def received(self, server: "NameServer", data: bytes) -> None:
-        """A message with the id of the question has come over UDP; there may be more."""
+        """Take a message with the question's id that arrived over UDP; more may follow."""
 
     def streamed(self, server: "NameServer", data: bytes) -> None:
-        """A message has come over TCP, or b"" when none will."""
+        """Take a message that arrived over TCP, or b"" if none will."""
 
     def unreachable(self, server: "NameServer") -> None:
-        """The server is not there."""
+        """Take note that the server cannot be reached."""
 
 
 class NameServer:
-    """One name server. `token` returns two octets that nobody can guess.
+    """Sends questions to one name server and passes on its messages.
 
-    `strays` counts the messages that answered nothing asked.
+    `token` returns two octets that nobody can guess. `strays` counts messages that match no question.
     """
 
     def __init__(self, events: loop.Loop, address: values.ServerAddress, token: Callable[[], bytes]) -> None:
@@ -66,28 +66,28 @@ class NameServer:
 
     @property
     def silent(self) -> bool:
-        """Whether others are to be asked before it."""
+        """True while other servers should be asked first."""
         return self._misses >= _MISSES
 
     def heard(self) -> None:
-        """Take note that it has said something."""
+        """Record that the server has answered."""
         self._misses = 0
         self._pace.answered()
 
     def missed(self, now: float) -> None:
-        """Take note that it has not answered in time."""
+        """Record that the server has not answered in time."""
         self._misses += 1
         self._retry_at = now + _PAUSE
 
     def due(self, now: float) -> bool:
-        """Whether a silent server should be asked again; True once, then not for a while."""
+        """Return whether to ask a silent server again; True once, then False for a while."""
         if not self.silent or now < self._retry_at:
             return False
         self._retry_at = now + _PAUSE
         return True
 
     def ask(self, asker: Asker) -> Drop | None:
-        """Send a question over UDP; None when it was lost on the way out.
+        """Send a question over UDP; return None if it was lost before it left this host.
 
         Raises:
             OSError: the server cannot be reached.
@@ -108,7 +108,7 @@ class NameServer:
         return functools.partial(port.drop, number)
 
     def ask_stream(self, asker: Asker) -> Drop | None:
-        """Send a question over TCP; otherwise as `ask`."""
+        """Send a question over TCP; results and errors are as for `ask`."""
         try:
             return _TcpStream(self, self._loop, self._connect(socket.SOCK_STREAM), asker, self._token()).close
         except OSError as error:
@@ -128,7 +128,10 @@ class NameServer:
 
 
 class _Port:
-    """A source port, chosen by the kernel at random. It is closed when no question from it waits."""
+    """Sends questions from one source port, which the kernel chooses at random.
+
+    It is closed when no question from it is waiting.
+    """
 
     def __init__(self, server: NameServer, events: loop.Loop, connected: socket.socket) -> None:
         self._server = server
@@ -140,11 +143,11 @@ class _Port:
 
     @property
     def used_up(self) -> bool:
-        """Whether another port is needed for the next question."""
+        """True when the next question needs another port."""
         return not self._left
 
     def add(self, asker: Asker, token: Callable[[], bytes]) -> bytes:
-        """Expect answers to a question; returns its id."""
+        """Expect answers to a question; return its id."""
         number = token()
         while number in self._waiting:
             number = token()
@@ -153,19 +156,19 @@ class _Port:
         return number
 
     def send(self, number: bytes) -> None:
-        """Send a question that was added, unless it was dropped."""
+        """Send a question that was added, unless it was dropped meanwhile."""
         asker = self._waiting.get(number)
         if asker is None:
             return
         try:
             self._socket.send(dns_message.message(number, asker.section))
         except OSError as error:
-            if error.errno not in _LOST:  # it may be about one that was sent before
+            if error.errno not in _LOST:  # the error may belong to an earlier question
                 self._left = 0
                 self._loop.after(0, self._tell)
 
     def drop(self, number: bytes) -> None:
-        """Expect no answer any more."""
+        """Expect no more answers to a question."""
         del self._waiting[number]
         if not self._waiting:
             self._left = 0
@@ -173,7 +176,7 @@ class _Port:
             self._socket.close()
 
     def _receive(self) -> None:
-        """Pass on what has come."""
+        """Pass received messages on to their askers."""
         for _ in range(_READ):
             try:
                 data = self._socket.recv(_LARGEST)
@@ -191,15 +194,15 @@ class _Port:
                     return
 
     def _tell(self) -> None:
-        """Tell all who wait that the server is not there."""
+        """Tell all waiting askers that the server cannot be reached."""
         self._left = 0
         for number, asker in list(self._waiting.items()):
-            if number in self._waiting:  # one that was told before may have made others go
+            if number in self._waiting:  # an asker told before may have dropped others
                 asker.unreachable(self._server)
 
 
 class _TcpStream:
-    """One question over TCP (RFC 1035, 4.2.2)."""
+    """Asks one question over TCP (RFC 1035, 4.2.2)."""
 
     def __init__(
         self, server: NameServer, events: loop.Loop, connecting: socket.socket, asker: Asker, number: bytes
@@ -213,7 +216,7 @@ class _TcpStream:
         events.watch(connecting, self._send, writing=True)
 
     def close(self) -> None:
-        """End the connection, if it has not ended."""
+        """Close the connection, if it is open."""
         if self._socket.fileno() >= 0:
             self._loop.forget(self._socket)
             self._socket.close()
@@ -254,7 +257,7 @@ def _socket_address(server: values.ServerAddress) -> tuple[int, tuple[str, int] 
 
 
 def _interface(name: str) -> int:
-    """The number of a network interface; 0, with which nothing link-local is reached, where there is none."""
+    """Return the index of a network interface; 0, which reaches no link-local address, if there is none."""
     if name.isdecimal():
         return int(name)
     try:

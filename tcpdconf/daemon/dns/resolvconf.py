@@ -1,8 +1,8 @@
-"""What the resolver is told: the table `dns` of the configuration, and resolv.conf(5) for what it leaves out.
+"""Combines the `dns` table with resolv.conf(5), which supplies the settings that the table omits.
 
-Pure: who reads /etc/resolv.conf passes its text. Of that file nameserver, timeout, attempts and rotate are
-used, as glibc reads them, but in capitals as well; domain for the address of a one-label name only, and
-search not at all, as couriertcpd does.
+Pure: the caller reads /etc/resolv.conf and passes its text. It uses nameserver, timeout, attempts and rotate
+as glibc reads them, but accepts keywords in capitals. It uses domain only to look up the address of a
+one-label name, and ignores search, as couriertcpd does.
 """
 
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from tcpdconf.config.model import values
 from tcpdconf.config.model.dns import Dns
 
-# asked when no server is named: resolv.conf(5) says the first, couriertcpd asks the second
+# asked if no server is named: resolv.conf(5) documents the first, couriertcpd asks the second
 LOCAL: Final = (values.ServerAddress("127.0.0.1", 53), values.ServerAddress("::1", 53))
 _SERVERS: Final = 3  # MAXNS: further ones are ignored
 _LONGEST: Final = 30  # seconds, RES_MAXRETRANS
@@ -18,7 +18,11 @@ _MOST: Final = 5  # rounds, RES_MAXRETRY
 
 
 class ResolverSettings(NamedTuple):
-    """How to ask. `timeout` is in seconds, until the next server is asked; `attempts` are rounds over all."""
+    """Holds the settings of the resolver.
+
+    `timeout` is the time in seconds until the next server is asked; `attempts` is the number of rounds over
+    all servers.
+    """
 
     servers: tuple[values.ServerAddress, ...] = LOCAL
     timeout: float = 5.0
@@ -31,7 +35,7 @@ class ResolverSettings(NamedTuple):
 
 
 def settings(written: Dns, text: str) -> ResolverSettings:
-    """The settings that a table and the text of a resolv.conf ("" where there is none) make together."""
+    """Return the settings from a `dns` table and the text of a resolv.conf ("" if there is none)."""
     found = parse(text)
     return ResolverSettings(
         servers=found.servers if written.servers is None else written.servers,
@@ -46,7 +50,10 @@ def settings(written: Dns, text: str) -> ResolverSettings:
 
 
 def parse(text: str) -> ResolverSettings:
-    """What a resolv.conf says. Lines that say nothing known, or nothing that can be, are passed over."""
+    """Return the settings in the text of a resolv.conf.
+
+    Lines with an unknown keyword or an invalid value are ignored.
+    """
     servers: list[values.ServerAddress] = []
     options: dict[str, str] = {}
     domain = ""
@@ -71,7 +78,7 @@ def parse(text: str) -> ResolverSettings:
 
 
 def _server(text: str) -> list[values.ServerAddress]:
-    """The server of a nameserver line, which names an address and never a port; none when it is none."""
+    """Return the server of a nameserver line (an address without a port), or no server if it is invalid."""
     address = text.partition("#")[0].partition(";")[0]
     try:
         return [values.server(f"[{address}]:53")]
@@ -80,7 +87,7 @@ def _server(text: str) -> list[values.ServerAddress]:
 
 
 def _number(text: str | None, default: int, most: int) -> int:
-    """A number from 1 to `most`, the nearest; the default where none is written."""
+    """Return a number limited to the range from 1 to `most`, or the default if `text` is no number."""
     if text is None or not (text.isascii() and text.isdigit()):
         return default
     return min(max(1, int(text[:9])), most)

@@ -1,7 +1,7 @@
-"""The DNS client of a worker: many questions at once, none asked twice, every one answered in time.
+"""Resolves DNS questions for a worker: many at once, equal ones joined, each answered by its deadline.
 
-It asks recursive name servers, believes nobody else, and keeps what they say for as long as they allow. Made
-after the process has forked: its random numbers are its own.
+It asks recursive name servers, accepts answers from no other host, and caches them for as long as they allow.
+A worker makes it after the fork, so that its random numbers are its own.
 """
 
 import functools
@@ -16,20 +16,21 @@ from tcpdconf.daemon.process import loop
 from tcpdconf.policy.dns import query
 
 _STATUSES: Final = tuple(status for status in get_args(query.Status) if status != "suspended")
-_RENEW: Final = 5.0  # seconds between two looks for other settings
-_RANDOM: Final = 512  # octets of randomness fetched at a time
+_RENEW: Final = 5.0  # seconds between two checks for other settings
+_RANDOM: Final = 512  # random octets fetched at a time
 _IMPOSSIBLE: Final = query.Answer("nxdomain")
 _TOO_LATE: Final = query.Answer("timeout")
 
 
 class Resolver:
-    """Asks the servers of its settings. `random` returns so many octets that nobody can guess.
+    """Asks the name servers of its settings.
 
-    `renewed` is called every few seconds while there are questions; it returns other settings to be used
-    from then on, but for those of the cache, or None.
+    `random` returns the given number of octets that nobody can guess. `renewed` is called every few seconds
+    while there are questions. It returns None, or other settings to use from then on, except for those of the
+    cache.
 
-    `counts` are totals: questions asked, answered from the cache, and joined to an equal one on its way; the
-    lookups that ended, by status; and strays, messages that answered none of them.
+    `counts` are totals: questions asked, answered from the cache, and joined to an equal one in progress;
+    lookups that ended, by status; and strays, messages that match no question.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Resolver:
         self._renewed = renewed
         self._renew_at = clock() + _RENEW
         self._tokens = _tokens(random)
-        self._known: dict[tuple[str, int], nameserver.NameServer] = {}  # all that were ever asked
+        self._known: dict[tuple[str, int], nameserver.NameServer] = {}  # all servers ever asked
         self._use(settings)
         self._cache = Cache(settings.cache_entries, settings.min_ttl, settings.max_ttl)
         self._lookups: dict[bytes, exchange.Lookup] = {}
@@ -54,7 +55,7 @@ class Resolver:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The totals so far."""
+        """Return the totals since the start."""
         return {**self._counts, "strays": sum(server.strays for server in self._known.values())}
 
     def ask(
@@ -66,13 +67,13 @@ class Resolver:
         fresh: bool = False,
         heard: exchange.Done | None = None,
     ) -> None:
-        """Call `done` with the answer, once: at `until` at the latest, perhaps before this returns.
+        """Call `done` once with the answer: by `until` at the latest, perhaps before this returns.
 
-        `until` is a time of the loop's clock. "timeout" is the answer when nobody has answered by then, and
-        "nxdomain" for a name that cannot be. A `fresh` answer does not come from the cache.
+        `until` is a time of the loop's clock. The answer is "timeout" if no server has answered by then, and
+        "nxdomain" for an impossible name. With `fresh` the cache is not used.
 
-        `heard` is called with the answer, before `done`, if this call has name servers asked, however soon
-        that comes to nothing: not for an answer that is kept, nor when an equal question is on its way.
+        If this call makes name servers be asked, `heard` is called with the answer before `done`, even if the
+        attempt fails at once. It is not called for a cached answer, nor if an equal question is in progress.
         """
         self._counts["asked"] += 1
         try:
@@ -96,13 +97,13 @@ class Resolver:
             self._look_up(section, functools.partial(_tell, heard, done), until)
 
     def close(self) -> None:
-        """Let go of every socket and timer. Those who wait are not told."""
+        """Close every socket and timer. Callers that wait are not called back."""
         for lookup in self._lookups.values():
             lookup.close()
         self._lookups.clear()
 
     def _use(self, settings: resolvconf.ResolverSettings) -> None:
-        """Ask these servers; what is known of a server that was asked before is kept."""
+        """Use these servers; state is kept of servers that were asked before."""
         self._settings = settings
         for address in settings.servers:
             if address not in self._known:
@@ -110,7 +111,7 @@ class Resolver:
         self._servers = [self._known[address] for address in settings.servers]
 
     def _qualified(self, question: query.Question) -> query.Question:
-        """A host name without a dot in this host's domain, as couriertcpd asks for one (A only)."""
+        """Append this host's domain to a host name without a dot (A only), as couriertcpd does."""
         if self._settings.domain and question.type == "A" and "." not in question.name:
             return question._replace(name=f"{question.name}.{self._settings.domain}")
         return question
@@ -139,7 +140,7 @@ class Resolver:
         lookup.start(beside)
 
     def _order(self) -> tuple[list[nameserver.NameServer], nameserver.NameServer | None]:
-        """The servers, silent ones last; and a silent one when it is time to see whether it still is."""
+        """Return the servers, silent ones last, and a silent server that is due for a try, or None."""
         servers = self._servers
         if self._settings.rotate:
             self._servers = servers = [*servers[1:], servers[0]]
@@ -163,7 +164,7 @@ def _tell(first: exchange.Done, second: exchange.Done, answer: query.Answer) -> 
 
 
 def _tokens(random: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Pairs of random octets for ever."""
+    """Yield pairs of random octets for ever."""
     while True:
         pool = random(_RANDOM)
         for start in range(0, _RANDOM, 2):

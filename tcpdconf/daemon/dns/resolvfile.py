@@ -1,6 +1,6 @@
-"""The file resolv.conf, which changes while a worker runs: with every network of a laptop, or of a VPN.
+"""Reads the file resolv.conf and detects changes, which laptops and VPNs make while a worker runs.
 
-What is in it is `resolvconf`'s business.
+`resolvconf` parses the text.
 """
 
 import os
@@ -10,19 +10,19 @@ from tcpdconf.config import file_signature
 from tcpdconf.config.file_signature import Signature
 
 PATH: Final = "/etc/resolv.conf"
-_LONGEST: Final = 65536  # characters that are read
+_LONGEST: Final = 65536  # characters; the rest is not read
 
 
 class File:
-    """The file, and whether it is another one than was read. One that is missing is as good as empty."""
+    """Reads one file and tells whether it has changed since. A missing file counts as empty."""
 
     def __init__(self, path: str = PATH) -> None:
         self._path = path
         self._mark: Signature = ()
 
     def read(self) -> str:
-        """What it holds now."""
-        self._mark = self._look()  # before it is read: what is written meanwhile is then noticed
+        """Return the text of the file now."""
+        self._mark = self._look()  # before the file is read, so that a write meanwhile is noticed
         try:
             with open(self._path, encoding="utf-8", errors="replace", opener=_open) as file:
                 return file.read(_LONGEST)
@@ -31,7 +31,10 @@ class File:
 
     @property
     def changed(self) -> bool:
-        """Whether it was written or replaced since. Gone it has not changed: somebody is replacing it."""
+        """True if the file was written or replaced since it was read.
+
+        A missing file does not count as changed: somebody is replacing it.
+        """
         mark = self._look()
         return bool(mark) and mark != self._mark
 
@@ -43,5 +46,5 @@ class File:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open without waiting, whatever is there."""
+    """Open a file without blocking, whatever its type."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

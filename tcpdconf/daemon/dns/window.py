@@ -1,7 +1,7 @@
-"""How many questions a name server is given at a time.
+"""Limits how many questions a name server gets at a time.
 
-A server reads its questions when it gets a processor, and what does not fit into its socket's buffer until
-then (by default 277 of them) is lost. A burst of connections asks more than that at once.
+A server reads its questions when it gets a processor. Until then, questions that do not fit into its socket
+buffer (by default 277) are lost. A burst of connections asks more than that at once.
 """
 
 import collections
@@ -10,33 +10,33 @@ from typing import Final
 
 from tcpdconf.daemon.process import loop
 
-AT_ONCE: Final = 128  # questions sent and not answered
-_WHILE: Final = 0.01  # seconds; after one to two of them a question does not count any more
+AT_ONCE: Final = 128  # unanswered questions
+_WHILE: Final = 0.01  # seconds of an interval; after one or two a question no longer counts
 
 
 class Window:
-    """Lets questions go to one server, in their order: at once, or when others have been answered."""
+    """Sends questions to one server in order: at once, or when earlier ones have been answered."""
 
     def __init__(self, events: loop.Loop) -> None:
         self._loop = events
         self._held: collections.deque[Callable[[], None]] = collections.deque()
-        self._recent = 0  # questions not answered that were sent in this while
-        self._earlier = 0  # and in the one before
+        self._recent = 0  # unanswered questions sent in this interval
+        self._earlier = 0  # and in the previous one
         self._ends = 0.0
 
     @property
     def ready(self) -> bool:
-        """Whether a question may go at once, which is then counted; else it is to be held."""
+        """True if a question may be sent at once; it is counted then. Otherwise `hold` it."""
         return not self._held and self._has_room()
 
     def hold(self, question: Callable[[], None]) -> None:
-        """Call this later."""
+        """Call `question` later, when there is room."""
         if not self._held:
             self._loop.after(_WHILE, self._go_on)
         self._held.append(question)
 
     def answered(self) -> None:
-        """Take note of an answer: there is room for another question."""
+        """Record an answer, which makes room for another question."""
         if self._earlier:
             self._earlier -= 1
         elif self._recent:
@@ -44,7 +44,7 @@ class Window:
         self._release()
 
     def _has_room(self) -> bool:
-        """Whether one more question may go; it is counted then."""
+        """Return whether one more question may be sent; if so, it is counted."""
         now = loop.now()
         if now >= self._ends:
             self._earlier = self._recent if now < self._ends + _WHILE else 0

@@ -1,4 +1,4 @@
-"""The parts of which every process of the daemon is made: loop, signals, log, channel, rights.
+"""Contains the parts that every process of the daemon uses: loop, signals, log, channel, rights.
 
-Nothing here knows of services, connections or DNS.
+Nothing here knows about services, connections or DNS.
 """

@@ -1,7 +1,7 @@
 """Runs slow work in a thread while the loop keeps serving.
 
 Only processes that never fork have threads: a worker, which starts programs with posix_spawn, and the
-watcher. Their threads take little room.
+watcher. Their threads use little memory.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from typing import Final
 
 from tcpdconf.daemon.process import log, loop
 
-_TURN: Final = 0.0005  # seconds after which a thread lets the other one go on
+_TURN: Final = 0.0005  # seconds after which a thread yields to the other one
 _M_ARENA_MAX: Final = -8  # mallopt(3)
-_STACK: Final = 256 * 1024  # bytes; what threads do here is not deep
+_STACK: Final = 256 * 1024  # bytes; calls in these threads are not deep
 
 
 def run(events: loop.Loop, work: Callable[[], None], done: Callable[[], None]) -> None:
-    """Call `work` in a thread, and `done` from the loop when that has returned or failed.
+    """Call `work` in a thread, and `done` from the loop when `work` has returned or failed.
 
     Raises:
-        OSError, RuntimeError: no descriptor or no thread is to be had.
+        OSError, RuntimeError: no descriptor or no thread is available.
     """
     sys.setswitchinterval(_TURN)
     ready = _Ready()
@@ -37,20 +37,20 @@ def run(events: loop.Loop, work: Callable[[], None], done: Callable[[], None]) -
 
 
 def lean() -> None:
-    """Let the threads that are started from now on be small.
+    """Make threads that are started from now on use little memory.
 
-    An arena of 64 MiB for each, and a stack of 8, do not fit where a start script limits memory.
+    By default each has an arena of 64 MiB and a stack of 8 MiB, too much where a start script limits memory.
     """
-    with contextlib.suppress(AttributeError):  # a C library without it has no arenas for threads
+    with contextlib.suppress(AttributeError):  # a C library without mallopt has no arenas per thread
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     threading.stack_size(_STACK)
 
 
 def start(work: Callable[[], None]) -> threading.Thread:
-    """Run this in a thread; the process does not wait for its end.
+    """Call `work` in a daemon thread, for whose end the process does not wait.
 
     Raises:
-        RuntimeError: no thread is to be had: threads count as processes (RLIMIT_NPROC).
+        RuntimeError: no thread is available; threads count as processes (RLIMIT_NPROC).
     """
     lean()
     thread = threading.Thread(target=work, daemon=True)
@@ -59,28 +59,28 @@ def start(work: Callable[[], None]) -> threading.Thread:
 
 
 class _Ready:
-    """An event with a descriptor (eventfd(2))."""
+    """Implements an event with a descriptor (eventfd(2)), which a loop can watch."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
-        """Readable once it is set."""
+        """Return the descriptor, which becomes readable once the event is set."""
         return self._fd
 
     def set(self) -> None:
-        """Wake who watches it."""
+        """Set the event, which wakes the loop that watches it."""
         os.eventfd_write(self._fd, 1)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the descriptor."""
         os.close(self._fd)
 
 
 def _work(work: Callable[[], None], ready: _Ready) -> None:
     try:
         work()
-    except BaseException:  # noqa: BLE001 (who waits must be told)
+    except BaseException:  # noqa: BLE001 (the waiting loop must be told)
         log.crash("work beside the loop fails")
     finally:
         ready.set()

@@ -1,8 +1,8 @@
-"""Messages between the supervisor and a worker, with file descriptors.
+"""Passes messages with file descriptors between the supervisor and a worker.
 
-A message is a small JSON object in one datagram of a socket pair; its "kind" says what it is. What is large
-travels in a memfd among the descriptors. Neither side waits for the other: a channel that is full belongs to
-a process that does not answer.
+A message is a small JSON object in one datagram of a socket pair; its "kind" gives its type. Large content
+travels in a memfd among the descriptors. Neither side waits for the other: if a channel is full, the process
+at its other end does not respond.
 """
 
 import contextlib
@@ -14,16 +14,19 @@ from typing import Any, Final, Self
 
 LARGEST: Final = 64 * 1024  # bytes of a message
 _FDS: Final = 250  # descriptors in one datagram; the kernel takes 253 (unix(7))
-_MORE: Final = b"+"  # a datagram that only carries descriptors of the message that follows
+_MORE: Final = b"+"  # a datagram that only carries descriptors of the next message
 _SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h, Linux 6.16
 
 
 class ChannelError(Exception):
-    """The other side is gone, does not read, or sent what is no message."""
+    """Reports that the other side is gone, does not read, or sent something that is no message."""
 
 
 class LostError(ChannelError):
-    """The descriptors of a message could not be received: this process may have no more. It can go on."""
+    """Reports that the descriptors of a message could not be received; the channel can still be used.
+
+    This process may have reached its limit on descriptors. `message` is the message without them.
+    """
 
     def __init__(self, message: dict[str, Any]) -> None:
         super().__init__("no room for descriptors")
@@ -31,21 +34,21 @@ class LostError(ChannelError):
 
 
 class Channel:
-    """One end."""
+    """Implements one end of a channel."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._socket = end
         self._fds: list[int] = []
-        self.size = 0  # bytes of the message that was received last
-        self._lost = False  # some of the descriptors of the message that is being received
+        self.size = 0  # bytes of the last datagram received
+        self._lost = False  # True once descriptors of the message being received are lost
         self._most = _FDS
 
     def refuse_descriptors(self) -> None:
-        """Take no descriptors from the other side: a message with any is none.
+        """Refuse descriptors from the other side; a message with any raises ChannelError.
 
-        A kernel that can refuses them to who sends them. Others close them here, which may take as long as
-        who made them wishes (SO_LINGER).
+        A kernel that supports it makes the sender's call fail. Other kernels close the descriptors here,
+        which may take as long as their maker wishes (SO_LINGER).
         """
         self._most = 0
         with contextlib.suppress(OSError):
@@ -53,16 +56,16 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
-        """Both ends of a new channel."""
+        """Return both ends of a new channel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
     def fileno(self) -> int:
-        """Readable when a message waits or the other side is gone."""
+        """Return the descriptor, which is readable when a message waits or the other side is gone."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close this end, and descriptors that were never taken."""
+        """Close this end, and descriptors that were received but never returned."""
         close_all(self._fds)
         self._socket.close()
 
@@ -84,11 +87,11 @@ class Channel:
             raise ChannelError(error.strerror) from error
 
     def receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message and its descriptors, or None when none is complete yet.
+        """Return the next message and its descriptors, or None if none is complete yet.
 
         Raises:
-            ChannelError: the other side is gone, or sent what is no message.
-            LostError: a message has come, but not all of its descriptors.
+            ChannelError: the other side is gone, or sent something that is no message.
+            LostError: a message has arrived, but not all of its descriptors.
         """
         try:
             data, fds, flags, _ = socket.recv_fds(self._socket, LARGEST, self._most)
@@ -97,7 +100,7 @@ class Channel:
         except OSError as error:
             raise ChannelError(error.strerror) from error
         for fd in fds:
-            os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC is not to be had
+            os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC cannot be used
         self._fds += fds
         self.size = len(data)
         if not data:
@@ -128,6 +131,6 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that are of no more use."""
+    """Close descriptors that are no longer needed."""
     for fd in fds:
         os.close(fd)

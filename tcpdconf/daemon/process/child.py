@@ -1,4 +1,4 @@
-"""A process that the supervisor keeps running: started again when it ends, with a growing pause."""
+"""Keeps a child process of the supervisor running: restarts it when it exits, with a growing pause."""
 
 import collections
 import os
@@ -8,18 +8,21 @@ from typing import Final, NoReturn
 
 from tcpdconf.daemon.process import log, loop, procfs, signals
 
-_LONGEST: Final = 10.0  # seconds between two starts
+_LONGEST: Final = 10.0  # seconds between two starts, at most
 _FIRST: Final = 0.1
-_STEADY: Final = 10.0  # seconds after which a process counts as well
-_LATELY: Final = 300.0  # seconds within which a second end means that it does not stay up
+_STEADY: Final = 10.0  # seconds of running after which the pause is reset
+_LATELY: Final = 300.0  # seconds within which a second exit means that it does not stay up
 
 
 class CannotStartError(Exception):
-    """The process cannot be started now, for the reason in the text."""
+    """Reports why the process cannot be started now."""
 
 
 class Child:
-    """One such process. `start` forks it and returns its pid; when it cannot, it is tried again."""
+    """Keeps one process running.
+
+    `start` forks it and returns its pid; if it fails, it is called again later.
+    """
 
     def __init__(self, events: loop.Loop, name: str, start: Callable[[], int]) -> None:
         self._loop = events
@@ -27,17 +30,17 @@ class Child:
         self._start = start
         self._pause = 0.0
         self._started = 0.0
-        self._ends: collections.deque[float] = collections.deque(maxlen=2)  # the latest, or failed starts
+        self._ends: collections.deque[float] = collections.deque(maxlen=2)  # latest exits or failed starts
         self.wanted = True
         self.pid: int | None = None
 
     @property
     def stays_up(self) -> bool:
-        """Whether it has not ended, or failed to start, twice within the last minutes."""
+        """True unless the process has exited or failed to start twice within the last five minutes."""
         return len(self._ends) < 2 or time.monotonic() - self._ends[0] > _LATELY
 
     def start(self) -> None:
-        """Start it now, unless it is not wanted any more, or runs."""
+        """Start the process now, unless it is running or no longer wanted."""
         if not self.wanted or self.pid is not None:
             return
         self._started = time.monotonic()
@@ -52,18 +55,18 @@ class Child:
             self._again()
 
     def replace(self, pid: int) -> None:
-        """Go on with a process that was started elsewhere; what ran before is no longer this one."""
+        """Adopt a process that was started elsewhere in place of the one before."""
         self.pid = pid
         self._started = time.monotonic()
         self._pause = 0.0
         self._ends.clear()
 
     def finish(self) -> None:
-        """Let it end without starting it again."""
+        """Let the process exit without starting it again."""
         self.wanted = False
 
     def ended(self, status: int) -> None:
-        """Take note of its end."""
+        """Record that the process has exited, and restart it if it is wanted."""
         pid, self.pid = self.pid, None
         if self.wanted:
             code = os.waitstatus_to_exitcode(status)
@@ -82,10 +85,12 @@ class Child:
 
 
 def fork(run: Callable[[], int], keep: set[int]) -> int:
-    """Fork a process that runs this and exits with what it returns; only `keep` and 0, 1, 2 stay open in it.
+    """Fork a process that calls `run` and exits with its result.
+
+    The descriptors in `keep`, 0, 1, 2 and inheritable ones stay open in it; all others are closed.
 
     Raises:
-        OSError: no process is to be had.
+        OSError: no process can be created.
     """
     pid = os.fork()
     if pid == 0:
@@ -108,13 +113,13 @@ def _run(run: Callable[[], int], keep: set[int]) -> NoReturn:
 
 
 def _close_others(keep: set[int]) -> None:
-    """Close the supervisor's descriptors; objects that own them are never finalised here.
+    """Close the supervisor's descriptors; the objects that own them are never finalised here.
 
-    What is inheritable is not the supervisor's: it is passed on to programs.
+    Inheritable descriptors stay open: they are meant for programs.
     """
     for fd in procfs.descriptors():
         try:
             if fd not in keep and not os.get_inheritable(fd):
                 os.close(fd)
         except OSError:
-            continue  # the listing's own
+            continue  # the descriptor of the listing itself

@@ -1,6 +1,6 @@
-"""Puts a daemon into the background; who started it waits for how that went.
+"""Runs a daemon in the background while its starter waits for the result of the start.
 
-Imports nothing slow: it forks before there is much to copy.
+Imports nothing slow, so that the fork copies little.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ from typing import NoReturn
 from tcpdconf.daemon.process import procfs
 
 Report = Callable[[int], None]
-"""Tells an exit status to who waits for one; only the first counts."""
+"""Reports an exit status to the waiting starter; only the first report counts."""
 
 
 def start(daemon: Callable[[Report], int]) -> int:
-    """Run `daemon` in the background; what it reports, or else returns, is the exit status here.
+    """Run `daemon` in the background; return the exit status that it reports or, failing that, returns.
 
-    It has a session of its own without a terminal, and no descriptor but 0, 1 and 2 (what the daemon's
-    starter had open is not the programs' business). Folder, umask and environment stay.
+    The daemon has its own session without a terminal, and no descriptors but 0, 1 and 2: programs must not
+    inherit what its starter had open. Working directory, umask and environment are kept.
 
     Raises:
-        OSError: no process is to be had.
+        OSError: no process can be created.
     """
     close_inherited()
     read, write = os.pipe2(os.O_CLOEXEC)
@@ -37,15 +37,15 @@ def start(daemon: Callable[[Report], int]) -> int:
 
 
 def close_inherited() -> None:
-    """Close all descriptors but 0, 1 and 2."""
+    """Close all descriptors except 0, 1 and 2."""
     for fd in procfs.descriptors():
         if fd > 2:
-            with contextlib.suppress(OSError):  # the listing's own
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(fd)
 
 
 def silence(*descriptors: int) -> None:
-    """Make /dev/null of these descriptors."""
+    """Replace these descriptors by /dev/null."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in descriptors:
         os.dup2(null, fd)
@@ -53,20 +53,20 @@ def silence(*descriptors: int) -> None:
 
 
 def _detach(daemon: Callable[[Report], int], write: int) -> NoReturn:
-    """Leave the terminal, and be no session's leader, so that opening one never makes it ours."""
+    """Leave the terminal without leading the session, so that opening a terminal never adopts one."""
     os.setsid()
     if os.fork():
         os._exit(0)
 
     def report(status: int) -> None:
-        with contextlib.suppress(OSError):  # nobody waits any more, or it was told before
+        with contextlib.suppress(OSError):  # the starter no longer waits, or has a status already
             os.write(write, bytes([status]))
 
     status = 1
     try:
         status = daemon(report)
         report(status)
-    except BaseException:  # noqa: BLE001 (nothing may return into the code of who started it)
+    except BaseException:  # noqa: BLE001 (nothing may return into the starter's code)
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()

@@ -1,10 +1,10 @@
-"""Opens what a service reads and writes; its worker reads it.
+"""Opens the files that a service reads and writes; its worker reads them.
 
-A file is opened with the rights of the service's user. Where those do not suffice, or a service runs with the
-rights of root, this process opens it with its own, and then only by a path that nobody else can have
-changed (`paths`). A process that has no more rights than its user opens files as any other does.
+A file is opened with the rights of the service's user. If those do not suffice, or the service runs as root,
+this process uses its own rights, but only along a path that nobody else can have changed (`paths`). A process
+with no more rights than its user opens files in the ordinary way.
 
-Nothing here waits for a file, and nothing but a directory is read.
+Opening never waits for a file, and reads nothing but directories.
 """
 
 import contextlib
@@ -20,23 +20,25 @@ from tcpdconf.config.model import tables
 from tcpdconf.daemon.process import paths, privileges
 
 OWN: Final = host.Identity(None, None, (), None)
-"""The identity of this process."""
+"""Stands for the identity of this process."""
 
 Opened = TypeVar("Opened")
 
-_MODE: Final = 0o660  # of a new log file, less the umask, as couriertcpd's
+_MODE: Final = 0o660  # of a new log file, less the umask, as for couriertcpd
 _PLAIN: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _APPEND: Final = _PLAIN | os.O_WRONLY | os.O_APPEND
-_PIECE: Final = 65536  # bytes that are read at once at least
-ENTRIES: Final = 10_000  # of a directory of access files
-_TRIES: Final = 3  # to open or else create a file that others create and remove
+_PIECE: Final = 65536  # bytes of one read, at least
+ENTRIES: Final = 10_000  # in a directory of access files, at most
+_TRIES: Final = 3  # attempts to open or create a file that others create and remove
 
 
 def access(source: tables.AccessSource, who: host.Identity = OWN) -> Iterator[tuple[str, int]]:
-    """(path, descriptor) of an access file, or of each file in a directory of them, in byte order of names.
+    """Yield (path, descriptor) of an access file, or of each file in a directory of them.
+
+    Files in a directory are in byte order of their names.
 
     Raises:
-        OSError: one cannot be opened; its `filename` says which.
+        OSError: a file cannot be opened; `filename` is its path.
     """
     if source.file is None:
         return
@@ -54,12 +56,12 @@ def access(source: tables.AccessSource, who: host.Identity = OWN) -> Iterator[tu
 
 
 def counts(name: str) -> bool:
-    """Whether a file of this name in a directory of access files is one: not what editors leave behind."""
+    """Return whether a name in a directory of access files counts; names that editors leave behind do not."""
     return not name.startswith((".", "#")) and not name.endswith("~")
 
 
 def readings(read: Iterable[tuple[str, Signature]]) -> dict[str, Signature]:
-    """Return the signature of each path that was read; an empty one where it was read in two states."""
+    """Return the signature of each path that was read; an empty one if it was read in two states."""
     found: dict[str, Signature] = {}
     for path, signature in read:
         found[path] = signature if found.get(path, signature) == signature else ()
@@ -67,11 +69,11 @@ def readings(read: Iterable[tuple[str, Signature]]) -> dict[str, Signature]:
 
 
 def regular(path: str, who: host.Identity = OWN) -> int:
-    """A regular file, open for reading.
+    """Open a regular file for reading; return its descriptor.
 
     Raises:
         UntrustedError: others may have put it there.
-        OSError: it cannot be opened, or is none.
+        OSError: it cannot be opened, or is not a regular file.
     """
     fd = _readable(path, who)
     if _is_directory(fd):
@@ -81,11 +83,11 @@ def regular(path: str, who: host.Identity = OWN) -> int:
 
 
 def log(path: str, who: host.Identity = OWN) -> int:
-    """A log file, open for appending; created where it is missing.
+    """Open a log file for appending, creating it if it is missing; return its descriptor.
 
     Raises:
         UntrustedError: others may have put it there.
-        OSError: it cannot be opened (a FIFO without a reader is ENXIO instead of a wait).
+        OSError: it cannot be opened (a FIFO without a reader gives ENXIO instead of a wait).
     """
     for left in reversed(range(_TRIES)):
         try:
@@ -99,15 +101,15 @@ def log(path: str, who: host.Identity = OWN) -> int:
 
 
 def judge_log(path: str, who: host.Identity) -> None:
-    """Raise what `log` would, as far as can be told without opening or creating anything."""
+    """Raise the error that `log` would, as far as this can be told without opening or creating a file."""
     _reached(path, who, _judged, lambda: None)
 
 
 def content(fd: int, most: int) -> bytes:
-    """What a file holds, from its beginning.
+    """Return the content of a file from its beginning.
 
     Raises:
-        OSError: it cannot be read, or is larger than `most` bytes.
+        OSError: it cannot be read, or is larger than `most` bytes (EFBIG).
     """
     size = os.fstat(fd).st_size
     pieces: list[bytes] = []
@@ -125,7 +127,10 @@ def content(fd: int, most: int) -> bytes:
 def _reached(
     path: str, who: host.Identity, reach: Callable[[paths.End], Opened], plain: Callable[[], Opened]
 ) -> Opened:
-    """What is made of the end of a path, or of the path itself by who has no more rights than its user."""
+    """Apply `reach` to the end of a path that is followed with the right identity.
+
+    A process with no more rights than its user calls `plain` instead.
+    """
     if not privileges.exceed_those_of_the_user():
         return plain()
     user = os.geteuid() if who.uid is None else who.uid
@@ -136,13 +141,13 @@ def _reached(
             paths.follow(path, user) as end,
         ):
             return reach(end)
-    # the user of this process may be the service's, which has none of its capabilities
+    # this process may run as the service's user, whose other processes lack its capabilities
     with paths.follow(path, trusted={0} | ({os.geteuid()} - {user})) as end:
         return reach(end)
 
 
 def _readable(path: str, who: host.Identity) -> int:
-    """A regular file or a directory, open for reading."""
+    """Open a regular file or a directory for reading."""
     fd = _reached(path, who, _read, lambda: os.open(path, os.O_RDONLY | _PLAIN))
     if stat.S_ISREG(os.fstat(fd).st_mode) or _is_directory(fd):
         return fd
@@ -152,7 +157,7 @@ def _readable(path: str, who: host.Identity) -> int:
 
 def _read(end: paths.End) -> int:
     mode = end.status().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a device can do something to it
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a device can have side effects
         raise _not_regular("")
     return end.open(os.O_RDONLY | _PLAIN)
 
@@ -175,7 +180,10 @@ def _judged(end: paths.End) -> None:
 
 
 def _refuse_planted(end: paths.End) -> None:
-    """Append to no file that another user has put into a directory like /tmp (proc(5), protected_regular)."""
+    """Refuse to append to a file that another user has put into a directory like /tmp.
+
+    The kernel does the same (proc(5), protected_regular).
+    """
     if end.planted:
         raise paths.UntrustedError(errno.EPERM, "another user has made it, in a directory for everybody")
 
@@ -185,7 +193,7 @@ def _is_directory(fd: int) -> bool:
 
 
 def _names(path: str, fd: int) -> list[str]:
-    """The names in a directory that count, in byte order; closes it."""
+    """Return the names in a directory that count, in byte order; close its descriptor."""
     names: list[str] = []
     try:
         with os.scandir(fd) as entries:

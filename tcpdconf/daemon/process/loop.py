@@ -1,7 +1,8 @@
-"""The loop of every process of the daemon: descriptors and timers, one thread, callbacks.
+"""Runs the event loop of every process of the daemon: descriptors and timers, one thread, callbacks.
 
-Not asyncio, for two reasons. The supervisor forks, and a child must not inherit a running event loop. And
-a worker with asyncio's loop has a megabyte more of its own: all that it touches of what it was forked with.
+It is not asyncio, for two reasons. The supervisor forks, and a child must not inherit a running event loop.
+And a worker with asyncio's loop needs a megabyte more of private memory, since it touches more of the pages
+it was forked with.
 """
 
 import collections
@@ -16,31 +17,31 @@ from typing import Final, Protocol
 from tcpdconf.daemon.process import log, throttle
 
 now = time.monotonic
-_CANCELLED: Final = 100  # timers that may wait beside as many as are alive
-_REST: Final = 1.0  # seconds for which a descriptor is left alone whose callback has failed
+_CANCELLED: Final = 100  # cancelled timers that may stay in the heap beyond the number of live ones
+_REST: Final = 1.0  # seconds for which a descriptor is not watched after its callback has failed
 
 
 class Watchable(Protocol):
-    """Anything with a descriptor."""
+    """Describes any object with a descriptor."""
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
 
 
 class Loop:
     """Calls back when descriptors are ready and when timers are due.
 
-    A callback finds a descriptor ready as a rule, not always: what it watches does not block.
+    A callback may be called spuriously: use non-blocking descriptors.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._masks: dict[int, int] = {}  # events that are waited for, by descriptor
+        self._masks: dict[int, int] = {}  # events to wait for, by descriptor
         self._resting: set[int] = set()  # descriptors whose callback has failed
         self._current: int | None = None  # the descriptor whose callback runs
         self._timers: dict[int, Callable[[], None]] = {}
-        self._due: list[tuple[float, int]] = []  # a heap of times and timers, with those that were cancelled
+        self._due: list[tuple[float, int]] = []  # a heap of (time, timer), cancelled timers included
         self._numbers = itertools.count()
         self._soon: collections.deque[Callable[[], object]] = collections.deque()
         self._running = False
@@ -48,18 +49,18 @@ class Loop:
         self._seldom = throttle.Seldom()
 
     def guard(self) -> None:
-        """From now on outlive what callbacks raise: each is logged as a defect, and costs no other its turn.
+        """Survive exceptions in callbacks from now on: each is logged as a defect, and other callbacks run.
 
-        A descriptor whose callback has failed is left alone for a second: it may be ready again at once. What
-        fails again at the same place is logged once a minute.
+        A descriptor whose callback has failed is not watched for a second, since it may be ready again at
+        once. A failure that recurs at the same place is logged once a minute.
         """
         self._guarded = True
 
     def attempt(self, callback: Callable[[], object]) -> bool:
-        """Call this now, as a callback of its own; whether it has returned.
+        """Call `callback` now, guarded like a callback of the loop; return whether it succeeded.
 
-        For one of several steps that have to be done whatever becomes of the others. Without `guard` what it
-        raises is raised here.
+        Use it for one of several steps that must be done whatever becomes of the others. Without `guard` its
+        exception is raised here.
         """
         try:
             callback()
@@ -69,15 +70,15 @@ class Loop:
         return True
 
     def watch(self, source: Watchable, callback: Callable[[], None], *, writing: bool = False) -> None:
-        """Call back whenever `source` can be read (or written); forget it before it is closed."""
+        """Call back whenever `source` can be read (or written); `forget` it before you close it."""
         self._register(source.fileno(), callback, select.EPOLLOUT if writing else select.EPOLLIN)
 
     def watch_end(self, source: Watchable, callback: Callable[[], None]) -> None:
-        """Call back when the other side has closed a socket altogether, whatever there is to read from it."""
+        """Call back when the other side has closed a socket completely, even if there is data to read."""
         self._register(source.fileno(), callback, select.EPOLLHUP)
 
     def forget(self, source: Watchable) -> None:
-        """Watch `source` no longer."""
+        """Stop watching `source`."""
         fd = source.fileno()
         del self._callbacks[fd], self._masks[fd]
         if fd in self._resting:
@@ -86,28 +87,28 @@ class Loop:
             self._epoll.unregister(fd)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> int:
-        """Call back once, so many seconds from now; returns the timer's number."""
+        """Call back once, after this number of seconds; return the timer's number."""
         number = next(self._numbers)
         self._timers[number] = callback
         heapq.heappush(self._due, (now() + seconds, number))
         return number
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call back once, when all that is ready and due has been: before the next wait.
+        """Call back once, after all ready descriptors and due timers, before the next wait.
 
-        For what costs less when it is done for several connections at once.
+        Use it for work that is cheaper when done for several connections at once.
         """
         self._soon.append(callback)
 
     def cancel(self, timer: int) -> None:
-        """Do not call back; nothing happens when that was done already."""
+        """Cancel a timer; does nothing if it has already run."""
         self._timers.pop(timer, None)
         if len(self._due) > 2 * len(self._timers) + _CANCELLED:
             self._due = [entry for entry in self._due if entry[1] in self._timers]
             heapq.heapify(self._due)
 
     def run(self) -> None:
-        """Go on until `stop`."""
+        """Run the loop until `stop` is called."""
         self._running = True
         while self._running:
             try:
@@ -117,15 +118,18 @@ class Loop:
                 self._leave_alone()
 
     def stop(self) -> None:
-        """Let `run` return."""
+        """Make `run` return."""
         self._running = False
 
     def _turn(self) -> None:
-        """Do what is to be done soon, wait, do what is ready and due; a failure leaves the rest for later."""
+        """Run the `soon` callbacks, wait, and run callbacks of ready descriptors and due timers.
+
+        An exception leaves the rest for the next turn.
+        """
         while self._soon:
             self._soon.popleft()()
         for fd, _ in self._epoll.poll(self._until_next()):
-            callback = self._callbacks.get(fd)  # one that was called before may have forgotten it
+            callback = self._callbacks.get(fd)  # an earlier callback may have forgotten it
             if callback is not None:
                 self._current = fd
                 callback()
@@ -141,14 +145,14 @@ class Loop:
         self._callbacks[fd], self._masks[fd] = callback, mask
 
     def _note(self, error: Exception) -> None:
-        """Log a defect, unless that was done a moment ago; raise it where nobody guards."""
+        """Log a defect, unless it was logged a moment ago; without `guard`, raise it."""
         if not self._guarded:
             raise error
         if self._seldom.due(_place(error), now()):
             log.crash("a defect of tcpdconf")
 
     def _leave_alone(self) -> None:
-        """Let the descriptor rest whose callback has failed, if it was one."""
+        """Stop watching the descriptor whose callback has just failed, if any, for a second."""
         fd, self._current = self._current, None
         if fd is None or fd not in self._callbacks or fd in self._resting:
             return
@@ -159,7 +163,7 @@ class Loop:
         self.after(_REST, lambda: self._wake(fd, callback))
 
     def _wake(self, fd: int, callback: Callable[[], None]) -> None:
-        """Watch a descriptor again, unless it was forgotten meanwhile and perhaps is another one."""
+        """Watch a descriptor again, unless it was forgotten and its number perhaps reused meanwhile."""
         if fd in self._resting and self._callbacks[fd] is callback:
             self._resting.discard(fd)
             self._epoll.register(fd, self._masks[fd])
@@ -171,7 +175,7 @@ class Loop:
 
 
 def _place(error: Exception) -> str:
-    """Where it was raised, and its kind."""
+    """Return the type of an exception and the place where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,12 +1,12 @@
-"""Follows a path entry by entry to the very file that it is judged by (path_resolution(7)).
+"""Follows a path entry by entry, so that exactly the file that was checked is opened (path_resolution(7)).
 
-Each entry is held open (O_PATH) while it is looked at, and what is opened at last is what was looked at: that
-others change the path meanwhile makes no difference.
+Each entry is held open (O_PATH) while it is checked, and the checked descriptor is the one that is opened at
+the end. If others change the path meanwhile, that makes no difference.
 
-There are two ways. With a user's rights for files every symbolic link may be followed, since that user could
-do it as well. With more rights a link is followed only where nobody but trusted users can have made it.
-After an entry that others may have put there neither a link nor `..` may come, and the file at the
-end must be a regular one that has no other name.
+There are two modes. With a user's rights for files every symbolic link may be followed, since that user could
+follow it as well. With more rights a link is followed only where nobody but trusted users can have made it.
+After an entry that others may have put there, neither a link nor `..` is allowed. The file at the end must
+then be a regular file with a single hard link.
 """
 
 import contextlib
@@ -18,21 +18,22 @@ from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 _ROOT: Final = frozenset({0})
-_LINKS: Final = 40  # followed in one path, as the kernel does
-_PROC_ROOT: Final = 1  # inode of the top of /proc; below it are links that are more than their text (proc(5))
+_LINKS: Final = 40  # followed in one path, as by the kernel
+_PROC_ROOT: Final = 1  # inode of the top of /proc; links below it are more than their text (proc(5))
 _ENTRY: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH  # with an ACL the group's bits are all that it allows (acl(5))
+_WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH  # with an ACL the group bits are its mask (acl(5))
 _SHARED: Final = stat.S_ISVTX | stat.S_IWOTH  # a directory like /tmp
 
 
 class UntrustedError(PermissionError):
-    """Others may have put there what a path leads through; `strerror` says what that is."""
+    """Reports that others may have put an entry of the path there; `strerror` says which."""
 
 
 class End(NamedTuple):
-    """What a path leads to: a name in a directory, and what has this name, open as O_PATH; None: nothing has.
+    """Describes the end of a path: a name in a directory, and its entry, open as O_PATH (None if missing).
 
-    `loose`: others may have put it there. `planted`: another user has, into a directory like /tmp.
+    `loose`: others may have put the entry there. `planted`: another user has put it into a directory like
+    /tmp.
     """
 
     directory: int
@@ -42,20 +43,20 @@ class End(NamedTuple):
     planted: bool
 
     def status(self) -> os.stat_result:
-        """What stat(2) says of it.
+        """Return the stat(2) result of the entry.
 
         Raises:
-            FileNotFoundError: there is nothing.
+            FileNotFoundError: the entry is missing.
         """
         if self.fd is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return os.fstat(self.fd)
 
     def open(self, flags: int) -> int:
-        """Open it.
+        """Open the entry and return a new descriptor.
 
         Raises:
-            UntrustedError: others may have put it there, and it has another name elsewhere.
+            UntrustedError: others may have put it there, and it is not regular or has another hard link.
             OSError: it cannot be opened.
         """
         found = self.status()
@@ -69,13 +70,13 @@ class End(NamedTuple):
 
 @contextlib.contextmanager
 def follow(path: str, user: int | None = None, trusted: Collection[int] = _ROOT) -> Iterator[End]:
-    """Follow a path: with the rights for files of `user`, which this process has, or else with its own.
+    """Follow a path, with the file rights of `user`, which this process has taken on, or with its own.
 
-    In the second case others are all users that are not `trusted`.
+    In the second case, all users that are not `trusted` count as others.
 
     Raises:
-        UntrustedError: it leads through what others may have put there.
-        OSError: it cannot be followed, or what is done with its end fails; `filename` is the path.
+        UntrustedError: the path leads through an entry that others may have put there.
+        OSError: the path cannot be followed, or the caller's block fails; `filename` is the path.
     """
     walk = _Walk(path, user, trusted)
     try:
@@ -88,7 +89,10 @@ def follow(path: str, user: int | None = None, trusted: Collection[int] = _ROOT)
 
 
 class _Walk:
-    """A path on its way. `_at` is the directory in which the next entry is looked up, `_here` its status."""
+    """Follows one path.
+
+    `_at` is the directory in which the next entry is looked up, `_here` its status.
+    """
 
     def __init__(self, path: str, user: int | None, trusted: Collection[int]) -> None:
         self._wary = user is None
@@ -101,12 +105,12 @@ class _Walk:
         self._enter("/" if path.startswith("/") else ".")
 
     def close(self) -> None:
-        """Let go of every entry."""
+        """Close every entry."""
         while self._held:
             os.close(self._held.pop())
 
     def end(self) -> End:
-        """Follow it to the end."""
+        """Follow the path and return its end."""
         while self._ahead:
             name = self._ahead.pop()
             if name == "..":
@@ -125,7 +129,7 @@ class _Walk:
         self._here = os.fstat(self._at)
 
     def _step(self, name: str) -> End | None:
-        """Look one name up; None when it leads on."""
+        """Look up one name; return the end, or None if the path continues."""
         try:
             fd = self._look_up(name)
         except FileNotFoundError:
@@ -139,33 +143,36 @@ class _Walk:
         if stat.S_ISLNK(entry.st_mode):
             return self._link(name, fd, here, planted=planted)
         if not self._ahead:
-            if entry.st_dev == _proc() and not self._wary:  # in it this process may do more than its user
+            if entry.st_dev == _proc() and not self._wary:  # in /proc this process may do more than its user
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return End(self._at, name, fd, self._loose, planted)
         self._at, self._here = fd, entry
         return None
 
     def _look_up(self, name: str) -> int:
-        """An entry, held open; a directory that is mounted when it is asked for (autofs) is."""
+        """Open an entry as O_PATH and hold it.
+
+        A directory that is mounted on demand (autofs) gets mounted.
+        """
         if self._ahead:
             with contextlib.suppress(NotADirectoryError):
                 return self._hold(os.open(name, _ENTRY | os.O_DIRECTORY, dir_fd=self._at))
         return self._hold(os.open(name, _ENTRY, dir_fd=self._at))
 
     def _is_firm(self, here: os.stat_result, entry: os.stat_result) -> bool:
-        """Whether only trusted users can have put the entry into this directory."""
+        """Return whether only trusted users can have put the entry into this directory."""
         if here.st_uid not in self._trusted:
             return False
         if not here.st_mode & _WRITABLE:
             return True
         if os.fstatvfs(self._at).f_flag & os.ST_RDONLY:  # Kubernetes mounts a ConfigMap with mode 0777
             return True
-        # in a directory like /tmp others make entries of their own, or give another name to a file
+        # in a directory like /tmp others create their own entries, or hard links to a file
         single = stat.S_ISDIR(entry.st_mode) or entry.st_nlink == 1
         return bool(here.st_mode & stat.S_ISVTX) and entry.st_uid in self._trusted and single
 
     def _link(self, name: str, fd: int, here: os.stat_result, *, planted: bool) -> End | None:
-        """Follow a symbolic link by its text; None when that leads on."""
+        """Follow a symbolic link by its text; return the end, or None if the path continues."""
         self._links += 1
         if self._links > _LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -182,13 +189,17 @@ class _Walk:
         return None
 
     def _magic(self, name: str) -> End | None:
-        """Follow a link to what a process has open, like /dev/stderr: for who may have written it only."""
+        """Follow a link such as /dev/stderr to a file that a process has open.
+
+        With a user's rights this is refused. Otherwise the link leads on only from a path that trusted users
+        have made.
+        """
         if not self._wary:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         fd = self._hold(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._at))
         if not self._ahead:
             return End(self._at, name, fd, loose=False, planted=False)
-        self._at, self._here, self._loose = fd, os.fstat(fd), True  # nobody knows what leads there
+        self._at, self._here, self._loose = fd, os.fstat(fd), True  # nothing is known about the path to it
         return None
 
     def _hold(self, fd: int) -> int:
@@ -198,7 +209,7 @@ class _Walk:
 
 @functools.cache
 def _proc() -> int:
-    """The device of /proc."""
+    """Return the device number of /proc."""
     return os.stat("/proc").st_dev
 
 
@@ -207,7 +218,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _shown(fd: int, name: str) -> str:
-    """The path of an entry, as the kernel knows it."""
+    """Return the path of an entry as the kernel knows it."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:

@@ -1,10 +1,11 @@
-"""A daemon's pid file, and the lock beside it that says whether that daemon lives.
+"""Manages a daemon's pid file, and the lock file beside it, which tells whether that daemon is alive.
 
-The lock is what couriertcpd uses (a POSIX lock on all of FILE.lock, held by the daemon itself), so that each
-of the two can tell, stop and restart the other. Both files stay behind. The number in the file is for people
-and scripts: only the kernel's answer to F_GETLK says who is to be signalled (fcntl(2)). Nothing here follows
-a link in the last part of a path, since others may be able to write the directory. Imports nothing slow:
--stop and -restart have to answer at once.
+The lock is the one that couriertcpd uses: a POSIX lock on all of FILE.lock, held by the daemon itself. So
+each of the two can detect, stop and restart the other. Both files remain after the daemon's exit.
+
+The number in the file is for people and scripts. The process to signal is the one that the kernel names in
+its answer to F_GETLK (fcntl(2)). Nothing here follows a link in the last part of a path, since others may be
+able to write the directory. The module imports nothing slow: -stop and -restart have to respond at once.
 """
 
 import contextlib
@@ -17,37 +18,40 @@ import stat
 import struct
 from typing import Final, NamedTuple
 
-_PATIENCE: Final = 10.0  # seconds that a daemon has to end before it is killed
-_KILLED: Final = 2.0  # seconds that the kernel may take for that
-_TRIES: Final = 100  # daemons that may end and be replaced while one is being looked for
+_PATIENCE: Final = 10.0  # seconds that a daemon has to exit before it is killed
+_KILLED: Final = 2.0  # seconds that it may take to die then
+_TRIES: Final = 100  # daemons that may exit and be replaced during one search
 _MODE: Final = 0o644  # of the pid file
 _LOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid (fcntl(2))
 
 
 class _Holder(NamedTuple):
-    """The process that holds the lock; the descriptor stands for it even when its pid is used again."""
+    """Identifies the process that holds the lock.
+
+    The descriptor refers to it even if its pid is reused.
+    """
 
     pid: int
     pidfd: int
 
 
 class PidFile:
-    """The pid file of one daemon."""
+    """Manages the pid file of one daemon."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._directory, self._name = os.path.split(path)
-        self._folder: int | None = None  # as it was when the lock was taken, whatever its path leads to later
+        self._folder: int | None = None  # opened when the lock was taken, wherever its path leads later
         self._lock: int | None = None
 
     def take(self) -> bool:
-        """Lock it for this process, until its end, and write the process down; False when another one has it.
+        """Lock the file for this process until it exits, and write its pid; False if another has the lock.
 
-        No other descriptor of the lock may ever be closed in this process: that would give the lock up
+        No other descriptor of the lock file may ever be closed in this process: that would release the lock
         (fcntl(2)).
 
         Raises:
-            OSError: the lock cannot be made, or the file not be written.
+            OSError: the lock cannot be made, or the file cannot be written.
         """
         self._folder = self._open_folder()
         self._lock = self._open_lock(self._folder)
@@ -62,15 +66,15 @@ class PidFile:
         return True
 
     def remove(self) -> None:
-        """Remove the file of a daemon that could not start; the lock stays behind."""
+        """Remove the pid file of a daemon that could not start; the lock file remains."""
         with contextlib.suppress(OSError):
             os.unlink(self._name, dir_fd=self._folder)
 
     def send(self, number: signal.Signals) -> bool:
-        """Signal the daemon; False when there is none.
+        """Signal the daemon; return False if there is none.
 
         Raises:
-            OSError: the lock cannot be opened, or the signal not be sent.
+            OSError: the lock cannot be opened, or the signal cannot be sent.
         """
         found = self._find(number)
         if found is None:
@@ -79,10 +83,10 @@ class PidFile:
         return True
 
     def stop(self) -> None:
-        """End the daemon, if there is one, and wait until it has ended.
+        """Terminate the daemon, if there is one, and wait until it has exited.
 
         Raises:
-            OSError: the lock cannot be opened, or the daemon not be ended.
+            OSError: the lock cannot be opened, or the daemon does not exit.
         """
         found = self._find(signal.SIGTERM)
         if found is None:
@@ -98,11 +102,11 @@ class PidFile:
             os.close(found.pidfd)
 
     def _find(self, number: signal.Signals) -> _Holder | None:
-        """Signal the process that holds the lock, and return it; None when nobody does.
+        """Signal the process that holds the lock, and return it, or None if there is no holder.
 
-        The kernel is asked twice who that is, before and after the pid was made a descriptor. When both
-        answers agree the descriptor stands for the holder, or for a process that has ended: then nobody gets
-        the signal.
+        The kernel is asked twice for the holder, before and after its pid is opened as a descriptor. If both
+        answers agree, the descriptor refers to the holder, or to a process that has exited and gets no
+        signal.
         """
         folder = self._open_folder()
         try:
@@ -133,10 +137,10 @@ class PidFile:
         raise self._error(errno.EAGAIN, "another process holds the lock at each look")
 
     def _holder(self, lock: int) -> int | None:
-        """The process that holds the lock.
+        """Return the pid of the process that holds the lock, or None if there is none.
 
         Raises:
-            OSError: this process cannot see it.
+            OSError: the holder is not visible to this process.
         """
         asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         kind, *_, pid = _LOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, asked))
@@ -151,7 +155,7 @@ class PidFile:
         return int(pid)
 
     def _write(self, folder: int) -> None:
-        """Put a new file in the place of the one that is there: at any time it is whole."""
+        """Replace the pid file by a new one, so that it is complete at any time."""
         fresh = f".couriertcpd.{os.urandom(12).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(fresh, flags, 0o600, dir_fd=folder)
@@ -186,7 +190,7 @@ class PidFile:
 
 
 def _has_ended(pidfd: int, seconds: float) -> bool:
-    """Whether a process ends within so many seconds; its locks are free then."""
+    """Return whether a process exits within so many seconds; its locks are then released."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))

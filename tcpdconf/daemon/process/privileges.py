@@ -1,6 +1,6 @@
-"""Rights of this process: what it may do, and how it takes on those of a service, for good or for a moment.
+"""Tells what this process may do, and lets it take on a service's identity, for good or for a moment.
 
-Capabilities are read and set by capget(2) and capset(2), for the calling thread: processes that change their
+Capabilities are read and set by capget(2) and capset(2) for the calling thread: processes that change their
 rights here have only one.
 """
 
@@ -28,7 +28,7 @@ _C: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Capabilities(NamedTuple):
-    """Three of a thread's sets, a bit for each capability."""
+    """Holds three of a thread's capability sets, one bit for each capability."""
 
     effective: int
     permitted: int
@@ -39,27 +39,30 @@ _NONE: Final = _Capabilities(0, 0, 0)
 
 
 def may_bind(port: int) -> bool:
-    """Whether this process may listen on the port."""
+    """Return whether this process may listen on the port."""
     return port >= _first_free_port() or _has(_BIND_SERVICE)
 
 
 def may_become(identity: host.Identity) -> bool:
-    """Whether this process may take on the identity, or has it already. Only root makes a process root's."""
+    """Return whether this process may take on the identity, or has it already.
+
+    Only root may take on root's.
+    """
     has_user = identity.uid in {None, os.geteuid()} or (identity.uid != 0 and _has(_SETUID))
     has_group = identity.gid in {None, os.getegid()} or _has(_SETGID)
     return has_user and has_group
 
 
 def exceed_those_of_the_user() -> bool:
-    """Whether this process may do more than others of its user: it is root, or has capabilities."""
+    """Return whether this process has more rights than its user: it is root or has capabilities."""
     return os.geteuid() == 0 or _capabilities().permitted != 0
 
 
 def become(identity: host.Identity) -> None:
-    """Take on the identity for good: supplementary groups, group, user; and give up all capabilities.
+    """Take on the identity for good: supplementary groups, group and user; give up all capabilities.
 
-    Only root that stays root keeps them. One of an unprivileged user would survive in the ambient set, and
-    an inheritable one even the change of user.
+    Only root that stays root keeps capabilities. A capability of an unprivileged user would survive in the
+    ambient set, and an inheritable one would survive even the change of user.
 
     Raises:
         OSError: the kernel refuses.
@@ -75,7 +78,7 @@ def become(identity: host.Identity) -> None:
 
 
 def give_up_capabilities() -> None:
-    """Empty the permitted, effective and inheritable sets, and with them the ambient set (capabilities(7)).
+    """Empty the permitted, effective and inheritable sets, and so the ambient set (capabilities(7)).
 
     Raises:
         OSError: the kernel refuses.
@@ -87,16 +90,17 @@ def give_up_capabilities() -> None:
 def file_rights_of(identity: host.Identity) -> Iterator[None]:
     """Open files with the rights of an identity, which this process `may_become`, and no capability.
 
-    Only what decides about files is changed (setfsuid(2)): by the effective user that user could change the
-    priority and the processors of this process meanwhile. This process ends if it cannot change back.
+    Only the ids for file access are changed (setfsuid(2)). If the effective user were changed, that user
+    could alter the priority and the processors of this process meanwhile. This process exits if it cannot
+    change back.
 
     Raises:
         PermissionError: the kernel refuses.
     """
     before, groups = _capabilities(), os.getgroups()
     dumpable = _C.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
-    _C.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # what /proc shows of this process is root's alone
-    at_parents_death = ctypes.c_int()  # a signal, which any change of a user resets
+    _C.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # this process's files in /proc belong to root meanwhile
+    at_parents_death = ctypes.c_int()  # a signal, which any change of user resets
     _C.prctl(_PR_GET_PDEATHSIG, ctypes.byref(at_parents_death), 0, 0, 0)
     try:
         if identity.gid is not None and _has(_SETGID):
@@ -110,7 +114,7 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
         try:
             _set_capabilities(before)
             _set_file_ids(_C.setfsuid, os.geteuid())
-            _set_capabilities(before)  # root that is back has all that it is permitted
+            _set_capabilities(before)  # with root's id back the effective set is full
             _set_file_ids(_C.setfsgid, os.getegid())
             if os.getgroups() != groups:
                 os.setgroups(groups)
@@ -123,7 +127,10 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
 
 
 def _set_file_ids(change: Callable[[ctypes.c_uint], int], number: int) -> None:
-    """Set the user or group for files. The calls return the one before, and do not say whether they fail."""
+    """Set the user or group id for file access.
+
+    The calls return the previous id and do not report failure, so the new one is read back.
+    """
     change(ctypes.c_uint(number))
     if ctypes.c_uint(change(_KEEP)).value != number:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -138,7 +145,7 @@ def _first_free_port() -> int:
 
 
 def _has(capability: int) -> bool:
-    """Whether a capability is in effect."""
+    """Return whether a capability is effective."""
     return bool(_capabilities().effective >> capability & 1)
 
 

@@ -1,6 +1,6 @@
-"""Tells from /proc which process a number belongs to, and which descriptors this one has.
+"""Reads from /proc which process has a pid, and which descriptors this process has open.
 
-After the end of a process its number is given to another one.
+A pid is reused after its process has exited.
 """
 
 import contextlib
@@ -10,11 +10,14 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-_NOTED: Final = 1.0  # seconds between a program's start and the note of it, generously
+_NOTED: Final = 1.0  # seconds between a program's start and its record, at most, generously
 
 
 class Process(NamedTuple):
-    """A process (proc_pid_stat(5)): `start` in clock ticks since boot; `ended`: a parent has yet to wait."""
+    """Identifies a process (proc_pid_stat(5)).
+
+    `start` is in clock ticks since boot. `ended` is True for a zombie.
+    """
 
     pid: int
     ended: bool
@@ -23,17 +26,17 @@ class Process(NamedTuple):
     start: int
 
     def fits(self, noted: float) -> bool:
-        """Whether it may be a program whose start was noted then (seconds since boot), right after it."""
+        """Return whether it may be a program whose start was recorded at `noted` (seconds since boot)."""
         return 0 <= noted - self.start / _TICKS < _NOTED
 
 
 def descriptors() -> list[int]:
-    """Return the open descriptors of this process; one that the listing itself has used is closed again."""
+    """Return the open descriptors of this process; the one that the listing used is closed again."""
     return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
 def look(pid: int) -> Process | None:
-    """Read which process has this number now; None where there is none, or it is hidden from this user."""
+    """Return the process that has this pid now, or None if there is none or it is hidden from this user."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
@@ -43,32 +46,32 @@ def look(pid: int) -> Process | None:
 
 
 class Lineage(NamedTuple):
-    """The processes that can be parents of a service's programs: its earlier workers, and the supervisor.
+    """Names the processes that can be parents of a service's programs: earlier workers and the supervisor.
 
-    `workers` are pids: of those that live, or have processes left in their group, which keeps a number from
-    being given to others.
+    `workers` are pids of workers that are alive, or whose process group is not empty, which keeps the pid
+    from being reused.
     """
 
     supervisor: int
     workers: Collection[int]
 
     def counts(self, found: Process) -> bool:
-        """Whether such a worker may have started it: a program may have left its worker's group since."""
+        """Return whether such a worker may have started it; the program may have left its group since."""
         return self.proves(found) or (found.parent == self.supervisor and found.group == found.pid)
 
     def proves(self, found: Process) -> bool:
-        """Whether such a worker has started it for certain: then it may be sent a signal."""
+        """Return whether such a worker has certainly started it, so that it may be signalled."""
         return found.parent in self.workers or (
             found.parent == self.supervisor and found.group in self.workers
         )
 
 
 def send(pid: int, start: int, number: signal.Signals) -> None:
-    """Signal the process with this number if it is the one that started then; else nothing happens."""
+    """Signal the process with this pid if it started at `start`; otherwise do nothing."""
     with contextlib.suppress(OSError):
         handle = os.pidfd_open(pid)
         try:
-            found = look(pid)  # the handle is for the process that had the number before this look
+            found = look(pid)  # the handle refers to the process that had the pid before this look
             if found is not None and found.start == start:
                 signal.pidfd_send_signal(handle, number)
         finally:
@@ -76,11 +79,11 @@ def send(pid: int, start: int, number: signal.Signals) -> None:
 
 
 def group_is_empty(group: int) -> bool:
-    """Whether no process is left in a process group."""
+    """Return whether a process group has no processes left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # they have become other users
+    except PermissionError:  # its processes have changed their users
         return False
     return False

@@ -1,7 +1,8 @@
-"""Signals as a readable descriptor.
+"""Queues signals on a readable descriptor.
 
-A handler that does something can interrupt anything; so these only queue, and the process reads the queue
-when it is ready to. Installed before anything slow is imported, so that no early SIGHUP or SIGTERM is lost.
+A handler that does something can interrupt anything. So these handlers only queue, and the process reads the
+queue when it is ready. Install them before anything slow is imported, so that no early SIGHUP or SIGTERM is
+lost.
 """
 
 import os
@@ -13,7 +14,7 @@ SUPERVISOR: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHL
 
 
 class Signals:
-    """Signals of these numbers that have arrived, in order."""
+    """Queues the signals of these numbers in the order of arrival."""
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -22,11 +23,11 @@ class Signals:
             signal.signal(number, _queued)
 
     def fileno(self) -> int:
-        """Readable when signals are waiting."""
+        """Return the descriptor, which is readable when signals are queued."""
         return self._read
 
     def take(self) -> bytes:
-        """The signals that wait, one number a byte; none when there are none."""
+        """Return the queued signals, one number in each byte; empty if there are none."""
         try:
             return os.read(self._read, 4096)
         except BlockingIOError:
@@ -34,18 +35,18 @@ class Signals:
 
 
 def _queued(_number: int, _frame: object) -> None:
-    """Nothing: the interpreter has written the number to the wake-up descriptor."""
+    """Do nothing: the interpreter has written the number to the wake-up descriptor."""
 
 
 def restore() -> None:
-    """Undo what the supervisor's `Signals` did, in a process forked from it."""
+    """Undo the effects of the supervisor's `Signals` in a process forked from it."""
     signal.set_wakeup_fd(-1)
     for number in SUPERVISOR:
         signal.signal(number, signal.SIG_DFL)
 
 
 def name(number: int) -> str:
-    """A signal's name (SIGTERM), or its number where it has none."""
+    """Return the name of a signal (SIGTERM), or its number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -53,6 +54,6 @@ def name(number: int) -> str:
 
 
 def ending(status: int) -> dict[str, object]:
-    """How a process has ended, for the log: its exit `status`, or the `signal` that has ended it."""
+    """Return log fields for a wait status: the exit `status`, or the `signal` that ended the process."""
     code = os.waitstatus_to_exitcode(status)
     return {"status": code} if code >= 0 else {"signal": name(-code)}

@@ -1,6 +1,6 @@
-"""posix_spawn(3) by way of ctypes.
+"""Calls posix_spawn(3) through ctypes.
 
-os.posix_spawn keeps the interpreter's lock until the child has reached its exec. This one lets go of it, so
+os.posix_spawn holds the interpreter's lock until the child has reached its exec. This one releases it, so
 that another thread can start another program meanwhile.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 _C: Final = ctypes.CDLL(None)
-# Structures of the C library that only it looks into: glibc's largest, posix_spawnattr_t, has 336 bytes.
+# Structures that only the C library reads: glibc's largest, posix_spawnattr_t, has 336 bytes.
 _Opaque: Final = ctypes.c_ulonglong * 64
 _SETSIGDEF: Final = 0x04
 _SETSIGMASK: Final = 0x08
 
 
 class SpawnAttributes:
-    """What a program's signals are: those in `defaulted` as by default; with `unblocked` none is blocked."""
+    """Sets a program's signals: `defaulted` ones get default handling; `unblocked` unblocks all."""
 
     def __init__(self, defaulted: Iterable[int], *, unblocked: bool) -> None:
         signals = _Opaque()
@@ -34,10 +34,10 @@ class SpawnAttributes:
 
 
 class Words:
-    """Text for a program, as execve(2) takes it: arguments, or an environment.
+    """Holds strings in the form that execve(2) takes: arguments, or an environment.
 
     Raises:
-        ValueError: one has a NUL within, where a program would see its end.
+        ValueError: a string contains a NUL, where a program would see its end.
     """
 
     def __init__(self, words: Sequence[bytes]) -> None:
@@ -47,12 +47,12 @@ class Words:
 
 
 def start(path: bytes, argv: Words, environment: Words, fds: Sequence[int], signals: SpawnAttributes) -> int:
-    """Start a program with `fds` as its standard input, output and so on; returns its pid.
+    """Start a program with `fds` as its standard input, output and so on; return its pid.
 
-    Other threads go on meanwhile.
+    Other threads run meanwhile.
 
     Raises:
-        OSError: it cannot be run, or no process is to be had; EMFILE: a descriptor is beyond RLIMIT_NOFILE,
+        OSError: it cannot be run, or no process can be created; EMFILE: a descriptor is beyond RLIMIT_NOFILE,
             which somebody has lowered.
     """
     actions, pid = _Opaque(), ctypes.c_int()

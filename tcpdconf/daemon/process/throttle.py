@@ -1,4 +1,4 @@
-"""Keeps a message that many clients can cause from filling the log."""
+"""Limits log messages that many clients can cause, so that they do not fill the log."""
 
 from typing import Final
 
@@ -11,13 +11,16 @@ _SELDOM: Final = 60.0
 
 
 class Seldom:
-    """At most one message a minute on each trouble."""
+    """Allows one message a minute about each kind of trouble."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
 
     def due(self, trouble: str, now: float) -> bool:
-        """Whether a message on this trouble may be given now, in seconds; then no other for a minute."""
+        """Return whether to log a message about this trouble now; if so, the next is due in a minute.
+
+        `now` is in seconds.
+        """
         if now < self._next.get(trouble, now):
             return False
         self._next[trouble] = now + _SELDOM
@@ -25,16 +28,16 @@ class Seldom:
 
 
 class Throttle:
-    """For each key at most BURST at once and PER_SECOND from then on; counts what it holds back."""
+    """Allows BURST messages of each key at once and PER_SECOND after that; counts the suppressed ones."""
 
     def __init__(self) -> None:
         self._full_at: dict[str, float] = {}
         self._held_back: dict[str, int] = {}
 
     def pass_(self, key: str, now: float) -> int | None:
-        """How many were held back since the last that passed, or None when this one is held back too.
+        """Return how many messages were suppressed since the last one, or None to suppress this one too.
 
-        `now` is in seconds; keys must be few (they are kept for good).
+        `now` is in seconds. Keys must be few, since they are kept for good.
         """
         full_at = max(self._full_at.get(key, now), now)
         if full_at - now > (BURST - 1) / PER_SECOND + _ROUNDING:

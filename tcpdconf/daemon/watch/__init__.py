@@ -1,1 +1,1 @@
-"""The process that tells the supervisor when files that it has read have changed, and its client."""
+"""Contains the watcher, a process that reports changed files to the supervisor, and its client."""

@@ -1,4 +1,4 @@
-"""The supervisor's side of the watcher (`process`): keeps it running, and hears what has changed."""
+"""Runs the watcher (`process`) for the supervisor and receives its reports of changes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from tcpdconf.daemon.watch import process as watch
 
 
 class WatchClient:
-    """The watcher of one daemon; `changed` is called when files are not what they were."""
+    """Runs the watcher of one daemon; `changed` is called with the paths of changed files."""
 
     def __init__(self, events: loop.Loop, changed: Callable[[list[str]], None]) -> None:
         self.process = child.Child(events, "watcher", self._start)
@@ -32,9 +32,10 @@ class WatchClient:
         read: Mapping[str, Signature],
         since: float,
     ) -> None:
-        """Watch the files of a configuration, which were read after `since` (time.time), most as `read` says.
+        """Watch the files of a configuration, which were read after `since` (time.time).
 
-        And those of one that was refused: a change of them may make it a right one.
+        `read` has the signatures of most of them as they were read. The files of a `refused` configuration
+        are watched too, since a change to them may make it valid.
         """
         self._settings = config.daemon
         if config.daemon.watch is False:
@@ -52,18 +53,21 @@ class WatchClient:
             self._tell()
 
     def read(self, read: Mapping[str, Signature]) -> None:
-        """Take note that a worker has read some of the files again: it may have read them by halves."""
+        """Record that a worker has read some of the files again.
+
+        It may have read a file while it was being written.
+        """
         before = {path: self._read[path] for path in read if path in self._read}
         self._read |= descriptors.readings([*before.items(), *read.items()])
         self._send(lambda post: watch.tell_read(post, read))
 
     def close(self) -> None:
-        """Watch no more: the watcher ends when nobody listens to it."""
+        """Stop watching: the watcher exits when its channel closes."""
         self.process.finish()
         self._drop_post()
 
     def ended(self, pid: int, status: int) -> bool:
-        """Take note of the end of a process, if it is the watcher."""
+        """Record the exit of a process, and return True if it is the watcher."""
         if self.process.pid != pid:
             return False
         if self._settings.watch is False:
@@ -105,7 +109,7 @@ class WatchClient:
             return
         try:
             tell(self._post)
-        except (channel.ChannelError, OSError) as error:  # there may be no descriptor to be had
+        except (channel.ChannelError, OSError) as error:  # descriptors may have run out
             self._lose(error)
 
     def _listen(self) -> None:
@@ -125,7 +129,7 @@ class WatchClient:
                 log.warning(f"files are looked at every 2 s: {why}")
 
     def _lose(self, error: Exception) -> None:
-        """It ends when nobody listens to it, and is started again."""
+        """Close the channel: the watcher then exits and is started again."""
         log.debug(f"channel to the watcher: {error}")
         self._drop_post()
 

@@ -1,37 +1,41 @@
-"""When a change of files is to be told: once, when it is over. A value machine without clock or file.
+"""Debounces changes of files: each change is reported once, when it is over.
 
-Something stirs; when nothing has for a while the files are looked at. A look that shows what was told
-before ends the matter, and one that shows something else is repeated until two show the same.
+It is a state machine without clock or files. After an event, once there has been no other for a while, the
+caller looks at the files. If a look shows the reported contents, the matter ends. If it shows others, the
+look is repeated until two looks show the same.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-LONGEST: Final = 5.0  # seconds, after those for settling, for which a change that does not end is waited for
-_AGAIN: Final = 3  # the second look follows after this part of the time for settling
+LONGEST: Final = 5.0  # seconds to wait, beyond the time for settling, for a change that does not end
+_AGAIN: Final = 3  # the second look follows after the time for settling divided by this
 
 
 class Debounce:
-    """Contents by path, as hashes; times in seconds. `due` is when to look next, if at all."""
+    """Decides when to look at files and which changes to report.
+
+    Contents are hashes by path. Times are in seconds. `due` is the time of the next look, or None.
+    """
 
     def __init__(self, settle: float = 0.3) -> None:
         self.settle = settle
         self.due: float | None = None
         self._began: float | None = None
         self._covered: dict[str, str] = {}
-        self._before: Mapping[str, str] | None = None  # what the last look has shown
+        self._before: Mapping[str, str] | None = None  # the contents that the last look has shown
 
     def cover(self, contents: Mapping[str, str]) -> None:
-        """Take these contents for known, and no others: a look that shows more tells it."""
+        """Take exactly these contents as known; a look that shows others reports them."""
         self._covered = dict(contents)
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Take the contents of these paths for unknown: the next look tells them."""
+        """Take the contents of these paths as unknown: the next look reports them."""
         for path in paths:
             self._covered.pop(path, None)
 
     def stirred(self, now: float) -> None:
-        """Something has happened to the files; look when it is over, or has gone on for too long."""
+        """Record an event; a look is due when events have stopped, or have lasted too long."""
         if self._began is None:
             self._began = now
         if self.due is None or not self._is_late(now):
@@ -39,9 +43,9 @@ class Debounce:
             self._before = None
 
     def seen(self, now: float, contents: Mapping[str, str], *, at_rest: bool) -> list[str]:
-        """Take note of a look; returns the paths to be told, in their order.
+        """Record the contents that a look has shown; return the paths to report, sorted.
 
-        `at_rest` is False when somebody still writes, or when the look may have missed something.
+        `at_rest` is False if a file is being written, or if the look may have missed something.
         """
         late = self._is_late(now)
         if not late and not (at_rest and contents in (self._covered, self._before)):

@@ -1,7 +1,6 @@
-"""Directories observed with inotify, by watchdog.
+"""Observes directories with inotify, through watchdog.
 
-watchdog has threads. So this module is imported in the watcher's process, which never forks, and nowhere
-else.
+watchdog starts threads. So only the watcher's process, which never forks, imports this module.
 """
 
 import errno
@@ -28,7 +27,7 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class _Observed(NamedTuple):
-    """A directory that is observed: which one it was, by its inode, and whether with all events."""
+    """Describes an observed directory: its inode, and whether all events are observed."""
 
     inode: tuple[int, int]
     whole: bool
@@ -36,10 +35,10 @@ class _Observed(NamedTuple):
 
 
 class Observation(events.FileSystemEventHandler):
-    """A set of directories. Readable (`fileno`) when something has happened in one."""
+    """Observes a set of directories; its descriptor is readable when something has happened in one."""
 
     def __init__(self) -> None:
-        """Start without any.
+        """Start with no directories.
 
         Raises:
             OSError: there are no inotify instances left.
@@ -52,17 +51,17 @@ class Observation(events.FileSystemEventHandler):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
-        """Readable when `take` has something."""
+        """Return the descriptor, which is readable when `take` has paths."""
         return self._wake
 
     def close(self) -> None:
-        """End all of it."""
+        """Stop all observation."""
         self._observer.stop()
         self._observer.join()
         os.close(self._wake)
 
     def take(self) -> list[str]:
-        """The paths of the entries that something has happened to, since the last call."""
+        """Return the paths of the entries that events have named since the last call."""
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -73,19 +72,19 @@ class Observation(events.FileSystemEventHandler):
         return found
 
     def on_any_event(self, event: events.FileSystemEvent) -> None:
-        """Note an event: called in a thread of watchdog's."""
+        """Queue an event; watchdog calls this in one of its threads."""
         for path in (event.src_path, event.dest_path):
             if path:
                 self._heard.put(os.fsdecode(path))
         os.eventfd_write(self._wake, 1)
 
     def cover(self, directories: Mapping[str, bool]) -> bool:
-        """Observe these directories, each with all events or with what comes and goes, and no others.
+        """Observe exactly these directories, each for all events (True) or for entries that come and go.
 
-        Directories that do not exist are left out. Returns whether all that exist were observed already.
+        Missing directories are left out. Return whether all existing ones were observed already.
 
         Raises:
-            OSError: one cannot be observed: there are no watches or instances left, or it may not be read.
+            OSError: a directory cannot be observed: no watches or instances are left, or it may not be read.
         """
         found = {path: (inode, whole) for path, whole in directories.items() if (inode := _inode(path))}
         for path, old in list(self._observed.items()):
@@ -102,7 +101,7 @@ class Observation(events.FileSystemEventHandler):
         try:
             watch = self._observer.schedule(self, path, event_filter=wanted)
         except OSError as error:
-            if error.errno not in _GONE:  # one that has just gone is seen to be missing by the next look
+            if error.errno not in _GONE:  # the next look finds that a directory has just gone
                 raise
         else:
             self._observed[path] = _Observed(inode, whole, watch)

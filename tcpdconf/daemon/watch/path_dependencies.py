@@ -1,8 +1,8 @@
-"""Where paths lead: the directory entries that they depend on, and the contents of the files at their ends.
+"""Finds the directory entries that paths depend on, and hashes the files at their ends.
 
-It reads files only to hash them, and opens them by the rule of `descriptors`: none through a link that others
-than root may replace. Of those, and of large ones, it takes what stat(2) says. Nothing here waits: a FIFO, a
-file of another type or one that may not be read counts as content of its own.
+It reads files only to hash them, and opens them by the rules of `descriptors`: never through a link that
+users other than root may replace. For such files, and for large ones, it uses the result of stat(2). Nothing
+here waits: a FIFO, a file of another type, or one that may not be read counts as a distinct content.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.load import files as config_files
 from tcpdconf.daemon.process import descriptors, paths
 
-_LINKS: Final = 40  # followed in one path, as the kernel does (path_resolution(7))
-_LARGEST: Final = 1 << 24  # bytes of a file that is hashed
+_LINKS: Final = 40  # followed in one path, as by the kernel (path_resolution(7))
+_LARGEST: Final = 1 << 24  # bytes of a file that is hashed, at most
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class Wanted(NamedTuple):
-    """Absolute paths: directories of configuration files; other files, or directories of access files."""
+    """Holds absolute paths: directories of configuration files; other files, or directories of them."""
 
     directories: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
 
 class Entries:
-    """The directory entries that matter; directories are named without symbolic links."""
+    """Holds the directory entries that matter; directories are named without symbolic links."""
 
     def __init__(self, wanted: Wanted) -> None:
         self._named: dict[str, set[str]] = {}
@@ -50,12 +50,12 @@ class Entries:
             self._add(path)
 
     def directories(self) -> dict[str, bool]:
-        """The directories to be watched, and whether more matters in them than what comes and goes."""
+        """Return the directories to watch; True if more matters in one than entries that come and go."""
         holding = self._holding | self._configuration | self._access
         return {path: path in holding for path in sorted(self._named.keys() | holding)}
 
     def matter(self, path: str) -> bool:
-        """Whether the entry with this path does."""
+        """Return whether the entry with this path matters."""
         directory, name = os.path.split(path)
         return (
             name in self._named.get(directory, ())
@@ -64,7 +64,7 @@ class Entries:
         )
 
     def _add(self, path: str) -> str:
-        """Note every step of a path; returns where it ends."""
+        """Add every entry on a path; return where the path ends."""
         last = "/"
         for directory, name in steps(path):
             self._named.setdefault(directory, set()).add(name)
@@ -75,9 +75,9 @@ class Entries:
 
 
 def steps(path: str) -> Iterator[tuple[str, str]]:
-    """(directory, name) of every entry that is looked up on the way to the end of an absolute path.
+    """Yield (directory, name) of every entry that is looked up on the way along an absolute path.
 
-    It ends early where an entry is missing.
+    It ends early at a missing entry.
     """
     at, links = "/", 0
     ahead = _parts(path)
@@ -91,7 +91,7 @@ def steps(path: str) -> Iterator[tuple[str, str]]:
         try:
             target = os.readlink(here)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # what no link is gives EINVAL
+            if error.errno != errno.EINVAL:  # EINVAL: it is not a link
                 return
             at = here
             continue
@@ -107,14 +107,17 @@ def _parts(path: str) -> list[str]:
 
 
 class Look(NamedTuple):
-    """What the wanted files held: a hash by path. A directory's is that of its list of files."""
+    """Holds the contents of the wanted files: a hash by path. A directory's hash covers its list of files."""
 
     contents: dict[str, str]
-    being_written: bool  # one of them is open for writing
+    being_written: bool  # True if one of them is open for writing
 
 
 def look(wanted: Wanted) -> Look:
-    """Read and hash everything. Every wanted path has an entry, and every file in a wanted directory."""
+    """Read and hash all wanted files and directories.
+
+    The result has every wanted path and every file in a wanted directory.
+    """
     contents: dict[str, str] = {}
     being_written = False
     for path in [*wanted.files, *_listed(wanted)]:
@@ -126,12 +129,12 @@ def look(wanted: Wanted) -> Look:
 
 
 def signatures(wanted: Wanted) -> dict[str, Signature]:
-    """What the file system says of the same paths: it differs whenever one has changed, at little cost."""
+    """Return stat(2) signatures of the same paths; cheap, and different whenever one has changed."""
     return {path: signature(path) for path in [*wanted.directories, *wanted.files, *_listed(wanted)]}
 
 
 def signature(path: str) -> Signature:
-    """Return what the file system says of the end of a path (`load.files.signature`), or the error number."""
+    """Return the stat(2) signature of the end of a path (`config.file_signature`), or (error number,)."""
     try:
         return file_signature.signature(os.stat(path))
     except OSError as error:
@@ -139,15 +142,15 @@ def signature(path: str) -> Signature:
 
 
 def state(path: str) -> tuple[float, ...]:
-    """Return what is different when a path has changed, or leads elsewhere."""
+    """Return a value that differs when a path has changed or leads elsewhere."""
     found = signature(path)[:5]
     return found if len(found) > 1 else (*found, touched(path))
 
 
 def touched(path: str) -> float:
-    """When the end of a path, or a symbolic link on its way, last changed: seconds since the epoch.
+    """Return when the end of a path, or a symbolic link on its way, last changed (seconds since the epoch).
 
-    Of a path that leads nowhere, when the directory did in which it ends.
+    For a missing path: the ctime of its last existing directory.
     """
     newest = 0.0
     for directory, name in steps(path):
@@ -165,7 +168,7 @@ def touched(path: str) -> float:
 
 
 def _listed(wanted: Wanted) -> Iterator[str]:
-    """The files in wanted directories."""
+    """Yield the paths of the files in wanted directories."""
     for path in wanted.directories:
         yield from (os.path.join(path, name) for name in _names(path, config_files.counts))
     for path in wanted.files:
@@ -173,7 +176,7 @@ def _listed(wanted: Wanted) -> Iterator[str]:
 
 
 def _names(directory: str, counts: Callable[[str], bool]) -> list[str]:
-    """The names in a directory that count; none in what is no directory."""
+    """Return the names in a directory that count, sorted; none if it is not a directory."""
     try:
         with os.scandir(directory) as entries:
             counting = (entry.name for entry in entries if counts(entry.name))
@@ -183,7 +186,7 @@ def _names(directory: str, counts: Callable[[str], bool]) -> list[str]:
 
 
 def _content(path: str) -> tuple[str, bool]:
-    """The hash of a file, or what it is instead; whether it is open for writing."""
+    """Return the hash of a file, or text that stands for it, and whether it is open for writing."""
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             return _listing(path, descriptors.counts), False
@@ -201,7 +204,7 @@ def _content(path: str) -> tuple[str, bool]:
 
 
 def _hash(fd: int) -> str:
-    """The hash of a file; of a large one, which may be endless, its signature."""
+    """Return the hash of a file; for a large one, which may be endless, its signature."""
     try:
         return hashlib.blake2b(descriptors.content(fd, _LARGEST)).hexdigest()
     except OSError as error:
@@ -216,9 +219,9 @@ def _listing(directory: str, counts: Callable[[str], bool]) -> str:
 
 
 def _is_being_written(fd: int) -> bool:
-    """Whether anybody has the file open for writing: then there is no read lease to be had (fcntl(2)).
+    """Return whether anybody has the file open for writing: a read lease is then refused (fcntl(2)).
 
-    Some file systems have no leases, and only its owner and root may ask.
+    Some file systems have no leases, and only the file's owner and root may ask; the result is False then.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)

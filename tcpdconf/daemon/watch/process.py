@@ -1,18 +1,17 @@
-"""The watcher: a process that tells the supervisor when files that it has read have changed.
+"""Runs the watcher, a process that reports to the supervisor when files that it has read have changed.
 
-It watches directories, not files, and every directory that a path leads through, so that it does not matter
-how a file is changed: written in place, renamed over, deleted, or moved with its directory or by a symbolic
-link. It must see what root sees, so it keeps the supervisor's rights; but of a file it wants to know only
-its hash.
+It watches directories, not files, and every directory that a path leads through. So it does not matter how a
+file is changed: written in place, renamed over, deleted, or moved with its directory or by a symbolic link.
+It must see all that root sees, so it keeps the supervisor's rights, but it uses only the hash of a file.
 
-The messages, each with JSON in a memfd where it can be long:
+The messages carry content that can be long as JSON in a memfd:
 
     watch    to the watcher: in the memfd a `Wanted`, and the signature of each file as it was read;
              `settle` seconds, `poll`, and `since`, when the supervisor began to read what it serves now
-    read     to the watcher: a worker was started again and has read files, whose signatures are in the memfd
-    watching to the supervisor: it does, from now on; `polling` or not
+    read     to the watcher: a restarted worker has read files, whose signatures are in the memfd
+    watching to the supervisor: the paths are watched from now on; `polling` or not
     changed  to the supervisor: a list of paths in the memfd
-    polling  to the supervisor, once: `why` there is no inotify to be had
+    polling  to the supervisor, once: `why` inotify cannot be used
 """
 
 import json
@@ -32,18 +31,16 @@ from tcpdconf.policy.dns import chain as dns_chain
 if TYPE_CHECKING:
     from tcpdconf.daemon.watch import inotify
 
-_POLL: Final = 2.0  # seconds between two looks at the file system's signatures, without inotify
-_BACKSTOP: Final = (
-    10.0  # with it: events get lost where a directory is mounted over, or changed by another host
-)
+_POLL: Final = 2.0  # seconds between two comparisons of signatures, without inotify
+_BACKSTOP: Final = 10.0  # with it: events get lost if a directory is mounted over, or changed by another host
 Read = Mapping[str, Signature]
-"""The signature of each file when it was opened to be read."""
+"""Maps each path to the signature of its file when it was opened for reading."""
 
 
 def paths(config: Config, directory: str) -> path_dependencies.Wanted:
-    """What a daemon with this configuration depends on: its directory, and every file that services name.
+    """Return the paths on which a daemon with this configuration depends.
 
-    The directory is absolute, as files are.
+    They are its directory, as an absolute path, and every file that enabled services name.
     """
     found: dict[str, None] = {}
     for service in config.enabled().values():
@@ -71,7 +68,7 @@ def tell(
 
 
 def tell_read(post: channel.Channel, read: Read) -> None:
-    """Tell the watcher that some files were read again, beside the reloads.
+    """Tell the watcher that some files were read again outside of a reload.
 
     Raises:
         ChannelError: the watcher is gone or does not read.
@@ -80,21 +77,24 @@ def tell_read(post: channel.Channel, read: Read) -> None:
 
 
 def changed(fds: list[int]) -> list[str]:
-    """The paths in a `changed` message: files, and directories in which some came or went. Closes it."""
+    """Return the paths in a `changed` message, and close its descriptor.
+
+    They are files, and directories in which files came or went.
+    """
     found: list[str] = _read(fds)
     return found
 
 
 def main(post: channel.Channel) -> int:
-    """Watch until the supervisor is gone; returns the exit status."""
-    # only the supervisor ends a watcher; SIGIO is what breaking a lease sends (fcntl(2))
+    """Watch until the supervisor is gone; return the exit status."""
+    # only the supervisor ends a watcher; breaking a lease sends SIGIO (fcntl(2))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGIO):
         signal.signal(number, signal.SIG_IGN)
     return _Watcher(post).run()
 
 
 class _Watcher:
-    """The process: messages and events in, changes out."""
+    """Runs the watcher's loop: takes messages and events, reports changes."""
 
     def __init__(self, post: channel.Channel) -> None:
         self._post = post
@@ -103,7 +103,7 @@ class _Watcher:
         self._wanted = path_dependencies.Wanted()
         self._entries = path_dependencies.Entries(self._wanted)
         self._signatures: dict[str, Signature] = {}
-        self._told: dict[str, object] = {}  # the states of paths when they were told last
+        self._told: dict[str, object] = {}  # the states of paths when they were last reported
         self._observation: inotify.Observation | None = None
         self._polling = False
         self._announced = False
@@ -111,7 +111,7 @@ class _Watcher:
         self._tick: int | None = None  # of the next check
 
     def run(self) -> int:
-        """Watch; returns the exit status."""
+        """Run the loop; return the exit status."""
         self._loop.watch(self._post, self._messages)
         self._loop.run()
         return 0
@@ -131,7 +131,7 @@ class _Watcher:
     def _watch(
         self, wanted: path_dependencies.Wanted, read: dict[str, list[int]], message: dict[str, Any]
     ) -> None:
-        """Watch these paths from now on. What was changed after `since` may not have been read."""
+        """Watch these paths from now on; files changed after `since` may not have been read."""
         self._wanted = wanted
         self._settling.settle = message["settle"]
         self._polling = message["poll"]
@@ -147,16 +147,17 @@ class _Watcher:
         self._post.send("watching", polling=self._polling)
 
     def _doubt(self, read: dict[str, list[int]]) -> None:
-        """Tell of files that were read again and are not as they were then, when they have settled."""
+        """Report files that were read again and have changed since, once they have settled."""
         doubtful = [path for path, signature in read.items() if not self._was_read(path, signature, 0)]
         if doubtful:
             self._settling.forget(doubtful)
             self._stirred()
 
     def _was_read(self, path: str, signature: list[int] | None, since: float) -> bool:
-        """Whether what a path leads to was read as it is, or will be because it was told.
+        """Return whether the file was read as it is now, or will be because its change was reported.
 
-        Without a signature, for a directory or where nothing could be opened, its time has to do.
+        There is no signature for a directory or a file that could not be opened; then its time of change
+        decides.
         """
         if path in self._told and self._told[path] == path_dependencies.state(path):
             return True
@@ -165,7 +166,7 @@ class _Watcher:
         return path_dependencies.signature(path) == tuple(signature)
 
     def _observe(self) -> bool:
-        """Observe every directory that counts now; returns whether all of them were observed before."""
+        """Observe every directory that matters now; return whether all of them were observed before."""
         self._entries = path_dependencies.Entries(self._wanted)
         if self._polling:
             self._end_observation()
@@ -203,7 +204,7 @@ class _Watcher:
             self._stirred()
 
     def _check(self) -> None:
-        """Compare what the file system says of the files with what it said before."""
+        """Compare the file system's signatures of the files with those of the last check."""
         before, self._signatures = self._signatures, path_dependencies.signatures(self._wanted)
         if self._signatures != before:
             self._stirred()

@@ -1,1 +1,1 @@
-"""Access rules: compiled for lookup, read from files of every format, found again in them. Pure."""
+"""Compiles access rules for lookup, reads them from files of every format, and locates them there. Pure."""

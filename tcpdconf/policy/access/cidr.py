@@ -1,9 +1,8 @@
-"""Lists of nothing but networks.
+"""Reads lists that hold networks only.
 
-A CIDR list is one network a line: 192.0.2.0/24, 2001:db8::/32, or an address. `#` and `;` begin a comment,
-also behind a network; blank lines are nothing. All networks mean the same, so one that comes twice is
-harmless. Bits set after the prefix are an error: whoever writes 192.0.2.7/24 has meant either the address
-or the network, and a list of either kind is machine-made.
+A CIDR list has one network on each line: 192.0.2.0/24, 2001:db8::/32, or an address. `#` and `;` begin a
+comment, also after a network. Blank lines are ignored. All networks get the same rule, so a duplicate is
+harmless. Bits set after the prefix are an error: 192.0.2.7/24 may mean the address or the network.
 """
 
 import io
@@ -20,7 +19,7 @@ _OCTETS: Final = tuple({b"%d" % n: n << shift for n in range(256)} for shift in 
 
 
 class CidrLineError(ValueError):
-    """A line of an access file that cannot be used; `line` and `column` count from 1, the column in bytes."""
+    """Reports an unusable line of an access file; `line` and `column` (in bytes) count from 1."""
 
     def __init__(self, line: int, text: str, column: int = 1) -> None:
         super().__init__(text)
@@ -32,17 +31,17 @@ def read(data: bytes, rule: Rule, networks: Networks) -> None:
     """Add every network of a CIDR list with this rule.
 
     Raises:
-        LineError: a line is not a network.
+        CidrLineError: a line is not a network.
     """
     first, second, third, fourth = _OCTETS
     known: dict[bytes, tuple[int, dict[int, Rule | Choice]]] = {}
     for number, line in enumerate(io.BytesIO(data), 1):
         if b"#" in line or b";" in line:
-            line = _COMMENT.split(line, 1)[0]  # noqa: PLW2901 (what is left of it)
+            line = _COMMENT.split(line, 1)[0]  # noqa: PLW2901 (the part before the comment)
         written = line.strip()
         address, slash, digits = written.partition(b"/")
         length = slash + digits
-        try:  # a million lines take this path: IPv4, of a length that has come before
+        try:  # a million lines take this path: IPv4, with a prefix length seen before
             a, b, c, d = address.split(b".")
             bits = first[a] | second[b] | third[c] | fourth[d]
             shift, table = known[length]

@@ -1,10 +1,13 @@
-"""Courier's access records as a table, from the text that they are written in or one by one.
+"""Builds a table from Courier's access records, read from text or added one by one.
 
-Text gives the answers of the database that makedat -cidr makes of it. It is read more strictly: a line from
-which makedat would make a key that nobody looks up (no TAB, capital hex digits, `::`) is an error. It is
-read more widely where makedat stops: a network may come twice with the same value, and networks may overlap
-in any way, as the longest prefix decides. (makedat knows whole octets and words only: 192.168.0.0/22 beside
-192.168.1 is a duplicate for it.) 0.0.0.0/0 and ::/0 are more specific than `*`.
+Text gives the same answers as the database that makedat -cidr builds from it, with two differences:
+
+It is stricter: a line from which makedat would make a key that is never looked up (no TAB, capital hex
+digits, `::`) is an error.
+
+It is wider where makedat stops: a network may come twice with the same value, and networks may overlap in any
+way, since the longest prefix decides. makedat knows whole octets and words only: to it, 192.168.0.0/22 next
+to 192.168.1 is a duplicate. 0.0.0.0/0 and ::/0 are more specific than `*`.
 """
 
 from tcpdconf.config.courier import prefixes
@@ -16,7 +19,7 @@ from tcpdconf.policy.access.table import AccessTable, Ends, Networks, Rule
 
 
 class DoubtError(ValueError):
-    """A value that hardly means what couriertcpd makes of it; `start` is the place of the doubt in it."""
+    """Reports a value that couriertcpd probably reads differently; `start` is the offset of the doubt."""
 
     def __init__(self, doubt: courier_records.Doubt) -> None:
         super().__init__(doubt.text)
@@ -24,10 +27,10 @@ class DoubtError(ValueError):
 
 
 class Records:
-    """The table that records make: for peers, and for the local end where the source is looked up for it.
+    """Collects records into a table: for peers and, if the source is used for them, for local ends.
 
-    A doubtful value (`config.courier.records.doubt`) of a database is kept, as couriertcpd would, and counted
-    in `AccessTable.doubts`. `strict` refuses it: text is written by hand, and can be written anew.
+    A doubtful value (`config.courier.records.doubt`) in a database is kept, as by couriertcpd, and listed in
+    `AccessTable.doubts`. With `strict` it raises an error: people write text by hand and can correct it.
     """
 
     def __init__(self, *, local: bool, strict: bool = False) -> None:
@@ -40,8 +43,8 @@ class Records:
         """Add one record.
 
         Raises:
-            ValueError: the value cannot become variables, or the network has another value already.
-            DoubtError: the value is doubtful, and this is `strict`.
+            ValueError: the value cannot become variables, or the network already has another value.
+            DoubtError: the value is doubtful, and `strict` is set.
         """
         made = self._rules.get(value)
         if made is None:
@@ -65,10 +68,10 @@ def _put(networks: Networks, prefix: prefixes.Prefix, rule: Rule, port: int | No
 
 
 def read(data: bytes, records: Records) -> None:
-    """Add the records of a text: `network<TAB>value` lines, blank lines, comment lines.
+    """Add the records of a text: `network<TAB>value` lines, blank lines and comment lines.
 
     Raises:
-        cidr.LineError: a line is neither, or its value is doubtful and `records` are strict.
+        cidr.CidrLineError: a line is none of these, or its value is doubtful and `records` is strict.
     """
     for number, ended in enumerate(data.split(b"\n"), 1):
         line = ended.removesuffix(b"\r")
@@ -84,7 +87,7 @@ def read(data: bytes, records: Records) -> None:
 
 
 def rule(value: bytes) -> Rule:
-    """The rule of a record's value.
+    """Return the rule that a record's value describes.
 
     Raises:
         ValueError: a variable would contain a line end or a NUL.

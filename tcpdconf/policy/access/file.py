@@ -1,18 +1,18 @@
-"""Access files of every format, from their bytes: their rules become one table, or an error says why not.
+"""Reads the bytes of access files in every format into one table.
 
 A format that the configuration does not name is recognised from the content:
 
 - GDBM and Berkeley DB by their magic numbers;
-- text by its first line that is not blank and no comment (`#`, `;`): TOML when that is a table header or
-  `name = ...`, a CIDR list when it is a network or address alone, perhaps with a comment behind it, Courier's
-  text when it has a TAB.
+- text by its first line that is neither blank nor a comment (`#`, `;`): TOML if that line is a table header
+  or `name = ...`; a CIDR list if it is a single network or address, with or without a comment; Courier's
+  text if it has a TAB.
 
-Anything else, and text of comments only, needs a `format`. A wrong guess cannot pass: each reader refuses
-what the others write. An empty file is what a full disk leaves behind, so it is an error in every format; a
-valid database without records, or comments under a named format, are a table without rules.
+Other text, and text of comments only, needs a `format`. A wrong guess cannot pass, because each reader
+rejects the other formats. A full disk leaves empty files, so an empty file is an error in every format. A
+valid database without records, or comments in a named format, give a table without rules.
 
-Keys of a database that couriertcpd never looks up (made from lines without a TAB, or with capital hex digits)
-match nobody here either; `AccessTable.dead` names them. The same in text is an error.
+couriertcpd never looks up database keys made from lines without a TAB or with capital hex digits. They match
+no client here either, and `AccessTable.dead` lists them. In text such lines are errors.
 """
 
 import re
@@ -49,9 +49,9 @@ _NAMES: Final = {
 
 
 class AccessFileError(Exception):
-    """An access file that cannot be used; `where` is "offset 0x40" in a database, else empty.
+    """Reports an unusable access file; `where` is "offset 0x40" in a database, else empty.
 
-    `line` and `column` count from 1; both are 0 where the whole file is meant.
+    `line` and `column` count from 1; both are 0 if the error concerns the whole file.
     """
 
     def __init__(self, path: str, where: str, text: str, line: int = 0, column: int = 1) -> None:
@@ -65,11 +65,11 @@ class AccessFileError(Exception):
 
 
 def read(files: Sequence[tuple[str, bytes]], source: tables.AccessSource) -> AccessTable:
-    """The table of a source: of its one file, or of the Courier text files of its directory.
+    """Return the table of a source: of its one file, or of the Courier text files in its directory.
 
     Args:
         files: path and content of each file, in byte order of the paths.
-        source: what the configuration says of them.
+        source: the source as configured.
 
     Raises:
         AccessFileError: there is no file, or one cannot be read to its end.
@@ -106,10 +106,10 @@ def _read_one(path: str, data: bytes, source: tables.AccessSource) -> AccessTabl
 
 
 def recognise(path: str, data: bytes) -> Format:
-    """The format of a file, by the rules above.
+    """Recognise the format of a file by the rules above.
 
     Raises:
-        AccessFileError: it is none of them, or it could be more than one.
+        AccessFileError: the file matches no format, or its content does not tell.
     """
     _check_not_empty(path, data)
     database = databases.recognise(data)
@@ -203,7 +203,7 @@ def _cidr(path: str, data: bytes, source: tables.AccessSource) -> AccessTable:
 
 
 def _toml(path: str, data: bytes) -> AccessTable:
-    """The table of a TOML access file; of several things that are wrong, the first."""
+    """Return the table of a TOML access file, or raise the first of its errors."""
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

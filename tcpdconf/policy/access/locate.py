@@ -1,7 +1,7 @@
-"""Where a rule stands in the files of its source: found by reading them again, by halves, as they were read.
+"""Finds where a rule is written in its source's files, by reading parts of them again (binary search).
 
-So a table need not remember where its rules came from: a million networks share one rule. It takes about as
-long as reading the files did.
+Tables therefore need not remember where their rules came from: a million networks share one rule. A search
+takes about as long as reading the files.
 """
 
 import ipaddress
@@ -26,7 +26,7 @@ Prefix = tuple[int, int, int]
 
 
 class RulePlace(NamedTuple):
-    """A line of a text file (from 1), or a record of a database (line 0); and what is written there."""
+    """Holds a place and its text: a line of a text file (from 1), or a database record (line 0)."""
 
     path: str
     line: int
@@ -34,14 +34,14 @@ class RulePlace(NamedTuple):
 
 
 class Sought(NamedTuple):
-    """What a rule is known by in a table: whose address finds it, its network and its local ends."""
+    """Identifies a rule in a table: the stage that finds it, its network and its local ends."""
 
     stage: Stage
     prefix: Prefix
     ends: Ends
 
     def __str__(self) -> str:
-        """`192.168.0.0/16`, `local end * at port 25`."""
+        """Return text such as `192.168.0.0/16` or `local end * at port 25`."""
         version, length, bits = self.prefix
         size = access_table.BITS[version]
         network = ipaddress.ip_network(((bits << size - length).to_bytes(size // 8), length))
@@ -54,7 +54,7 @@ class Sought(NamedTuple):
         return text
 
     def is_in(self, table: AccessTable) -> bool:
-        """Whether the table has such a rule."""
+        """Return whether the table has such a rule."""
         networks = {"local": table.locals, "proxied_local": table.proxied, "peer": table.peers}
         return networks[self.stage].get(self.prefix, self.ends) is not None
 
@@ -65,24 +65,24 @@ def _shown(local: values.Local) -> str:
 
 
 def sought(table: AccessTable, stage: Stage, link: connection.Link) -> Sought | None:
-    """What the rule of a stage is known by; None where the table has none."""
+    """Return the identity of the rule that a stage finds for a connection, or None if there is no rule."""
     networks, end = table.searched(stage, link)
     found = networks.where(end, link)
     return None if found is None else Sought(stage, *found)
 
 
 def in_rules(rules: Sequence[tables.AccessRule], wanted: Sought) -> int:
-    """The place, from 0, of a rule that is among these."""
+    """Return the index, from 0, of the rule that `wanted` identifies; it must be one of `rules`."""
     return _first(rules, lambda part: wanted.is_in(access_table.build(part)))
 
 
 def in_files(
     files: Sequence[tuple[str, bytes]], source: tables.AccessSource, wanted: Sought
 ) -> RulePlace | None:
-    """The place of a rule that was read from one of these files; None when it is in none of them.
+    """Return the place of a rule that was read from one of these files, or None if no file has it.
 
     Raises:
-        AccessFileError: a file is not what it was.
+        AccessFileError: the format of a file is no longer recognised.
     """
     for path, data in files:
         form = "courier" if len(files) > 1 else source.format or access_file.recognise(path, data)
@@ -144,7 +144,7 @@ def _database(path: str, data: bytes, source: tables.AccessSource, wanted: Sough
 
 
 def _first(items: Sequence[Item], has: Callable[[Sequence[Item]], bool]) -> int:
-    """The first item that has something, which one of them has."""
+    """Return the index of the first item for which `has` is true; there must be one."""
     low, high = 0, len(items)
     while high - low > 1:
         middle = (low + high) // 2

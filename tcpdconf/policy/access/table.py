@@ -1,7 +1,7 @@
-"""Access rules of one source, compiled for lookup: the longest prefix that matches decides.
+"""Compiles the access rules of one source for lookup: the longest matching prefix decides.
 
-A table is a dict per prefix length and family. For a million IPv4 networks that is as fast as a radix
-tree and takes a tenth of its memory. Networks share their `Rule` objects.
+A table is a dict per prefix length and family. For a million IPv4 networks this is as fast as a radix tree
+and takes a tenth of its memory. Networks share their `Rule` objects.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ BITS: Final = {4: 32, 6: 128}
 
 
 class Rule(NamedTuple):
-    """What a source says of an address; `environment` holds (name, value) pairs in the order written."""
+    """Holds what a source decides for an address; `environment` has (name, value) pairs in written order."""
 
     action: Literal["allow", "deny"]
     environment: tuple[tuple[str, str], ...] = ()
@@ -22,51 +22,54 @@ class Rule(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Local ends that a rule names: this host's own, and the one in a PROXY header. None is any."""
+    """Holds the local ends that a rule names: this host's own and a PROXY header's. None matches any end."""
 
     own: values.Local | None = None
     proxied: values.Local | None = None
 
     def are_of(self, link: connection.Link) -> bool:
-        """Whether the connection has these ends."""
+        """Return whether the connection has these ends."""
         own = self.own is None or _is_at(self.own, link.own_end)
         return own and (self.proxied is None or (link.proxy is not None and _is_at(self.proxied, link.local)))
 
 
 class Choice(NamedTuple):
-    """Rules of one network by local ends: the most specific ends first, any ends last."""
+    """Holds the rules of one network by local ends, the most specific ends first, any ends last."""
 
     rules: tuple[tuple[Ends, Rule], ...]
 
     def pick(self, link: connection.Link) -> Rule | None:
-        """The first rule whose local ends are the connection's."""
+        """Return the first rule whose local ends match the connection's."""
         return next((rule for ends, rule in self.rules if ends.are_of(link)), None)
 
 
 ANY: Final = Ends()
-Stage = Literal["local", "proxied_local", "peer"]  # whose address a rule is found by
+Stage = Literal["local", "proxied_local", "peer"]  # whose address finds a rule
 Level = tuple[int, Callable[[int], Rule | Choice | None]]  # bits to shift right, look-up in that length
 
 
 class Networks:
-    """Networks of both families, each with a rule."""
+    """Maps networks of both families to rules."""
 
     def __init__(self) -> None:
         self._by_length: dict[int, dict[int, dict[int, Rule | Choice]]] = {4: {}, 6: {}}
-        self._levels: dict[int, list[Level]] = {}  # the same, longest prefix first; made at the first search
-        self.used = False  # whether there may be any
+        self._levels: dict[int, list[Level]] = {}  # the same, longest prefix first; built at the first search
+        self.used = False  # True once there may be networks
 
     def __len__(self) -> int:
         return sum(len(table) for lengths in self._by_length.values() for table in lengths.values())
 
     def table(self, version: int, length: int) -> dict[int, Rule | Choice]:
-        """The networks of one prefix length, for a reader to fill: an address's first bits -> rule."""
+        """Return the dict of one prefix length for a reader to fill: an address's first bits -> rule.
+
+        Compiled levels are discarded.
+        """
         self._levels = {}
         self.used = True
         return self._by_length[version].setdefault(length, {})
 
     def add(self, prefix: tuple[int, int, int], rule: Rule, ends: Ends = ANY) -> bool:
-        """Add a rule for (version, length, first bits) and perhaps local ends; False when there is one."""
+        """Add a rule for (version, length, first bits) and local ends; return False if there is one."""
         version, length, bits = prefix
         if self.get(prefix, ends) is not None:
             return False
@@ -80,7 +83,7 @@ class Networks:
         return True
 
     def get(self, prefix: tuple[int, int, int], ends: Ends = ANY) -> Rule | None:
-        """The rule that was added for exactly this (version, length, first bits) and these local ends."""
+        """Return the rule added for exactly this (version, length, first bits) and these local ends."""
         version, length, bits = prefix
         known = self._by_length[version].get(length, {}).get(bits)
         if isinstance(known, Choice):
@@ -88,7 +91,7 @@ class Networks:
         return known if ends == ANY else None
 
     def find(self, end: connection.Endpoint, link: connection.Link) -> Rule | None:
-        """The rule of the longest network that holds `end`, among those for this connection's local ends."""
+        """Return the rule of the longest network that holds `end` and fits the connection's local ends."""
         levels = self._levels or self._compile()
         value = end.value
         for shift, get in levels[end.version]:
@@ -103,7 +106,7 @@ class Networks:
     def where(
         self, end: connection.Endpoint, link: connection.Link
     ) -> tuple[tuple[int, int, int], Ends] | None:
-        """The (version, length, first bits) and the local ends of the rule that `find` finds."""
+        """Return the (version, length, first bits) and local ends of the rule that `find` returns."""
         lengths = self._by_length[end.version]
         for length in sorted(lengths, reverse=True):
             bits = end.value >> (BITS[end.version] - length)
@@ -125,11 +128,11 @@ class Networks:
 
 
 class AccessTable:
-    """The rules of one source, by whose address they are for.
+    """Holds the rules of one source, by the address that they apply to.
 
     `peers` is for the client, `locals` for this host's own end of the connection, `proxied` for the local end
-    that a PROXY header names. `dead` are the keys of a database that can match nobody: no rules, but worth a
-    warning. So are `doubts`, what is strange about values of records that count.
+    that a PROXY header names. `dead` lists database keys that can match no client: they are no rules, but
+    worth a warning. So are `doubts`, which describe strange values of records that apply.
     """
 
     def __init__(self) -> None:
@@ -140,28 +143,28 @@ class AccessTable:
         self.doubts: list[str] = []
 
     def find(self, link: connection.Link) -> Rule | None:
-        """The rule for the client, or None when the source does not say."""
+        """Return the rule for the client, or None if the source has none."""
         return self.peers.find(link.peer, link)
 
     def find_local(self, link: connection.Link) -> Rule | None:
-        """The rule for this host's own end, or None when the source does not say.
+        """Return the rule for this host's own end, or None if the source has none.
 
-        The most specific decides: address and port, address, its networks, port, everything.
+        The most specific rule decides: address and port, address, its networks, port, everything.
         """
         return self.locals.find(link.own_end, link) if self.locals.used else None
 
     def find_proxied(self, link: connection.Link) -> Rule | None:
-        """The rule for the local end in the PROXY header, or None when there is none or no header."""
+        """Return the rule for the local end in the PROXY header, or None if there is no rule or no header."""
         return None if link.proxy is None else self.proxied.find(link.local, link)
 
     def searched(self, stage: Stage, link: connection.Link) -> tuple[Networks, connection.Endpoint]:
-        """The networks among which a stage looks for a rule, and the end that it looks for."""
+        """Return the networks in which a stage looks for a rule, and the end that it looks up."""
         if stage == "local":
             return self.locals, link.own_end
         return (self.peers, link.peer) if stage == "peer" else (self.proxied, link.local)
 
     def add_local(self, where: values.Local, rule: Rule) -> bool:
-        """Add a rule for this host's own end alone; False when there is one."""
+        """Add a rule for this host's own end alone; return False if there is one already."""
         return _add_end(self.locals, where, rule, Ends(own=_port(where)))
 
 
@@ -169,7 +172,7 @@ Find = Callable[[AccessTable, connection.Link], Rule | None]
 
 
 class DuplicateRuleError(ValueError):
-    """Two rules for the same addresses; `index` of the second, from 0."""
+    """Reports two rules for the same addresses; `index` is that of the second, from 0."""
 
     def __init__(self, index: int) -> None:
         super().__init__("a rule for the same network and local end stands above")
@@ -177,10 +180,10 @@ class DuplicateRuleError(ValueError):
 
 
 def build(rules: Iterable[tables.AccessRule]) -> AccessTable:
-    """The table of rules written in TOML.
+    """Return the table of rules written in TOML.
 
     Raises:
-        DuplicateRuleError: two rules are for the same network and local end.
+        DuplicateRuleError: two rules have the same network and local end.
     """
     table = AccessTable()
     for index, written in enumerate(rules):
@@ -192,7 +195,7 @@ def build(rules: Iterable[tables.AccessRule]) -> AccessTable:
 
 
 def _add(table: AccessTable, written: tables.AccessRule, rule: Rule) -> bool:
-    """Add a rule where its first address is looked up: the client's, the own end's, the proxied end's."""
+    """Add a rule where its first address is looked up: the client's, this host's or the proxied end's."""
     own = None if written.local is None else values.local(written.local)
     proxied = None if written.proxied_local is None else values.local(written.proxied_local)
     if written.network is not None:
@@ -200,7 +203,7 @@ def _add(table: AccessTable, written: tables.AccessRule, rule: Rule) -> bool:
         return all(table.peers.add(prefix, rule, ends) for prefix in prefixes(written.network))
     if own is not None:
         return _add_end(table.locals, own, rule, Ends(_port(own), proxied))
-    assert proxied is not None  # noqa: S101 (the model wants one of the three)
+    assert proxied is not None  # noqa: S101 (the model requires one of the three)
     return _add_end(table.proxied, proxied, rule, Ends(proxied=_port(proxied)))
 
 
@@ -209,12 +212,12 @@ def _add_end(networks: Networks, where: values.Local, rule: Rule, ends: Ends) ->
 
 
 def _port(where: values.Local) -> values.Local | None:
-    """What is left to compare when the address has been looked up."""
+    """Return the port condition that remains once the address has been looked up, or None."""
     return None if where.port is None else values.Local(None, where.port)
 
 
 def prefixes(network: values.IPNetwork | str) -> Iterator[tuple[int, int, int]]:
-    """(version, length, first bits) of a network; of both families for "*"."""
+    """Yield (version, length, first bits) of a network; for "*", of both families."""
     if isinstance(network, str):
         yield 4, 0, 0
         yield 6, 0, 0
@@ -224,7 +227,7 @@ def prefixes(network: values.IPNetwork | str) -> Iterator[tuple[int, int, int]]:
 
 
 def per_ip_override(environment: Iterable[tuple[str, str]]) -> int | None:
-    """The limit per address that MAXCPERIP sets (manual, ACCESS FILE): as atoi reads it, from 1."""
+    """Return the limit per address that MAXCPERIP sets (manual, ACCESS FILE), read like atoi; None if 0."""
     text = dict(environment).get("MAXCPERIP", "").lstrip()
     digits = text.removeprefix("+")
     length = next((i for i, c in enumerate(digits) if c not in "0123456789"), len(digits))

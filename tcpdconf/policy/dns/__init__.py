@@ -1,1 +1,1 @@
-"""DNS lists and host names as values: which questions, what the answers mean, whom to believe. Pure."""
+"""Decides about DNS lists and host names: what to ask, what answers mean, which to believe. Pure."""

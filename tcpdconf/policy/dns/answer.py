@@ -1,8 +1,8 @@
-"""What one answer of a DNS list means: listed, not listed, or a sign that something is wrong with the list.
+"""Classifies one answer of a DNS list: listed, not listed, or a sign of trouble with the list.
 
-Two readings. "safe": a listing is an address in 127.0.0.0/8 (RFC 5782, 2.1), but neither 127.0.0.1, which
-filters in resolvers answer, nor one in 127.255.255.0/24, where lists put their error codes (over quota,
-open resolver). "any": whatever a list answers is a listing, as for couriertcpd.
+There are two readings. With "safe", a listing is an address in 127.0.0.0/8 (RFC 5782, 2.1). Excluded are
+127.0.0.1, which filtering resolvers answer, and 127.255.255.0/24, where lists put error codes (over quota,
+open resolver). With "any", every address is a listing, as for couriertcpd.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tcpdconf.policy.dns import query
 Reading = Literal["safe", "any"]
 
 # `error`: an error code, or an address that no list gives; `outside`: an address outside of 127.0.0.0/8, as
-# of a parked domain or of a resolver that rewrites; `missing`: no answer yet.
+# from a parked domain or a resolver that rewrites answers; `missing`: no answer yet.
 Outcome = Literal[
     "listed", "unlisted", "error", "outside", "servfail", "refused", "timeout", "unreachable", "malformed",
     "suspended", "missing",
@@ -30,10 +30,10 @@ _WITHOUT_RECORDS: Final[dict[query.Status, Outcome]] = {
 
 
 def outcome(answer: query.Answer, reading: Reading) -> Outcome:
-    """The class of an answer to a question for A records.
+    """Return the class of an answer to a question for A records.
 
-    An error code, or an address outside of 127.0.0.0/8, spoils the whole answer: who gives one is not to be
-    believed about the others.
+    With "safe", an error code or an address outside of 127.0.0.0/8 spoils the whole answer: a server that
+    gives one is not believed about the others.
     """
     if not answer.addresses:
         return _WITHOUT_RECORDS[answer.status]
@@ -49,7 +49,7 @@ def outcome(answer: query.Answer, reading: Reading) -> Outcome:
 def passing(
     answer: query.Answer, reading: Reading, filters: Sequence[answerfilter.Filter]
 ) -> tuple[str, ...]:
-    """The addresses of a `listed` answer that count and, where there are filters, pass one of them."""
+    """Return the addresses of a `listed` answer that count and pass one of the filters, if there are any."""
     return tuple(
         address
         for address in answer.addresses
@@ -59,6 +59,6 @@ def passing(
 
 
 def text(answer: query.Answer) -> str:
-    """The first string of the first TXT record, with blanks for control characters; perhaps empty."""
+    """Return the first string of the first TXT record, control characters as blanks; "" if there is none."""
     first = next((strings[0] for strings in answer.texts if strings), b"").decode("utf-8", "replace")
     return printable.replaced(first, " ")[: fields.LONGEST_LINE]

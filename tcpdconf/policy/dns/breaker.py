@@ -1,9 +1,9 @@
-"""Leaves alone for a while what has failed several times in a row.
+"""Suspends requests to a target for a while after several failures in a row.
 
-When the pause is over one try is let through. If that fails too the next pause is twice as long; if it passes
-everything goes on as before.
+After the pause one trial request is let through. If it fails, the next pause is twice as long; if it
+succeeds, the breaker closes again.
 
-Times are seconds of any clock that never goes back.
+Times are seconds of a monotonic clock.
 """
 
 from typing import Final
@@ -13,10 +13,10 @@ LONGEST: Final = 600.0  # seconds of a pause
 
 
 class Breaker:
-    """Counts the `failures` in a row of one thing, which is to be left alone while this is `paused`.
+    """Counts the `failures` in a row of one target, which must not be asked while `paused` is True.
 
-    `pause` is the length of the first pause, in seconds. What was begun before a pause and fails in it does
-    not make it longer, however often.
+    `pause` is the length of the first pause, in seconds. A request begun before a pause that fails during it
+    does not make the pause longer.
     """
 
     def __init__(self, pause: float) -> None:
@@ -27,14 +27,14 @@ class Breaker:
         self._trying = False
 
     def tries(self, now: float) -> bool:
-        """Whether to make a try now. If nothing is heard of it the next one is a pause later."""
+        """Return whether to make a trial request now; without a result, the next one is due a pause later."""
         if not self.paused or now < self._until:
             return False
         self._until, self._trying = now + self._pause, True
         return True
 
     def failed(self, now: float, *, pauses: bool = True) -> bool:
-        """Count a failure; returns whether it begins a pause, which without `pauses` it never does."""
+        """Count a failure; return whether it begins a pause, which it never does unless `pauses`."""
         self.failures += 1
         if self.paused and self._trying:
             self._trying, self._pause = False, longer(self._pause, self._first)
@@ -45,12 +45,12 @@ class Breaker:
         return False
 
     def passed(self) -> bool:
-        """Forget all failures; returns whether that ends a pause."""
+        """Reset the count of failures; return whether this ends a pause."""
         ended, self.paused = self.paused, False
         self.failures, self._pause, self._trying = 0, self._first, False
         return ended
 
 
 def longer(pause: float, first: float) -> float:
-    """The pause after this one: twice as long, up to LONGEST or the first pause."""
+    """Return the length of the next pause: twice this one, up to LONGEST or the first pause."""
     return min(pause * 2, max(LONGEST, first))

@@ -1,6 +1,6 @@
-"""The DNS lists of a service, those of named chains among them, made ready for judging.
+"""Prepares the DNS lists of a service, including those of named chains, for judging.
 
-A zone may be a secret: entries print what is shown in its place.
+A zone may be a secret, so the text form of an entry shows a substitute.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,16 @@ Zones = Mapping[str, str]  # path of a zone_file -> the zone in it
 
 
 class Scope(NamedTuple):
-    """What the lists of one chain share; `exempt` are (version, bits to shift right, first bits)."""
+    """Holds what the lists of one chain share: the exempt clients.
+
+    Each item of `exempt` is (version, bits to shift right, first bits).
+    """
 
     exempt: tuple[tuple[int, int, int], ...]
 
 
 class Tally(NamedTuple):
-    """The score of a variable in one chain, judged behind the entry at `last`."""
+    """Describes the score of a variable in one chain; the score is judged after the entry at index `last`."""
 
     variable: str
     threshold: int
@@ -31,9 +34,9 @@ class Tally(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One list at its place."""
+    """Holds one list, ready to be asked and judged."""
 
-    zone: str  # as it is asked: lower case, no last dot
+    zone: str  # in the form used in questions: lower case, no final dot
     shown: str
     action: Literal["allow", "block"]
     variable: str
@@ -42,19 +45,19 @@ class Entry(NamedTuple):
     txt: bool
     reading: Reading
     probe: bool | Probe
-    scope: int  # its place in Chain.scopes
-    deadline: float  # seconds that its questions may take
-    pause: float  # seconds for which it is left alone when it fails, at first
-    weight: int = 0  # in the tally, if it has one
-    tally: int | None = None  # its place in Chain.tallies
+    scope: int  # index in Chain.scopes
+    deadline: float  # seconds allowed for its questions
+    pause: float  # seconds of the first pause when it fails
+    weight: int = 0  # added to the tally, if it has one
+    tally: int | None = None  # index in Chain.tallies
 
     def __repr__(self) -> str:
-        """Without the zone."""
+        """Return a text form without the zone, which may be secret."""
         return f"<{self.action} list {self.shown}>"
 
 
 class Chain(NamedTuple):
-    """All lists of a service. A value: it serves any number of connections."""
+    """Holds all lists of a service. Immutable, so any number of connections can share it."""
 
     entries: tuple[Entry, ...]
     scopes: tuple[Scope, ...]
@@ -63,16 +66,16 @@ class Chain(NamedTuple):
 
 
 def zone_files(settings: ServiceSettings, chains: Chains) -> list[str]:
-    """The paths of the zone files that the lists of a service need, each once."""
+    """Return the paths of the zone files that the lists of a service need, each once."""
     lists = [item for _, items in _groups(settings, chains) for item in items]
     return list(dict.fromkeys(item.zone_file for item in lists if item.zone_file is not None))
 
 
 def zone(content: bytes) -> str:
-    """The zone that a zone file holds, on one line.
+    """Return the zone that the one line of a zone file holds.
 
     Raises:
-        ValueError: it holds none; the message does not repeat the content.
+        ValueError: the content is not a domain name; the message does not repeat it.
     """
     try:
         return values.zone(content.decode("ascii").strip())
@@ -81,14 +84,14 @@ def zone(content: bytes) -> str:
 
 
 def build(settings: ServiceSettings, chains: Chains, zones: Zones) -> Chain:
-    """The lists of a service, those of named chains among them, ready to be judged.
+    """Return the lists of a service, including those of named chains, ready to be judged.
 
     Raises:
         KeyError: `zones` lacks a zone file.
     """
     entries: list[Entry] = []
     scopes: list[Scope] = []
-    places: dict[int, int] = {}  # a service's own lists are one chain, wherever they stand
+    places: dict[int, int] = {}  # a service's own lists form one chain, whatever stands between them
     tallies: dict[tuple[int, str], Tally] = {}
     for judging, items in _groups(settings, chains):
         scope = places.setdefault(id(judging), len(scopes))
@@ -105,7 +108,7 @@ def build(settings: ServiceSettings, chains: Chains, zones: Zones) -> Chain:
 
 
 def _groups(settings: ServiceSettings, chains: Chains) -> Iterator[tuple[Judging, tuple[DnsList, ...]]]:
-    """The lists of a service in order, each with what says how it is judged."""
+    """Yield the lists of a service in order, each group with the settings by which it is judged."""
     for item in settings.dns_lists:
         if isinstance(item, str):
             yield chains[item], chains[item].lists

@@ -1,11 +1,12 @@
-"""Whether a DNS list is to be believed and worth asking: its test points, and a breaker.
+"""Decides whether to believe and ask a DNS list, by its test points and a breaker.
 
-Test points (RFC 5782, 5): a list has 127.0.0.2 and never 127.0.0.1; for IPv6 the same, mapped. With a
-random name they find lists that list everybody, parked domains, and resolvers that rewrite "no such name".
-A list that fails is not asked until it passes. The breaker (`policy.breaker`) is for lists that do not
-answer: one question is a try.
+Test points (RFC 5782, 5): a list contains 127.0.0.2 and never 127.0.0.1; for IPv6, the same addresses mapped.
+A third question asks for a random name. Together they find lists that list everybody, parked domains, and
+resolvers that rewrite "no such name". A list that fails is not asked until it passes.
 
-Times are seconds of any clock that never goes back.
+The breaker (`policy.dns.breaker`) handles lists that do not answer; its trial request is one question.
+
+Times are seconds of a monotonic clock.
 """
 
 from collections import Counter
@@ -19,11 +20,11 @@ from tcpdconf.policy.dns import answer as dns_answer
 from tcpdconf.policy.dns import breaker, query
 from tcpdconf.policy.dns.answer import Outcome, Reading
 
-# up: asked; untested: not asked before its first test; suspended: failed a test; paused: does not answer
+# up: in use; untested: not used before its first test; suspended: failed a test; paused: does not answer
 Answers = Mapping[query.Question, query.Answer]
 State = Literal["up", "untested", "suspended", "paused"]
 
-EVERY: Final = 1800.0  # between tests that the list passes
+EVERY: Final = 1800.0  # seconds between tests while the list passes
 
 _GOOD: Final = "answers as it should"
 _SILENCE: Final = query.Answer("timeout")
@@ -42,7 +43,7 @@ _UNLISTED: Final = (connection.endpoint(4, 0x7F000001, 0), connection.Endpoint(6
 
 
 class Change(NamedTuple):
-    """A change of state, to be logged once; or, in the same state, a new kind of trouble."""
+    """Describes a change of state to log once; with equal states, a new kind of trouble."""
 
     before: State
     after: State
@@ -50,21 +51,21 @@ class Change(NamedTuple):
 
 
 class Points(NamedTuple):
-    """The questions of one test."""
+    """Holds the questions of one test."""
 
     listed: tuple[query.Question, ...]  # by family: IPv4, IPv6
     unlisted: tuple[query.Question, ...]
     random: query.Question
 
     def all(self) -> tuple[query.Question, ...]:
-        """All of them, to be asked at once."""
+        """Return all questions of the test, to be asked at once."""
         return (*self.listed, *self.unlisted, self.random)
 
 
 class ListHealth:
-    """One list, asked while its `state` is "up". `counts` are the answers by class since the start.
+    """Judges one list, which is asked while its `state` is "up".
 
-    `pause` is in seconds: how long it is left alone when it begins to fail.
+    `counts` are the answers by class since the start. `pause` is the length of the first pause, in seconds.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class ListHealth:
         self._told: set[Outcome] = set()
 
     def tries(self, now: float) -> bool:
-        """Whether to ask a list that is not up all the same: the one question let through to a paused one."""
+        """Return whether to send a paused list the one trial question that its breaker allows now."""
         return self._breaker.tries(now)
 
     def heard(self, outcome: Outcome, now: float) -> Change | None:
-        """Count what came of one question that was sent (not out of a cache) for a client."""
+        """Count the outcome of a question sent for a client (not a cached answer); return a change to log."""
         self.counts[outcome] += 1
         if outcome not in dns_answer.TROUBLE:
             return self._become("up", _GOOD) if self._breaker.passed() else None
@@ -103,14 +104,14 @@ class ListHealth:
         return None
 
     def is_due(self, now: float) -> bool:
-        """Whether to test the list now; it is then due again after a pause, whatever comes of it."""
+        """Return whether to test the list now; if so, the next test is due a pause later."""
         if not self._tests or now < self._test_at:
             return False
         self._test_at = now + self._test_pause
         return True
 
     def points(self, token: str) -> Points:
-        """The questions of a test; `token` is a random label, another one for each test."""
+        """Return the questions of a test; `token` is a random label, different for each test."""
         listed = _LISTED if self._expected.listed else ()
         unlisted = _UNLISTED if self._expected.unlisted else ()
         return Points(
@@ -120,7 +121,10 @@ class ListHealth:
         )
 
     def tested(self, points: Points, answers: Answers, now: float) -> Change | None:
-        """Judge the answers to `points`. What is not answered proves nothing, and is asked again soon."""
+        """Judge the answers to `points` and return a change of state, if any.
+
+        A question without an answer proves nothing, and the test is repeated soon.
+        """
         wrong = self._wrong(points, answers)
         silent = self._silent(points, answers)
         if wrong is None and silent is None:
@@ -138,7 +142,7 @@ class ListHealth:
         return None
 
     def _wrong(self, points: Points, answers: Answers) -> str | None:
-        """What the answers prove against the list."""
+        """Return what the answers prove against the list, or None."""
         random = answers.get(points.random, _SILENCE)
         if random.addresses:
             return _EVERYBODY[dns_answer.outcome(random, "safe")]
@@ -157,7 +161,7 @@ class ListHealth:
         return "does not list 127.0.0.2"
 
     def _silent(self, points: Points, answers: Answers) -> query.Status | None:
-        """How a question failed whose answer is needed; of IPv6 it is only where IPv4 has nothing."""
+        """Return the status of a needed question that failed; IPv6 is needed only if IPv4 lists nothing."""
         listed = [answers.get(point, _SILENCE) for point in points.listed]
         needed = [answers.get(point, _SILENCE) for point in (points.random, *points.unlisted[:1])]
         needed += listed[:1] if any(self._is_listing(answer) for answer in listed) else listed
@@ -177,6 +181,6 @@ class ListHealth:
 
 
 def _is_expected(answer: query.Answer, expected: bool | tuple[str, ...]) -> bool:
-    """Whether one of the addresses passes one of the filters written."""
+    """Return whether one of the addresses passes one of the configured filters."""
     filters = [answerfilter.read(text) for text in expected] if isinstance(expected, tuple) else []
     return any(each.admits(answerfilter.octets(address)) for each in filters for address in answer.addresses)

@@ -1,7 +1,8 @@
-"""The name of an address: PTR, then the name's own addresses, which must lead back (TCPREMOTEHOST).
+"""Finds the verified host name of an address for TCPREMOTEHOST: PTR, then A and AAAA of that name.
 
-A name that does not lead back is no name; a failure that may pass is "softdnserr" (manual, ENVIRONMENT
-VARIABLES, but for names that do not lead back: couriertcpd leaves the variable alone, and so does this).
+A name whose addresses do not include the original one is not used. A temporary failure gives "softdnserr"
+(manual, ENVIRONMENT VARIABLES). For a name that does not verify, couriertcpd leaves the variable unset, and
+so does this module.
 """
 
 import re
@@ -18,8 +19,8 @@ _FAILED: Final[frozenset[query.Status]] = frozenset(
 )
 _REVERSE: Final = {4: ".in-addr.arpa", 6: ".ip6.arpa"}
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
-_ALIASES: Final = 8  # followed one after the other
-_ASKABLE: Final = re.compile(r"[!-\[\]-~]+")  # not empty, and nothing that is written with a backslash
+_ALIASES: Final = 8  # the most that are followed in a row
+_ASKABLE: Final = re.compile(r"[!-\[\]-~]+")  # not empty, and no backslash escapes
 _LONGEST: Final = 253  # characters of a name without its last dot (RFC 1035, 3.1)
 _ENCODED: Final = "xn--"  # RFC 5890, 2.3.2.1
 
@@ -28,9 +29,9 @@ Answers = Mapping[query.Question, query.Answer]
 
 
 class Verdict(NamedTuple):
-    """`value` for the variable: a name, "softdnserr", or None to leave it alone; and why.
+    """Holds the `value` of the variable (a name, "softdnserr", or None for unset) and the reason.
 
-    `open` is what has to be asked first; while it is not None the value is None.
+    `open` is the question to ask next; while it is not None, the value is None.
     """
 
     value: str | None
@@ -39,9 +40,9 @@ class Verdict(NamedTuple):
 
 
 def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
-    """What the answers so far say of an address, or the next question.
+    """Return the verdict on an address from the answers so far, or the next question.
 
-    Every question depends on the answer before, so there is never more than one.
+    Every question depends on the answer before it, so at most one is open.
     """
     question, answer = _followed(pointer(end), answers)
     if answer is None:
@@ -58,20 +59,20 @@ def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
 
 
 def pointer(end: connection.Endpoint) -> query.Question:
-    """The question for the name of an address (RFC 1035, 3.5; RFC 3596, 2.5)."""
+    """Return the PTR question for an address (RFC 1035, 3.5; RFC 3596, 2.5)."""
     return query.Question(query.labels(end) + _REVERSE[end.version], "PTR")
 
 
 def is_valid(name: str) -> bool:
-    """Whether a name from DNS may reach an environment: letters, digits, hyphens, underscores and dots."""
+    """Return whether a name may enter an environment: letters, digits, hyphens, underscores and dots only."""
     return len(name) <= _LONGEST and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
 def displayed(name: str) -> str:
-    """A valid name with its international labels as people write them (RFC 5891, 4.4), as couriertcpd has it.
+    """Return a valid name with its international labels decoded (RFC 5891, 4.4), as couriertcpd does.
 
-    If one of them is not what it says, or holds anything but letters, marks, digits and hyphens, the name
-    stays as it is.
+    The name stays as it is if one label does not decode to itself, or contains anything but letters, marks,
+    digits and hyphens.
     """
     labels = name.split(".")
     shown = [_decoded(label) if label[:4].lower() == _ENCODED else label for label in labels]
@@ -94,10 +95,10 @@ def _decoded(label: str) -> str | None:
 
 
 def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
-    """Whether a name leads back: its addresses of the same family, and of the other where those do not say.
+    """Check that a name leads back to the address, by its own family first and then the other.
 
-    An IPv4 address may stand in an AAAA record as ::ffff:1.2.3.4. A failure of AAAA counts only where there
-    is no A, as for couriertcpd.
+    An IPv4 address may appear in an AAAA record as ::ffff:1.2.3.4. For an IPv4 address, a failure of AAAA
+    counts only if there is no A record, as for couriertcpd.
     """
     first, other = _questions(end, name)
     own, answer = _followed(first, answers)
@@ -125,9 +126,9 @@ def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
 
 
 def _followed(question: query.Question, answers: Answers) -> tuple[query.Question, query.Answer | None]:
-    """A question with its answer, or that about the name which it is an alias of (RFC 2317 makes them).
+    """Follow aliases from a question; return the last question and its answer, or None if not asked yet.
 
-    Most servers follow aliases themselves.
+    RFC 2317 delegation makes such aliases. Most servers follow them themselves.
     """
     answer = answers.get(question)
     for _ in range(_ALIASES):

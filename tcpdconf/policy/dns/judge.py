@@ -1,12 +1,13 @@
-"""The DNS lists of a service: which questions a connection needs, and what the answers mean.
+"""Decides which questions a connection needs for a service's DNS lists, and what the answers mean.
 
-All questions are known at once; lists are judged in the order written, each skipped when its variable is set
-already, by an earlier list, by an access rule or by the service's environment (manual, MULTIPLE DNS LISTS).
-What is not answered is not listed. Where a chain has a threshold for a variable, its block lists and its
-allow lists with a weight add up (postconf(5), postscreen_dnsbl_threshold), and the sum is judged at the
-place of the last of them.
+All questions are known at once. Lists are judged in the order written. A list is skipped when an earlier
+list, an access rule or the service's environment has set its variable (manual, MULTIPLE DNS LISTS). A list
+without an answer counts as not listing the client.
 
-A zone may be a secret, and the name of a question contains it: steps do not.
+If a chain has a threshold for a variable, its block lists and its weighted allow lists add up (postconf(5),
+postscreen_dnsbl_threshold). The sum is judged at the place of the last of them.
+
+A zone may be a secret. Questions contain it; steps do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,10 @@ Effect = Literal["set", "scored", "none", "skipped", "exempt"]
 
 
 class ListStep(NamedTuple):
-    """What became of one list.
+    """Records how one list was judged.
 
-    The class of its answer (None: it was not looked at), the addresses that count, the effect, why, and the
-    names of the variables that it sets.
+    `outcome` is the class of its answer (None: not looked at), `addresses` are those that count, and `sets`
+    names the variables that it sets.
     """
 
     entry: Entry
@@ -38,11 +39,10 @@ class ListStep(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What the answers so far mean.
+    """Holds the result that the answers so far give.
 
-    `variables` are to be added to the environment. `open` are the questions that are not answered and could
-    still change them: when it is empty, waiting for others is of no use. `sure` are those of the variables
-    that no answer can change.
+    `variables` are to be added to the environment. `open` are the unanswered questions that could still
+    change them; when it is empty, waiting is of no use. `sure` are the variables that no answer can change.
     """
 
     variables: dict[str, str]
@@ -52,7 +52,7 @@ class Judgement(NamedTuple):
 
 
 class _Finding(NamedTuple):
-    """What the answers say of one entry; `listed` is None while it cannot be said."""
+    """Holds what the answers say about one entry; `listed` is None while an answer is missing."""
 
     listed: bool | None
     outcome: Outcome
@@ -84,10 +84,10 @@ _WORDS: Final[dict[Outcome, str]] = {
 def questions(
     chain: Chain, peer: connection.Endpoint, environment: Mapping[str, str]
 ) -> dict[query.Question, Entry]:
-    """What to ask about a client, each question once, with the entry that it is for.
+    """Return the questions to ask about a client, each once, with the entry that it is for.
 
-    Nothing is asked for lists whose variable is set in `environment` or that exempt the client. Of entries
-    with the same question, the one that may wait longest.
+    A list is not asked if its variable is set in `environment` or its chain exempts the client. Entries may
+    share a question; the one with the longest deadline is returned.
     """
     labels = query.labels(peer) + "."
     exempt = _exempting(chain, peer)
@@ -106,7 +106,7 @@ def questions(
 def judge(
     chain: Chain, peer: connection.Endpoint, answers: Answers, environment: Mapping[str, str]
 ) -> Judgement:
-    """Judge the lists by the answers that are there; `environment` is what `questions` was given."""
+    """Judge the lists by the answers received; pass the same `environment` as to `questions`."""
     labels = query.labels(peer) + "."
     exempt = _exempting(chain, peer)
     address = "::ffff:" + peer.text if chain.mapped and peer.version == 4 else peer.text
@@ -132,7 +132,7 @@ def judge(
 
 
 class _Judging:
-    """The state of one judgement."""
+    """Accumulates the variables, steps and open questions of one judgement."""
 
     def __init__(self, address: str, most_allows: int) -> None:
         self.address = address
@@ -141,25 +141,25 @@ class _Judging:
         self.open: set[query.Question] = set()
         self._allows = 0
         self._most_allows = most_allows
-        self._loose: set[str] = set()  # variables that answers could still change
+        self._loose: set[str] = set()  # variables that missing answers could still change
 
     def sure(self) -> dict[str, str]:
-        """The variables that nothing can change."""
+        """Return the variables that no missing answer can change."""
         if not self._loose:
             return self.variables
         return {name: value for name, value in self.variables.items() if name not in self._loose}
 
     def pass_over(self, entry: Entry, effect: Effect, why: str) -> None:
-        """An entry that is not looked at."""
+        """Record an entry that is not looked at."""
         self.steps.append(ListStep(entry, None, (), effect, why))
 
     def skip(self, entry: Entry) -> None:
-        """An entry whose variable is set already; if that is not sure, the entry may count yet."""
+        """Record an entry whose variable is set already; it may still count if that value is not sure."""
         self.pass_over(entry, "skipped", f"{entry.variable} is set already")
         self._loosen(entry)
 
     def take(self, entry: Entry, finding: _Finding) -> None:
-        """An entry that decides alone."""
+        """Judge an entry that decides alone."""
         self.open.update(finding.missing)
         self._loosen(entry, finding.missing)
         if finding.listed:
@@ -171,7 +171,7 @@ class _Judging:
             self.steps.append(ListStep(entry, finding.outcome, (), "none", _said(finding)))
 
     def score(self, entry: Entry, finding: _Finding) -> None:
-        """An entry that adds to a score."""
+        """Record an entry that adds to a score."""
         self._loosen(entry)
         if finding.listed:
             why = f"{_said(finding)}, weight {entry.weight}"
@@ -180,7 +180,7 @@ class _Judging:
             self.steps.append(ListStep(entry, finding.outcome, (), "none", _said(finding)))
 
     def weigh(self, tally: Tally, scored: Sequence[tuple[Entry, _Finding]]) -> None:
-        """The score of a variable: what is sure of it, and what missing answers can make of it."""
+        """Judge the score of a variable from the known answers and the possible effect of missing ones."""
         total = sum(entry.weight for entry, finding in scored if finding.listed)
         unsure = [entry.weight for entry, finding in scored if finding.listed is None]
         least = total + sum(weight for weight in unsure if weight < 0)
@@ -200,7 +200,10 @@ class _Judging:
             self.steps.append(ListStep(entry, finding.outcome, finding.addresses, "set", why, sets))
 
     def _set(self, entry: Entry, finding: _Finding) -> tuple[str, ...]:
-        """Set a listing's variables (manual, ADDITIONAL DNS ACCESS LIST VARIABLES); returns their names."""
+        """Set the variables of a listing and return their names.
+
+        Source: manual, ADDITIONAL DNS ACCESS LIST VARIABLES.
+        """
         name = entry.variable
         found: dict[str, str] = {}
         found[name] = "" if entry.action == "allow" else self._text(entry, finding)
@@ -216,7 +219,7 @@ class _Judging:
         return tuple(found)
 
     def _loosen(self, entry: Entry, missing: Sequence[query.Question] = ()) -> None:
-        """Note what an entry may still set, because its answer is missing or another one's that it needs."""
+        """Mark the entry's variables as not sure, if its answer or one that it depends on is missing."""
         name = entry.variable
         if missing or name in self._loose:
             self._loose.update((name, name + "_IP", name + "_TXT", name + "_ZONE"))
@@ -253,9 +256,9 @@ def _unknown(question: query.Question, txt: bool, answers: Answers) -> _Finding:
 
 
 def _with_text(entry: Entry, name: str, answers: Answers, answer: query.Answer, outcome: Outcome) -> _Finding:
-    """An entry with `txt`: the text is read only where the addresses do not say that the list is in trouble.
+    """Judge an entry with `txt`, reading the text only if the addresses show no trouble with the list.
 
-    An error code comes with a text as well. For couriertcpd any text is a listing where no filter is set.
+    An error code comes with a text as well. For couriertcpd, any text is a listing if there is no filter.
     """
     passing = dns_answer.passing(answer, entry.reading, entry.filters) if outcome == "listed" else ()
     without = answer.status == "answer" if entry.reading == "safe" else answer.status != "suspended"
@@ -272,7 +275,7 @@ def _with_text(entry: Entry, name: str, answers: Answers, answer: query.Answer, 
 
 
 def _said(finding: _Finding) -> str:
-    """A finding in words."""
+    """Describe a finding in words."""
     if finding.addresses:
         return "listed as " + ", ".join(finding.addresses)
     if finding.listed:
@@ -281,7 +284,7 @@ def _said(finding: _Finding) -> str:
 
 
 def _exempting(chain: Chain, peer: connection.Endpoint) -> list[int]:
-    """The scopes that do not ask about a client."""
+    """Return the indices of the scopes that exempt a client."""
     return [
         place
         for place, scope in enumerate(chain.scopes)

@@ -1,1 +1,1 @@
-"""The PROXY protocol: headers of both versions, and whose header a listener believes. Pure."""
+"""Parses PROXY protocol headers of both versions and decides whose header a listener believes. Pure."""

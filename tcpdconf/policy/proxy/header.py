@@ -1,15 +1,15 @@
-"""PROXY protocol headers: how far to read, and what they say.
+"""Parses PROXY protocol headers and tells how many bytes to read.
 
-Pure: bytes in, values out; nothing is kept between calls. The caller reads from its socket what `wanted`
-allows, so no byte behind the header is ever taken from the program.
+Pure: bytes in, values out, no state between calls. The caller reads from its socket only as many bytes as
+`wanted` allows, so no byte after the header is ever taken from the program.
 
-Source: HAProxy's proxy-protocol.txt, versions 1 and 2. Where it leaves a choice:
+Source: HAProxy's proxy-protocol.txt, versions 1 and 2. Where the specification leaves a choice:
 
 - UNKNOWN, an unspecified family or transport, and clients that no TCP connection can have (AF_UNIX,
-  SOCK_DGRAM) fall back to the socket's own addresses, as the specification offers and HAProxy and nginx do.
-- The block of LOCAL, and an unspecified one, are skipped by their length with all that is in them.
-- A CR or LF alone never ends a v1 line, nor stands within that of UNKNOWN: behind it a client's data may
-  begin.
+  SOCK_DGRAM) fall back to the socket's own addresses. The specification allows this; HAProxy and nginx do it.
+- The blocks of LOCAL and of an unspecified family are skipped by their length, TLVs included.
+- A lone CR or LF never ends a v1 line and is not allowed in an UNKNOWN line: a client's data may begin after
+  it.
 """
 
 import struct
@@ -20,7 +20,7 @@ from tcpdconf.policy.proxy import tlv, v1
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 
-_PREFIX: Final = 16  # bytes of a v2 header in front of its block
+_PREFIX: Final = 16  # bytes of a v2 header before its block
 _LOCAL: Final = 0x20  # version and command
 _PROXY: Final = 0x21
 _INET: Final = 1
@@ -28,7 +28,7 @@ _INET6: Final = 2
 _UNIX: Final = 3
 _STREAM: Final = 1
 _DATAGRAM: Final = 2
-_BLOCKS: Final = {  # addresses and ports, by family and transport; of others nobody knows what they hold
+_BLOCKS: Final = {  # addresses and ports, by family and transport; the layout of others is unknown
     family << 4 | transport: struct.Struct(form)
     for family, form in ((_INET, "!4s4sHH"), (_INET6, "!16s16sHH"), (_UNIX, "!108s108s"))
     for transport in (_STREAM, _DATAGRAM)
@@ -36,11 +36,14 @@ _BLOCKS: Final = {  # addresses and ports, by family and transport; of others no
 
 
 class HeaderError(Exception):
-    """Why this is no header: one printable line for the log, with at most 16 bytes of the peer's, escaped."""
+    """Reports why bytes are not a PROXY header.
+
+    The message is one printable line for the log, with at most 16 bytes from the peer, escaped.
+    """
 
 
 class Options(NamedTuple):
-    """What is accepted. `lenient` is couriertcpd's reading of v1 (see `v1.lenient_read`)."""
+    """Holds what a listener accepts. `lenient` reads v1 as couriertcpd does (see `v1.lenient_read`)."""
 
     versions: frozenset[str] = frozenset({"v1", "v2"})
     lenient: bool = False
@@ -48,31 +51,31 @@ class Options(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a header says. `local`: it names no client over TCP, so the socket's own ends count."""
+    """Holds a parsed header. `local` is True if it names no TCP client, so the socket's own ends apply."""
 
     version: int  # 1 or 2
     local: bool
     source: connection.Endpoint | None = None
     destination: connection.Endpoint | None = None
     tlvs: tlv.TLVs = ()
-    path: tuple[bytes, bytes] | None = None  # source and destination where they are AF_UNIX
+    path: tuple[bytes, bytes] | None = None  # source and destination if they are AF_UNIX
 
 
 def wanted(data: bytes | bytearray, options: Options) -> int:
-    """How many bytes the header lacks at least, so that many may be read; 0 when it is complete.
+    """Return the least number of bytes that the header still lacks; 0 when it is complete.
 
     Raises:
-        HeaderError: what was read cannot become a header any more.
+        HeaderError: the bytes read so far cannot become a header.
     """
     data = bytes(data)
     return max(_missing(_version(data, options), data, options), 0)
 
 
 def parse(data: bytes | bytearray, options: Options) -> Header:
-    """What exactly one header, read as far as `wanted` said, says.
+    """Parse exactly one header, read as far as `wanted` said.
 
     Raises:
-        HeaderError: it is none, or not whole, or more.
+        HeaderError: the bytes are not a header, or not exactly one.
     """
     data = bytes(data)
     version = _version(data, options)
@@ -82,13 +85,13 @@ def parse(data: bytes | bytearray, options: Options) -> Header:
 
 
 def variables(header: Header) -> dict[str, str]:
-    """What a program is told besides the addresses, by the name of its variable; see `tlv.variables`."""
+    """Return the variables that a program gets besides the addresses, by name; see `tlv.variables`."""
     return tlv.variables(header.tlvs)
 
 
 def _version(data: bytes, options: Options) -> int:
-    """The version that the header begins like; of nothing read yet, the one whose header may be shorter."""
-    # With v2 a leading CR is the signature's, whatever couriertcpd would skip.
+    """Return the version that the bytes begin like; with no bytes, the one whose header may be shorter."""
+    # With v2 a leading CR belongs to the signature, although couriertcpd would skip it.
     blanks = (b" " if "v2" in options.versions else b" \r") if options.lenient else b""
     line = data.lstrip(blanks) if blanks else data
     if "v1" in options.versions and line[:5] == b"PROXY"[: len(line)]:
@@ -101,7 +104,7 @@ def _version(data: bytes, options: Options) -> int:
 
 
 def _missing(version: int, data: bytes, options: Options) -> int:
-    """How many bytes are still to come at least; less than 0 when there is more than the header."""
+    """Return the least number of bytes still to come; negative if there are bytes after the header."""
     if version == 2:
         return _missing_v2(data, options.largest)
     try:
@@ -113,7 +116,7 @@ def _missing(version: int, data: bytes, options: Options) -> int:
 def _missing_v2(data: bytes, largest: int) -> int:
     if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
         raise HeaderError(f"v2: version {data[12] >> 4}, command {data[12] & 15}")
-    proxied = len(data) > 13 and data[12] == _PROXY  # LOCAL says nothing by its family
+    proxied = len(data) > 13 and data[12] == _PROXY  # the family of LOCAL has no meaning
     if proxied and (data[13] >> 4 > _UNIX or data[13] & 15 > _DATAGRAM):
         raise HeaderError(f"v2: family {data[13] >> 4}, transport {data[13] & 15}")
     if len(data) < _PREFIX:
@@ -163,5 +166,5 @@ def _read_v2(data: bytes) -> Header:
 
 
 def _path(field: bytes) -> bytes:
-    """The path in its 108 bytes; one that begins with NUL is Linux's abstract kind (unix(7))."""
+    """Return the path in its 108-byte field; one that begins with NUL is abstract (unix(7))."""
     return field.rstrip(b"\0") if field[:1] == b"\0" else field.partition(b"\0")[0]

@@ -1,7 +1,7 @@
-"""The vectors (TLVs) of a PROXY v2 header: their lengths, their checksum, what programs see of them.
+"""Parses the type-length-value vectors (TLVs) of a PROXY v2 header and checks their checksum.
 
-Source: proxy-protocol.txt, 2.2 to 2.2.8. Every length is checked, also in the vectors within PP2_TYPE_SSL:
-a header that is inconsistent anywhere says nothing reliable anywhere.
+Source: proxy-protocol.txt, 2.2 to 2.2.8. Every length is checked, also in the vectors within PP2_TYPE_SSL: a
+header that is inconsistent anywhere is not reliable anywhere.
 """
 
 import struct
@@ -17,7 +17,7 @@ _SSL: Final = 0x20
 _SSL_VERSION: Final = 0x21
 _SSL_CN: Final = 0x22
 _SSL_CIPHER: Final = 0x23
-_AWS: Final = 0xEA  # of the range for applications; its first byte is a subtype
+_AWS: Final = 0xEA  # in the range for applications; its first byte is a subtype
 _AWS_VPCE_ID: Final = 0x01
 
 _HEAD: Final = struct.Struct("!BH")  # type, length of the value
@@ -31,11 +31,11 @@ TLVs = tuple[tuple[int, bytes], ...]
 
 
 class TLVError(Exception):
-    """Why the vectors are not consistent."""
+    """Reports that the vectors are not consistent."""
 
 
 class _SSLInfo(NamedTuple):
-    """What a PP2_TYPE_SSL says: its bit field, the result of verifying, the first vector of each type."""
+    """Holds a PP2_TYPE_SSL: its bit field, the result of verification, the first vector of each type."""
 
     client: int
     verify: int
@@ -43,10 +43,10 @@ class _SSLInfo(NamedTuple):
 
 
 def read(header: bytes, start: int) -> TLVs:
-    """The vectors behind the addresses of a whole v2 header as (type, value), in order, without padding.
+    """Return the vectors of a whole v2 header that follow its addresses, as (type, value), without padding.
 
     Raises:
-        TLVError: a length does not fit, a value has not the form of its type, or the checksum is wrong.
+        TLVError: a length does not fit, a value does not have the form of its type, or the checksum is wrong.
     """
     found = []
     summed = False
@@ -66,12 +66,12 @@ def read(header: bytes, start: int) -> TLVs:
 
 
 def variables(tlvs: TLVs) -> dict[str, str]:
-    """What a program is told, by the name of its variable.
+    """Return the variables that a program gets, by name.
 
-    Of several vectors of one type the first counts. A value is text of at most 255 bytes that is UTF-8 and
-    printable throughout, or there is no variable: half a name would be another name. Only a unique id, which
-    is any bytes, is written in hexadecimal digits when it is no such text. PROXY_SSL_CN is set only where the
-    proxy has verified the client's certificate.
+    If a type occurs more than once, the first vector counts. A value must be printable UTF-8 text of at most
+    255 bytes; otherwise there is no variable, since half a name would be another name. Only a unique id,
+    which may be any bytes, is written in hexadecimal digits instead. PROXY_SSL_CN is set only if the proxy
+    has verified the client's certificate.
     """
     first = dict(reversed(tlvs))
     values = {"PROXY_AUTHORITY": _text(first.get(_AUTHORITY)), "PROXY_ALPN": _text(first.get(_ALPN))}
@@ -85,7 +85,7 @@ def variables(tlvs: TLVs) -> dict[str, str]:
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of RFC 4960, appendix B (Castagnoli's polynomial)."""
+    """Return the checksum of RFC 4960, appendix B (Castagnoli's polynomial)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
@@ -93,7 +93,7 @@ def crc32c(data: bytes) -> int:
 
 
 def _split(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """Each vector as type, where its value begins, value."""
+    """Yield each vector as (type, offset of its value, value)."""
     while start < len(data):
         if len(data) - start < _HEAD.size:
             raise TLVError(f"bytes behind the last vector: {len(data) - start}")
@@ -106,7 +106,7 @@ def _split(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _check_sum(header: bytes, begin: int, value: bytes) -> None:
-    """The checksum is that of the header with zeros in the place of the checksum."""
+    """Check the checksum, which is computed over the header with zeros in place of the checksum."""
     if len(value) != 4:
         raise TLVError(f"checksum of {len(value)} bytes")
     if crc32c(header[:begin] + bytes(4) + header[begin + 4 :]) != int.from_bytes(value):
@@ -136,7 +136,7 @@ def _ssl_variables(ssl: _SSLInfo) -> dict[str, str]:
 
 
 def _text(value: bytes | None) -> str:
-    """The value, or nothing when a program should not see it."""
+    """Return the value as text, or "" if a program should not see it."""
     if value is None or len(value) > _LONGEST_TEXT:
         return ""
     try:

@@ -1,6 +1,6 @@
-"""What a listener makes of the PROXY protocol: whose header it wants, and whose addresses count.
+"""Decides how a listener uses the PROXY protocol: who must send a header, and which addresses apply.
 
-`header` says what a header says; here is what that means for the connection.
+`header` parses a header; this module applies it to the connection.
 """
 
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ from tcpdconf.policy.access import table as access_table
 from tcpdconf.policy.access.table import Networks, Rule
 from tcpdconf.policy.proxy.header import Header
 
-# elsewhere, exempt: connects as itself, without a header, for the local address or for the peer's own;
-# trusted: has to send one; stranger: is refused at once
+# elsewhere, exempt: connects directly, without a header, because of the local address or of the peer's;
+# trusted: must send a header; stranger: is refused at once
 Standing = Literal["elsewhere", "exempt", "trusted", "stranger"]
 
 _MEMBER: Final = Rule("allow")
 
 
 class Terms:
-    """The terms of one listener."""
+    """Holds the PROXY settings of one listener, ready for lookup."""
 
     def __init__(self, settings: tables.HAProxy) -> None:
         self._closes = settings.local == "close"
@@ -29,7 +29,7 @@ class Terms:
         self._here = _networks(settings.local_addresses or ["*"])
 
     def standing(self, link: connection.Link) -> Standing:
-        """What is expected of the peer of a socket; `link` has the socket's own ends."""
+        """Return what a listener expects of the peer of a socket; `link` has the socket's own ends."""
         if self._here.find(link.local, link) is None:
             return "elsewhere"
         if self._exempt.find(link.peer, link) is not None:
@@ -37,7 +37,7 @@ class Terms:
         return "stranger" if self._trusted.find(link.peer, link) is None else "trusted"
 
     def take(self, link: connection.Link, header: Header) -> connection.Link | connection.Refused:
-        """The connection as the header says it; LOCAL and UNKNOWN leave the socket's own ends, or refuse."""
+        """Return the link that the header describes; LOCAL and UNKNOWN keep the socket's ends, or refuse."""
         if header.local and self._closes:
             return refused("a connection of the proxy's own")
         if header.source is None or header.destination is None:
@@ -47,7 +47,7 @@ class Terms:
 
 
 def refused(error: str) -> connection.Refused:
-    """A refusal for what a peer has not sent as it should."""
+    """Return the refusal of a peer that broke the PROXY protocol."""
     return connection.Refused("proxy", (("error", error),))
 
 

@@ -1,6 +1,6 @@
-"""The line that is a PROXY v1 header: exactly as specified, or as couriertcpd reads it.
+"""Parses the line of a PROXY v1 header, strictly as specified or leniently as couriertcpd does.
 
-Source: proxy-protocol.txt, 2.1; for the lenient reading, what couriertcpd was seen to do.
+Source: proxy-protocol.txt, 2.1; for the lenient reading, observation of couriertcpd.
 """
 
 import functools
@@ -21,17 +21,21 @@ _LENIENT_SHORTEST: Final = len(b"PROXY UNKNOWN\n")
 _OCTET: Final = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4: Final = re.compile(rb"(?:%b\.){3}%b" % (_OCTET, _OCTET))
 _IPV4_BEGUN: Final = re.compile(rb"(?:%b\.){0,3}%b?" % (_OCTET, _OCTET))
-_IPV6: Final = re.compile(rb"[0-9A-Fa-f:.]{0,45}")  # and no zone, which `ipaddress` would take
+_IPV6: Final = re.compile(rb"[0-9A-Fa-f:.]{0,45}")  # and no zone, which `ipaddress` would accept
 _PORT: Final = re.compile(rb"(?:0|[1-9][0-9]{0,4})?")
 _ATOI: Final = re.compile(rb"[\t\v\f]*([+-]?[0-9]+)")
 
 
 class ProxyLineError(Exception):
-    """What is wrong with the line: printable, short."""
+    """Reports an invalid line in a short printable message."""
 
 
 class _Form(NamedTuple):
-    """How a field is written: its value when whole, whether it has begun well, what it lacks then."""
+    """Describes the syntax of a field.
+
+    `value` returns its value once it is whole, `begun` whether it may be continued to a valid one, `lacks`
+    how many bytes it still needs at least.
+    """
 
     value: Callable[[bytes], int | None]
     begun: Callable[[bytes], bool]
@@ -41,14 +45,14 @@ class _Form(NamedTuple):
 class _Field(NamedTuple):
     name: str
     form: _Form
-    behind: int  # bytes that follow it at least, up to the end of the line
+    behind: int  # least number of bytes after it, up to the end of the line
 
 
 def missing(line: bytes) -> int:
-    """How many bytes are still to come at least; 0 when the line is complete, less when more is behind it.
+    """Return the least number of bytes still to come; 0 when the line is complete, negative beyond its end.
 
     Raises:
-        LineError: it cannot become a v1 line.
+        ProxyLineError: the bytes cannot become a v1 line.
     """
     start = next((start for start in _FIELDS if line.startswith(start)), None)
     if start is None:
@@ -65,7 +69,7 @@ def missing(line: bytes) -> int:
 
 
 def read(line: bytes) -> Ends | None:
-    """The ends in a whole line for which nothing is `missing`; None where it is UNKNOWN."""
+    """Return both ends of a line for which nothing is `missing`; None if it is UNKNOWN."""
     if line.startswith(_UNKNOWN):
         return None
     version = 4 if line.startswith(_TCP4) else 6
@@ -76,10 +80,10 @@ def read(line: bytes) -> Ends | None:
 
 
 def lenient_missing(line: bytes) -> int:
-    """The same for a line that couriertcpd would read; what it says shows only when it has ended.
+    """Return what `missing` does for the lenient reading, which judges a line only when it has ended.
 
     Raises:
-        LineError: it is too long.
+        ProxyLineError: the line is too long.
     """
     end = line.find(b"\n")
     if (len(line) if end < 0 else end) >= _LENIENT_LONGEST:
@@ -88,13 +92,13 @@ def lenient_missing(line: bytes) -> int:
 
 
 def lenient_read(line: bytes) -> Ends | None:
-    """The ends in a line that ends with LF, as couriertcpd reads it; None where it is UNKNOWN.
+    """Return both ends of a line that ends with LF, as couriertcpd reads it; None if it is UNKNOWN.
 
-    A NUL cuts the line; LF, CR and spaces in a row separate words; words behind the sixth do not count; ports
-    are as atoi reads them, modulo 65536. Unlike couriertcpd, UNKNOWN is no error.
+    A NUL ends the line early. Runs of LF, CR and spaces separate words; words after the sixth are ignored.
+    Ports are read like atoi, modulo 65536. Unlike for couriertcpd, UNKNOWN is no error.
 
     Raises:
-        LineError: words are missing or wrong.
+        ProxyLineError: words are missing or wrong.
     """
     match [word for word in re.split(rb"[ \r\n]", line.partition(b"\0")[0]) if word]:
         case [b"PROXY", b"UNKNOWN", *_]:
@@ -113,7 +117,7 @@ def lenient_read(line: bytes) -> Ends | None:
 
 
 def shown(data: bytes) -> str:
-    """The first bytes of what somebody sent, fit for a log."""
+    """Return the first 16 bytes that a peer sent, escaped for a log line."""
     return repr(data[:16])[1:] + ("..." if len(data) > 16 else "")
 
 
@@ -124,7 +128,7 @@ def _unknown_lacking(body: bytes) -> int:
 
 
 def _lacking(body: bytes, fields: tuple[_Field, ...], *, ended: bool) -> int:
-    """What follows these fields at least, CRLF included; all fields are there once the line has `ended`."""
+    """Return the least number of bytes after these fields, CRLF included; check them all if `ended`."""
     *whole, last = body.split(b" ", len(fields))
     if len(whole) >= len(fields):
         raise ProxyLineError("more than four fields")
@@ -155,7 +159,7 @@ def _ipv4(text: bytes) -> int | None:
     return int.from_bytes(map(int, text.split(b"."))) if _IPV4.fullmatch(text) else None
 
 
-@functools.lru_cache(maxsize=256)  # a line is judged anew with every piece of it
+@functools.lru_cache(maxsize=256)  # the whole line is judged again with every piece received
 def _ipv6(text: bytes) -> int | None:
     try:
         return int(ipaddress.IPv6Address(text.decode())) if _IPV6.fullmatch(text) else None
@@ -172,7 +176,7 @@ def _port_begun(text: bytes) -> bool:
 
 
 def _atoi(text: bytes) -> int:
-    """atoi, which is strtol without the upper half, then the lower 16 bits."""
+    """Return the number as atoi reads it (strtol without the upper half), then its lower 16 bits."""
     number = _ATOI.match(text)
     return min(max(int(number[1]), -(2**63)), 2**63 - 1) & 0xFFFF if number else 0
 
