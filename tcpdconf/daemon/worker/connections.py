@@ -235,7 +235,7 @@ class Connections:
         if held_back is not None:
             fields = connection.ends() | dict(refused.detail)
             fields |= {"unlogged": held_back} if held_back else {}
-            log.write("notice", "refuse", service=self._name, reason=reason.replace("_", "-"), **fields)
+            log.write("notice", "refuse", service=self._name, reason=reason, **fields)
         if connection.admitted:
             self._release(connection.link.peer)
 

@@ -241,7 +241,7 @@ def test_a_lookup_holds_its_slot_and_delays_nobody_else(tmp_path: pathlib.Path) 
                 assert daemons.talk(port, source="127.0.0.8") == b""
                 assert lookedup.answer(port, "127.0.0.7") == {}
                 assert b"PROTO" in daemons.read(slow)
-            daemon.await_log("reason=per-ip peer=127.0.0.8")
+            daemon.await_log("reason=per_ip peer=127.0.0.8")
 
 
 def test_chains_are_shared_and_exempt_networks_are_not_asked_about(tmp_path: pathlib.Path) -> None:

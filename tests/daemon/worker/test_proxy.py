@@ -229,7 +229,7 @@ def test_rules_and_limits_are_for_the_headers_client(tmp_path: pathlib.Path) -> 
             first.sendall(V1)
             assert daemons.line(first) == b"11\n"
             assert daemons.talk(port, say=V1) == b""
-            daemon.await_log(r"reason=per-ip peer=192\.0\.2\.7:5555 via=127\.0\.0\.1:\d+ limit=max_per_ip")
+            daemon.await_log(r"reason=per_ip peer=192\.0\.2\.7:5555 via=127\.0\.0\.1:\d+ limit=max_per_ip")
             assert daemons.talk(port, say=V1.replace(b"192.0.2.7", b"192.0.2.8")) == b"11\n"
 
 

@@ -256,8 +256,8 @@ def test_limits_per_address_and_network_leave_the_total_alone(tmp_path: pathlib.
             assert daemons.talk(port, source="127.0.0.4") == b"421 too many around you\r\n"
         with daemons.connect(port, source="127.0.8.8") as another:
             assert daemons.line(another) == b"here\n"
-        daemon.await_log(r"reason=per-ip peer=127\.0\.0\.2:\d+ limit=max_per_ip value=1 held=1$")
-        daemon.await_log(r"reason=per-network peer=127\.0\.0\.4:\d+ limit=max_per_network value=2 held=2$")
+        daemon.await_log(r"reason=per_ip peer=127\.0\.0\.2:\d+ limit=max_per_ip value=1 held=1$")
+        daemon.await_log(r"reason=per_network peer=127\.0\.0\.4:\d+ limit=max_per_network value=2 held=2$")
         for client in clients:
             client.close()
 
