@@ -7,6 +7,8 @@ files.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from tcpdconf.config import printable
+
 _NO_CLASS: Final = frozenset({"state", "why", "asked"})  # of what is said of a list or of names
 
 
@@ -82,4 +84,5 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
+    value = printable.replaced(value, but="\n")  # what a worker says of its lists drives no terminal
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -7,10 +7,11 @@ or a good one miss them.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.dns import hostnames, lists, resolver
+from tcpdconf.daemon.messages.worker import ListStatus, NamesStatus
 from tcpdconf.daemon.process import loop
 from tcpdconf.policy import connection, decision
 from tcpdconf.policy.dns import hostname, judge, query
@@ -65,11 +66,11 @@ class Lookups:
         """Test what is asked, and call back with the report; if names are wanted they have a row there."""
         self.when_tested(functools.partial(self._probe_names, done))
 
-    def status(self) -> dict[str, dict[str, Any]]:
+    def status(self) -> dict[str, ListStatus]:
         """Each list's state and counts (`lists.Lists.status`)."""
         return self._lists.status()
 
-    def names_status(self) -> dict[str, Any] | None:
+    def names_status(self) -> NamesStatus | None:
         """The state and counts of names (`hostnames.Hostnames.status`); None where they are not wanted."""
         return self._hostnames.status() if self.names else None
 

@@ -1,16 +1,15 @@
-"""Messages between the supervisor and a worker, with file descriptors.
+"""Carries messages between two processes, with file descriptors.
 
-A message is a small JSON object in one datagram of a socket pair; its "kind" says what it is. What is large
-travels in a memfd among the descriptors. Neither side waits for the other: a channel that is full belongs to
-a process that does not answer.
+A message is one datagram of a socket pair; what its bytes mean is the business of `daemon.messages`. What is
+large travels in a memfd among the descriptors. Neither side waits for the other: a channel that is full
+belongs to a process that does not answer.
 """
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import Final, Self
 
 LARGEST: Final = 64 * 1024  # bytes of a message
 _FDS: Final = 250  # descriptors in one datagram; the kernel takes 253 (unix(7))
@@ -25,9 +24,9 @@ class ChannelError(Exception):
 class LostError(ChannelError):
     """The descriptors of a message could not be received: this process may have no more. It can go on."""
 
-    def __init__(self, message: dict[str, Any]) -> None:
+    def __init__(self, data: bytes) -> None:
         super().__init__("no room for descriptors")
-        self.message = message
+        self.data = data
 
 
 class Channel:
@@ -37,7 +36,6 @@ class Channel:
         end.setblocking(False)
         self._socket = end
         self._fds: list[int] = []
-        self.size = 0  # bytes of the message that was received last
         self._lost = False  # some of the descriptors of the message that is being received
         self._most = _FDS
 
@@ -66,13 +64,12 @@ class Channel:
         close_all(self._fds)
         self._socket.close()
 
-    def send(self, kind: str, fds: Sequence[int] = (), **content: object) -> None:
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send a message; the descriptors are duplicated into it.
 
         Raises:
-            ChannelError: the other side is gone or does not read.
+            ChannelError: the other side is gone or does not read, or the message is longer than `LARGEST`.
         """
-        data = json.dumps({"kind": kind, **content}).encode()
         if len(data) > LARGEST:
             raise ChannelError(f"message of {len(data)} bytes")
         try:
@@ -83,11 +80,11 @@ class Channel:
         except OSError as error:
             raise ChannelError(error.strerror) from error
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+    def receive(self) -> tuple[bytes, list[int]] | None:
         """The next message and its descriptors, or None when none is complete yet.
 
         Raises:
-            ChannelError: the other side is gone, or sent what is no message.
+            ChannelError: the other side is gone, or sent more than a message may have.
             LostError: a message has come, but not all of its descriptors.
         """
         try:
@@ -99,7 +96,6 @@ class Channel:
         for fd in fds:
             os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC is not to be had
         self._fds += fds
-        self.size = len(data)
         if not data:
             raise ChannelError("closed")
         if flags & socket.MSG_TRUNC:
@@ -113,18 +109,8 @@ class Channel:
         lost, self._lost = self._lost, False
         if lost:
             close_all(fds)
-            raise LostError(_parse(data))
-        return _parse(data), fds
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ChannelError("no JSON") from error
-    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
-        raise ChannelError("no message")
-    return message
+            raise LostError(data)
+        return data, fds
 
 
 def close_all(fds: Sequence[int]) -> None:
