@@ -56,10 +56,12 @@ def files(loaded: Loaded, services: load.Services) -> Iterator[problems.Problem]
             known = tuple(item for item in settings.dns_lists if not isinstance(item, str) or item in chains)
             given.open(settings.model_copy(update={"dns_lists": known}), who, chains)
             given.judge_log(settings, who)
-            for key, text, _ in given.irregular:
-                yield loaded.problem(("services", name, *key), text, "missing-file")
-            for key, text, _ in given.untrusted:
-                yield loaded.problem(("services", name, *key), text, "untrusted-path", hint=_UNTRUSTED)
+            for failure in given.irregular:
+                key = ("services", name, *failure.key)
+                yield loaded.problem(key, failure.text, "missing-file")
+            for failure in given.untrusted:
+                key = ("services", name, *failure.key)
+                yield loaded.problem(key, failure.text, "untrusted-path", hint=_UNTRUSTED)
             yield from filecheck.read(loaded, name, settings, who, given)
         except host.UnknownNameError:
             continue  # a problem of its own

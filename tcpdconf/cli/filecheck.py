@@ -18,7 +18,7 @@ from tcpdconf.config import codes, host, problems
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import ServiceSettings
 from tcpdconf.daemon.descriptors import WorkerDescriptors
-from tcpdconf.daemon.messages import Role
+from tcpdconf.daemon.messages.assignment import Role
 from tcpdconf.daemon.process import child, privileges
 from tcpdconf.daemon.worker import environment_files
 from tcpdconf.daemon.worker import files as service_files

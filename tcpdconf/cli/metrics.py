@@ -7,9 +7,9 @@ scraper of files.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-_NO_CLASS: Final = frozenset(
-    {"state", "why", "asked"}
-)  # keys of a list's or of names' status that are no counters
+from tcpdconf.config import printable
+
+_NO_CLASS: Final = frozenset({"state", "why", "asked"})  # of what is said of a list or of names
 
 
 class _Family(NamedTuple):
@@ -84,4 +84,5 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
+    value = printable.replaced(value, but="\n")  # what a worker says of its lists drives no terminal
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -8,7 +8,7 @@ from tcpdconf.config import file_signature, host
 from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service, ServiceSettings
-from tcpdconf.daemon.messages import Failure, Kind, Role
+from tcpdconf.daemon.messages.assignment import Failure, Kind, Role
 from tcpdconf.daemon.process import descriptors, paths
 from tcpdconf.policy.dns import chain as dns_chain
 from tcpdconf.policy.dns.chain import Chains

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tcpdconf.config.load.loaded import Loaded
-from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.messages.assignment import Failure
 from tcpdconf.daemon.worker import program
 from tcpdconf.daemon.worker.connection import messages
 from tcpdconf.daemon.worker.files import ServiceFiles

@@ -10,16 +10,16 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from tcpdconf.config import host, problems
 from tcpdconf.config.load.loaded import Loaded
-from tcpdconf.daemon import messages
 from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control.client import ControlConnection, ControlError
 from tcpdconf.daemon.descriptors import WorkerDescriptors
-from tcpdconf.daemon.messages import Assignment, Failure
+from tcpdconf.daemon.messages import wire
+from tcpdconf.daemon.messages.assignment import FROM_READER, Assignment, Failure, Unusable
 from tcpdconf.daemon.process import child, log, privileges
 from tcpdconf.daemon.worker.files import ServiceFiles
 from tcpdconf.explain import decide
@@ -30,8 +30,9 @@ from tcpdconf.explain.listener import Request
 if TYPE_CHECKING:
     from tcpdconf.policy import connection
 
-_SECONDS: Final = 60.0  # for the whole explanation
-_LARGEST: Final = 1 << 24  # bytes of an explanation, at most
+_SECONDS: Final = 60.0  # for everything
+_LARGEST: Final = 1 << 24  # bytes that an explanation may have
+_NOTHING: Final = "the process that decides has ended without saying what"
 
 
 class ExplainError(Exception):
@@ -67,9 +68,14 @@ def explain(
         said = _heard(lambda: _say(loaded, request, files, live), set(given.fds))
     finally:
         given.close()
-    if "failures" in said:
-        raise _problems(loaded, request, messages.failures(said))
-    return said
+    found = _object(said)
+    if "failures" not in found:
+        return found
+    try:
+        failures = wire.parsed(said, FROM_READER).failures
+    except wire.MalformedError:
+        raise ExplainError(_NOTHING) from None
+    raise _problems(loaded, request, failures)
 
 
 def clients(runtime_directory: str | None, conf: str) -> decide.Live | None:
@@ -91,7 +97,7 @@ def clients(runtime_directory: str | None, conf: str) -> decide.Live | None:
     return found
 
 
-def _problems(loaded: Loaded, request: Request, failures: list[Failure]) -> problems.ConfigError:
+def _problems(loaded: Loaded, request: Request, failures: Iterable[Failure]) -> problems.ConfigError:
     return problems.ConfigError(
         loaded.problem(("services", request.service, *failure.key), failure.text, "cannot-use")
         for failure in failures
@@ -112,17 +118,16 @@ def _say(
         privileges.give_up_capabilities()
     log.set_level("error")  # the result of a list's test is reported as a step
     try:
-        found: dict[str, Any] = explain_report.data(decide.rehearse(loaded, request, files, live))
+        return json.dumps(explain_report.data(decide.rehearse(loaded, request, files, live))).encode()
     except decide.CannotServeError as error:
-        found = {"failures": error.failures}
-    return json.dumps(found).encode()
+        return wire.written(Unusable(tuple(error.failures)))
 
 
-def _heard(say: Callable[[], bytes], keep: set[int]) -> dict[str, Any]:
-    """Fork a child that calls `say`, and return the JSON object that it writes.
+def _heard(say: Callable[[], bytes], keep: set[int]) -> bytes:
+    """What a child says.
 
     Raises:
-        ExplainError: the child writes no JSON object.
+        ExplainError: it takes too long, or is too much.
     """
     reading, writing = os.pipe()
 
@@ -135,18 +140,26 @@ def _heard(say: Callable[[], bytes], keep: set[int]) -> dict[str, Any]:
         pid = child.fork(run, keep | {writing})
         os.close(writing)
         try:
-            said = _read(reading)
+            return _read(reading)
         finally:
             os.kill(pid, signal.SIGKILL)  # it has written everything, or never will
             os.waitpid(pid, 0)
     finally:
         os.close(reading)
+
+
+def _object(said: bytes) -> dict[str, Any]:
+    """What was said, as an object.
+
+    Raises:
+        ExplainError: it is none.
+    """
     try:
         found = json.loads(said)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ExplainError("the process that decides has ended without saying what")
+        raise ExplainError(_NOTHING)
     return found
 
 

@@ -104,9 +104,17 @@ COSTLY = {
     "a value": ("environment", b"A=" + b"\\ " * 100_000),
     "pointers": ("dns", b"\x85\x80\0\x40\0\0\0\0" + b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\2\xc0\x0c" * 4000),
     "a pointer to itself": ("dns", b"\x85\x80\0\1\0\0\0\0" + b"\xc0\x26"),
-    "brackets from a worker": ("worker", b'{"kind": "x", "lists": ' + b"[" * 60_000),
-    "digits from a worker": ("worker", b'{"kind": "report", "lists": ' + b"9" * 60_000 + b"}"),
-    "failures": ("worker", b'{"kind": "x", "failures": [' + b'[["a"], "b"],' * 4000 + b'[[], ""]]}'),
+    "brackets from a worker": ("worker", b'{"kind": "reported", "names": null, "lists": ' + b"[" * 60_000),
+    "digits from a worker": (
+        "worker",
+        b'{"kind": "reported", "names": null, "lists": ' + b"9" * 60_000 + b"}",
+    ),
+    "failures": (
+        "worker",
+        b'{"kind": "failed", "number": 1, "failures": ['
+        + b'{"key":["a"],"text":"b","place":null},' * 1600
+        + b"{}]}",
+    ),
 }
 
 

@@ -21,6 +21,11 @@ SCRIPT = pathlib.Path(compromised.__file__)
 ENDED = {
     "garbage",
     "huge",
+    "unknown",
+    "commanding",
+    "more",
+    "nonsense",
+    "deep",
     "endless",
     "endless_pongs",
     "endless_reports",

@@ -16,6 +16,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tcpdconf.cli import main as cli
+from tcpdconf.daemon.messages import wire
+from tcpdconf.daemon.messages.worker import (
+    Claim,
+    ListStatus,
+    Pong,
+    Relay,
+    Released,
+    Reported,
+    Retired,
+    Stop,
+)
 from tcpdconf.daemon.worker import main as worker
 from tcpdconf.daemon.worker.connections import Connections
 from tcpdconf.daemon.worker.serving import ServingBuilder
@@ -25,13 +36,15 @@ _RECORD: Final = struct.Struct("=IHBxd16s")  # of a ledger
 KINDS: Final = (
     "prepared",
     "failed",
-    "serving",
+    "committed",
     "tried",
-    "report",
+    "reported",
     "retired",
     "pong",
     "relay",
+    "stopped",
 )
+LIST: Final = ListStatus("up", "", *[1] * 10)
 _MEANT: Final[tuple[Any, ...]] = (
     None,
     True,
@@ -48,10 +61,15 @@ _MEANT: Final[tuple[Any, ...]] = (
 )
 
 
-def say(end: socket.socket, message: object) -> None:
-    """Send a message as it is, however long the supervisor lets us wait."""
-    data = message if isinstance(message, bytes) else json.dumps(message).encode()
-    end.sendall(data)
+def say(end: socket.socket, message: wire.Parsed | bytes | dict[str, Any]) -> None:
+    """Send a message, or whatever else, however long the supervisor lets us wait."""
+    match message:
+        case bytes():
+            end.sendall(message)
+        case dict():
+            end.sendall(json.dumps(message).encode())
+        case _:
+            end.sendall(wire.written(message))
 
 
 def garbage(end: socket.socket, _: int) -> None:
@@ -62,28 +80,28 @@ def garbage(end: socket.socket, _: int) -> None:
 def huge(end: socket.socket, _: int) -> None:
     """More than a message may be."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    say(end, {"kind": "report", "lists": "x" * 150_000})
+    say(end, Reported({str(key): LIST for key in range(1500)}, None))
 
 
 def endless(end: socket.socket, _: int) -> None:
     """Messages that mean nothing, without end."""
     while True:
-        say(end, {"kind": "nothing"})
+        say(end, Retired())
 
 
 def endless_pongs(end: socket.socket, _: int) -> None:
     """Messages that are read to the end, without end, and large ones among them."""
     for number in itertools.count():
-        say(end, {"kind": "pong", "number": number})
+        say(end, Pong())
         if not number % 50:
-            say(end, {"kind": "report", "lists": {str(key): {"state": "up"} for key in range(1500)}})
+            say(end, Reported({str(key): LIST for key in range(300)}, None))
 
 
 def endless_reports(end: socket.socket, _: int) -> None:
     """Messages as large as they may be, without end."""
-    message = json.dumps({"kind": "report", "lists": {str(key): {"state": "up"} for key in range(2500)}})
+    message = wire.written(Reported({str(key): LIST for key in range(400)}, None))
     while True:
-        say(end, message.encode())
+        say(end, message)
 
 
 def descriptors(end: socket.socket, _: int) -> None:
@@ -106,6 +124,21 @@ def lingering(end: socket.socket, _: int) -> None:
     kept.detach()
 
 
+def unknown(end: socket.socket, _: int) -> None:
+    """A message of a kind that there is not."""
+    say(end, {"kind": "nothing"})
+
+
+def commanding(end: socket.socket, _: int) -> None:
+    """A message that only the supervisor may send."""
+    say(end, Stop(0, 0))
+
+
+def more(end: socket.socket, _: int) -> None:
+    """A message with a field too many."""
+    say(end, {"kind": "pong", "number": 1})
+
+
 def nonsense(end: socket.socket, number: int) -> None:
     """Messages of every kind with whatever there is in them."""
     for kind in KINDS:
@@ -118,29 +151,29 @@ def nonsense(end: socket.socket, number: int) -> None:
 def deep(end: socket.socket, _: int) -> None:
     """Lists that are nested almost too deeply to be read."""
     for depth in range(700, 1000):
-        nested = '{"kind": "report", "lists": {"zone": ' + "[" * depth + "]" * depth + "}}"
+        nested = '{"kind": "reported", "lists": {"zone": ' + "[" * depth + "]" * depth + "}}"
         say(end, nested.encode())
 
 
 def news(end: socket.socket, _: int) -> None:
     """A failure that is written for the log and the service manager."""
-    text = "x\nMAINPID=1\n<1>alert: forged\x1b[2J\ud800"
+    text = "x\nMAINPID=1\n<1>alert: forged\x1b[2J"
     for number in range(1, 50):
-        say(end, {"kind": "failed", "number": number, "failures": [[["a\nb", 3], text]] * 50})
+        failure = {"key": ["a\nb", 3], "text": text, "place": None}
+        say(end, {"kind": "failed", "number": number, "failures": [failure] * 50})
 
 
 def pretending(end: socket.socket, _: int) -> None:
     """What only a worker that is replaced says: other people's processes."""
     for pid in range(2, 3000):
-        entry = {"kind": "adopt", "pid": pid, "peer": [4, 1, 1], "started": 1.0}
-        say(end, {"kind": "relay", "entries": [entry, {"kind": "release", "pid": pid}]})
+        say(end, Relay((Claim(pid, 4, 1, 1, 1.0), Released(pid, 1.0))))
 
 
 ATTACKS: Final[dict[str, Callable[[socket.socket, int], None]]] = {
     attack.__name__: attack
     for attack in (
-        garbage, huge, endless, endless_pongs, endless_reports, descriptors, lingering, nonsense, deep, news,
-        pretending,
+        garbage, huge, unknown, commanding, more, endless, endless_pongs, endless_reports, descriptors,
+        lingering, nonsense, deep, news, pretending,
     )
 }  # fmt: skip
 
@@ -150,7 +183,7 @@ def main() -> int:
     attack = sys.argv[1]
     serve, retire = worker._Worker._commit, worker._Worker._retire
 
-    def turned(self: worker._Worker, found: ServingBuilder, workers: list[int]) -> None:
+    def turned(self: worker._Worker, found: ServingBuilder, workers: tuple[int, ...]) -> None:
         serve(self, found, workers)
         if found.task.name != "evil":
             return
@@ -160,7 +193,7 @@ def main() -> int:
         if attack in ATTACKS:
             _attack(ATTACKS[attack], self)
 
-    def replaced(self: worker._Worker, serving: Connections, kept: list[int]) -> None:
+    def replaced(self: worker._Worker, serving: Connections, kept: tuple[int, ...]) -> None:
         retire(self, serving, kept)
         if attack in WHEN_REPLACED:
             _attack(WHEN_REPLACED[attack], self)
@@ -183,16 +216,17 @@ def _attack(attack: Callable[[socket.socket, int], None], self: worker._Worker) 
 
 def adopting(end: socket.socket, _: int) -> None:
     """What only a worker that is replaced says: processes that it has not started, with their true start."""
-    claims = [{"pid": pid, "peer": [4, 1, pid % 65536], "started": started} for pid, started in victims()]
-    for kind in ("adopt", "release", "adopt"):
-        say(end, {"kind": "relay", "entries": [{"kind": kind, **claim} for claim in claims]})
+    claims = tuple(Claim(pid, 4, 1, pid % 65536, started) for pid, started in victims())
+    released = tuple(Released(claim.pid, claim.started) for claim in claims)
+    for entries in (claims, released, claims):
+        say(end, Relay(entries))
 
 
 def claiming(end: socket.socket, _: int) -> None:
     """Programs without end, each of which has to be looked for."""
-    claim = {"kind": "adopt", "pid": os.getppid(), "peer": [4, 1, 1], "started": 1.0}
+    claim = Claim(os.getppid(), 4, 1, 1, 1.0)
     while True:
-        say(end, {"kind": "relay", "entries": [claim] * 700})
+        say(end, Relay((claim,) * 700))
 
 
 WHEN_REPLACED: Final = {"adopting": adopting, "claiming": claiming}

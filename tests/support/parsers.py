@@ -1,5 +1,6 @@
 """Every reader of foreign bytes: how it is called, and the one class of exception by which it may refuse."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -8,11 +9,10 @@ from tcpdconf.config import envfile
 from tcpdconf.config.courier import berkeleydb, gdbm
 from tcpdconf.config.load.source import parsed
 from tcpdconf.config.model import tables
-from tcpdconf.daemon import liststatus, messages
 from tcpdconf.daemon.dns import message as dns_message
 from tcpdconf.daemon.dns import resolvconf
-from tcpdconf.daemon.process import channel
-from tcpdconf.daemon.worker import books
+from tcpdconf.daemon.messages import assignment, wire
+from tcpdconf.daemon.messages import worker as worker_messages
 from tcpdconf.policy import environ
 from tcpdconf.policy.access import file as access_file
 from tcpdconf.policy.access.file import AccessFileError
@@ -48,9 +48,10 @@ def _access(form: str) -> Callable[[bytes], object]:
 
 
 def _said(data: bytes) -> object:
-    message = channel._parse(data)
-    json.dumps(liststatus.checked(message.get("lists")), allow_nan=False)
-    return books.checked(message), liststatus.rows(message.get("lists")), messages.failures(message)
+    """A message of a worker's, which can be shown."""
+    message = wire.parsed(data, worker_messages.FROM_WORKER)
+    json.dumps(dataclasses.asdict(message), allow_nan=False)
+    return message
 
 
 def _answer(data: bytes) -> object:
@@ -72,5 +73,6 @@ PARSERS: Final = {
     "toml": Parser(lambda data: parsed(environ.decoded(data)), (ValueError, RecursionError)),
     "environment": Parser(lambda data: envfile.parse(environ.decoded(data)), envfile.EnvironmentSyntaxError),
     "resolv.conf": Parser(lambda data: resolvconf.parse(environ.decoded(data))),
-    "worker": Parser(_said, channel.ChannelError),
+    "worker": Parser(_said, wire.MalformedError),
+    "reader": Parser(lambda data: wire.parsed(data, assignment.FROM_READER), wire.MalformedError),
 }

@@ -10,9 +10,10 @@ delay all clients, so each of these questions has its own breaker.
 import functools
 import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from tcpdconf.daemon.dns import exchange, resolver
+from tcpdconf.daemon.messages.worker import NamesStatus
 from tcpdconf.daemon.process import log, loop
 from tcpdconf.policy.dns import breaker, name_health, query
 from tcpdconf.policy.dns import health as list_health
@@ -78,19 +79,14 @@ class Hostnames:
 
         self._resolver.ask(_own_question(), answered, began + self._seconds)
 
-    def status(self) -> dict[str, Any]:
-        """Return the state, and how often name servers were asked and what they answered, by class.
+    def status(self) -> NamesStatus:
+        """The state, and how often name servers were asked and what they said, by class.
 
-        {"state": "up", "why": "", "asked": 2, "answered": 1, "no_such_name": 1, "servfail": 0, ...}. Neither
-        cached answers nor probes are counted.
+        Neither what comes out of the cache is counted nor a question of our own.
         """
         counts = self._health.counts
-        return {
-            "state": self._health.state,
-            "why": self._health.why,
-            "asked": counts.total(),
-            **{name: counts[status] for status, name in _CLASSES.items()},
-        }
+        by_class = {name: counts[status] for status, name in _CLASSES.items()}
+        return NamesStatus(self._health.state, self._health.why, counts.total(), **by_class)
 
     def _heard(self, answer: query.Answer) -> None:
         self._log(self._health.heard(answer.status, loop.now(), client=True))

@@ -8,9 +8,10 @@ import functools
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.daemon.dns import resolver
+from tcpdconf.daemon.messages.worker import ListStatus
 from tcpdconf.daemon.process import log, loop
 from tcpdconf.policy.dns import answer as dns_answer
 from tcpdconf.policy.dns import health as list_health
@@ -102,12 +103,11 @@ class Lists:
             for zone, each in self._lists.items()
         ]
 
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Return by displayed zone: the state, how often the list was asked, and its answers by class.
+    def status(self) -> dict[str, ListStatus]:
+        """By what is shown for a zone: the state, and how often it was asked and what it said, by class.
 
-        {"state": "up", "why": "", "asked": 2, "listed": 1, "not_listed": 1, "error_code": 0, ...}. Neither
-        cached answers nor tests are counted. Lists that share a displayed zone are summed; the worst state is
-        shown.
+        Neither what comes out of the cache is counted nor a test. Of lists that are shown alike, the worst
+        state.
         """
         alike: dict[str, list[list_health.ListHealth]] = {}
         for each in self._lists.values():
@@ -141,15 +141,11 @@ class Lists:
         log.write(level, "list", service=self._service, zone=each.shown, state=change.after, why=change.why)
 
 
-def _status(healths: list[list_health.ListHealth]) -> dict[str, Any]:
+def _status(healths: list[list_health.ListHealth]) -> ListStatus:
     worst = min(healths, key=lambda health: _WORST.index(health.state))
     counts = sum((health.counts for health in healths), Counter[Outcome]())
-    return {
-        "state": worst.state,
-        "why": worst.why,
-        "asked": counts.total(),
-        **{name: counts[outcome] for outcome, name in _CLASSES.items()},
-    }
+    by_class = {name: counts[outcome] for outcome, name in _CLASSES.items()}
+    return ListStatus(worst.state, worst.why, counts.total(), **by_class)
 
 
 class _Test:

@@ -7,10 +7,11 @@ first ones, or a good list miss them.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.dns import hostnames, lists, resolver
+from tcpdconf.daemon.messages.worker import ListStatus, NamesStatus
 from tcpdconf.daemon.process import loop
 from tcpdconf.policy import connection, decision
 from tcpdconf.policy.dns import hostname, judge, query
@@ -68,12 +69,12 @@ class Lookups:
         """
         self.when_tested(functools.partial(self._probe_names, done))
 
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Return each list's state and counts (`lists.Lists.status`)."""
+    def status(self) -> dict[str, ListStatus]:
+        """Each list's state and counts (`lists.Lists.status`)."""
         return self._lists.status()
 
-    def names_status(self) -> dict[str, Any] | None:
-        """Return the state and counts of names (`hostnames.Hostnames.status`), or None if not looked up."""
+    def names_status(self) -> NamesStatus | None:
+        """The state and counts of names (`hostnames.Hostnames.status`); None where they are not wanted."""
         return self._hostnames.status() if self.names else None
 
     def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:

@@ -1,16 +1,15 @@
-"""Passes messages with file descriptors between the supervisor and a worker.
+"""Carries messages between two processes, with file descriptors.
 
-A message is a small JSON object in one datagram of a socket pair; its "kind" gives its type. Large content
-travels in a memfd among the descriptors. Neither side waits for the other: if a channel is full, the process
-at its other end does not respond.
+A message is one datagram of a socket pair; what its bytes mean is the business of `daemon.messages`. What is
+large travels in a memfd among the descriptors. Neither side waits for the other: a channel that is full
+belongs to a process that does not answer.
 """
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import Final, Self
 
 LARGEST: Final = 64 * 1024  # bytes of a message
 _FDS: Final = 250  # descriptors in one datagram; the kernel takes 253 (unix(7))
@@ -28,9 +27,9 @@ class LostError(ChannelError):
     This process may have reached its limit on descriptors. `message` is the message without them.
     """
 
-    def __init__(self, message: dict[str, Any]) -> None:
+    def __init__(self, data: bytes) -> None:
         super().__init__("no room for descriptors")
-        self.message = message
+        self.data = data
 
 
 class Channel:
@@ -40,8 +39,7 @@ class Channel:
         end.setblocking(False)
         self._socket = end
         self._fds: list[int] = []
-        self.size = 0  # bytes of the last datagram received
-        self._lost = False  # True once descriptors of the message being received are lost
+        self._lost = False  # some of the descriptors of the message that is being received
         self._most = _FDS
 
     def refuse_descriptors(self) -> None:
@@ -69,13 +67,12 @@ class Channel:
         close_all(self._fds)
         self._socket.close()
 
-    def send(self, kind: str, fds: Sequence[int] = (), **content: object) -> None:
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send a message; the descriptors are duplicated into it.
 
         Raises:
-            ChannelError: the other side is gone or does not read.
+            ChannelError: the other side is gone or does not read, or the message is longer than `LARGEST`.
         """
-        data = json.dumps({"kind": kind, **content}).encode()
         if len(data) > LARGEST:
             raise ChannelError(f"message of {len(data)} bytes")
         try:
@@ -86,12 +83,12 @@ class Channel:
         except OSError as error:
             raise ChannelError(error.strerror) from error
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """Return the next message and its descriptors, or None if none is complete yet.
+    def receive(self) -> tuple[bytes, list[int]] | None:
+        """The next message and its descriptors, or None when none is complete yet.
 
         Raises:
-            ChannelError: the other side is gone, or sent something that is no message.
-            LostError: a message has arrived, but not all of its descriptors.
+            ChannelError: the other side is gone, or sent more than a message may have.
+            LostError: a message has come, but not all of its descriptors.
         """
         try:
             data, fds, flags, _ = socket.recv_fds(self._socket, LARGEST, self._most)
@@ -102,7 +99,6 @@ class Channel:
         for fd in fds:
             os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC cannot be used
         self._fds += fds
-        self.size = len(data)
         if not data:
             raise ChannelError("closed")
         if flags & socket.MSG_TRUNC:
@@ -116,18 +112,8 @@ class Channel:
         lost, self._lost = self._lost, False
         if lost:
             close_all(fds)
-            raise LostError(_parse(data))
-        return _parse(data), fds
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ChannelError("no JSON") from error
-    if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
-        raise ChannelError("no message")
-    return message
+            raise LostError(data)
+        return data, fds
 
 
 def close_all(fds: Sequence[int]) -> None:

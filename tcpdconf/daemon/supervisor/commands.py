@@ -1,5 +1,6 @@
 """What the commands on control.sock do (docs/reference/control.md)."""
 
+import dataclasses
 import hashlib
 import os
 import time
@@ -9,9 +10,9 @@ from typing import Any, Final
 
 import tcpdconf
 from tcpdconf.config.model.service import Config, Service
-from tcpdconf.daemon import liststatus
 from tcpdconf.daemon.control import server as control_server
 from tcpdconf.daemon.control.server import Command, Reply
+from tcpdconf.daemon.messages.worker import Report, Reported
 from tcpdconf.daemon.process import log, loop
 from tcpdconf.daemon.supervisor import listeners, reload_queue
 from tcpdconf.daemon.supervisor import service as service_process
@@ -54,9 +55,9 @@ class Commands:
             "hand-over": self._hand_over,
         }
 
-    def reported(self, each: service_process.ManagedService, message: dict[str, Any]) -> None:
-        """Take note of what a worker says of lists and names, as far as it has the right form."""
-        each.report = liststatus.report(message)
+    def reported(self, each: service_process.ManagedService, report: Reported) -> None:
+        """Take note of what a worker says of lists and names."""
+        each.report = report
         self._missing.discard(each)
         if not self._missing:
             self._answer()
@@ -69,7 +70,7 @@ class Commands:
         for each in self._reloads.state.services.values():
             if _settings(each).dns_lists or _settings(each).lookup_names:
                 self._missing.add(each)
-                each.tell("report")
+                each.tell(Report())
         self._timer = self._loop.after(_REPORT if self._missing else 0, self._answer)
 
     def _answer(self) -> None:
@@ -160,7 +161,7 @@ class Commands:
 
 
 def _service(each: service_process.ManagedService, counts: Mapping[str, int]) -> dict[str, object]:
-    settings = _settings(each)
+    settings, names = _settings(each), each.report.names
     return {
         "pid": each.pids[0] if each.pids else None,
         "accepts": each.accepts and each.workers[0].serves and each.process.wanted,
@@ -174,8 +175,11 @@ def _service(each: service_process.ManagedService, counts: Mapping[str, int]) ->
             for _, one in (each.setup.sockets if each.setup else ())
             if one.fileno() >= 0  # of a daemon that stops all are closed
         ],
-        "dns_lists": each.report.lists if settings.dns_lists else {},
-        "names": each.report.names if settings.lookup_names else None,
+        "dns_lists": {
+            shown: dataclasses.asdict(one)
+            for shown, one in (each.report.lists.items() if settings.dns_lists else ())
+        },
+        "names": dataclasses.asdict(names) if settings.lookup_names and names is not None else None,
     }
 
 

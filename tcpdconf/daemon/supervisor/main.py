@@ -10,13 +10,14 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from tcpdconf.config import dialect, problems
 from tcpdconf.config.load.loaded import Loaded
-from tcpdconf.daemon import messages
 from tcpdconf.daemon.control.server import Control
+from tcpdconf.daemon.messages.assignment import Failure
+from tcpdconf.daemon.messages.worker import Ended, Gone, Reported
 from tcpdconf.daemon.process import log, loop, procfs, signals
 from tcpdconf.daemon.supervisor import (
     commands,
@@ -30,6 +31,7 @@ from tcpdconf.daemon.supervisor import (
     worker_process,
 )
 from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
+from tcpdconf.daemon.supervisor.worker_process import Observer
 from tcpdconf.daemon.watch.client import WatchClient
 from tcpdconf.daemon.worker import books
 
@@ -62,7 +64,7 @@ class Order(NamedTuple):
     predecessor: takeover.Predecessor | None = None
 
 
-class Supervisor:
+class Supervisor(Observer[ManagedService]):
     """Runs the enabled services of a configuration until told to stop."""
 
     def __init__(self, order: Order, arrived: signals.Signals) -> None:
@@ -132,7 +134,7 @@ class Supervisor:
             log.warning(f"no control socket: {runtime}: {error.strerror}")
 
     def _make(self, name: str) -> ManagedService:
-        made = ManagedService(name, self._reloads.around, self._heard)
+        made = ManagedService(name, self._reloads.around, self)
         self._all.append(made)
         return made
 
@@ -186,19 +188,33 @@ class Supervisor:
             seconds = self._reloads.state.loaded.config.daemon.drain_timeout
             self._order.predecessor.dismiss(seconds)
 
-    def _heard(self, each: ManagedService, message: dict[str, Any]) -> None:
-        """Take note of what a worker says, or what is said in its place when it could not be started."""
-        match message["kind"]:
-            case "report":
-                self._commands.reported(each, message)
-            case "broken":
-                for failure in messages.failures(message):
-                    log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
-            case kind:
-                if kind == "serving" and message["first"]:
-                    log.info("ready", service=each.name, pid=each.pids[0])
-                    self._watching.read(each.opened)
-                self._reloads.heard(each, message)
+    def prepared(self, each: ManagedService) -> None:
+        """Let the reload know that wants to."""
+        self._reloads.tell(lambda reload: reload.prepared(each))
+
+    def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
+        """Let the reload know that wants to."""
+        self._reloads.tell(lambda reload: reload.failed(each, failures))
+
+    def serves(self, each: ManagedService, *, first: bool) -> None:
+        """Log it the first time, and have the watcher know what was read; let the reload know."""
+        if first:
+            log.info("ready", service=each.name, pid=each.pids[0])
+            self._watching.read(each.opened)
+        self._reloads.tell(lambda reload: reload.serves(each))
+
+    def broken(self, each: ManagedService, failures: Sequence[Failure]) -> None:
+        """Log why."""
+        for failure in failures:
+            log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
+
+    def stopped(self, each: ManagedService) -> None:
+        """Let the reload know that wants to."""
+        self._reloads.tell(lambda reload: reload.stopped(each))
+
+    def reported(self, each: ManagedService, report: Reported) -> None:
+        """Let the command know that waits for it."""
+        self._commands.reported(each, report)
 
     def _keep_alive(self, seconds: float | None) -> None:
         """Tell the service manager that the daemon is alive; its workers have a heartbeat of their own."""
@@ -229,24 +245,24 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
-        programs: list[tuple[int, int, int]] = []
+        programs: list[Ended] = []
         for found, status in _ended():
             self._loop.attempt(functools.partial(self._ended, found, status, programs))
         for each in self._all:
             each.forget_workers()
         for some in books.parts(programs):
             for each in self._all:
-                each.tell("gone", ended=some)
+                each.tell(Gone(tuple(some)))
         self._forget()
         self._end_when_idle()
 
-    def _ended(self, found: procfs.Process, status: int, programs: list[tuple[int, int, int]]) -> None:
+    def _ended(self, found: procfs.Process, status: int, programs: list[Ended]) -> None:
         """Take note of one process that ended; one that is nobody's was a program."""
         pid = found.pid
         if self._watching.ended(pid, status) or self._preview.ended(pid):
             return
         if not any(each.ended(pid, status) for each in self._all):
-            programs.append((pid, found.start, status))
+            programs.append(Ended(pid, found.start, status))
 
     def _forget(self) -> None:
         """Let go of services that were removed, or never came to be, when their last worker has ended."""

@@ -18,11 +18,11 @@ from tcpdconf.config import changes, host, problems
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
-from tcpdconf.daemon import messages
 from tcpdconf.daemon.control import server as control_server
 from tcpdconf.daemon.control.server import Reply
 from tcpdconf.daemon.descriptors import WorkerDescriptors
-from tcpdconf.daemon.messages import Assignment, Failure, Role
+from tcpdconf.daemon.messages import assignment, wire
+from tcpdconf.daemon.messages.assignment import Assignment, Failure, Role, Unusable
 from tcpdconf.daemon.process import child, log, loop, privileges
 from tcpdconf.daemon.supervisor import reload as reload_step
 from tcpdconf.daemon.supervisor import reload_queue
@@ -174,7 +174,7 @@ class _Comparison:
                 found = self._unreadable(name, settings, given)
         finally:
             given.close()
-        self._problems += [messages.problem(self._loaded, name, failure) for failure in found]
+        self._problems += [assignment.problem(self._loaded, name, failure) for failure in found]
 
     def _unreadable(self, name: str, settings: Service, given: WorkerDescriptors) -> list[Failure]:
         """Let a process with the service's rights read its files; return what is wrong with them.
@@ -197,10 +197,10 @@ class _Comparison:
         with open(ours, "rb") as pipe:
             said = pipe.read(_LARGEST)
         os.waitpid(pid, 0)
-        if not said:
+        try:
+            return list(wire.parsed(said, assignment.FROM_READER).failures)
+        except wire.MalformedError:
             return [Failure((), "the process that reads its files has ended; see the log")]
-        message = _parsed(said)
-        return messages.failures(message) if message.get("failures") != [] else []
 
 
 def _read_files(
@@ -216,17 +216,8 @@ def _read_files(
     found.base()
     found.chain()
     with open(end, "wb") as pipe:
-        pipe.write(json.dumps({"failures": found.failures}).encode())
+        pipe.write(wire.written(Unusable(tuple(found.failures))))
     return 0
-
-
-def _parsed(said: bytes) -> dict[str, Any]:
-    """Return what a process has said, which has read what others have written; nothing if it is no object."""
-    try:
-        message = json.loads(said)
-    except (ValueError, RecursionError):
-        return {}
-    return message if isinstance(message, dict) else {}
 
 
 def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterator[str]:

@@ -7,15 +7,17 @@ and by the code that would serve it.
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.config import changes, positions, problems
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.dns import DnsList
-from tcpdconf.daemon import liststatus, messages
-from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.messages import assignment
+from tcpdconf.daemon.messages.assignment import Failure
+from tcpdconf.daemon.messages.worker import Reported, TryResult
 from tcpdconf.daemon.process import loop
 from tcpdconf.daemon.supervisor.service import CannotPrepareError, ManagedService, Surroundings
+from tcpdconf.daemon.supervisor.worker_process import Observer
 
 _SECONDS: Final = 60.0  # for everything
 _PATIENCE: Final = 1.0  # seconds before somebody at a terminal is told what takes so long
@@ -35,7 +37,7 @@ def run(loaded: Loaded, environment: dict[str, str]) -> Tried:
     return _Trial(loaded).run(environment)
 
 
-class _Trial:
+class _Trial(Observer[ManagedService]):
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._loop = loop.Loop()
@@ -49,7 +51,7 @@ class _Trial:
         around = Surroundings(self._loop, environment)
         config = self._loaded.config
         for name in config.enabled():
-            each = self._services[name] = ManagedService(name, around, self._heard)
+            each = self._services[name] = ManagedService(name, around, self)
             try:
                 each.try_out(changes.part(config, name))
                 self._waiting.add(name)
@@ -67,14 +69,32 @@ class _Trial:
             self._end(each)
         return Tried(self._problems, self._lists)
 
-    def _heard(self, each: ManagedService, message: dict[str, Any]) -> None:
-        if message.get("failures"):
-            for failure in messages.failures(message):
-                self._note(each.name, failure)
-        rows = liststatus.rows(message.get("lists"))
-        for row in rows:
+    def tried(self, each: ManagedService, result: TryResult) -> None:
+        """Note what it has come to."""
+        for row in result.lists:
             self._lists.setdefault(row["list"], row)
-        self._warn(each.name, rows)
+        self._warn(each.name, result.lists)
+        self._finish(each, result.failures)
+
+    def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
+        """Note why it could not be tried."""
+        self._finish(each, failures)
+
+    def broken(self, each: ManagedService, failures: Sequence[Failure]) -> None:
+        """Note why it could not be tried."""
+        self._finish(each, failures)
+
+    def stopped(self, each: ManagedService) -> None:
+        """Wait for it no more."""
+        self._finish(each)
+
+    def reported(self, each: ManagedService, _: Reported) -> None:
+        """Wait no more for one that says what it was not asked."""
+        self._finish(each)
+
+    def _finish(self, each: ManagedService, failures: Sequence[Failure] = ()) -> None:
+        for failure in failures:
+            self._note(each.name, failure)
         self._waiting.discard(each.name)
         if not self._waiting:
             self._loop.stop()
@@ -104,7 +124,7 @@ class _Trial:
         yield ("services", name, "dns_lists"), [item for item in written if not isinstance(item, str)]
 
     def _note(self, name: str, failure: Failure) -> None:
-        self._problems.append(messages.problem(self._loaded, name, failure))
+        self._problems.append(assignment.problem(self._loaded, name, failure))
 
     def _end(self, each: ManagedService) -> None:
         each.kill()

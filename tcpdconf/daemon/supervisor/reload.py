@@ -7,16 +7,16 @@ and only what it has opened is closed again.
 
 import functools
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import changes, host, problems
 from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Service
-from tcpdconf.daemon import messages
-from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.messages import assignment
+from tcpdconf.daemon.messages.assignment import Failure
 from tcpdconf.daemon.process import descriptors, log, loop, privileges
 from tcpdconf.daemon.supervisor import listeners
 from tcpdconf.daemon.supervisor import service as service_process
@@ -110,24 +110,35 @@ class Reload:
             self._ahead = list(reversed(sockets.items()))
         self._prepare_some()
 
-    def heard(self, each: service_process.ManagedService, message: dict[str, Any]) -> None:
-        """Take note of what a worker says about its part, or what is said in its place.
+    def prepared(self, each: service_process.ManagedService) -> None:
+        """Take note that a service can be served as it is wanted."""
+        if self._stage == "prepare" and self._concerns(each):
+            self._done_with(each)
 
-        One that has prepared can fail as well, by its end, until all have.
-        """
-        if each not in (self._services.get(each.name), self._removed.get(each.name)):
-            return
-        match message["kind"], self._stage:
-            case "failed", "prepare" | "release":
-                for failure in messages.failures(message):
-                    self._fail(each.name, failure)
-                self._waiting.clear()  # one is enough
-            case ("prepared", "prepare") | ("serving", "begin"):
-                self._waiting.discard(each.name)
-            case "stopped", "begin" if each.name in self._removed:
-                self._waiting.discard(each.name)
-            case _:
-                return
+    def failed(self, each: service_process.ManagedService, failures: Sequence[Failure]) -> None:
+        """Take note that it cannot: one that has prepared may still fail, by its end, until all have."""
+        if self._stage in {"prepare", "release"} and self._concerns(each):
+            for failure in failures:
+                self._fail(each.name, failure)
+            self._waiting.clear()  # one is enough
+            self._go_on()
+
+    def serves(self, each: service_process.ManagedService) -> None:
+        """Take note that a service is served as it is wanted."""
+        if self._stage == "begin" and self._concerns(each):
+            self._done_with(each)
+
+    def stopped(self, each: service_process.ManagedService) -> None:
+        """Take note that a service that was removed accepts no more."""
+        if self._stage == "begin" and each is self._removed.get(each.name):
+            self._done_with(each)
+
+    def _concerns(self, each: service_process.ManagedService) -> bool:
+        return each in (self._services.get(each.name), self._removed.get(each.name))
+
+    def _done_with(self, each: service_process.ManagedService) -> None:
+        """Wait for this service no more."""
+        self._waiting.discard(each.name)
         self._go_on()
 
     def give_up(self, why: str) -> None:
@@ -221,7 +232,7 @@ class Reload:
             self._read += self._services[name].opened.items()
 
     def _fail(self, name: str, failure: Failure) -> None:
-        self._problems.append(messages.problem(self._loaded, name, failure))
+        self._problems.append(assignment.problem(self._loaded, name, failure))
 
     def _late(self) -> None:
         for name in sorted(self._waiting):

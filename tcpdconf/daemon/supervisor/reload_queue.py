@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tcpdconf.config import problems
 from tcpdconf.config.load import load
@@ -108,10 +108,10 @@ class ReloadQueue:
             self._next.append(then)
         self._schedule()
 
-    def heard(self, each: ManagedService, message: dict[str, Any]) -> None:
-        """Hand on what a worker says of its assignment, if a reload wants to know."""
+    def tell(self, what: Callable[[Reload], None]) -> None:
+        """Tell the reload that is on its way, if there is one, what has become of a service."""
         if (reload := self._reload) is not None:
-            self._attempt(lambda: reload.heard(each, message))
+            self._attempt(lambda: what(reload))
 
     def close(self) -> None:
         """Take on no more, and undo what is being prepared."""

@@ -6,16 +6,18 @@ it. A worker is kept where that is possible; another identity needs another proc
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from tcpdconf.config import dialect, host
 from tcpdconf.config.model.service import Config
-from tcpdconf.daemon import liststatus, messages
 from tcpdconf.daemon.descriptors import WorkerDescriptors
-from tcpdconf.daemon.messages import Assignment, Failure, Role
+from tcpdconf.daemon.messages import wire
+from tcpdconf.daemon.messages import worker as messages
+from tcpdconf.daemon.messages.assignment import Assignment, Failure, Role
 from tcpdconf.daemon.process import child, descriptors, log, loop, privileges, procfs
 from tcpdconf.daemon.supervisor import logger, worker_process
+from tcpdconf.daemon.supervisor.worker_process import Observer, ProcessSettings
 from tcpdconf.daemon.worker import books, ledger
 
 if TYPE_CHECKING:
@@ -33,14 +35,6 @@ class Surroundings(NamedTuple):
     ways: dialect.Dialect = dialect.TOML
 
 
-class ProcessSettings(NamedTuple):
-    """What a worker is once and for all."""
-
-    identity: host.Identity
-    directory: str
-    umask: int | None
-
-
 class Setup(NamedTuple):
     """What a service is served with: `roles` are those of its files, as they were when they were opened."""
 
@@ -54,29 +48,23 @@ class Setup(NamedTuple):
 class CannotPrepareError(Exception):
     """The service cannot be served like this; `failures` say why."""
 
-    def __init__(self, failures: list[Failure]) -> None:
+    def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(*(failure.text for failure in failures))
         self.failures = failures
 
 
 class ManagedService:
-    """One service. Sockets, ledger and the logger's pipe outlive every worker.
+    """One service. Sockets, ledger and the logger's pipe outlive every worker."""
 
-    `heard` is called with what its worker says: prepared or failed, of what was asked for; serving (`first`:
-    or still); broken, when one cannot be started again; stopped; tried; report.
-    """
-
-    def __init__(
-        self, name: str, around: Surroundings, heard: Callable[["ManagedService", dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, name: str, around: Surroundings, observer: Observer["ManagedService"]) -> None:
         self.name = name
         self.process = child.Child(around.loop, f"worker of {name}", self._restart)
         self.ledger = ledger.create()
         self.setup: Setup | None = None
-        self.report = liststatus.NOTHING  # what its worker has said last of its lists and names
+        self.report = messages.Reported({}, None)  # what its worker has said last of its lists and names
         self.opened: dict[str, Signature] = {}  # by whom prepares or has started last, to be read
         self._around = around
-        self._heard = heard
+        self._observer = observer
         self._next: Setup | None = None
         self._preparing: worker_process.WorkerProcess | None = None  # who prepares for it
         self._worker: worker_process.WorkerProcess | None = None
@@ -139,7 +127,8 @@ class ManagedService:
         else:
             self._elders.append(elder)
             self._predecessor = elder
-            elder.tell("retire", kept=[os.fstat(each.fileno()).st_ino for _, each in self.setup.sockets])
+            kept = tuple(os.fstat(each.fileno()).st_ino for _, each in self.setup.sockets)
+            elder.tell(messages.Retire(kept))
 
     def discard(self) -> None:
         """Forget what was prepared."""
@@ -151,7 +140,7 @@ class ManagedService:
             self._elders.append(self._coming)  # until its end is known
             self._coming = None
         elif worker is not None and worker.serves:
-            worker.tell("discard")
+            worker.tell(messages.Discard())
         elif worker is not None:  # it was being started again, and this was all that it knew
             worker.kill()
 
@@ -171,15 +160,15 @@ class ManagedService:
         try:
             if given.failures:
                 raise CannotPrepareError(given.failures)
-            self._worker = self._assign(None, setup, given, "try")
+            self._worker = self._assign(None, setup, given, messages.Try)
         finally:
             given.close()
             _close(setup.logger)
 
-    def tell(self, kind: str, **content: object) -> None:
+    def tell(self, message: messages.ToWorker) -> None:
         """Send the worker a message; without a worker nobody needs it."""
         if self._worker is not None:
-            self._worker.tell(kind, (), **content)
+            self._worker.tell(message)
 
     def stop(self, drain: float, seconds: float) -> None:
         """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
@@ -188,7 +177,7 @@ class ManagedService:
             self._coming.kill()
         for each in (self._worker, *self._elders):
             if each is not None:
-                each.tell("stop", drain=drain, seconds=seconds)
+                each.tell(messages.Stop(drain, seconds))
 
     def kill(self) -> None:
         """End the workers at once; their programs live on."""
@@ -207,7 +196,9 @@ class ManagedService:
             attempt(elder.ended)
             self._elders.remove(elder)
             self._leave_behind(pid)
-            self._around.loop.after(0, lambda: self.tell("recount"))  # after what the supervisor has to say
+            self._around.loop.after(
+                0, lambda: self.tell(messages.Recount())
+            )  # after what the supervisor has to say
             self._succeed(elder)
             return True
         if self._coming is not None and self._coming.pid == pid:
@@ -220,7 +211,7 @@ class ManagedService:
             self._leave_behind(pid)
             self._worker = None
             self.process.ended(status)
-            self._heard(self, {"kind": "stopped"})
+            self._observer.stopped(self)
             if worker is self._preparing:
                 self._fail()
         elif self._own_logger is not None and self._own_logger.process.pid == pid:
@@ -245,11 +236,11 @@ class ManagedService:
         started since they were replaced it may not have heard, so they tell it again.
         """
         self.forget_workers()
-        self.tell("commit", workers=[*self._left, *(each.pid for each in self._elders)])
+        self.tell(messages.Commit((*self._left, *(each.pid for each in self._elders))))
         if self._worker is not None and not self._worker.serves:
             for each in self._elders:
                 if each is not retired:
-                    each.tell("retell")
+                    each.tell(messages.Retell())
 
     @property
     def _own_logger(self) -> logger.Logger | None:
@@ -315,7 +306,7 @@ class ManagedService:
         known: worker_process.WorkerProcess | None,
         setup: Setup,
         given: WorkerDescriptors,
-        kind: str = "prepare",
+        order: type[messages.Prepare | messages.Try] = messages.Prepare,
     ) -> worker_process.WorkerProcess:
         """Let a worker, or else a new one, prepare for a setup; nothing fails once it has been forked.
 
@@ -325,13 +316,13 @@ class ManagedService:
         task = Assignment(
             self.name, setup.config, self._around.environment, tuple(given.roles), self._around.ways
         )
-        memory = messages.write(task)
+        memory = wire.pickled(task)
         try:
             worker = known or worker_process.WorkerProcess(
                 self._around.loop, self.process.name, setup.process.identity, self._hear
             )
             worker.number += 1
-            worker.tell(kind, [memory, *given.fds], number=worker.number)
+            worker.tell(order(worker.number), [memory, *given.fds])
         finally:
             os.close(memory)
         return worker
@@ -342,42 +333,54 @@ class ManagedService:
         given = self._open(self.setup)
         try:
             if given.failures:
-                self._heard(self, {"kind": "broken", "failures": given.failures})
+                self._observer.broken(self, given.failures)
                 raise child.CannotStartError("what it needs cannot be opened")
             self._worker = self._assign(None, self.setup, given)
         finally:
             given.close()
         return self._worker.pid
 
-    def _hear(self, worker: worker_process.WorkerProcess, message: dict[str, Any]) -> None:
+    def _hear(self, worker: worker_process.WorkerProcess, message: messages.FromWorker) -> None:
         if worker in self._elders:
             self._hear_elder(worker, message)
-        elif message["kind"] in {"report", "stopped"}:
-            self._heard(self, message)
-        elif message.get("number") == worker.number:
-            self._hear_of_assignment(worker, message)
-
-    def _hear_of_assignment(self, worker: worker_process.WorkerProcess, message: dict[str, Any]) -> None:
-        """One that was started again goes on by itself with what it was started for."""
-        match message["kind"]:
-            case "tried":
-                self._heard(self, message)
-            case "prepared" | "failed" if worker is self._preparing:
-                self._heard(self, message)
-            case "prepared" if self._predecessor is None:
-                self._let_serve()
-            case "failed":
-                self._heard(self, {**message, "kind": "broken"})
-            case "serving" if worker is self._worker:
+            return
+        match message:
+            case messages.Reported():
+                self._observer.reported(self, message)
+            case messages.Stopped():
+                self._observer.stopped(self)
+            case messages.Prepared(number) | messages.Failed(number) if number == worker.number:
+                self._hear_of_preparation(worker, message)
+            case messages.Committed(number) if number == worker.number and worker is self._worker:
                 first, worker.serves = not worker.serves, True
-                self._heard(self, {**message, "first": first})
+                self._observer.serves(self, first=first)
+            case messages.TryResult(number) if number == worker.number:
+                self._observer.tried(self, message)
 
-    def _hear_elder(self, elder: worker_process.WorkerProcess, message: dict[str, Any]) -> None:
-        if message["kind"] == "retired":
-            self._succeed(elder)
-        elif (entries := books.checked(message)) is not None:
-            elder.charge(sum(entry["kind"] == "adopt" for entry in entries))  # each is looked for in /proc
-            self.tell("relay", entries=books.verified(entries, procfs.Lineage(os.getpid(), (elder.pid,))))
+    def _hear_of_preparation(
+        self, worker: worker_process.WorkerProcess, message: messages.Prepared | messages.Failed
+    ) -> None:
+        """One that was started again goes on by itself with what it was started for."""
+        match message:
+            case messages.Prepared() if worker is self._preparing:
+                self._observer.prepared(self)
+            case messages.Prepared() if self._predecessor is None:
+                self._let_serve()
+            case messages.Failed(_, failures) if worker is self._preparing:
+                self._observer.failed(self, failures)
+            case messages.Failed(_, failures):
+                self._observer.broken(self, failures)
+
+    def _hear_elder(self, elder: worker_process.WorkerProcess, message: messages.FromWorker) -> None:
+        match message:
+            case messages.Retired():
+                self._succeed(elder)
+            case messages.Relay(entries):
+                claims = sum(isinstance(entry, messages.Claim) for entry in entries)
+                elder.charge(claims)  # each is looked for in /proc
+                believed = books.verified(entries, procfs.Lineage(os.getpid(), (elder.pid,)))
+                for some in books.parts(believed):
+                    self.tell(messages.Relayed(tuple(some)))
 
     def _succeed(self, elder: worker_process.WorkerProcess) -> None:
         """Let the worker begin if it has waited for this one, which does not accept any more."""
@@ -389,7 +392,7 @@ class ManagedService:
         """The worker has ended before what it has prepared could count."""
         self._preparing = None
         text = "the worker ended before it was ready; see the log"
-        self._heard(self, {"kind": "failed", "failures": [Failure((), text)]})
+        self._observer.failed(self, [Failure((), text)])
 
 
 def _close(one: logger.Logger | None) -> None:

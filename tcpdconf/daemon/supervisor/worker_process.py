@@ -2,10 +2,14 @@
 
 import os
 import signal
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from tcpdconf.config import host
+from tcpdconf.daemon.messages import wire
+from tcpdconf.daemon.messages import worker as worker_messages
+from tcpdconf.daemon.messages.assignment import Failure
+from tcpdconf.daemon.messages.worker import FromWorker, Ping, Pong, Reported, ToWorker, TryResult
 from tcpdconf.daemon.process import channel, child, log, loop, privileges
 from tcpdconf.daemon.worker import main as worker
 
@@ -17,7 +21,44 @@ _LEFT: Final = 100  # times as many that it can have left behind; a process that
 _BURST: Final = 20_000  # messages' work
 _STEADY: Final = 500.0  # a second
 
-Heard = Callable[["WorkerProcess", dict[str, Any]], None]
+Observed = TypeVar("Observed")
+Heard = Callable[["WorkerProcess", FromWorker], None]
+
+
+class Observer(Generic[Observed]):
+    """Who is told what becomes of services (`ManagedService`).
+
+    Each method does nothing unless a subclass says more.
+    """
+
+    def prepared(self, each: Observed) -> None:
+        """Take note that it can be served with what was asked for."""
+
+    def failed(self, each: Observed, failures: Sequence[Failure]) -> None:
+        """Take note that it cannot be served with what was asked for, and why."""
+
+    def serves(self, each: Observed, *, first: bool) -> None:
+        """Take note that its worker serves: the `first` time, or with something else than before."""
+
+    def broken(self, each: Observed, failures: Sequence[Failure]) -> None:
+        """Take note that no worker can be started again, and why."""
+
+    def stopped(self, each: Observed) -> None:
+        """Take note that it accepts no more, or that its worker has ended."""
+
+    def tried(self, each: Observed, result: TryResult) -> None:
+        """Take note of what trying it has come to."""
+
+    def reported(self, each: Observed, report: Reported) -> None:
+        """Take note of how its lists and names are, as its worker says."""
+
+
+class ProcessSettings(NamedTuple):
+    """What a worker is once and for all."""
+
+    identity: host.Identity
+    directory: str
+    umask: int | None
 
 
 class WorkerProcess:
@@ -53,19 +94,19 @@ class WorkerProcess:
         self._post: channel.Channel | None = ours
         events.watch(ours, self._readable)
 
-    def tell(self, kind: str, fds: list[int] | tuple[()] = (), **content: object) -> None:
+    def tell(self, message: ToWorker, fds: Sequence[int] = ()) -> None:
         """Send it a message; one that has ended, or does not read, is told nothing any more."""
         if self._post is None:
             return
         try:
-            self._post.send(kind, fds, **content)
+            self._post.send(wire.written(message), fds)
         except channel.ChannelError as error:
             self._give_up(error)
 
     def ping(self) -> None:
         """Ask it whether it is well."""
         self.missed += 1
-        self.tell("ping")
+        self.tell(Ping())
 
     def forgive(self) -> None:
         """Count missed pings from the beginning."""
@@ -104,9 +145,10 @@ class WorkerProcess:
                 received = self._post.receive() if self._post is not None else None
                 if self._post is None or received is None:
                     return False
-                self.charge(1 + self._post.size // _UNIT)
-                message, _ = received
-                if message["kind"] == "pong":
+                data, _ = received
+                self.charge(1 + len(data) // _UNIT)
+                message = wire.parsed(data, worker_messages.FROM_WORKER)
+                if isinstance(message, Pong):
                     self.forgive()
                 else:
                     self._heard(self, message)

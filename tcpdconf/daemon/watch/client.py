@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model.service import Config, Daemon
+from tcpdconf.daemon.messages import watcher as messages
+from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, child, descriptors, log, loop
 from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
@@ -115,17 +116,21 @@ class WatchClient:
     def _listen(self) -> None:
         try:
             while self._post is not None and (received := self._post.receive()) is not None:
-                self._hear(*received)
+                data, fds = received
+                try:
+                    self._hear(wire.parsed(data, messages.FROM_WATCHER), fds)
+                finally:
+                    channel.close_all(fds)
         except channel.ChannelError as error:
             self._lose(error)
 
-    def _hear(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _hear(self, message: messages.FromWatcher, fds: list[int]) -> None:
         match message:
-            case {"kind": "changed"}:
-                paths = watch.changed(fds)
+            case messages.Changed():
+                paths = wire.paths_read(fds[0])
                 log.debug("changed", paths=" ".join(paths))
                 self._changed(paths)
-            case {"kind": "polling", "why": why}:
+            case messages.Polling(why):
                 log.warning(f"files are looked at every 2 s: {why}")
 
     def _lose(self, error: Exception) -> None:

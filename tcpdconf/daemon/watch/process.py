@@ -1,29 +1,22 @@
 """Runs the watcher, a process that reports to the supervisor when files that it has read have changed.
 
-It watches directories, not files, and every directory that a path leads through. So it does not matter how a
-file is changed: written in place, renamed over, deleted, or moved with its directory or by a symbolic link.
-It must see all that root sees, so it keeps the supervisor's rights, but it uses only the hash of a file.
-
-The messages carry content that can be long as JSON in a memfd:
-
-    watch    to the watcher: in the memfd a `Wanted`, and the signature of each file as it was read;
-             `settle` seconds, `poll`, and `since`, when the supervisor began to read what it serves now
-    read     to the watcher: a restarted worker has read files, whose signatures are in the memfd
-    watching to the supervisor: the paths are watched from now on; `polling` or not
-    changed  to the supervisor: a list of paths in the memfd
-    polling  to the supervisor, once: `why` inotify cannot be used
+It watches directories, not files, and every directory that a path leads through, so that it does not matter
+how a file is changed: written in place, renamed over, deleted, or moved with its directory or by a symbolic
+link. It must see what root sees, so it keeps the supervisor's rights; but of a file it wants to know only
+its hash. What it is told, and tells, is in `messages.watcher`.
 """
 
-import json
 import os
 import pathlib
 import signal
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tcpdconf.config import file_signature
 from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model.service import Config
+from tcpdconf.daemon.messages import watcher as messages
+from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, loop
 from tcpdconf.daemon.watch import debounce, path_dependencies
 from tcpdconf.policy.dns import chain as dns_chain
@@ -64,7 +57,8 @@ def tell(
     Raises:
         ChannelError: the watcher is gone or does not read.
     """
-    _send(post, "watch", [wanted, read], since=since, settle=settle, poll=poll)
+    content = messages.WatchedFiles(wanted.directories, wanted.files, dict(read))
+    _send(post, messages.Watch(since, settle, poll), wire.pickled(content))
 
 
 def tell_read(post: channel.Channel, read: Read) -> None:
@@ -73,16 +67,7 @@ def tell_read(post: channel.Channel, read: Read) -> None:
     Raises:
         ChannelError: the watcher is gone or does not read.
     """
-    _send(post, "read", read)
-
-
-def changed(fds: list[int]) -> list[str]:
-    """Return the paths in a `changed` message, and close its descriptor.
-
-    They are files, and directories in which files came or went.
-    """
-    found: list[str] = _read(fds)
-    return found
+    _send(post, messages.Reread(), wire.pickled(messages.ReadFiles(dict(read))))
 
 
 def main(post: channel.Channel) -> int:
@@ -119,42 +104,50 @@ class _Watcher:
     def _messages(self) -> None:
         try:
             while (received := self._post.receive()) is not None:
-                message, fds = received
-                if message["kind"] == "watch":
-                    wanted, read = _read(fds)
-                    self._watch(path_dependencies.Wanted(*map(tuple, wanted)), read, message)
-                else:
-                    self._doubt(_read(fds))
+                data, fds = received
+                try:
+                    self._obey(wire.parsed(data, messages.TO_WATCHER), fds)
+                finally:
+                    channel.close_all(fds)
         except channel.ChannelError:
             self._loop.stop()
 
-    def _watch(
-        self, wanted: path_dependencies.Wanted, read: dict[str, list[int]], message: dict[str, Any]
-    ) -> None:
-        """Watch these paths from now on; files changed after `since` may not have been read."""
-        self._wanted = wanted
-        self._settling.settle = message["settle"]
-        self._polling = message["poll"]
+    def _obey(self, message: messages.ToWatcher, fds: list[int]) -> None:
+        match message:
+            case messages.Watch():
+                self._watch(message, wire.unpickled(fds[0], messages.WatchedFiles))
+            case messages.Reread():
+                self._doubt(wire.unpickled(fds[0], messages.ReadFiles).read)
+
+    def _watch(self, message: messages.Watch, content: messages.WatchedFiles) -> None:
+        """Watch these paths from now on. What was changed after `since` may not have been read."""
+        self._wanted = wanted = path_dependencies.Wanted(content.directories, content.files)
+        self._settling.settle = message.settle
+        self._polling = message.poll
         self._observe()
         contents = path_dependencies.look(wanted).contents
-        since = message["since"] - file_signature.COARSE
+        since = message.since - file_signature.COARSE
         self._told = {path: self._told[path] for path in self._told.keys() & contents.keys()}
         self._settling.cover(
-            {path: held for path, held in contents.items() if self._was_read(path, read.get(path), since)}
+            {
+                path: held
+                for path, held in contents.items()
+                if self._was_read(path, content.read.get(path), since)
+            }
         )
         self._stirred()
         self._check()
-        self._post.send("watching", polling=self._polling)
+        self._post.send(wire.written(messages.Watching(self._polling)))
 
-    def _doubt(self, read: dict[str, list[int]]) -> None:
-        """Report files that were read again and have changed since, once they have settled."""
+    def _doubt(self, read: Read) -> None:
+        """Tell of files that were read again and are not as they were then, when they have settled."""
         doubtful = [path for path, signature in read.items() if not self._was_read(path, signature, 0)]
         if doubtful:
             self._settling.forget(doubtful)
             self._stirred()
 
-    def _was_read(self, path: str, signature: list[int] | None, since: float) -> bool:
-        """Return whether the file was read as it is now, or will be because its change was reported.
+    def _was_read(self, path: str, signature: Signature | None, since: float) -> bool:
+        """Whether what a path leads to was read as it is, or will be because it was told.
 
         There is no signature for a directory or a file that could not be opened; then its time of change
         decides.
@@ -163,7 +156,7 @@ class _Watcher:
             return True
         if signature is None:
             return path_dependencies.touched(path) < since
-        return path_dependencies.signature(path) == tuple(signature)
+        return path_dependencies.signature(path) == signature
 
     def _observe(self) -> bool:
         """Observe every directory that matters now; return whether all of them were observed before."""
@@ -196,7 +189,7 @@ class _Watcher:
     def _announce(self, why: str) -> None:
         if not self._announced:
             self._announced = True
-            self._post.send("polling", why=why)
+            self._post.send(wire.written(messages.Polling(why)))
 
     def _events(self) -> None:
         happened = [] if self._observation is None else self._observation.take()
@@ -231,21 +224,15 @@ class _Watcher:
             told = self._settling.seen(loop.now(), found.contents, at_rest=at_rest)
             if told:
                 self._told |= {path: path_dependencies.state(path) for path in told}
-                _send(self._post, "changed", told)
+                _send(self._post, messages.Changed(), wire.paths_written(told))
         except channel.ChannelError:
             self._loop.stop()
         self._wait()
 
 
-def _send(post: channel.Channel, kind: str, value: object, **content: object) -> None:
-    memory = os.memfd_create("tcpdconf-paths", os.MFD_CLOEXEC)
-    with open(memory, "wb") as file:
-        file.write(json.dumps(value).encode())
-        file.flush()
-        post.send(kind, [memory], **content)
-
-
-def _read(fds: list[int]) -> Any:  # noqa: ANN401 (JSON)
-    with open(fds[0], "rb") as file:
-        file.seek(0)
-        return json.loads(file.read())
+def _send(post: channel.Channel, message: messages.ToWatcher | messages.FromWatcher, memory: int) -> None:
+    """Send a message with what is in a memfd, which is closed."""
+    try:
+        post.send(wire.written(message), [memory])
+    finally:
+        os.close(memory)

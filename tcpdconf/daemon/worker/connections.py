@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from tcpdconf.config.model import tables
+from tcpdconf.daemon.messages.worker import Counter
 from tcpdconf.daemon.process import log, loop, procfs, throttle
 from tcpdconf.daemon.worker.acceptor import Acceptor, Listener
 from tcpdconf.daemon.worker.children import AdoptedProgram, Children
@@ -133,7 +134,7 @@ class Connections:
         self.children.adopt(program)
         self._slots.hold(program.held.peer)
 
-    def count(self, name: str) -> None:
+    def count(self, name: Counter) -> None:
         """Count what the worker before this one has met with."""
         self._books.count(name)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from tcpdconf.config.courier import databases
 from tcpdconf.config.model import tables
 from tcpdconf.daemon.dns import resolvconf, resolvfile
-from tcpdconf.daemon.messages import Assignment, Failure, FilePlace, Role
+from tcpdconf.daemon.messages.assignment import Assignment, Failure, FilePlace, Role
 from tcpdconf.daemon.process import channel, descriptors, log
 from tcpdconf.daemon.worker import environment_files
 from tcpdconf.policy import decision, environ

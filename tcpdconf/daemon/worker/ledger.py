@@ -13,14 +13,15 @@ import mmap
 import os
 import struct
 import time
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, get_args
 
+from tcpdconf.daemon.messages.worker import Counter
 from tcpdconf.daemon.process import procfs
 from tcpdconf.policy import connection
 from tcpdconf.policy.access import table as access_table
 
-REASONS: Final = ("access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn")
-COUNTERS: Final = ("accepted", "connections", "left", *REASONS)
+REASONS: Final[tuple[connection.Reason, ...]] = get_args(connection.Reason)
+COUNTERS: Final[tuple[Counter, ...]] = get_args(Counter)
 _COUNTER: Final = struct.Struct("=Q")
 _OFFSETS: Final = {name: index * _COUNTER.size for index, name in enumerate(COUNTERS)}
 _HEADER: Final = 256
@@ -42,10 +43,10 @@ class Held(NamedTuple):
 class Books(Protocol):
     """Where it is written down who holds a slot and what has been counted: a `Ledger`, as a rule."""
 
-    def set(self, name: str, value: int) -> None:
+    def set(self, name: Counter, value: int) -> None:
         """Set a counter."""
 
-    def count(self, name: str) -> None:
+    def count(self, name: Counter) -> None:
         """Add one to a counter."""
 
     def hold(self, pid: int, peer: connection.Endpoint) -> Held:
@@ -85,11 +86,11 @@ class Ledger:
         self._map = mmap.mmap(self._fd, max(size, min(found, _MOST)))
         self._end = (len(self._map) - _HEADER) // _RECORD.size
 
-    def set(self, name: str, value: int) -> None:
+    def set(self, name: Counter, value: int) -> None:
         """Set a counter."""
         _COUNTER.pack_into(self._map, _OFFSETS[name], value)
 
-    def count(self, name: str) -> None:
+    def count(self, name: Counter) -> None:
         """Add one to a counter."""
         at = _OFFSETS[name]
         _COUNTER.pack_into(self._map, at, min(_COUNTER.unpack_from(self._map, at)[0] + 1, _LARGEST))
@@ -175,7 +176,7 @@ def snapshot(fd: int) -> Snapshot:
     data = os.pread(fd, min(os.fstat(fd).st_size, _MOST), 0)
     if len(data) < _HEADER:
         return Snapshot(dict.fromkeys(COUNTERS, 0), [])
-    counts = {name: _COUNTER.unpack_from(data, at)[0] for name, at in _OFFSETS.items()}
+    counts: dict[str, int] = {name: _COUNTER.unpack_from(data, at)[0] for name, at in _OFFSETS.items()}
     held = []
     for index in range((len(data) - _HEADER) // _RECORD.size):
         pid, port, version, started, address = _RECORD.unpack_from(data, _HEADER + index * _RECORD.size)

@@ -11,10 +11,11 @@ import errno
 import functools
 import os
 import signal
-from typing import Any, Final
+from typing import Final
 
-from tcpdconf.daemon import messages
-from tcpdconf.daemon.messages import Failure
+from tcpdconf.daemon.messages import wire
+from tcpdconf.daemon.messages import worker as messages
+from tcpdconf.daemon.messages.assignment import Assignment, Failure
 from tcpdconf.daemon.process import background_thread, channel, log, loop, procfs, signals
 from tcpdconf.daemon.worker import books, ledger
 from tcpdconf.daemon.worker.connections import Connections
@@ -46,7 +47,7 @@ class _Worker:
         self._equipment: ServingBuilder | None = None  # what is served with
         self._prepared: ServingBuilder | None = None
         self._wanted = 0  # number of the preparation that is still wanted
-        self._relay: books.Relay | None = None  # once it is replaced
+        self._relay: books.RelayedBooks | None = None  # once it is replaced
         self._stopping = False
         self._status = 0
 
@@ -61,48 +62,49 @@ class _Worker:
     def _messages(self) -> None:
         try:
             while (received := self._post.receive()) is not None:
-                self._obey(*received)
+                data, fds = received
+                self._obey(wire.parsed(data, messages.TO_WORKER), fds)
         except channel.LostError as lost:
-            self._lack(lost.message.get("number"), os.strerror(errno.EMFILE))
+            self._miss_descriptors(wire.parsed(lost.data, messages.TO_WORKER))
         except channel.ChannelError:
             self._end()
 
-    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _obey(self, message: messages.ToWorker, fds: list[int]) -> None:
         match message:
-            case {"kind": "prepare", "number": number}:
+            case messages.Prepare(number):
                 self._prepare(number, fds)
-            case {"kind": "commit", "workers": workers} if self._prepared is not None:
+            case messages.Commit(workers) if self._prepared is not None:
                 self._commit(self._prepared, workers)
-            case {"kind": "discard"}:
+            case messages.Discard():
                 self._discard()
-            case {"kind": "try", "number": number}:
+            case messages.Try(number):
                 self._try(number, fds)
-            case {"kind": "ping"}:
-                self._post.send("pong")
-            case {"kind": "stop", "drain": drain, "seconds": seconds}:
+            case messages.Ping():
+                self._send(messages.Pong())
+            case messages.Stop(drain, seconds):
                 self._stop(drain, seconds)
             case _ if self._server is not None:
                 self._hear(self._server, message)
-            case {"kind": "retire"}:
+            case messages.Retire():
                 self._end()
 
-    def _hear(self, serving: Connections, message: dict[str, Any]) -> None:
+    def _hear(self, serving: Connections, message: messages.ToWorker) -> None:
         """What only a worker that serves is told."""
         match message:
-            case {"kind": "gone", "ended": ended}:
+            case messages.Gone(ended):
                 for pid, start, status in ended:
                     serving.children.adopted_ended(pid, start, status)
-            case {"kind": "relay", "entries": entries}:
+            case messages.Relayed(entries):
                 for entry in entries:
                     _take_on(serving, entry)
-            case {"kind": "recount"}:
+            case messages.Recount():
                 serving.children.recount()
-            case {"kind": "retell"} if self._relay is not None:
+            case messages.Retell() if self._relay is not None:
                 for held in serving.children.running:
                     self._relay.tell(held)
-            case {"kind": "retire", "kept": kept}:
+            case messages.Retire(kept):
                 self._retire(serving, kept)
-            case {"kind": "report"}:
+            case messages.Report():
                 self._report()
         self._end_when_idle()
 
@@ -110,7 +112,7 @@ class _Worker:
         self._discard()
         self._wanted = number
         try:
-            task = messages.read(fds[0])
+            task = wire.unpickled(fds[0], Assignment)
         except OSError as error:
             channel.close_all(fds)
             self._lack(number, str(error))
@@ -132,22 +134,27 @@ class _Worker:
         """Say whether what was prepared can be served with, if that is still wanted."""
         if found.complete and number == self._wanted:
             self._prepared = found
-            self._post.send("prepared", number=number)
+            self._send(messages.Prepared(number))
             return
         found.close()
         if number == self._wanted:
             self._fail(number, found.failures[:_FAILURES])
 
-    def _lack(self, number: object, what: str) -> None:
+    def _miss_descriptors(self, message: messages.ToWorker) -> None:
+        """Say that nothing can be prepared because its descriptors could not be received."""
+        if isinstance(message, messages.Prepare | messages.Try):
+            self._lack(message.number, os.strerror(errno.EMFILE))
+
+    def _lack(self, number: int, what: str) -> None:
         """Say that nothing can be prepared because something has run out."""
         self._fail(number, [Failure((), f"its worker cannot prepare: {what}")])
 
-    def _fail(self, number: object, failures: list[Failure]) -> None:
-        self._post.send("failed", number=number, failures=failures)
+    def _fail(self, number: int, failures: list[Failure]) -> None:
+        self._send(messages.Failed(number, tuple(failures)))
         if self._server is None:
             self._end(1)
 
-    def _commit(self, found: ServingBuilder, workers: list[int]) -> None:
+    def _commit(self, found: ServingBuilder, workers: tuple[int, ...]) -> None:
         log.set_level(found.task.config.daemon.log_level)
         held = found.ledger()
         if self._server is None:
@@ -160,7 +167,7 @@ class _Worker:
         self._server.serve(found.serving(self._loop), found.listeners(), found.listeners("inherited"))
         if before is not None:
             before.retire(found)
-        self._post.send("serving", number=self._wanted)
+        self._send(messages.Committed(self._wanted))
 
     def _discard(self) -> None:
         self._wanted = 0
@@ -170,7 +177,7 @@ class _Worker:
 
     def _try(self, number: int, fds: list[int]) -> None:
         """Say whether the service could be served, and what its lists answer; serve nothing."""
-        found = ServingBuilder(messages.read(fds[0]), fds[1:])
+        found = ServingBuilder(wire.unpickled(fds[0], Assignment), fds[1:])
         log.set_level("error")  # what a test of a list shows is reported, not logged
         found.read()
         found.try_program()
@@ -181,7 +188,7 @@ class _Worker:
             asked.probe(functools.partial(self._tried, number, found.failures))
 
     def _tried(self, number: int, failures: list[Failure], lists: list[dict[str, str]]) -> None:
-        self._post.send("tried", number=number, failures=failures, lists=lists)
+        self._send(messages.TryResult(number, tuple(failures), tuple(lists)))
         self._end()
 
     def _report(self) -> None:
@@ -189,15 +196,15 @@ class _Worker:
         asked = None if self._equipment is None else self._equipment.lookups
         names = None if asked is None else asked.names_status()
         try:
-            self._post.send("report", lists={} if asked is None else asked.status(), names=names)
+            self._send(messages.Reported({} if asked is None else asked.status(), names))
         except channel.ChannelError:  # so many lists that they are too long for a message
-            self._post.send("report", lists={}, names=names)
+            self._send(messages.Reported({}, names))
 
-    def _retire(self, serving: Connections, kept: list[int]) -> None:
+    def _retire(self, serving: Connections, kept: tuple[int, ...]) -> None:
         """Leave new connections to another worker; end when the programs of the old ones have."""
-        self._relay = books.Relay(self._loop, self._post)
+        self._relay = books.RelayedBooks(self._loop, self._post)
         serving.retire(self._relay, kept)
-        self._post.send("retired")
+        self._send(messages.Retired())
         self._look()
 
     def _look(self) -> None:
@@ -215,7 +222,7 @@ class _Worker:
             self._look()
         elif self._server is not None:
             self._server.close()
-        self._post.send("stopped")
+        self._send(messages.Stopped())
         self._loop.after(drain, functools.partial(self._terminate, seconds))
         self._end_when_idle()
 
@@ -235,6 +242,9 @@ class _Worker:
         if self._stopping and (self._server is None or not self._server.busy):
             self._end()
 
+    def _send(self, message: messages.FromWorker) -> None:
+        self._post.send(wire.written(message))
+
     def _end(self, status: int = 0) -> None:
         self._status = status
         if self._relay is not None:
@@ -242,12 +252,13 @@ class _Worker:
         self._loop.stop()
 
 
-def _take_on(serving: Connections, entry: dict[str, Any]) -> None:
+def _take_on(serving: Connections, entry: messages.Adopt | messages.Released | messages.Counted) -> None:
     """What a worker says that this one has replaced, as far as the supervisor believes it."""
     match entry:
-        case {"kind": "adopt", "pid": pid, "peer": peer, "started": started, "start": start}:
-            serving.adopt(pid, connection.endpoint(*peer), started, start)
-        case {"kind": "release", "pid": pid, "started": started}:
+        case messages.Adopt(program, start):
+            peer = connection.endpoint(program.version, program.value, program.port)
+            serving.adopt(program.pid, peer, program.started, start)
+        case messages.Released(pid, started):
             serving.children.adopted_released(pid, started)
-        case {"kind": "count", "name": name}:
+        case messages.Counted(name):
             serving.count(name)

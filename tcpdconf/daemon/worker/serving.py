@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from tcpdconf.daemon.dns import lookups, resolver
-from tcpdconf.daemon.messages import Assignment, Failure, Kind, Role
+from tcpdconf.daemon.messages.assignment import Assignment, Failure, Kind, Role
 from tcpdconf.daemon.process import channel, loop
 from tcpdconf.daemon.worker import acceptor, connection, log_pipe, program
 from tcpdconf.daemon.worker import files as service_files

@@ -1,5 +1,6 @@
 """What lists say, faults included: what it means for a client, and under which class it is counted."""
 
+import dataclasses
 import itertools
 import pathlib
 import threading
@@ -56,7 +57,7 @@ def found(client: resolvers.Client, looked: lookups.Lookups, link: connection.Li
 
 def counted(looked: lookups.Lookups, shown: str = "bl.example") -> dict[str, int]:
     """The classes of its status that are not 0."""
-    status = looked.status()[shown]
+    status = dataclasses.asdict(looked.status()[shown])
     return {name: n for name, n in status.items() if name not in {"state", "why", "asked"} and n}
 
 
@@ -94,7 +95,7 @@ def test_a_fault_refuses_nobody_and_counts_where_it_belongs(
     assert found(client, looked) == {}
     assert time.monotonic() - began < 1  # the deadline is 0.3
     assert counted(looked) == {counts: 1}
-    assert looked.status()["bl.example"]["asked"] == 1
+    assert looked.status()["bl.example"].asked == 1
 
 
 def test_without_a_name_server_nobody_is_refused() -> None:
@@ -115,8 +116,8 @@ def test_a_question_that_cannot_be_sent_counts_like_any_other() -> None:
 
     assert [found(client, looked, link) for link in clients] == [{}] * 5
     assert counted(looked) == {"unreachable": 3}  # the second is kept, the fifth not asked
-    assert looked.status()["bl.example"]["state"] == "paused"
-    assert looked.status()["bl.example"]["why"] == "3 failures in a row, the last: unreachable"
+    assert looked.status()["bl.example"].state == "paused"
+    assert looked.status()["bl.example"].why == "3 failures in a row, the last: unreachable"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_clients_who_come_at_once_are_asked_about_once(server: dnsservers.Server
     assert told == [LISTED] * 4 + [{}] * 4
     assert len(server.asked) == 2
     assert counted(looked) == {"listed": 1, "timeout": 1}
-    assert looked.status()["bl.example"]["state"] == "up"
+    assert looked.status()["bl.example"].state == "up"
 
 
 def test_a_score_of_many_lists_is_judged(server: dnsservers.Server) -> None:
@@ -204,7 +205,7 @@ def test_the_status_of_secret_zones_names_what_is_shown(server: dnsservers.Serve
     found(client, looked)
 
     assert list(looked.status()) == ["dq.example"]
-    assert looked.status()["dq.example"]["asked"] == 2
+    assert looked.status()["dq.example"].asked == 2
     assert counted(looked, "dq.example") == {"servfail": 1, "not_listed": 1}
     assert "key" not in repr((looked.status(), looked.report()))
 
@@ -240,7 +241,7 @@ def test_a_real_list_passes_its_test_and_is_believed() -> None:
 
         assert asked("10.0.1.7") == {**LISTED, "BLOCK": text, "BLOCK_TXT": text}
         assert [asked("10.0.5.7"), asked("192.0.2.1"), asked("2001:db8::1")] == [{}] * 3
-    assert looked.status()["bl.example"]["state"] == "up"
+    assert looked.status()["bl.example"].state == "up"
     assert counted(looked) == {"listed": 1, "not_listed": 3}
 
 

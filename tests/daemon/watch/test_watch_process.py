@@ -13,6 +13,7 @@ import pytest
 from support.running import watchers
 
 from tcpdconf.config.model.service import Config
+from tcpdconf.daemon.messages.watcher import Polling, Watching
 from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
 
@@ -215,7 +216,7 @@ def test_other_paths_from_now_on(place: Place) -> None:
 
 def test_without_inotify_it_polls(place: Place) -> None:
     with watchers.Watcher(place.wanted, poll=True) as watcher:
-        assert watcher.said == [{"kind": "watching", "polling": True}]
+        assert watcher.said == [Watching(polling=True)]
         (place.conf / "10.toml").write_text("a = 2\n")
 
         assert watcher.changed() == [str(place.conf / "10.toml")]
@@ -230,10 +231,10 @@ def use_up_inotify() -> None:
 
 def test_when_inotify_runs_out_it_says_so_once_and_polls(place: Place) -> None:
     with watchers.Watcher(place.wanted, first=use_up_inotify) as watcher:
-        assert [message["kind"] for message in watcher.said] == ["polling", "watching"]
-        assert watcher.said[0]["why"] == "cannot use inotify: inotify instance limit reached"
+        why = "cannot use inotify: inotify instance limit reached"
+        assert watcher.said == [Polling(why), Watching(polling=True)]
         watcher.watch(place.wanted)
-        assert watcher.said == [{"kind": "watching", "polling": True}]
+        assert watcher.said == [Watching(polling=True)]
         (place.conf / "10.toml").write_text("a = 2\n")
         assert watcher.changed() == [str(place.conf / "10.toml")]
 

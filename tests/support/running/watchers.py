@@ -5,8 +5,10 @@ import select
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from tcpdconf.daemon.messages import watcher as messages
+from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, child
 from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
@@ -60,20 +62,20 @@ class Watcher:
         """Let it watch these, as the supervisor does when it has read them; returns when it does."""
         since = time.time() + 1 if self._since is None else self._since
         watch.tell(self.post, wanted, self._read, since=since, settle=SETTLE, poll=self._poll)
-        self.said: list[dict[str, Any]] = []
-        while not self.said or self.said[-1]["kind"] != "watching":
+        self.said: list[messages.FromWatcher] = []
+        while not self.said or not isinstance(self.said[-1], messages.Watching):
             received = self.message(6 * SECONDS)  # ten thousand paths take a busy machine long
             assert received is not None
             self.said.append(received[0])
 
-    def message(self, seconds: float = SECONDS) -> tuple[dict[str, Any], list[int]] | None:
+    def message(self, seconds: float = SECONDS) -> tuple[messages.FromWatcher, list[int]] | None:
         """What it says next; None when it says nothing for so long."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([self.post], [], [], left)[0]:
                 received = self.post.receive()
                 if received is not None:
-                    return received
+                    return wire.parsed(received[0], messages.FROM_WATCHER), received[1]
         return None
 
     def changed(self, seconds: float = SECONDS) -> list[str] | None:
@@ -82,5 +84,8 @@ class Watcher:
         if received is None:
             return None
         message, fds = received
-        assert message["kind"] == "changed", message
-        return watch.changed(fds)
+        assert message == messages.Changed()
+        try:
+            return wire.paths_read(fds[0])
+        finally:
+            channel.close_all(fds)
