@@ -38,7 +38,7 @@ DOORS = {
     f"{POLICY}.dns": [CONFIG, f"{POLICY}.connection", f"{POLICY}.access"],
     POLICY: [CONFIG, f"{POLICY}.access"],
     f"{DAEMON}.process": [f"{CONFIG}.*", f"{CONFIG}.model"],
-    f"{DAEMON}.dns": [CONFIG, POLICY, f"{DAEMON}.process"],
+    f"{DAEMON}.dns": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
     f"{DAEMON}.control": [CONFIG, f"{DAEMON}.process"],
     f"{DAEMON}.watch": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
     f"{DAEMON}.worker": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.dns", f"{DAEMON}.messages"],
@@ -46,7 +46,7 @@ DOORS = {
         CONFIG,
         POLICY,
         *(f"{DAEMON}.{room}" for room in ("process", "control", "watch", "worker")),
-        *(f"{DAEMON}.{module}" for module in ("messages", "liststatus", "descriptors")),
+        *(f"{DAEMON}.{module}" for module in ("messages", "descriptors")),
     ],
     DAEMON: [CONFIG, POLICY, *(f"{DAEMON}.{room}" for room in ("process", "control", "supervisor"))],
     "tcpdconf.explain": [

@@ -31,11 +31,11 @@ class Hold(importlib.abc.MetaPathFinder):
         if name == "tcpdconf.daemon.dropin":
             sys.meta_path.remove(self)
             from tcpdconf.daemon.supervisor import reload_queue as reloads
-            wish = reloads.Reloads.wish
+            wish = reloads.ReloadQueue.wish
             def noted(*given, **more):
                 open({folder!r} + "/restarted", "w").close()
                 wish(*given, **more)
-            reloads.Reloads.wish = noted
+            reloads.ReloadQueue.wish = noted
             open({folder!r} + "/held", "w").close()
             end = time.monotonic() + 30
             while not os.path.exists({folder!r} + "/go") and time.monotonic() < end:
