@@ -20,8 +20,9 @@ from support.running import controls
 
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config
-from tcpdconf.daemon.supervisor import commands, listeners, reload_queue
-from tcpdconf.daemon.supervisor.reload import Outcome, State
+from tcpdconf.daemon.supervisor import commands, listeners
+from tcpdconf.daemon.supervisor.reload.queue import Last
+from tcpdconf.daemon.supervisor.reload.transaction import Outcome, State
 
 EXAMPLES = int(os.environ.get("TCPDCONF_FUZZ", "300"))
 SLOWEST = 2.0  # seconds for an input, which is small, on a busy machine
@@ -140,7 +141,7 @@ REQUESTS = st.recursive(
 def test_any_request_has_one_answer(tmp_path: pathlib.Path) -> None:
     """The daemon's own commands, without services: what is no request ends the connection at most."""
     state = State(Loaded("", Config(), ()), {}, {})
-    last = reload_queue.Last(Outcome([], [], []), 0.0, asked=True)
+    last = Last(Outcome([], [], []), 0.0, asked=True)
     stops: list[float] = []
     served: dict[str, object] = {}
     with controls.Server(tmp_path / "run", served) as server:  # type: ignore[arg-type] # filled in below

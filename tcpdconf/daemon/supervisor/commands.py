@@ -14,8 +14,10 @@ from tcpdconf.daemon.control import server as control_server
 from tcpdconf.daemon.control.server import Command, Reply
 from tcpdconf.daemon.messages.worker import Report, Reported
 from tcpdconf.daemon.process import log, loop
-from tcpdconf.daemon.supervisor import listeners, reload_queue
+from tcpdconf.daemon.supervisor import listeners
 from tcpdconf.daemon.supervisor import service as service_process
+from tcpdconf.daemon.supervisor.reload import queue as reload_queue
+from tcpdconf.daemon.supervisor.reload.queue import Last, ReloadQueue
 from tcpdconf.daemon.worker import ledger
 
 _REPORT: Final = 1.0  # seconds that workers have to say how their lists and names are
@@ -28,7 +30,7 @@ class Commands:
     def __init__(
         self,
         events: loop.Loop,
-        running: reload_queue.ReloadQueue,
+        running: ReloadQueue,
         activated: listeners.Activated,
         stop: Callable[[float], None],
     ) -> None:
@@ -188,7 +190,7 @@ def _settings(each: service_process.ManagedService) -> Service:
     return each.setup.config.services[each.name]
 
 
-def _last(last: reload_queue.Last | None) -> dict[str, object] | None:
+def _last(last: Last | None) -> dict[str, object] | None:
     if last is None:
         return None
     found = reload_queue.answer(last.outcome, last.at)

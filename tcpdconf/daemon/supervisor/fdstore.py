@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 
 from tcpdconf.daemon.supervisor import listeners, notify
-from tcpdconf.daemon.supervisor.reload import Open
+from tcpdconf.daemon.supervisor.reload.transaction import Open
 
 
 class Store:

@@ -25,11 +25,11 @@ from tcpdconf.daemon.supervisor import (
     heartbeat,
     listeners,
     notify,
-    preview,
-    reload_queue,
     takeover,
     worker_process,
 )
+from tcpdconf.daemon.supervisor.reload import preview
+from tcpdconf.daemon.supervisor.reload.queue import Last, ReloadQueue
 from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
 from tcpdconf.daemon.supervisor.worker_process import Observer
 from tcpdconf.daemon.watch.client import WatchClient
@@ -75,7 +75,7 @@ class Supervisor(Observer[ManagedService]):
         taken = () if order.predecessor is None else order.predecessor.sockets
         self._activated = listeners.Activated(order.environment, taken)
         self._store = fdstore.Store(self._notifier, self._activated)
-        self._reloads = reload_queue.ReloadQueue(
+        self._reloads = ReloadQueue(
             Surroundings(self._loop, order.environment, order.ways),
             order.read,
             self._activated,
@@ -141,7 +141,7 @@ class Supervisor(Observer[ManagedService]):
     def _changed(self, _: list[str]) -> None:
         self._reloads.wish(again=False)
 
-    def _reloaded(self, last: reload_queue.Last) -> None:
+    def _reloaded(self, last: Last) -> None:
         """Go on with what a reload has come to."""
         self._forget()
         if self._stopping:
@@ -152,7 +152,7 @@ class Supervisor(Observer[ManagedService]):
             self._failure = tuple(last.outcome.problems)
             self._stop(0)
 
-    def _begin(self, last: reload_queue.Last) -> None:
+    def _begin(self, last: Last) -> None:
         """Go on with the configuration that there is now, or still."""
         loaded = self._reloads.state.loaded
         log.set_level(loaded.config.daemon.log_level)

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(tcpdconf.__file__).parent
 # which files were read, which the watcher compares with their own times.
 TIME_OF_DAY = {
     "cli/talk.py", "config/file_signature.py", "daemon/supervisor/commands.py", "daemon/supervisor/main.py",
-    "daemon/supervisor/preview.py", "daemon/supervisor/reload_queue.py", "daemon/watch/client.py",
+    "daemon/supervisor/reload/preview.py", "daemon/supervisor/reload/queue.py", "daemon/watch/client.py",
 }  # fmt: skip
 NAMES = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "CLOCK_REALTIME", "CLOCK_TAI"}
 

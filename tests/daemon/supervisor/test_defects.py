@@ -78,9 +78,9 @@ def goes_on(daemon: Daemon, port: int) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "daemon.supervisor.reload.Reload.begin",
-        "daemon.supervisor.reload.Reload.heard",
-        "daemon.supervisor.reload.Reload._commit",
+        "daemon.supervisor.reload.transaction.Reload.begin",
+        "daemon.supervisor.reload.transaction.Reload.prepared",
+        "daemon.supervisor.reload.transaction.Reload._commit",
         "daemon.supervisor.listeners.Opening.commit",
         "daemon.supervisor.service.ManagedService.prepare",
         "config.changes.between",
@@ -187,7 +187,7 @@ def test_a_defect_in_stopping_does_not_keep_it_from_that(tmp_path: pathlib.Path)
     paths = (
         "daemon.supervisor.notify.Notifier.stopping",
         "daemon.watch.client.WatchClient.close",
-        "daemon.supervisor.reload_queue.ReloadQueue.close",
+        "daemon.supervisor.reload.queue.ReloadQueue.close",
     )
     with Daemon(tmp_path, reloads.service(port, OLD), *paths) as daemon:
         (tmp_path / "stopping").touch()

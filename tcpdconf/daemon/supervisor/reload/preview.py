@@ -24,9 +24,10 @@ from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import assignment, wire
 from tcpdconf.daemon.messages.assignment import Assignment, Failure, Role, Unusable
 from tcpdconf.daemon.process import child, log, loop, privileges
-from tcpdconf.daemon.supervisor import reload as reload_step
-from tcpdconf.daemon.supervisor import reload_queue
-from tcpdconf.daemon.supervisor.reload import Outcome, State
+from tcpdconf.daemon.supervisor.reload import queue as reload_queue
+from tcpdconf.daemon.supervisor.reload import transaction as reload_step
+from tcpdconf.daemon.supervisor.reload.queue import ReloadQueue
+from tcpdconf.daemon.supervisor.reload.transaction import Outcome, State
 from tcpdconf.daemon.supervisor.service import Setup, Surroundings
 from tcpdconf.daemon.worker import files as service_files
 from tcpdconf.daemon.worker.files import ServiceFiles
@@ -39,9 +40,7 @@ _DEFECT: Final = "a defect of tcpdconf; see the log"
 class Preview:
     """The processes that compare at present; `read` loads the configuration, and raises ConfigError."""
 
-    def __init__(
-        self, events: loop.Loop, read: Callable[[], Loaded], running: reload_queue.ReloadQueue
-    ) -> None:
+    def __init__(self, events: loop.Loop, read: Callable[[], Loaded], running: ReloadQueue) -> None:
         self._loop = events
         self._read = read
         self._reloads = running

@@ -11,7 +11,7 @@ from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.process import log
 from tcpdconf.daemon.supervisor import listeners
-from tcpdconf.daemon.supervisor.reload import Outcome, Release, Reload, State
+from tcpdconf.daemon.supervisor.reload.transaction import Outcome, Release, Reload, State
 from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
 
 if TYPE_CHECKING:

@@ -1,15 +1,15 @@
-"""One way from a configuration to the next: prepare everything, then let all of it count, or nothing.
+"""Carries out a reload: prepares everything, then lets all of it count, or nothing.
 
 Starting is the reload from nothing. While it is prepared nothing that serves is touched: files are opened,
 sockets bound, workers read and compile beside their work, new ones are forked. What fails ends the reload,
-and only what it has opened is closed again.
+and only what it has opened is closed again. `steps` says what comes next; here it is done.
 """
 
 import functools
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from tcpdconf.config import changes, host, problems
 from tcpdconf.config.file_signature import Signature
@@ -20,6 +20,7 @@ from tcpdconf.daemon.messages.assignment import Failure
 from tcpdconf.daemon.process import descriptors, log, loop, privileges
 from tcpdconf.daemon.supervisor import listeners
 from tcpdconf.daemon.supervisor import service as service_process
+from tcpdconf.daemon.supervisor.reload import steps
 from tcpdconf.daemon.supervisor.service import CannotPrepareError, Sockets, Surroundings
 
 _TURN: Final = 0.05  # seconds for which the supervisor prepares services before it does what else there is
@@ -27,8 +28,6 @@ _PREPARE: Final = 60.0  # seconds that all workers together have to prepare
 _COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
 
 Open = Mapping[listeners.ListenerKey, list[socket.socket]]
-Stage = Literal["prepare", "release", "begin", "over"]
-"""Workers prepare; the service manager closes its copies of sockets; workers begin; it is over."""
 Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
 
 
@@ -95,74 +94,104 @@ class Reload:
         self._removed: dict[str, service_process.ManagedService] = {}
         self._touched: list[service_process.ManagedService] = []
         self._ahead: list[tuple[str, Sockets]] = []  # services that are to be prepared, the last first
-        self._waiting: set[str] = set()
+        self._progress = steps.Progress()
         self._problems: list[problems.Problem] = []
         self._emptied: set[socket.socket] = set()
-        self._stage: Stage = "prepare"
         self._read: list[tuple[str, Signature]] = []
         self._timer = 0
+        self._broken = ""
 
     def begin(self) -> None:
         """Prepare; `done` is called now or later."""
-        self._problems += forbidden(self._loaded)
+        for found in forbidden(self._loaded):
+            self._cannot(found)
         sockets = {} if self._problems else self._bind()
         if not self._problems:
             self._ahead = list(reversed(sockets.items()))
         self._prepare_some()
 
     def prepared(self, each: service_process.ManagedService) -> None:
-        """Take note that a service can be served as it is wanted."""
-        if self._stage == "prepare" and self._concerns(each):
-            self._done_with(each)
+        """Take note that a service could be served as it is wanted."""
+        self._answered(each, "prepared")
 
     def failed(self, each: service_process.ManagedService, failures: Sequence[Failure]) -> None:
         """Take note that it cannot: one that has prepared may still fail, by its end, until all have."""
-        if self._stage in {"prepare", "release"} and self._concerns(each):
-            for failure in failures:
-                self._fail(each.name, failure)
-            self._waiting.clear()  # one is enough
-            self._go_on()
+        if self._concerns(each) and self._progress.stage in {"preparing", "releasing"}:
+            self._problems += [assignment.problem(self._loaded, each.name, failure) for failure in failures]
+            self._take(steps.Failed())
 
     def serves(self, each: service_process.ManagedService) -> None:
         """Take note that a service is served as it is wanted."""
-        if self._stage == "begin" and self._concerns(each):
-            self._done_with(each)
+        self._answered(each, "serving")
 
     def stopped(self, each: service_process.ManagedService) -> None:
         """Take note that a service that was removed accepts no more."""
-        if self._stage == "begin" and each is self._removed.get(each.name):
-            self._done_with(each)
+        if each is self._removed.get(each.name):
+            self._answered(each, "stopped")
+
+    def _answered(self, each: service_process.ManagedService, answer: steps.Answer) -> None:
+        if self._concerns(each):
+            self._take(steps.Answered(each.name, answer))
 
     def _concerns(self, each: service_process.ManagedService) -> bool:
         return each in (self._services.get(each.name), self._removed.get(each.name))
 
-    def _done_with(self, each: service_process.ManagedService) -> None:
-        """Wait for this service no more."""
-        self._waiting.discard(each.name)
-        self._go_on()
-
     def give_up(self, why: str) -> None:
         """Undo what is being prepared; what counts already goes on."""
-        if self._stage in {"prepare", "release"}:
-            self._problems.append(problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use"))
+        if self._progress.stage in {"preparing", "releasing"}:
             self._ahead.clear()
-            self._waiting.clear()
-            self._go_on()
+            self._problems.append(self._of_all(why, "error"))
+            self._take(steps.GivenUp())
 
     def abandon(self, why: str) -> None:
         """End it after a defect: undo what can be undone, or go on with what counts already."""
         self._around.loop.cancel(self._timer)
         self._ahead.clear()
-        self._waiting.clear()
-        severity: problems.Severity = "warning" if self._stage == "begin" else "error"
-        found = problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use", severity)
-        if self._stage == "begin":
-            self._stage = "over"
-            changed = sorted(each.name for each in self._touched)
-            self._done(Outcome(changed, [], [found], descriptors.readings(self._read)))
-        else:
-            self._problems.append(found)
+        self._broken = why
+        self._problems.append(self._of_all(why, "error"))
+        if self._progress.stage == "over":  # the defect was met at the end itself
             self._undo()
+        else:
+            self._take(steps.Broken())
+
+    def _take(self, event: steps.Event) -> None:  # noqa: C901 (a case for each action)
+        """Take the step that an event leads to, and do what is to be done."""
+        self._progress, actions = steps.step(self._progress, event)
+        for do, services in actions:
+            match do:
+                case steps.Do.RELEASE:
+                    self._around.loop.cancel(self._timer)
+                    self._release(self._opening.unwanted(), lambda: self._attempt(self._released))
+                case steps.Do.COMMIT:
+                    self._commit()
+                case steps.Do.UNDO:
+                    self._undo()
+                case steps.Do.FINISH:
+                    self._finish()
+                case steps.Do.FINISH_BROKEN:
+                    self._finish_broken()
+                case steps.Do.REPORT_LATE:
+                    text = f"is not prepared within {_PREPARE:g} s"
+                    for name in sorted(services):
+                        self._problems.append(assignment.problem(self._loaded, name, Failure((), text)))
+                case steps.Do.KILL:
+                    for name in sorted(services):
+                        log.error("a worker does not begin to serve", service=name)
+                        (self._services | self._removed)[name].kill()
+
+    def _released(self) -> None:
+        self._take(steps.Released())
+
+    def _late(self) -> None:
+        self._take(steps.Late())
+
+    def _cannot(self, found: problems.Problem) -> None:
+        """Note a problem of what is to be prepared; all are looked for."""
+        self._problems.append(found)
+        self._take(steps.Impossible())
+
+    def _of_all(self, why: str, severity: problems.Severity) -> problems.Problem:
+        return problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use", severity)
 
     def _bind(self) -> dict[str, Sockets]:
         """Open the sockets of each service."""
@@ -173,22 +202,22 @@ class Reload:
                 try:
                     mine += [(place, each) for each in self._opening.sockets(listener)]
                 except listeners.CannotBindError as error:
-                    self._cannot_bind(error)
+                    self._cannot(self._cannot_bind(error))
             found[name] = mine
         for which in self._activated.unclaimed():
             text = f"no listener is configured for the passed-on {which}"
-            self._problems.append(self._loaded.problem(("services",), text, "unclaimed-socket"))
+            self._cannot(self._loaded.problem(("services",), text, "unclaimed-socket"))
         return found
 
-    def _cannot_bind(self, error: listeners.CannotBindError) -> None:
-        """Note the problem at the listener that cannot be served."""
+    def _cannot_bind(self, error: listeners.CannotBindError) -> problems.Problem:
+        """Return the problem, at the listener that cannot be served."""
         key = next(
             ("services", name, "listeners", place, "port")
             for name, settings in self._loaded.config.enabled().items()
             for place, listener in enumerate(settings.listeners)
             if listeners.key(listener) == error.which
         )
-        self._problems.append(self._loaded.problem(key, str(error), "cannot-bind"))
+        return self._loaded.problem(key, str(error), "cannot-bind")
 
     def _inherited(self, name: str) -> Sockets:
         """Sockets of another daemon on this service's ports that nobody wants: their clients may wait.
@@ -213,7 +242,7 @@ class Reload:
             self._timer = self._around.loop.after(0, lambda: self._attempt(self._prepare_some))
             return
         self._timer = self._around.loop.after(_PREPARE, lambda: self._attempt(self._late))
-        self._go_on()
+        self._take(steps.Asked())
 
     def _prepare(self, name: str, sockets: Sockets, inherited: Sockets) -> None:
         known = self._before.services.get(name)
@@ -222,43 +251,19 @@ class Reload:
             part = changes.part(self._loaded.config, name)
             if each.prepare(part, sockets, inherited, again=self._again):
                 self._touched.append(each)
-                self._waiting.add(name)
+                self._take(steps.Awaits(name))
         except CannotPrepareError as error:
             for failure in error.failures:
-                self._fail(name, failure)
+                self._cannot(assignment.problem(self._loaded, name, failure))
         except OSError as error:
-            self._fail(name, Failure((), f"cannot be prepared: {error.strerror}"))
+            failure = Failure((), f"cannot be prepared: {error.strerror}")
+            self._cannot(assignment.problem(self._loaded, name, failure))
         if name in self._services:
             self._read += self._services[name].opened.items()
 
-    def _fail(self, name: str, failure: Failure) -> None:
-        self._problems.append(assignment.problem(self._loaded, name, failure))
-
-    def _late(self) -> None:
-        for name in sorted(self._waiting):
-            if self._stage == "begin":
-                log.error("a worker does not begin to serve", service=name)
-                (self._services | self._removed)[name].kill()
-            else:
-                self._fail(name, Failure((), f"is not prepared within {_PREPARE:g} s"))
-        self._waiting.clear()
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Take the next step when nobody has to be waited for."""
-        if self._ahead or self._waiting:
-            return
-        self._around.loop.cancel(self._timer)
-        if self._problems:
-            self._undo()
-        elif self._stage == "prepare":
-            self._stage = "release"
-            self._release(self._opening.unwanted(), lambda: self._attempt(self._commit))
-        elif self._stage == "begin":
-            self._finish()
-
     def _undo(self) -> None:
-        self._stage = "over"
+        """Close all that was opened."""
+        self._around.loop.cancel(self._timer)
         attempt = self._around.loop.attempt
         for each in self._touched:
             attempt(each.discard)
@@ -269,15 +274,14 @@ class Reload:
         self._done(Outcome([], [], self._problems, descriptors.readings(self._read)))
 
     def _commit(self) -> None:
-        if self._stage == "over":  # undone while the service manager was waited for
-            return
+        """Let the configuration count: listen where another socket had the port, and tell the workers."""
         try:
             unused = self._opening.commit()
         except listeners.CannotBindError as error:
-            self._cannot_bind(error)
-            self._undo()
+            self._problems.append(self._cannot_bind(error))
+            self._take(steps.CannotListen())
             return
-        self._stage = "begin"
+        self._take(steps.Listens())
         attempt = self._around.loop.attempt
         for each in self._touched:
             if not attempt(each.commit):
@@ -286,10 +290,10 @@ class Reload:
             attempt(functools.partial(self._activated.let_go, unwanted))
         self._counts(State(self._loaded, self._services, self._opening.wanted))
         self._remove()
-        self._waiting = {each.name for each in self._touched}
-        self._waiting |= {name for name, each in self._removed.items() if each.accepts}
         self._timer = self._around.loop.after(_COMMIT, lambda: self._attempt(self._late))
-        self._go_on()
+        awaited = {each.name for each in self._touched}
+        awaited |= {name for name, each in self._removed.items() if each.accepts}
+        self._take(steps.Told(frozenset(awaited)))
 
     def _remove(self) -> None:
         """Stop what is not wanted any more; the next reload may want its ports again."""
@@ -302,13 +306,20 @@ class Reload:
                 )
 
     def _finish(self) -> None:
-        self._stage = "over"
+        """Report what has changed."""
+        self._around.loop.cancel(self._timer)
         touched = {each.name: ("its files were read again",) for each in self._touched}
         for name in self._changes.changed:
             touched.pop(name, None)  # what is different says enough
         changed = sorted({*(each.name for each in self._touched), *self._changes.names()})
         details = list(changes.lines(self._changes, self._services, touched))
         self._done(Outcome(changed, details, [], descriptors.readings(self._read)))
+
+    def _finish_broken(self) -> None:
+        """Report that the configuration counts, and that a defect was met on the way."""
+        changed = sorted(each.name for each in self._touched)
+        found = [self._of_all(self._broken, "warning")]
+        self._done(Outcome(changed, [], found, descriptors.readings(self._read)))
 
 
 def forbidden(loaded: Loaded) -> Iterator[problems.Problem]:
