@@ -103,6 +103,22 @@ def test_programs_without_end_are_not_looked_for_without_end(tmp_path: pathlib.P
             assert daemon.uses("evil")["connections"] == 1
 
 
+def test_a_program_that_is_named_many_times_costs_nobody_a_worker(tmp_path: pathlib.Path) -> None:
+    with Naming(tmp_path, "repeating") as daemon:
+        with reloads.held(daemon.ports["evil"]):
+            daemon.await_log("^accept service=evil ")
+            elder, programs = daemon.uses("evil")["pid"], daemon.programs("evil")
+            daemon.name(programs)
+            assert daemon.change(daemon.text('umask = "027"'), daemon.OWN) == ["evil"]
+            daemon.await_log("^ready service=evil ", 2)
+            assert daemon.programs("evil") == programs
+        daemons.until(lambda: processes.over(elder), "the end of the worker that lies")
+        with reloads.held(daemon.ports["evil"]):
+            daemon.await_log("^accept service=evil ", 2)
+            assert daemon.uses("evil")["connections"] == 1
+        assert "worker of evil ended" not in "\n".join(daemon.log)
+
+
 def test_a_ledger_that_is_spoiled(tmp_path: pathlib.Path) -> None:
     with Attacked(tmp_path, "ledger") as daemon:
         assert daemons.talk(daemon.evil) in {b"in\n", b""}

@@ -27,6 +27,7 @@ from tcpdconf.daemon.messages.worker import (
     Retired,
     Stop,
 )
+from tcpdconf.daemon.process import channel
 from tcpdconf.daemon.worker import main as worker
 from tcpdconf.daemon.worker.connections import Connections
 from tcpdconf.daemon.worker.serving import ServingBuilder
@@ -229,7 +230,14 @@ def claiming(end: socket.socket, _: int) -> None:
         say(end, Relay((claim,) * 700))
 
 
-WHEN_REPLACED: Final = {"adopting": adopting, "claiming": claiming}
+def repeating(end: socket.socket, _: int) -> None:
+    """Its own programs, as often as they fit a message: what is handed on of each is longer."""
+    claims = tuple(Claim(pid, 4, 1, 1, started) for pid, started in victims())
+    times = channel.LARGEST // len(wire.written(Relay(claims)))
+    say(end, Relay(claims * times))
+
+
+WHEN_REPLACED: Final = {"adopting": adopting, "claiming": claiming, "repeating": repeating}
 
 
 def spoil(self: worker._Worker) -> None:

@@ -4,9 +4,11 @@ On a `channel` a message is a small JSON object whose `kind` says which. It is p
 received: it is of the right form in every field then, or is none. It may still be a lie.
 """
 
+import functools
 import os
 import pickle
-from typing import Any, ClassVar, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, BinaryIO, ClassVar, Final, TypeVar
 
 import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -56,7 +58,7 @@ def pickled(value: object) -> int:
     Raises:
         OSError: no descriptor or memory is to be had.
     """
-    return _memory(pickle.dumps(value))
+    return _memory(functools.partial(pickle.dump, value))
 
 
 def unpickled(fd: int, kind: type[_Read]) -> _Read:
@@ -65,7 +67,8 @@ def unpickled(fd: int, kind: type[_Read]) -> _Read:
     Raises:
         MalformedError: it is of another kind.
     """
-    found: Any = pickle.loads(_content(fd))  # noqa: S301 (from the supervisor, which forked this process)
+    with _rewound(fd) as file:
+        found: Any = pickle.load(file)  # noqa: S301 (from the supervisor, which forked this process)
     if not isinstance(found, kind):
         raise MalformedError(f"no {kind.__name__}")
     return found
@@ -77,26 +80,26 @@ def paths_written(paths: list[str]) -> int:
     Raises:
         OSError: no descriptor or memory is to be had.
     """
-    return _memory(b"".join(os.fsencode(path) + b"\0" for path in paths))
+    return _memory(lambda file: file.writelines(os.fsencode(path) + b"\0" for path in paths))
 
 
 def paths_read(fd: int) -> list[str]:
     """Return the paths in a memfd: any bytes are some."""
-    return [os.fsdecode(path) for path in _content(fd).split(b"\0") if path]
+    with _rewound(fd) as file:
+        return [os.fsdecode(path) for path in file.read().split(b"\0") if path]
 
 
-def _memory(data: bytes) -> int:
+def _memory(write: Callable[[BinaryIO], None]) -> int:
     fd = os.memfd_create("tcpdconf-message", os.MFD_CLOEXEC)
     try:
         with open(fd, "wb", closefd=False) as file:
-            file.write(data)
+            write(file)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def _content(fd: int) -> bytes:
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read()
+def _rewound(fd: int) -> BinaryIO:
+    os.lseek(fd, 0, os.SEEK_SET)
+    return open(fd, "rb", closefd=False)
