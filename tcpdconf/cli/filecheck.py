@@ -162,7 +162,7 @@ def _wrong(
     if place is None:
         return FileFinding(key, f"cannot load access rules: {error}", "wrong-access-file")
     return FileFinding(
-        key, place.text, "wrong-access-file", "error", place.file, place.line, place.column, place.source
+        key, place.text, "wrong-access-file", "error", error.path, place.line, place.column, place.source
     )
 
 
