@@ -1,8 +1,8 @@
-"""Compares what services may need at their limits with what the kernel and systemd let the daemon have.
+"""Compares the resources that services may need at their limits with those that kernel and systemd allow.
 
-A program is a process, and so is each worker; a worker's thread counts as one. Of descriptors neither the
-supervisor nor a worker keeps one for a running program: a worker has one for each connection that waits for
-answers of DNS or for a PROXY header.
+Each program and each worker is a process, and a worker's thread counts as one. A running program costs
+neither the supervisor nor its worker a descriptor. A worker has one for each connection that waits for DNS or
+for a PROXY header.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
 _OWN_TASKS: Final = 4  # the supervisor, the watcher and its threads
-_WORKER_TASKS: Final = 3  # a worker, its thread that starts programs, and the one that reads files
-_WORKER_FDS: Final = 64  # of a worker, for all but connections
+_WORKER_TASKS: Final = 3  # a worker, its thread that starts programs, and its thread that reads files
+_WORKER_FDS: Final = 64  # descriptors of a worker for everything but connections
 _UNIT: Final = "tcpdconf.service"
-# the places of units, the first goes before the others (systemd.unit(5))
+# the directories of units; an earlier one takes precedence (systemd.unit(5))
 _UNITS: Final = (
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -31,12 +31,12 @@ _UNITS: Final = (
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
-_FDS_OF_SYSTEMD: Final = "1024"  # systemd-system.conf(5): the soft limit and
-_TASKS_OF_SYSTEMD: Final = "15%"  # the number of tasks that a unit has if it says nothing
+_FDS_OF_SYSTEMD: Final = "1024"  # systemd-system.conf(5): a unit's default soft limit
+_TASKS_OF_SYSTEMD: Final = "15%"  # the same: its default number of tasks
 
 
 class Limit(NamedTuple):
-    """The most that there may be of something, and what says so."""
+    """Holds the maximum of a resource, and the name of the setting that limits it."""
 
     most: int
     origin: str
@@ -44,19 +44,22 @@ class Limit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HostLimits:
-    """Limits of the open descriptors of a process, and of the tasks (processes, threads) of all together."""
+    """Holds the limits of one process's open descriptors, and of all tasks (processes, threads) together."""
 
     descriptors: tuple[Limit, ...]
     tasks: tuple[Limit, ...]
 
 
 def with_warnings(loaded: Loaded, limits: HostLimits) -> Loaded:
-    """Return the configuration with a warning for each limit that it may exceed beside its others."""
+    """Return the configuration with a warning added for each limit that it may exceed."""
     return dataclasses.replace(loaded, warnings=(*loaded.warnings, *warnings(loaded, limits)))
 
 
 def warnings(loaded: Loaded, limits: HostLimits) -> Iterator[problems.Problem]:
-    """Yield a warning for the lowest limit that the enabled services together, or one of them, may exceed."""
+    """Yield a warning if the enabled services together may exceed the lowest limit of tasks.
+
+    Also yield one for each service whose worker may exceed the lowest limit of descriptors.
+    """
     enabled = loaded.config.enabled()
     tasks = min(limits.tasks, default=None)
     needed = _OWN_TASKS + sum(map(_tasks, enabled.values()))
@@ -87,20 +90,20 @@ def _warning(loaded: Loaded, name: str, text: str, raised_by: str) -> problems.P
 
 
 def _tasks(service: Service) -> int:
-    """The processes and threads of a service when all its slots are taken; its programs may start more."""
+    """Return the number of a service's tasks when all slots are taken; its programs may start more."""
     logger = isinstance(service.stderr, tables.StderrLogger)
     return service.limits.max_connections + _WORKER_TASKS + logger
 
 
 def _descriptors(service: Service) -> int:
-    """The descriptors of its worker when all connections wait for what they can wait for."""
+    """Return the number of descriptors of a service's worker when as many connections as possible wait."""
     waits = service.lookup_names or bool(service.dns_lists)
     headers = [each.haproxy.max_pending for each in service.listeners if each.haproxy is not None]
     return _WORKER_FDS + len(service.listeners) + sum(headers) + waits * service.limits.max_connections
 
 
 class Host:
-    """The limits of this host; its files are looked for below `root`, which is empty but in tests."""
+    """Finds the limits of this host, from files below `root`, which is empty except in tests."""
 
     def __init__(self, root: str = "") -> None:
         self._root = root
@@ -108,7 +111,7 @@ class Host:
     def expected(self) -> HostLimits:
         """Return the limits that the daemon has or will have, as far as they are known.
 
-        Those of the daemon that runs, else of the unit that would start it, else of this process.
+        They are those of the running daemon, else of the unit that would start it, else of this process.
         """
         with contextlib.suppress(ControlError, OSError):
             with ControlConnection(runtimedir.find()) as connection:
@@ -117,7 +120,7 @@ class Host:
         return self.of_unit() or self.own("this process")
 
     def own(self, whose: str) -> HostLimits:
-        """Return the limits of this process; `whose` names it in messages. None if /proc cannot be read."""
+        """Return the limits of this process; `whose` names it in messages. Without /proc there are none."""
         try:
             return self.of_process("self", whose)
         except OSError:  # perhaps no descriptor is left, which is no reason to refuse a configuration
@@ -127,14 +130,14 @@ class Host:
         """Return the limits of a process.
 
         Raises:
-            OSError: there is no such process.
+            OSError: there is no such process, or /proc cannot be read.
         """
         found = re.search(r"^Max open files +(\d+)", self._read(f"/proc/{pid}/limits"), re.MULTILINE)
         descriptors = (Limit(int(found[1]), f"the limit of open files of {whose}"),) if found else ()
         return HostLimits(descriptors, (*self._kernel(), *self._cgroups(pid)))
 
     def of_unit(self) -> HostLimits | None:
-        """Return the limits that a unit of systemd sets, by itself, its drop-ins or by default."""
+        """Return the limits that systemd sets by the unit, its drop-ins or defaults; None without a unit."""
         unit = next((f"{place}/{_UNIT}" for place in _UNITS if self._is_there(f"{place}/{_UNIT}")), None)
         if unit is None:
             return None
@@ -156,7 +159,7 @@ class Host:
                 yield Limit(int(self._read(f"/proc/sys/kernel/{name}")), f"kernel.{name}")
 
     def _cgroups(self, pid: str) -> Iterator[Limit]:
-        """Yield the limits of a process's cgroup and of those above it, of version 1 and 2 (cgroups(7))."""
+        """Yield the task limits of a process's cgroup and its ancestors, of version 1 and 2 (cgroups(7))."""
         with contextlib.suppress(OSError):
             mounts = list(_mounts(self._read("/proc/self/mountinfo")))
             for line in self._read(f"/proc/{pid}/cgroup").splitlines():
@@ -176,7 +179,7 @@ class Host:
                 yield Limit(int(self._read(file)), file)
 
     def _drop_ins(self, folder: str) -> list[str]:
-        """Return drop-ins in their order; of the same name, that in the first place counts."""
+        """Return drop-ins in order; of those with the same name, the one in the first directory counts."""
         found: dict[str, str] = {}
         for place in _UNITS:
             whole = os.path.join(os.path.dirname(place), folder)
@@ -186,7 +189,7 @@ class Host:
         return [found[name] for name in sorted(found)]
 
     def _setting(self, files: Iterable[str], name: str) -> "_Setting | None":
-        """Return the last assignment in files of systemd's; an empty one undoes those before it."""
+        """Return the last assignment in systemd's files; an empty one cancels those before it."""
         last = None
         for file in files:
             with contextlib.suppress(OSError):
@@ -204,14 +207,14 @@ class Host:
 
 
 class _Setting(NamedTuple):
-    """The value of a key of systemd's, and where it is assigned."""
+    """Holds the value of a systemd key, and where it is assigned."""
 
     value: str
     origin: str
 
 
 class _Mount(NamedTuple):
-    """A mounted hierarchy of cgroups: its kind, what of it is mounted, and where."""
+    """Describes a mounted hierarchy of cgroups: its kind, the part that is mounted, and where."""
 
     kind: str
     root: str
@@ -219,7 +222,7 @@ class _Mount(NamedTuple):
 
 
 def _mounts(mountinfo: str) -> Iterator[_Mount]:
-    """Yield the hierarchies that may limit processes (proc_pid_mountinfo(5))."""
+    """Yield the mounted hierarchies that may limit tasks (proc_pid_mountinfo(5))."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -233,7 +236,7 @@ def _named(name: str, setting: _Setting | None, by_default: str) -> str:
 
 
 def _number(written: str, kernel: Limit | None) -> int | None:
-    """Return a number of tasks, which may be a share of the kernel's; None where nothing limits them."""
+    """Return a TasksMax= value as a number; a percentage is of the kernel's limit. None means no limit."""
     share = re.fullmatch(r"(\d+)%", written)
     if share and kernel is not None:
         return kernel.most * int(share[1]) // 100

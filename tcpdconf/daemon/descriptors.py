@@ -1,4 +1,4 @@
-"""The descriptors that go to a worker with its assignment, each with its role."""
+"""Collects the descriptors that go to a worker with its assignment, each with its role."""
 
 import errno
 import os
@@ -17,14 +17,17 @@ _READ: Final = ("access", "environment", "zone")
 
 
 class WorkerDescriptors:
-    """Descriptors lent (they stay open here) and given (closed here once the worker has its own)."""
+    """Collects descriptors that are lent, which `close` leaves open, or given, which it closes.
+
+    Call `close` once the worker has its own copies.
+    """
 
     def __init__(self) -> None:
         self.roles: list[Role] = []
         self.fds: list[int] = []
         self.failures: list[Failure] = []
-        self.irregular: list[Failure] = []  # those of what is no file
-        self.untrusted: list[Failure] = []  # those whose paths others may have changed
+        self.irregular: list[Failure] = []  # of paths that are not regular files
+        self.untrusted: list[Failure] = []  # of paths that other users may have changed
         self._given: list[int] = []
 
     def lend(self, kind: Kind, fd: int, place: int = 0) -> None:
@@ -33,7 +36,7 @@ class WorkerDescriptors:
         self.fds.append(fd)
 
     def open(self, service: ServiceSettings, who: host.Identity, chains: Chains) -> None:
-        """Add the files that the service reads; `failures` takes those that cannot be opened."""
+        """Open and add the files that the service reads; `failures` lists those that cannot be opened."""
         for index, source in enumerate(service.access):
             try:
                 for path, fd in descriptors.access(source, who):
@@ -52,7 +55,7 @@ class WorkerDescriptors:
                 self._fail(("dns_lists",), error)
 
     def judge_log(self, service: ServiceSettings, who: host.Identity) -> None:
-        """Find out whether `open_log` could do its work, without doing it."""
+        """Add a failure if `open_log` could not open the log file, without opening it."""
         if isinstance(service.stderr, tables.StderrFile):
             try:
                 descriptors.judge_log(service.stderr.file, who)
@@ -60,7 +63,7 @@ class WorkerDescriptors:
                 self._fail(("stderr", "file"), error)
 
     def open_log(self, service: Service, who: host.Identity) -> None:
-        """Add the file that the service's programs write to, when there is one."""
+        """Open and add the file to which the service's programs write, if there is one."""
         if isinstance(service.stderr, tables.StderrFile):
             path = service.stderr.file
             try:
@@ -69,17 +72,17 @@ class WorkerDescriptors:
                 self._fail(("stderr", "file"), error)
 
     def read(self) -> dict[str, Signature]:
-        """Return the files that the worker reads, each with its signature when it was opened."""
+        """Return the files that the worker reads, each with its signature when opened."""
         return descriptors.readings((role.path, role.signature) for role in self.roles if role.kind in _READ)
 
     def close(self) -> None:
-        """Close what was given."""
+        """Close the descriptors that were given."""
         while self._given:
             os.close(self._given.pop())
 
     def _give(self, kind: Kind, place: int, path: str, fd: int) -> None:
         found = file_signature.signature(os.fstat(fd))
-        # a log file grows by being used: another one is another file
+        # a log file grows: only device and inode tell whether it is another file
         self.roles.append(Role(kind, place, path, found[:2] if kind == "stderr" else found))
         self.fds.append(fd)
         self._given.append(fd)

@@ -1,4 +1,4 @@
-"""Serves a couriertcpd command line: one service, with couriertcpd's ways, until a signal says stop."""
+"""Serves a couriertcpd command line: one service, with couriertcpd's behaviour, until a signal stops it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ from tcpdconf.daemon.supervisor.main import Order, Supervisor
 from tcpdconf.policy.access import table as access_table
 
 _NAME: Final = "couriertcpd"
-_DEADLINE: Final = 8.0  # seconds that names and lists may take: a lost packet is made up for within 5
+_DEADLINE: Final = 8.0  # seconds that names and lists may take: a lost question is repeated within 5
 
 
 class DropInError(Exception):
-    """It cannot start; the text has a line for each reason."""
+    """Reports why the daemon cannot start; the text has a line for each reason."""
 
 
 def run(
     words: Sequence[str], arrived: signals.Signals, started: Callable[[], None], *, in_background: bool
 ) -> None:
-    """Serve; `started` is called when connections are accepted.
+    """Serve until stopped; call `started` once connections are accepted.
 
     Raises:
-        StartError: the command line is not valid, or the host refuses what it needs.
+        DropInError: the command line is not valid, or the host refuses a resource.
     """
     daemon_run.open_standard()
     environment = daemon_run.environment()
@@ -50,7 +50,7 @@ def run(
 
 
 def _folder() -> str:
-    """What relative names are below; a folder that was removed has no name, and nothing is below it."""
+    """Return the directory for relative paths; "/" if it was removed and therefore has no name."""
     try:
         return os.getcwd()
     except OSError:
@@ -58,7 +58,10 @@ def _folder() -> str:
 
 
 def _redirect(own: "tables.StderrFile | tables.StderrLogger | None", *, in_background: bool) -> None:
-    """Make standard error what programs and the daemon itself write to; a logger comes with its service."""
+    """Redirect standard error to the log file, if there is one; in the background silence 0, 1 and 2 first.
+
+    A logger is started with its service.
+    """
     if in_background:
         daemonize.silence(0, 1, 2)
     if isinstance(own, tables.StderrFile):
@@ -68,12 +71,12 @@ def _redirect(own: "tables.StderrFile | tables.StderrLogger | None", *, in_backg
 
 
 def _config(service: Service, environment: dict[str, str]) -> Config:
-    """The configuration around a service; a MAXCPERIP in the environment limits every address."""
+    """Return a configuration with this service; MAXCPERIP in the environment limits every address."""
     changes: dict[str, object] = {"dns": service.dns.model_copy(update={"deadline": _DEADLINE})}
     most = access_table.per_ip_override(environment.items())
     if most is not None:
         changes["limits"] = service.limits.model_copy(update={"max_per_ip": most})
     if isinstance(service.stderr, tables.StderrFile):
-        changes["stderr"] = "inherit"  # the daemon's own, which is that file
+        changes["stderr"] = "inherit"  # `_redirect` has made that file the daemon's own
     daemon = Daemon(log_level="notice", stop_timeout=0, watch=False)
     return Config(services={_NAME: service.model_copy(update=changes)}, daemon=daemon)

@@ -1,4 +1,4 @@
-"""What `tcpdconf run` does: load, serve, and say what went wrong."""
+"""Implements `tcpdconf run`: loads the configuration, serves it, and reports errors."""
 
 import contextlib
 import dataclasses
@@ -25,11 +25,11 @@ EX_CONFIG: Final = 78
 def run(
     directory: str, only: Collection[str], runtime: str | None, arrived: signals.Signals, *, take_over: bool
 ) -> int:
-    """Serve the services of a directory, or `only` some of them; returns the exit status.
+    """Serve the services of a directory, or `only` some of them, until stopped; return the exit status.
 
-    `runtime` is the directory of the control socket, if another one than usual; with `take_over` the daemon
-    that has it is asked for its listening sockets, and stopped when this one serves.
-    0 after a stop, 78 when the configuration cannot be used, 1 when the host refuses something else.
+    The status is 0 after a stop, 78 if the configuration cannot be used, and 1 if the host refuses something.
+    `runtime` is the directory of the control socket; None means the usual one. With `take_over` the daemon
+    that uses it passes on its listening sockets, and is stopped once this one serves.
     """
     open_standard()
     _keep_to_itself()
@@ -60,15 +60,15 @@ def run(
 
 
 def _judged(loaded: Loaded) -> Loaded:
-    """The configuration with warnings of what is more than this process may have."""
+    """Return the configuration with a warning for each limit of this process that it may exceed."""
     return capacity.with_warnings(loaded, capacity.Host().own("the daemon"))
 
 
 def chosen(loaded: Loaded, only: Collection[str]) -> Loaded:
-    """The configuration with only these services; without names as it is.
+    """Return the configuration with only these services, or unchanged if `only` is empty.
 
     Raises:
-        ConfigError: one of them does not exist or is not enabled.
+        ConfigError: one of the services does not exist or is not enabled.
     """
     if not only:
         return loaded
@@ -88,9 +88,10 @@ def chosen(loaded: Loaded, only: Collection[str]) -> Loaded:
 
 
 def absolute(path: str) -> str:
-    """A path from the directory that this process was started in, which may be removed later.
+    """Return a path as absolute, from this process's directory, which may be removed later.
 
-    Where that has no name, because it was removed or may not be looked up, it is reached by way of proc(5).
+    If that directory has no name, because it was removed or may not be looked up, the result leads through
+    /proc/self/cwd (proc(5)).
     """
     given = pathlib.Path(path)
     if given.is_absolute():
@@ -100,27 +101,27 @@ def absolute(path: str) -> str:
     except OSError:
         return os.path.join("/proc/self/cwd", path)
     parts = given.parts
-    while parts[:1] == ("..",):  # they may lead through the directory that is removed
+    while parts[:1] == ("..",):  # resolved here, since ".." must not lead through a removed directory
         base, parts = base.parent, parts[1:]
     return str(base.joinpath(*parts))
 
 
 def open_standard() -> None:
-    """Make sure that descriptors 0, 1 and 2 are open, so that no socket gets their numbers."""
+    """Open descriptors 0, 1 and 2 if they are closed, so that no socket gets their numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
 
 
 def _keep_to_itself() -> None:
-    """Let no descriptor that this process was started with reach a program."""
+    """Make inherited descriptors above 2 not inheritable, so that no program gets them."""
     for fd in procfs.descriptors():
-        with contextlib.suppress(OSError):  # the listing's own
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
             os.set_inheritable(fd, fd <= 2)
 
 
 def environment() -> dict[str, str]:
-    """The environment that this process was started with; the interpreter adds to its own (PEP 538)."""
+    """Return the environment with which this process was started; `os.environ` may have more (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:
         items = (environ.decoded(item).partition("=") for item in file.read().split(b"\0") if item)
         return {name: value for name, _, value in items}

@@ -1,5 +1,6 @@
-"""Defines every message between two processes as a class, and writes and parses them; nobody else does.
+"""Defines every message between two processes as a class; only this package writes and parses them.
 
-`worker` and `watcher` say who sends which to whom; `assignment` is what a worker is to serve, and why it
-cannot. What it says of clients and files is checked where it is used. It sees `process`, policy and config.
+`worker` and `watcher` define the messages of each pair of processes. `assignment` tells a worker what to
+serve, and the supervisor why that fails. The receiver checks what a message says of clients and files. It may
+import `process`, `policy` and `config`.
 """

@@ -1,4 +1,4 @@
-"""What a worker is to serve, and why it cannot.
+"""Defines the order to a worker to serve a service, and the reasons why it cannot.
 
 An `Assignment` travels in a memfd beside a message (`wire.pickled`), a `Failure` in messages.
 """
@@ -18,9 +18,10 @@ Kind = Literal["ledger", "listener", "inherited", "access", "environment", "zone
 
 
 class Role(NamedTuple):
-    """What a descriptor is, its place among the service's listeners or files, the path of a file.
+    """Describes a descriptor: its kind, its place among the service's listeners or files, a file's path.
 
-    Files with the same `signature` (`load.files.signature`) have the same content.
+    Files with the same `signature` (`file_signature.signature`) have the same content. For a log file it is
+    only device and inode.
     """
 
     kind: Kind
@@ -30,9 +31,9 @@ class Role(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What a worker is told to serve, in the memfd of a `Prepare` or a `Try`, and what its descriptors are.
+    """Tells a worker what to serve and what its descriptors are, in the memfd of a `Prepare` or a `Try`.
 
-    The service is named by its name in `config`; `environment` is the daemon's own as it was started.
+    `name` is the service's name in `config`. `environment` is the one that the daemon was started with.
     """
 
     name: str
@@ -43,15 +44,16 @@ class Assignment(NamedTuple):
 
     @property
     def service(self) -> Service:
-        """The service itself."""
+        """Return the service's settings."""
         return self.config.services[self.name]
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlace(wire.Parsed):
-    """A place in a file of the service, from 1; `source` is the line, and `text` what is wrong there.
+    """Locates an error in a file of the service; `source` is the line, and `text` is the error.
 
-    Nothing in them can end a line, whatever they are made of; `source` keeps its tabs.
+    `line` and `column` count from 1. No text here contains a line break, whatever is in the file. `source`
+    keeps its tabs.
     """
 
     file: str
@@ -61,7 +63,7 @@ class FilePlace(wire.Parsed):
     text: str
 
     def __post_init__(self) -> None:
-        """Replace what is not printable."""
+        """Replace characters that are not printable."""
         object.__setattr__(self, "file", printable.replaced(self.file))
         object.__setattr__(self, "source", printable.replaced(self.source, but="\t"))
         object.__setattr__(self, "text", printable.replaced(self.text))
@@ -69,10 +71,10 @@ class FilePlace(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Failure(wire.Parsed):
-    """Why a service cannot be served: the key below the service, and what is wrong with its value.
+    """Says why a service cannot be served: the key below the service, and the error in its value.
 
-    `place` is where in the file that the key names, if that is known. The text goes to the log and to the
-    service manager: nothing in it can end a line, whatever it is made of.
+    `place` is the place in the file that the key names, if it is known. The text goes to the log and to the
+    service manager. It contains no line break, whatever it quotes.
     """
 
     key: tuple[str | int, ...]
@@ -80,13 +82,13 @@ class Failure(wire.Parsed):
     place: FilePlace | None = None
 
     def __post_init__(self) -> None:
-        """Replace what is not printable."""
+        """Replace characters that are not printable."""
         object.__setattr__(self, "text", printable.replaced(self.text))
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable(wire.Parsed):
-    """What is wrong with the files of a service, if anything, from a process that only reads them."""
+    """Reports the failures in the files of a service, if any, from a process that only reads them."""
 
     failures: tuple[Failure, ...]
     kind: Literal["unusable"] = "unusable"
@@ -96,7 +98,7 @@ FROM_READER: Final = TypeAdapter(Unusable)
 
 
 def problem(loaded: Loaded, name: str, failure: Failure) -> problems.Problem:
-    """Return the problem that a failure of a service is: at its place, or at the key."""
+    """Return a service's failure as a problem of the configuration: at its place if known, or at its key."""
     key = ("services", name, *failure.key)
     place = failure.place
     if place is None:

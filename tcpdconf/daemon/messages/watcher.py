@@ -1,4 +1,4 @@
-"""The messages between the supervisor and the watcher, in both directions."""
+"""Defines the messages between the supervisor and the watcher, in both directions."""
 
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, NamedTuple
@@ -10,7 +10,7 @@ from tcpdconf.daemon.messages import wire
 
 
 class WatchedFiles(NamedTuple):
-    """In the memfd of a `Watch`: what to watch, and each file's signature as it was read."""
+    """Lists, in the memfd of a `Watch`, what to watch, and each file's signature as it was read."""
 
     directories: tuple[str, ...]
     files: tuple[str, ...]
@@ -18,17 +18,17 @@ class WatchedFiles(NamedTuple):
 
 
 class ReadFiles(NamedTuple):
-    """In the memfd of a `Reread`: each file's signature as it was read."""
+    """Gives, in the memfd of a `Reread`, each file's signature as it was read."""
 
     read: dict[str, Signature]
 
 
 @dataclass(frozen=True, slots=True)
 class Watch(wire.Parsed):
-    """Watch these from now on; beside it `WatchedFiles`.
+    """Asks the watcher to watch the files and directories in `WatchedFiles`, which comes beside it.
 
-    The supervisor began to read them at `since` (time.time); changes are told when nothing has stirred for
-    `settle` seconds. `poll`: without inotify.
+    The supervisor began to read them at `since` (time.time). Changes are reported after a debounce of
+    `settle` seconds. With `poll` the watcher does not use inotify.
     """
 
     since: float
@@ -39,14 +39,14 @@ class Watch(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Reread(wire.Parsed):
-    """A worker was started again and has read files; beside it `ReadFiles`."""
+    """Tells the watcher that a restarted worker has read files; `ReadFiles` comes beside it."""
 
     kind: Literal["reread"] = "reread"
 
 
 @dataclass(frozen=True, slots=True)
 class Watching(wire.Parsed):
-    """It watches what it was told to, from now on."""
+    """Reports that the watcher now watches what the latest `Watch` asked for."""
 
     polling: bool
     kind: Literal["watching"] = "watching"
@@ -54,14 +54,14 @@ class Watching(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Changed(wire.Parsed):
-    """Files have changed, or come and gone in directories; beside it their paths (`wire.paths_written`)."""
+    """Reports changed files and directory entries; their paths come beside it (`wire.paths_written`)."""
 
     kind: Literal["changed"] = "changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Polling(wire.Parsed):
-    """There is no inotify to be had, and why; it is said once."""
+    """Reports, once, that the watcher polls because inotify is not available, and why."""
 
     why: str
     kind: Literal["polling"] = "polling"

@@ -1,7 +1,7 @@
-"""Writes messages and parses them; what is long is written into a memfd beside its message.
+"""Writes and parses messages; long content goes into a memfd beside its message.
 
-On a `channel` a message is a small JSON object whose `kind` says which. It is parsed once, where it has been
-received: it is of the right form in every field then, or is none. It may still be a lie.
+On a `channel` a message is a small JSON object, and its `kind` names its class. The receiver parses it once,
+and rejects it unless every field has the right form. What it says may still be a lie.
 """
 
 import functools
@@ -15,32 +15,32 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tcpdconf.daemon.process import channel
 
-_LONGEST: Final = 200  # characters of an error, which may quote what was received
+_LONGEST: Final = 200  # most characters of an error, which may quote the received data
 _Read = TypeVar("_Read")
 _Message = TypeVar("_Message")
 
 
 class MalformedError(channel.ChannelError):
-    """What was received is no message, or none that its sender may send."""
+    """Reports data that is no message, or a message that its sender may not send."""
 
 
 class Parsed:
-    """A message or a part of one: it is read with all of its fields, each of its type, and no other."""
+    """Makes a subclass strict: it must have all of its fields, of their exact types, and no others."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 def written(message: Parsed) -> bytes:
-    """Return a message as it travels."""
+    """Return a message as JSON."""
     return pydantic_core.to_json(message)
 
 
 def parsed(data: bytes, expected: TypeAdapter[_Message]) -> _Message:
-    """Return the message that was received.
+    """Return the received message.
 
     Raises:
-        MalformedError: it is none of those that are expected.
+        MalformedError: the data is not one of the expected messages.
     """
     try:
         return expected.validate_json(data)
@@ -53,19 +53,19 @@ def parsed(data: bytes, expected: TypeAdapter[_Message]) -> _Message:
 def pickled(value: object) -> int:
     """Return a memfd that holds a value, for a process that the supervisor has forked.
 
-    Nothing pickled ever travels back.
+    No process sends pickled data to the supervisor.
 
     Raises:
-        OSError: no descriptor or memory is to be had.
+        OSError: no descriptor or memory is available.
     """
     return _memory(functools.partial(pickle.dump, value))
 
 
 def unpickled(fd: int, kind: type[_Read]) -> _Read:
-    """Return what the supervisor has pickled into a memfd.
+    """Return the value that the supervisor has pickled into a memfd.
 
     Raises:
-        MalformedError: it is of another kind.
+        MalformedError: the value is not of this kind.
     """
     with _rewound(fd) as file:
         found: Any = pickle.load(file)  # noqa: S301 (from the supervisor, which forked this process)
@@ -78,13 +78,13 @@ def paths_written(paths: list[str]) -> int:
     """Return a memfd that holds paths, whatever bytes are in them.
 
     Raises:
-        OSError: no descriptor or memory is to be had.
+        OSError: no descriptor or memory is available.
     """
     return _memory(lambda file: file.writelines(os.fsencode(path) + b"\0" for path in paths))
 
 
 def paths_read(fd: int) -> list[str]:
-    """Return the paths in a memfd: any bytes are some."""
+    """Return the paths in a memfd; no content is an error."""
     with _rewound(fd) as file:
         return [os.fsdecode(path) for path in file.read().split(b"\0") if path]
 

@@ -1,4 +1,4 @@
-"""The messages between the supervisor and a worker, in both directions."""
+"""Defines the messages between the supervisor and a worker, in both directions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from tcpdconf.policy.access import table as access_table
 from tcpdconf.policy.dns import health as list_health
 from tcpdconf.policy.dns import name_health
 
-_Number = Annotated[int, Field(ge=0, lt=1 << 64)]  # more than anything can be counted up to
-_Pid = Annotated[int, Field(gt=1, le=1 << 22)]  # PID_MAX_LIMIT (proc(5)); 1 is nobody's program
+_Number = Annotated[int, Field(ge=0, lt=1 << 64)]  # a counter of the ledger has 64 bits
+_Pid = Annotated[int, Field(gt=1, le=1 << 22)]  # PID_MAX_LIMIT (proc(5)); 1 is never a program
 _Seconds = Annotated[float, Field(ge=0)]
 
 Counter = Literal["accepted", "connections", "left", connection.Reason]
-"""What a worker counts of its connections."""
+"""Names a counter of a worker's ledger."""
 
 
 def _names_list(row: dict[str, str]) -> dict[str, str]:
@@ -32,7 +32,7 @@ def _names_list(row: dict[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Prepare(wire.Parsed):
-    """Prepare to serve; beside it an `Assignment` in a memfd, and the descriptors of its roles."""
+    """Asks a worker to prepare; beside it come an `Assignment` (memfd) and the descriptors of its roles."""
 
     number: int
     kind: Literal["prepare"] = "prepare"
@@ -40,7 +40,7 @@ class Prepare(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Commit(wire.Parsed):
-    """Serve with what was prepared; `workers` are earlier ones whose programs live on."""
+    """Asks a worker to serve what it has prepared; `workers` are earlier ones whose programs may live on."""
 
     workers: tuple[int, ...]
     kind: Literal["commit"] = "commit"
@@ -48,14 +48,14 @@ class Commit(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Discard(wire.Parsed):
-    """Forget what was prepared."""
+    """Asks a worker to drop what it has prepared."""
 
     kind: Literal["discard"] = "discard"
 
 
 @dataclass(frozen=True, slots=True)
 class Try(wire.Parsed):
-    """Say whether the service could be served, and end; beside it what is beside `Prepare`."""
+    """Asks a worker to report whether it could serve, and to end; descriptors as for `Prepare`."""
 
     number: int
     kind: Literal["try"] = "try"
@@ -63,21 +63,21 @@ class Try(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Ping(wire.Parsed):
-    """Say that you are well."""
+    """Asks a worker for a `Pong`."""
 
     kind: Literal["ping"] = "ping"
 
 
 @dataclass(frozen=True, slots=True)
 class Report(wire.Parsed):
-    """Say how the lists and the names are."""
+    """Asks a worker for the health of its DNS lists and of host name lookups."""
 
     kind: Literal["report"] = "report"
 
 
 @dataclass(frozen=True, slots=True)
 class Retire(wire.Parsed):
-    """Leave new connections to another worker; `kept` are the inodes of sockets that go on being used."""
+    """Asks a worker to stop accepting; `kept` are the inodes of the listeners that its successor has."""
 
     kept: tuple[int, ...]
     kind: Literal["retire"] = "retire"
@@ -85,7 +85,7 @@ class Retire(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Stop(wire.Parsed):
-    """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
+    """Asks a worker to accept no more, terminate programs after `drain` seconds, and end `seconds` later."""
 
     drain: float
     seconds: float
@@ -93,7 +93,7 @@ class Stop(wire.Parsed):
 
 
 class Ended(NamedTuple):
-    """A process that has ended: `start` in clock ticks since boot, `status` as of waitpid(2)."""
+    """Identifies a process that has ended: `start` in clock ticks since boot, `status` from waitpid(2)."""
 
     pid: int
     start: int
@@ -102,7 +102,7 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gone(wire.Parsed):
-    """These have ended: programs of an earlier worker may be among them."""
+    """Tells a worker which processes have ended; programs that it has adopted may be among them."""
 
     ended: tuple[Ended, ...]
     kind: Literal["gone"] = "gone"
@@ -110,24 +110,24 @@ class Gone(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Recount(wire.Parsed):
-    """A retired worker has ended: see which of its programs still run."""
+    """Tells a worker that a retired one has ended, and asks it to check its adopted programs."""
 
     kind: Literal["recount"] = "recount"
 
 
 @dataclass(frozen=True, slots=True)
 class Retell(wire.Parsed):
-    """To a retired worker: name your running programs again, since your successor has been started again."""
+    """Asks a retired worker to report its running programs again, since its successor was restarted."""
 
     kind: Literal["retell"] = "retell"
 
 
-# From a retired worker, by way of the supervisor, to its successor.
+# From a retired worker, through the supervisor, to its successor.
 
 
 @dataclass(frozen=True, slots=True)
 class Claim(wire.Parsed):
-    """A program of this client runs, and was recorded when it was `started` (seconds since boot)."""
+    """Claims that a program runs for this client, recorded when it was `started` (seconds since boot)."""
 
     pid: _Pid
     version: Literal[4, 6]
@@ -137,14 +137,14 @@ class Claim(wire.Parsed):
     kind: Literal["claim"] = "claim"
 
     def __post_init__(self) -> None:
-        """Refuse an address that is none."""
+        """Refuse a value that is no address of this version."""
         if not 0 <= self.value < 1 << access_table.BITS[self.version]:
             raise ValueError("no address")
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt(wire.Parsed):
-    """A claim that is true: /proc shows the program, with its own `start` in clock ticks since boot."""
+    """Passes on a claim that /proc proves; `start` is the program's own, in clock ticks since boot."""
 
     program: Claim
     start: int
@@ -153,7 +153,7 @@ class Adopt(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Released(wire.Parsed):
-    """The program that was recorded then has ended."""
+    """Reports that the program with this pid, recorded at `started`, has ended."""
 
     pid: _Pid
     started: _Seconds
@@ -162,7 +162,7 @@ class Released(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Counted(wire.Parsed):
-    """Something has happened that is counted under this name."""
+    """Reports an event to count under this name."""
 
     name: Counter
     kind: Literal["counted"] = "counted"
@@ -170,7 +170,7 @@ class Counted(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Relay(wire.Parsed):
-    """What a retired worker would have written into its books, in this order."""
+    """Carries a retired worker's entries to the supervisor, in order."""
 
     entries: tuple[Annotated[Claim | Released | Counted, Field(discriminator="kind")], ...]
     kind: Literal["relay"] = "relay"
@@ -178,7 +178,7 @@ class Relay(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Relayed(wire.Parsed):
-    """What of it the supervisor believes."""
+    """Carries the entries that the supervisor has verified to the successor."""
 
     entries: tuple[Annotated[Adopt | Released | Counted, Field(discriminator="kind")], ...]
     kind: Literal["relayed"] = "relayed"
@@ -189,7 +189,7 @@ class Relayed(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Prepared(wire.Parsed):
-    """It can be served with what was prepared under this number."""
+    """Reports that the worker can serve what it has prepared under this number."""
 
     number: int
     kind: Literal["prepared"] = "prepared"
@@ -197,7 +197,7 @@ class Prepared(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Failed(wire.Parsed):
-    """It cannot, and why."""
+    """Reports that the worker cannot serve the assignment with this number, and why."""
 
     number: int
     failures: Annotated[tuple[Failure, ...], Field(min_length=1)]
@@ -206,7 +206,7 @@ class Failed(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Committed(wire.Parsed):
-    """It serves with what was prepared."""
+    """Reports that the worker serves what it has prepared under this number."""
 
     number: int
     kind: Literal["committed"] = "committed"
@@ -214,7 +214,10 @@ class Committed(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class TryResult(wire.Parsed):
-    """What is wrong with the service, and of each DNS list a row of words for people, "list" among them."""
+    """Reports the result of a `Try`: failures, and for each DNS list a row of text for people.
+
+    Each row has the key "list".
+    """
 
     number: int
     failures: tuple[Failure, ...]
@@ -224,7 +227,7 @@ class TryResult(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class ListStatus(wire.Parsed):
-    """How a DNS list is: its state, why, how often it was asked, and what it said, by class."""
+    """Shows a DNS list's health: its state and why, the number of questions, and of answers by class."""
 
     state: list_health.State
     why: str
@@ -242,7 +245,7 @@ class ListStatus(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class NamesStatus(wire.Parsed):
-    """How name servers answer questions for names, in the same way."""
+    """Shows the health of host name lookups in the same way."""
 
     state: name_health.State
     why: str
@@ -258,7 +261,7 @@ class NamesStatus(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Reported(wire.Parsed):
-    """How the lists are, by what is shown for each, and the names (None: they are not wanted)."""
+    """Reports the health of DNS lists by displayed name, and of host names (None if not looked up)."""
 
     lists: Mapping[str, ListStatus]
     names: NamesStatus | None
@@ -267,21 +270,21 @@ class Reported(wire.Parsed):
 
 @dataclass(frozen=True, slots=True)
 class Retired(wire.Parsed):
-    """It accepts no more."""
+    """Reports that the worker has stopped accepting after a `Retire`."""
 
     kind: Literal["retired"] = "retired"
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped(wire.Parsed):
-    """It accepts no more, and will end."""
+    """Reports that the worker has stopped accepting after a `Stop`, and will end."""
 
     kind: Literal["stopped"] = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class Pong(wire.Parsed):
-    """It is well."""
+    """Answers a `Ping`."""
 
     kind: Literal["pong"] = "pong"
 

@@ -1,4 +1,4 @@
-"""The process that keeps workers running, reloads, binds sockets, and answers commands.
+"""Keeps workers running, reloads the configuration, binds sockets, and answers commands.
 
 It parses no byte from the network.
 """

@@ -1,4 +1,4 @@
-"""What the commands on control.sock do (docs/reference/control.md)."""
+"""Implements the commands on control.sock (docs/reference/control.md)."""
 
 import dataclasses
 import hashlib
@@ -20,12 +20,12 @@ from tcpdconf.daemon.supervisor.reload import queue as reload_queue
 from tcpdconf.daemon.supervisor.reload.queue import Last, ReloadQueue
 from tcpdconf.daemon.worker import ledger
 
-_REPORT: Final = 1.0  # seconds that workers have to say how their lists and names are
+_REPORT: Final = 1.0  # seconds that workers have to report their lists and names
 _BUSIEST: Final = 10
 
 
 class Commands:
-    """The commands of one daemon; `stop` is called with the seconds that programs may go on."""
+    """Answers the commands to one daemon; `stop` is called with the seconds that programs may go on."""
 
     def __init__(
         self,
@@ -40,15 +40,15 @@ class Commands:
         self._stop = stop
         self._missing: set[service_process.ManagedService] = (
             set()
-        )  # whose worker has not said yet what it has to report
+        )  # services whose worker has not reported yet
         self._waiting: list[Reply] = []
         self._timer = 0
         self._heir: int | None = None  # the pid of the daemon that takes over
-        self._ending = False  # told to stop, perhaps by that daemon
+        self._ending = False  # told to stop, perhaps by the daemon that takes over
         self._hashed: tuple[Config, str] | None = None
 
     def all(self) -> dict[str, Command]:
-        """Every command of these by its name."""
+        """Return the commands by name."""
         return {
             "status": self._status,
             "connections": self._connections,
@@ -58,14 +58,14 @@ class Commands:
         }
 
     def reported(self, each: service_process.ManagedService, report: Reported) -> None:
-        """Take note of what a worker says of lists and names."""
+        """Keep a worker's report of lists and names, and answer if it is the last one."""
         each.report = report
         self._missing.discard(each)
         if not self._missing:
             self._answer()
 
     def _status(self, _: dict[str, Any], reply: Reply) -> None:
-        """Ask the workers for lists and names, and answer when all have said it, or one second later."""
+        """Ask the workers for lists and names; answer when all have reported, or after one second."""
         self._waiting.append(reply)
         if self._missing:
             return
@@ -101,7 +101,7 @@ class Commands:
         }
 
     def _hash(self, config: Config) -> str:
-        """Return the hash of what runs; a large configuration is hashed once."""
+        """Return the hash of the running configuration, which is computed once for each."""
         if self._hashed is None or self._hashed[0] is not config:
             self._hashed = config, hashlib.sha256(config.model_dump_json().encode()).hexdigest()
         return self._hashed[1]
@@ -131,9 +131,9 @@ class Commands:
         )
 
     def _hand_over(self, _: dict[str, Any], reply: Reply) -> None:
-        """Give one successor the listening sockets. Both accept from them until the successor says stop.
+        """Give one successor the listening sockets. Both daemons accept until the successor sends `stop`.
 
-        A successor that hangs up before has failed; then another one may come.
+        A successor that hangs up before that has failed, and another one may take over.
         """
         if self._heir is not None:
             reply({"ok": False, "error": f"pid {self._heir} takes over already"})
@@ -175,7 +175,7 @@ def _service(each: service_process.ManagedService, counts: Mapping[str, int]) ->
         "listeners": [
             listeners.described(one)
             for _, one in (each.setup.sockets if each.setup else ())
-            if one.fileno() >= 0  # of a daemon that stops all are closed
+            if one.fileno() >= 0  # a daemon that stops has closed them all
         ],
         "dns_lists": {
             shown: dataclasses.asdict(one)
@@ -186,7 +186,7 @@ def _service(each: service_process.ManagedService, counts: Mapping[str, int]) ->
 
 
 def _settings(each: service_process.ManagedService) -> Service:
-    assert each.setup is not None  # noqa: S101 (what runs has a setup)
+    assert each.setup is not None  # noqa: S101 (a service that runs has a setup)
     return each.setup.config.services[each.name]
 
 

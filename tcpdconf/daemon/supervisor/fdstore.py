@@ -1,7 +1,7 @@
-"""The service manager's file descriptor store: keeps the listening sockets while no daemon runs.
+"""Keeps the listening sockets in the service manager's file descriptor store while no daemon runs.
 
-When the daemon is restarted, or has crashed, it gets them back with its socket activation; clients that have
-connected meanwhile wait in their queues. See sd_pid_notify_with_fds(3) and FileDescriptorStoreMax= in
+After a restart or a crash the next daemon gets them back by socket activation. Clients that have connected
+meanwhile wait in the sockets' queues. See sd_pid_notify_with_fds(3) and FileDescriptorStoreMax= in
 systemd.service(5).
 """
 
@@ -13,7 +13,7 @@ from tcpdconf.daemon.supervisor.reload.transaction import Open
 
 
 class Store:
-    """Keeps in the store what is listened on: no more, no less."""
+    """Keeps exactly the sockets in the store on which the daemon listens."""
 
     def __init__(self, notifier: notify.Notifier, activated: listeners.Activated) -> None:
         self._notifier = notifier
@@ -21,7 +21,7 @@ class Store:
         self._kept = {name: list(sockets) for name, sockets in activated.stored.items()}
 
     def keep(self, wanted: Open) -> None:
-        """Keep these sockets, and let go of others. A socket unit's are not ours to keep."""
+        """Store these sockets, except those of socket units, and remove others from the store."""
         ours: dict[str, list[socket.socket]] = {}
         for key, sockets in wanted.items():
             own = [each for each in sockets if not self._activated.lent(each)]
@@ -39,7 +39,7 @@ class Store:
     def release(self, unwanted: frozenset[socket.socket], then: Callable[[], None]) -> None:
         """Let the manager close its copies of these sockets, then call `then`.
 
-        A copy that outlived ours would go on listening, with nobody to accept.
+        A copy that outlived ours would go on listening, and no process would accept.
         """
         names = [name for name, kept in self._kept.items() if not unwanted.isdisjoint(kept)]
         for name in names:
@@ -51,12 +51,12 @@ class Store:
             then()
 
     def clear(self) -> None:
-        """Keep nothing any more."""
+        """Remove all sockets from the store."""
         for name in self._kept:
             self._notifier.forget(name)
         self._kept = {}
 
 
 def _name(key: listeners.ListenerKey) -> str:
-    """Names in the store have no colons."""
+    """Return the name of a listener in the store, where colons are not allowed."""
     return f"{listeners.STORED}{key.address.replace(':', '_')} {key.port}"

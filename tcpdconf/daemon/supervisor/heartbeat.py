@@ -1,7 +1,7 @@
-"""Finds workers that do not answer and kills them; each is started again, and its programs live on.
+"""Finds workers that do not answer and kills them; each is restarted, and its programs live on.
 
-Silence is counted in pings, not in seconds: when the host was suspended or the supervisor was stopped, one
-round comes late instead of many. A late round counts against nobody: the workers may have been held up too.
+It counts missed pings, not seconds: when the host was suspended or the supervisor was stopped, one round
+comes late instead of many. A late round counts against no worker, since workers may have been held up too.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import Final, Protocol
 from tcpdconf.daemon.process import log, loop
 
 _ROUNDS: Final = 3  # pings in a row without an answer: a busy machine makes a worker miss one
-_PAUSE: Final = 10.0  # seconds between two; what the shipped unit's WatchdogSec=30 comes to
+_PAUSE: Final = 10.0  # seconds between two pings; the result of the shipped unit's WatchdogSec=30
 _SHORTEST: Final = 1.0  # a worker may be held up for a second, whatever the watchdog's limit is
-_PREPARE: Final = 120.0  # seconds for a worker that reads its files, twice what a reload allows
+_PREPARE: Final = 120.0  # seconds for a worker that reads its files, twice as many as a reload allows
 
 
 class Pinged(Protocol):
-    """A worker (`WorkerProcess`) as it is judged here; `missed` pings in a row have no answer."""
+    """Describes a worker as the heartbeat sees it; `missed` counts pings in a row without an answer."""
 
     name: str
     pid: int
@@ -25,20 +25,20 @@ class Pinged(Protocol):
     missed: int
 
     def ping(self) -> None:
-        """Ask it whether it is well."""
+        """Send a ping."""
 
     def forgive(self) -> None:
-        """Count missed pings from the beginning."""
+        """Reset the count of missed pings."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the worker."""
 
 
 class Heartbeat:
     """Pings the `workers` of a daemon three times within the service manager's `watchdog` limit (seconds).
 
-    A worker that has missed three pings, and had the time to answer the last one, is killed. One that does
-    not serve yet answers only when it has read its files, and has two minutes.
+    It kills a worker that has missed three pings and had the time to answer the last one. A worker that does
+    not serve yet answers only when it has read its files; it has two minutes.
     """
 
     def __init__(

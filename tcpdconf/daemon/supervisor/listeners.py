@@ -1,4 +1,4 @@
-"""Listening sockets: opened here, or passed on by a service manager or another daemon."""
+"""Opens listening sockets, or takes those that a service manager or another daemon passes on."""
 
 import contextlib
 import errno
@@ -10,32 +10,33 @@ from typing import Final, NamedTuple
 from tcpdconf.config import collisions, host, socket_address
 from tcpdconf.config.model import tables
 
-STORED: Final = "tcpdconf listen "  # how the names of our sockets in the store begin
+STORED: Final = "tcpdconf listen "  # prefix of the names of our sockets in the store
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _IP_FREEBIND: Final = 15  # linux/in.h
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
 class ListenerKey(NamedTuple):
-    """What listener a socket is for: an address as configured, a port number."""
+    """Identifies the listener of a socket: an address as configured, a port number."""
 
     address: str
     port: int
 
     def __str__(self) -> str:
-        """As in `name`."""
+        """Return address and port as messages show them."""
         return socket_address.shown(self.address, self.port)
 
 
 def key(listener: tables.Listener) -> ListenerKey:
-    """What a listener binds."""
+    """Return the address and port that a listener binds."""
     return ListenerKey(listener.address, host.port_number(listener.port))
 
 
 def key_of(found: socket.socket) -> ListenerKey:
-    """What a socket is bound to: the listener that would bind just this one.
+    """Return the key of the listener that would bind exactly this socket.
 
-    Family, address, port and IPV6_V6ONLY count: "*" is IPv6's any address for both families, "::" for one.
+    It depends on family, address, port and IPV6_V6ONLY. A socket on IPv6's any address has the address "*" if
+    it takes both families, else "::".
     """
     address, port = found.getsockname()[:2]
     if address == "::" and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
@@ -44,7 +45,7 @@ def key_of(found: socket.socket) -> ListenerKey:
 
 
 class CannotBindError(Exception):
-    """A listener's socket cannot be opened; the text says which and why."""
+    """Reports that a listener's socket cannot be opened; the text says which and why."""
 
     def __init__(self, which: ListenerKey, why: str) -> None:
         super().__init__(f"cannot bind {which}: {why}")
@@ -52,9 +53,10 @@ class CannotBindError(Exception):
 
 
 class Opening:
-    """The listening sockets of a configuration: those that are open already, and those opened for it.
+    """Collects the sockets that a configuration listens on: open ones, and those that it opens.
 
-    Nothing that is open is touched before `commit`; `undo` closes what was opened here.
+    It does not touch an open socket before `commit`, except to set SO_REUSEPORT for a moment. `undo` closes
+    the sockets opened here.
     """
 
     def __init__(self, have: Mapping[ListenerKey, list[socket.socket]], activated: "Activated") -> None:
@@ -63,31 +65,34 @@ class Opening:
         self._bound = {key_of(each): each for each in self._all}
         self._activated = activated
         self._opened: list[socket.socket] = []
-        self._silent: list[tuple[socket.socket, tables.Listener]] = []  # bound, and to listen at `commit`
+        self._silent: list[tuple[socket.socket, tables.Listener]] = []  # listen at `commit`
         self.wanted: dict[ListenerKey, list[socket.socket]] = {}
 
     def sockets(self, listener: tables.Listener) -> list[socket.socket]:
-        """The sockets of one more listener.
+        """Return the sockets of one more listener, opened if necessary.
 
         Raises:
-            CannotBindError: the kernel refuses, or a socket unit has bound what overlaps.
+            CannotBindError: the kernel refuses, or a socket unit has bound an overlapping address.
         """
         which = key(listener)
         found = self._known(which)
         if found:
-            self._silent += [(each, listener) for each in found]  # its backlog may be another
+            self._silent += [(each, listener) for each in found]  # its backlog may have changed
         else:
             found = self._activated.claim(listener, which.port) or [self._open(listener, which)]
         self.wanted[which] = found
         return found
 
     def unwanted(self) -> frozenset[socket.socket]:
-        """The open sockets that no listener wants any more."""
+        """Return the open sockets that no listener wants any more."""
         wanted = {each for sockets in self.wanted.values() for each in sockets}
         return self._all - wanted
 
     def inherited(self, listener: tables.Listener) -> list[socket.socket]:
-        """The unwanted sockets of this listener's port in whose queues clients of another daemon may wait."""
+        """Return the unwanted sockets on this listener's port that come from another daemon or the store.
+
+        Clients may wait in their queues.
+        """
         which = key(listener)
         return [
             each
@@ -96,7 +101,7 @@ class Opening:
         ]
 
     def commit(self) -> frozenset[socket.socket]:
-        """Listen on all that is wanted; returns the unwanted sockets, for the caller to close.
+        """Listen on all wanted sockets; return the unwanted ones, for the caller to close.
 
         Raises:
             CannotBindError: the kernel refuses.
@@ -104,7 +109,7 @@ class Opening:
         unwanted = self.unwanted()
         for each, listener in self._silent:
             try:
-                # the kernel looks once more whether the port is free, and others may have bound it since
+                # the kernel checks again whether the port is free, and others may have bound it since
                 with _shared([each, *unwanted]):
                     _listen(each, listener)
             except OSError as error:
@@ -112,12 +117,12 @@ class Opening:
         return unwanted
 
     def undo(self) -> None:
-        """Close what was opened."""
+        """Close the sockets that were opened here."""
         for each in self._opened:
             each.close()
 
     def _known(self, which: ListenerKey) -> list[socket.socket]:
-        """The open sockets of a listener, if there are; "*" is one for each family as well."""
+        """Return the open sockets of a listener, or none; for "*" one socket for each family also counts."""
         if which in self._have:
             return self._have[which]
         if which in self._bound:
@@ -147,10 +152,10 @@ class Opening:
     def _open_beside(
         self, listener: tables.Listener, which: ListenerKey, others: list[socket.socket]
     ) -> socket.socket:
-        """Bind beside sockets that this configuration does not want any more ("*" for an address).
+        """Bind a port on which other sockets are open, for example when "*" replaces an address.
 
-        SO_REUSEPORT is set for this moment only: else another process of the same user could bind as well.
-        It listens at `commit`: until then the clients are the other socket's.
+        SO_REUSEPORT is set only while binding: otherwise another process of the same user could bind too. The
+        new socket listens at `commit`. Until then the other sockets get all clients.
         """
         try:
             with _shared(others):
@@ -165,7 +170,7 @@ class Opening:
 
 @contextlib.contextmanager
 def _shared(sockets: list[socket.socket]) -> Iterator[None]:
-    """Let others bind the ports of these sockets meanwhile."""
+    """Let sockets with SO_REUSEPORT bind the ports of these sockets meanwhile."""
     for each in sockets:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -176,7 +181,7 @@ def _shared(sockets: list[socket.socket]) -> Iterator[None]:
 
 
 def _bound(listener: tables.Listener, which: ListenerKey, *, beside: bool = False) -> socket.socket:
-    """Bound as configured. "*" is one socket for both families where the host has IPv6."""
+    """Return a socket bound as configured; for "*" it takes both families if the host has IPv6."""
     if listener.address != "*":
         family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
         return _bind(listener, family, which, v6only=True, beside=beside)
@@ -212,31 +217,31 @@ def _bind(
 
 
 def _listen(found: socket.socket, listener: tables.Listener) -> None:
-    """Accepted connections inherit SO_KEEPALIVE on Linux, which saves a call for each."""
+    """Listen, with SO_KEEPALIVE: on Linux accepted connections inherit it, which saves a call for each."""
     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     found.setblocking(False)
     found.listen(listener.backlog or socket.SOMAXCONN)
 
 
 class Passed(NamedTuple):
-    """A socket that was open before this process; `unit` is the socket unit that has bound it, if one has."""
+    """Describes a socket that was open before this process; `unit` is the unit that has bound it, or None."""
 
     socket: socket.socket
     unit: str | None = None
 
 
 class Activated:
-    """Sockets that were open before this process.
+    """Keeps the sockets that were open before this process started.
 
-    They come from a socket unit, from the service manager's file descriptor store, or from a daemon whose
-    place is taken. Only those of a unit have to be wanted by a listener: the unit goes on listening.
+    They come from a socket unit, from the service manager's file descriptor store, or from the daemon that
+    this one replaces. A listener must claim each socket of a unit, since the unit goes on listening.
     """
 
     def __init__(self, environment: Mapping[str, str], taken: Iterable[Passed] = ()) -> None:
-        """`environment` is the one this process was started with; `taken` are another daemon's sockets."""
+        """Take the sockets that the start `environment` names, and those `taken` from another daemon."""
         self._units: dict[socket.socket, str] = {}  # each with the name of its unit
         self._unclaimed: list[socket.socket] = []
-        self._spare: list[socket.socket] = []  # a unit's that a listener had, and none has now
+        self._spare: list[socket.socket] = []  # sockets of units that a listener has given up
         self.stored: dict[str, list[socket.socket]] = {}  # by name in the store
         others = []
         for found, unit in taken:
@@ -250,20 +255,20 @@ class Activated:
                 others.append(found)
             else:
                 self._add(name, found)
-        # those of another daemon, until this one serves
+        # those of a daemon before this one, until this one serves
         self.inherited = frozenset(each for each in others if _is_tcp(each))
         for each in self.inherited:
             each.setblocking(False)
 
     def open(self) -> dict[ListenerKey, list[socket.socket]]:
-        """The inherited sockets, as what was listened on before the first configuration."""
+        """Return the inherited sockets by listener, as open before the first configuration."""
         found: dict[ListenerKey, list[socket.socket]] = {}
         for each in self.inherited:
             found.setdefault(key_of(each), []).append(each)
         return found
 
     def claim(self, listener: tables.Listener, port: int) -> list[socket.socket]:
-        """The sockets that units have for a listener, ready to accept, or none; "*" takes both families'."""
+        """Return the sockets that units have for a listener, listening, or none; "*" takes both families'."""
         for source in (self._unclaimed, self._spare):
             found = [each for each in source if _is_for(each, listener.address, port)]
             for each in found:
@@ -274,7 +279,7 @@ class Activated:
         return []
 
     def overlapping(self, which: ListenerKey) -> str | None:
-        """The socket of a unit, with the unit's name, beside which nobody can listen on this address."""
+        """Return the name of a unit's socket that overlaps with this address, and of its unit, or None."""
         for each, unit in self._units.items():
             if _is_tcp(each):
                 bound = key_of(each)
@@ -283,26 +288,26 @@ class Activated:
         return None
 
     def let_go(self, found: socket.socket) -> None:
-        """Close a listener's socket that is not wanted any more; a unit's would be refused if it is again."""
+        """Close a socket that no listener wants any more; keep one of a unit, which cannot be bound again."""
         if self.lent(found):
             self._spare.append(found)
         else:
             found.close()
 
     def lent(self, found: socket.socket) -> bool:
-        """Whether a socket is a socket unit's: it has it, and gives it again."""
+        """Return whether a socket belongs to a socket unit, which keeps it and passes it on again."""
         return found in self._units
 
     def unit(self, found: socket.socket) -> str | None:
-        """The name of a socket's unit, if it has one."""
+        """Return the name of a socket's unit, or None."""
         return self._units.get(found)
 
     def unclaimed(self) -> list[str]:
-        """What the sockets of socket units are that no listener has claimed."""
+        """Return descriptions of the sockets of socket units that no listener has claimed."""
         return [f"descriptor {each.fileno()} ({described(each)})" for each in self._unclaimed]
 
     def settled(self) -> None:
-        """Note that this daemon serves: no other one's clients wait any more."""
+        """Treat inherited sockets as this daemon's own from now on, because it serves."""
         self.inherited = frozenset()
 
     def _add(self, unit: str, found: socket.socket) -> None:
@@ -311,7 +316,7 @@ class Activated:
 
 
 def _received(environment: Mapping[str, str]) -> Iterator[tuple[str, socket.socket]]:
-    """Each passed-on socket with its name, a unit's as a rule (sd_listen_fds(3))."""
+    """Yield each passed-on socket with its name, usually a unit's (sd_listen_fds(3))."""
     count = environment.get("LISTEN_FDS", "")
     if environment.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return
@@ -335,7 +340,7 @@ def _is_for(found: socket.socket, address: str, port: int) -> bool:
 
 
 def _has_ipv6() -> bool:
-    """Whether this host binds IPv6 addresses."""
+    """Return whether this host binds IPv6 addresses."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::", 0))
@@ -345,7 +350,7 @@ def _has_ipv6() -> bool:
 
 
 def described(found: socket.socket) -> str:
-    """What a socket listens on: `0.0.0.0:25`, `[::]:25`."""
+    """Return the address of a socket as text: `0.0.0.0:25`, `[::]:25`."""
     address = found.getsockname()
     if found.family in {socket.AF_INET, socket.AF_INET6}:
         return socket_address.shown(address[0], address[1])

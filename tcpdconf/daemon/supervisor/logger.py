@@ -1,4 +1,4 @@
-"""A service's logger: the process that reads its programs' standard error, and the pipe between them."""
+"""Runs a service's logger, the process that reads its programs' standard error from a pipe."""
 
 import contextlib
 import fcntl
@@ -13,25 +13,26 @@ from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.process import channel, child, log, loop, privileges
 from tcpdconf.policy import environ
 
-_PIPE: Final = 1 << 20  # bytes that may wait, where the host allows so many (pipe(7))
+_PIPE: Final = 1 << 20  # bytes that the pipe may hold, if the host allows so many (pipe(7))
 
 
 class LoggerSettings(NamedTuple):
-    """What makes one logger another than that of a service before."""
+    """Holds the settings of a logger; a service whose settings differ needs a new logger."""
 
     argv: tuple[str, ...]
     identity: host.Identity
     environment: Mapping[str, str]
-    detached: bool = False  # its own output is thrown away, and SIGHUP ignored
+    detached: bool = False  # discard its own output, and ignore SIGHUP
 
 
 class Logger:
-    """Kept running as long as it is wanted; the pipe outlives the process, so that nothing written is lost.
+    """Keeps a logger running until closed; the pipe outlives the process, so that no output is lost.
 
-    `write` is for programs; `peek` is its reading end once more, not blocking, for who looks how full it is.
+    `write` is the end for programs. `peek` is a second, non-blocking reading end for the worker, which checks
+    how full the pipe is.
 
     Raises:
-        OSError: no pipe is to be had.
+        OSError: no pipe is available.
     """
 
     def __init__(self, events: loop.Loop, name: str, order: LoggerSettings) -> None:
@@ -49,7 +50,7 @@ class Logger:
             raise
 
     def close(self) -> None:
-        """Let it end: it does when the last program has."""
+        """Close the pipe, and do not restart the logger; it ends when the last program has."""
         self.process.finish()
         channel.close_all([self._read, self.write, self.peek])
 
@@ -57,7 +58,7 @@ class Logger:
         return child.fork(self._run, {self._read})
 
     def _run(self) -> int:
-        os.setsid()  # what is sent to programs or typed at a terminal is not meant for the logger
+        os.setsid()  # signals to programs or from a terminal are not meant for the logger
         os.dup2(self._read, 0)
         log_fd = os.dup(2)  # closed when the logger runs
         if self.order.detached:
@@ -65,9 +66,9 @@ class Logger:
             os.dup2(1, 2)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         elif os.path.samestat(os.fstat(0), os.fstat(2)):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it reads must end when nobody else writes
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the pipe must end when no program holds it
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which the interpreter ignores
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the interpreter ignores these two
         privileges.become(self.order.identity)
         os.chdir("/")
         path = self.order.argv[0]
@@ -82,7 +83,10 @@ class Logger:
 def order(
     service: Service, environment: Mapping[str, str], ways: dialect.Dialect = dialect.TOML
 ) -> LoggerSettings | None:
-    """The logger that a service wants; `environment` is the daemon's own as it was started."""
+    """Return the settings of a service's logger, or None if it wants none.
+
+    `environment` is the one that the daemon was started with.
+    """
     stderr = service.stderr
     if not isinstance(stderr, tables.StderrLogger):
         return None

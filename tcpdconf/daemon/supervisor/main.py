@@ -1,4 +1,4 @@
-"""The supervisor: keeps a configuration's services running, takes on the next one, stops them.
+"""Runs the supervisor, which keeps a configuration's services running, reloads it, and stops them.
 
 It may be root and therefore reads no byte that came from the network.
 """
@@ -36,13 +36,13 @@ from tcpdconf.daemon.watch.client import WatchClient
 from tcpdconf.daemon.worker import books
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
-_GRACE: Final = 5.0  # seconds that a worker has to end after its programs had their time
+_GRACE: Final = 5.0  # seconds that a worker has to end after `stop_timeout`
 _HURRY: Final = 1.0
 _OF_THE_HOST: Final = frozenset({"cannot-bind", "unclaimed-socket"})
 
 
 class StartError(Exception):
-    """The host does not let the daemon start; `problems` say why."""
+    """Reports that the host does not let the daemon start; `problems` say why."""
 
     def __init__(self, found: list[problems.Problem]) -> None:
         super().__init__(*(problem.text for problem in found))
@@ -50,10 +50,11 @@ class StartError(Exception):
 
 
 class Order(NamedTuple):
-    """What a daemon is to do: `read` loads the configuration, and raises ConfigError.
+    """Tells the supervisor what to run: `read` loads the configuration, and raises ConfigError.
 
-    `environment` is the one that it was started with, `runtime` the directory of control.sock, if there is to
-    be one; `started` is called when everything serves. `predecessor` is a daemon whose place it takes.
+    `environment` is the one that the daemon was started with. `runtime` is the directory of control.sock;
+    None means no control socket. `started` is called when everything serves. `predecessor` is the daemon that
+    this one replaces.
     """
 
     read: Callable[[], Loaded]
@@ -88,7 +89,7 @@ class Supervisor(Observer[ManagedService]):
         self._preview = preview.Preview(self._loop, order.read, self._reloads)
         self._commands = commands.Commands(self._loop, self._reloads, self._activated, self._drain)
         self._controlled: Control | None = None
-        self._all: list[ManagedService] = []  # with those that are coming, or drain
+        self._all: list[ManagedService] = []  # also services that are being started or drained
         self._started = False
         self._failure: tuple[problems.Problem, ...] = ()
         self._stopping = False
@@ -102,10 +103,10 @@ class Supervisor(Observer[ManagedService]):
             RunningError: another daemon has this runtime directory.
         """
         read_at, loaded = time.time(), self._order.read()
-        if self._order.predecessor is None:  # of another one the socket is in use until all is well
+        if self._order.predecessor is None:  # else the predecessor uses the socket until this daemon serves
             self._control()
         _adopt_orphans()
-        # From here on processes are forked: what is alive now they share for good.
+        # From here on the supervisor forks: frozen objects stay in memory that all processes share.
         gc.collect()
         gc.freeze()
         self._loop.watch(self._arrived, self._signalled)
@@ -122,7 +123,7 @@ class Supervisor(Observer[ManagedService]):
             raise problems.ConfigError(self._failure)
 
     def _control(self) -> None:
-        """Listen to commands, where that is possible."""
+        """Listen on control.sock, if there is a runtime directory and the host allows it."""
         runtime = self._order.runtime
         if runtime is None:
             return
@@ -142,7 +143,7 @@ class Supervisor(Observer[ManagedService]):
         self._reloads.wish(again=False)
 
     def _reloaded(self, last: Last) -> None:
-        """Go on with what a reload has come to."""
+        """Handle the end of a reload: serve, or stop if the first configuration has failed."""
         self._forget()
         if self._stopping:
             self._end_when_idle()
@@ -153,7 +154,7 @@ class Supervisor(Observer[ManagedService]):
             self._stop(0)
 
     def _begin(self, last: Last) -> None:
-        """Go on with the configuration that there is now, or still."""
+        """Log and announce the result of a reload, and watch the files of the configuration."""
         loaded = self._reloads.state.loaded
         log.set_level(loaded.config.daemon.log_level)
         count = len(self._reloads.state.services)
@@ -161,7 +162,7 @@ class Supervisor(Observer[ManagedService]):
         if not self._started:
             log.info("running", services=count, pid=os.getpid())
             self._order.started()
-            self._loop.guard()  # a defect that shows earlier ends the daemon, and its starter learns of it
+            self._loop.guard()  # an earlier defect ends the daemon, so that its starter notices
             self._loop.attempt(self._succeed)
             watchdog = notify.watchdog_seconds()
             self._keep_alive(watchdog)
@@ -181,7 +182,7 @@ class Supervisor(Observer[ManagedService]):
         self._watching.watch(loaded.config, running.refused, loaded.directory, running.read, running.read_at)
 
     def _succeed(self) -> None:
-        """Everything serves: nobody else has to."""
+        """Replace the predecessor, since this daemon serves now."""
         self._activated.settled()
         if self._order.predecessor is not None:
             self._control()
@@ -189,42 +190,45 @@ class Supervisor(Observer[ManagedService]):
             self._order.predecessor.dismiss(seconds)
 
     def prepared(self, each: ManagedService) -> None:
-        """Let the reload know that wants to."""
+        """Tell the present reload that a service has prepared."""
         self._reloads.tell(lambda reload: reload.prepared(each))
 
     def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
-        """Let the reload know that wants to."""
+        """Tell the present reload that a service cannot be served as it asks, and why."""
         self._reloads.tell(lambda reload: reload.failed(each, failures))
 
     def serves(self, each: ManagedService, *, first: bool) -> None:
-        """Log it the first time, and have the watcher know what was read; let the reload know."""
+        """Tell the present reload that a service serves.
+
+        The first time, also log it and tell the watcher which files were read.
+        """
         if first:
             log.info("ready", service=each.name, pid=each.pids[0])
             self._watching.read(each.opened)
         self._reloads.tell(lambda reload: reload.serves(each))
 
     def broken(self, each: ManagedService, failures: Sequence[Failure]) -> None:
-        """Log why."""
+        """Log the failures."""
         for failure in failures:
             log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
 
     def stopped(self, each: ManagedService) -> None:
-        """Let the reload know that wants to."""
+        """Tell the present reload that a service accepts no more."""
         self._reloads.tell(lambda reload: reload.stopped(each))
 
     def reported(self, each: ManagedService, report: Reported) -> None:
-        """Let the command know that waits for it."""
+        """Pass the report on to the `status` command."""
         self._commands.reported(each, report)
 
     def _keep_alive(self, seconds: float | None) -> None:
-        """Tell the service manager that the daemon is alive; its workers have a heartbeat of their own."""
+        """Tell the service manager at intervals that the daemon is alive; `Heartbeat` checks the workers."""
         if self._stopping or seconds is None:
             return
-        self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))  # also after a defect
+        self._loop.after(seconds / 3, lambda: self._keep_alive(seconds))  # first, in case of a defect
         self._notifier.watchdog()
 
     def _workers(self) -> list[worker_process.WorkerProcess]:
-        """Every worker, with those that are coming, or drain."""
+        """Return every worker, also those that are being started or drained."""
         return [worker for each in self._all for worker in each.workers]
 
     def _signalled(self) -> None:
@@ -244,7 +248,7 @@ class Supervisor(Observer[ManagedService]):
                 self._reloads.wish(again=True)
 
     def _reap(self) -> None:
-        """Take note of processes that ended: workers, loggers, programs whose worker had gone before."""
+        """Handle the exits of child processes: workers, loggers, programs whose worker has ended before."""
         programs: list[Ended] = []
         for found, status in _ended():
             self._loop.attempt(functools.partial(self._ended, found, status, programs))
@@ -257,7 +261,7 @@ class Supervisor(Observer[ManagedService]):
         self._end_when_idle()
 
     def _ended(self, found: procfs.Process, status: int, programs: list[Ended]) -> None:
-        """Take note of one process that ended; one that is nobody's was a program."""
+        """Handle one exit; a process that is unknown here was a program, and is added to `programs`."""
         pid = found.pid
         if self._watching.ended(pid, status) or self._preview.ended(pid):
             return
@@ -265,7 +269,7 @@ class Supervisor(Observer[ManagedService]):
             programs.append(Ended(pid, found.start, status))
 
     def _forget(self) -> None:
-        """Let go of services that were removed, or never came to be, when their last worker has ended."""
+        """Close services that were removed, or never started, once their last worker has ended."""
         if self._reloads.busy:
             return
         services = self._reloads.state.services
@@ -275,9 +279,9 @@ class Supervisor(Observer[ManagedService]):
                 self._all.remove(each)
 
     def _drain(self, seconds: float) -> None:
-        """Stop on command, after so many seconds for the programs."""
+        """Stop on command; programs may go on for so many seconds."""
         log.info("stopping", drain=f"{seconds:g}s")
-        self._store.clear()  # unlike a signal, which a restart may follow, this gives the ports up
+        self._store.clear()  # gives up the ports: a restart may follow a signal, but not this command
         self._stop(seconds)
 
     def _stop(self, drain: float) -> None:
@@ -288,7 +292,7 @@ class Supervisor(Observer[ManagedService]):
             self._loop.attempt(step)
         for sockets in self._reloads.state.sockets.values():
             for listening in sockets:
-                listening.close()  # clients are refused from now on, instead of waiting for nobody
+                listening.close()  # the kernel refuses clients from now on: they need not wait in vain
         for each in self._all:
             self._loop.attempt(functools.partial(each.stop, drain, seconds))
         self._end_when_idle()
@@ -299,7 +303,7 @@ class Supervisor(Observer[ManagedService]):
             self._loop.attempt(functools.partial(each.stop, 0, 0))
 
     def _kill(self) -> None:
-        """End the workers at once; this process soon afterwards, whether it has heard of their end or not."""
+        """Kill the workers, and end this process soon afterwards even if some have not ended."""
         self._loop.after(_HURRY, self._loop.stop)
         for each in self._all:
             for pid in each.pids:
@@ -312,16 +316,19 @@ class Supervisor(Observer[ManagedService]):
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of programs whose worker dies, so that their end is known (prctl(2)).
+    """Become the parent of programs whose worker dies, so that their exit is known (prctl(2)).
 
-    Where that fails a restarted worker counts them until it is restarted itself.
+    If that fails, a restarted worker counts them until it is restarted itself.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         log.warning(f"cannot become a subreaper: {os.strerror(ctypes.get_errno())}")
 
 
 def _ended() -> Iterator[tuple[procfs.Process, int]]:
-    """Wait for each process that has ended; its number can be given to another one only after that."""
+    """Wait for each process that has ended, and yield it with its status.
+
+    The process is looked up first: once it has been waited for, the kernel may reuse its pid.
+    """
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             found = procfs.look(ended.si_pid)

@@ -1,6 +1,6 @@
-"""Word to the service manager (sd_notify(3)), when there is one; and sockets, for its store.
+"""Sends messages and sockets to the service manager, if there is one (sd_notify(3)).
 
-Nothing here waits: what the manager does not take at once is sent again, in order, until it does.
+Nothing here blocks: a message that the manager does not take at once is sent again, in order, until it does.
 """
 
 import collections
@@ -16,13 +16,13 @@ import sdnotify
 from tcpdconf.daemon.process import channel, loop
 
 _AGAIN: Final = 0.1  # seconds between two attempts while the manager does not read
-_PATIENCE: Final = 5.0  # seconds for which a barrier is waited for, as sd_notify_barrier(3) recommends
-_MOST: Final = 1000  # messages that wait
+_PATIENCE: Final = 5.0  # most seconds to wait for a barrier, as sd_notify_barrier(3) recommends
+_MOST: Final = 1000  # most messages that may wait
 _FULL: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 
 class _Message(NamedTuple):
-    """A message with descriptors of its own; a later `state` makes an earlier one that waits pointless."""
+    """Holds a message with descriptors of its own; a later `state` replaces an earlier one that waits."""
 
     text: str
     fds: list[int]
@@ -30,7 +30,7 @@ class _Message(NamedTuple):
 
 
 class Notifier:
-    """Sends messages to NOTIFY_SOCKET, read once; does nothing without it."""
+    """Sends messages to NOTIFY_SOCKET, which is read once; does nothing if it is not set."""
 
     def __init__(self, events: loop.Loop) -> None:
         self._loop = events
@@ -38,12 +38,12 @@ class Notifier:
         if os.environ.get("NOTIFY_SOCKET"):
             self._socket = sdnotify.SystemdNotifier().socket
         self._waiting: collections.deque[_Message] = collections.deque()
-        self._pausing = False  # until the manager is tried again
+        self._pausing = False  # until the next attempt
         if self._socket is not None:
             self._socket.setblocking(False)
 
     def close(self) -> None:
-        """Say no more, and forget what waits."""
+        """Send nothing more, and drop the messages that wait."""
         while self._waiting:
             channel.close_all(self._waiting.popleft().fds)
         if self._socket is not None:
@@ -51,36 +51,36 @@ class Notifier:
             self._socket = None
 
     def ready(self, status: str) -> None:
-        """Say that every worker accepts."""
+        """Report that every worker accepts."""
         self._say_state(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """Say that the daemon has begun to take on its configuration again; `ready` ends that."""
+        """Report that a reload has begun; `ready` ends it."""
         self._say_state(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Say that the daemon has begun to stop."""
+        """Report that the daemon has begun to stop."""
         self._say_state("STOPPING=1\nSTATUS=stopping")
 
     def store(self, name: str, end: socket.socket) -> None:
-        """Let the service manager keep a socket, to pass it on when this daemon is started again."""
+        """Have the service manager keep a socket, to pass it on when the daemon is started again."""
         self._say(f"FDSTORE=1\nFDNAME={name}", end.fileno())
 
     def forget(self, name: str) -> None:
-        """Let it close what it keeps under this name."""
+        """Have the service manager close the sockets that it keeps under this name."""
         self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def barrier(self, then: Callable[[], None]) -> None:
-        """Call `then` when everything said so far has been done, or the manager has had its time.
+        """Call `then` once the manager has handled all earlier messages, or after five seconds.
 
-        The manager closes the descriptor that comes with the message (sd_notify_barrier(3)).
+        The manager then closes the descriptor that comes with the message (sd_notify_barrier(3)).
         """
         if self._socket is None:
             then()
             return
         try:
             read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:  # without a descriptor nobody can be waited for
+        except OSError:  # without a descriptor there is no way to wait
             then()
             return
         _Barrier(self._loop, read, then)
@@ -90,7 +90,7 @@ class Notifier:
             os.close(write)
 
     def watchdog(self) -> None:
-        """Say that the daemon is alive; what the manager has no time to hear now is no news later."""
+        """Report that the daemon is alive; skip this if messages wait, since it is worthless later."""
         if not self._waiting:
             self._say_state("WATCHDOG=1")
 
@@ -103,7 +103,7 @@ class Notifier:
             return
         try:
             own = [os.dup(fd) for fd in fds]
-        except OSError:  # the store does without: a restart binds the socket again
+        except OSError:  # the store lacks this socket: a restart binds it again
             return
         self._waiting.append(_Message(text, own, state))
         if len(self._waiting) > _MOST:
@@ -112,7 +112,7 @@ class Notifier:
             self._send()
 
     def _send(self) -> None:
-        """Send what waits, as far as the manager takes it."""
+        """Send the messages that wait, as far as the manager takes them."""
         self._pausing = False
         while self._waiting and self._socket is not None:
             message = self._waiting[0]
@@ -123,13 +123,13 @@ class Notifier:
                     self._pausing = True
                     self._loop.after(_AGAIN, self._send)
                     return
-                # as sd_notify(3) recommends: nobody there is no reason not to go on
+                # as sd_notify(3) recommends, go on without a manager
             self._waiting.popleft()
             channel.close_all(message.fds)
 
 
 class _Barrier:
-    """The reading end of a pipe, until nobody has the other one."""
+    """Watches the reading end of a pipe until all writing ends are closed, and calls `then`."""
 
     def __init__(self, events: loop.Loop, fd: int, then: Callable[[], None]) -> None:
         self._loop = events
@@ -139,7 +139,7 @@ class _Barrier:
         self._timer = events.after(_PATIENCE, self._over)
 
     def fileno(self) -> int:
-        """Readable at the end of the pipe."""
+        """Return the descriptor, which becomes readable when the pipe has no writer."""
         return self._fd
 
     def _over(self) -> None:
@@ -150,7 +150,7 @@ class _Barrier:
 
 
 def watchdog_seconds() -> float | None:
-    """How often WATCHDOG is expected of this process, or None (sd_watchdog_enabled(3))."""
+    """Return the watchdog limit of this process in seconds, or None (sd_watchdog_enabled(3))."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = os.environ.get("WATCHDOG_USEC", "")

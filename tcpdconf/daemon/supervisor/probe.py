@@ -1,7 +1,7 @@
-"""Tries what a configuration names, without serving: programs, files, DNS lists.
+"""Tries the programs, files and DNS lists that a configuration names, without serving.
 
-Each service is tried in a process of its own, with the service's rights where this process may take them on,
-and by the code that would serve it.
+It tries each service in a process of its own, by the code that would serve it. The process has the service's
+rights if this process may take them on.
 """
 
 import os
@@ -20,20 +20,20 @@ from tcpdconf.daemon.supervisor.service import CannotPrepareError, ManagedServic
 from tcpdconf.daemon.supervisor.worker_process import Observer
 
 _SECONDS: Final = 60.0  # for everything
-_PATIENCE: Final = 1.0  # seconds before somebody at a terminal is told what takes so long
-_EXAMPLES: Final = 3  # lists that a warning names
+_PATIENCE: Final = 1.0  # seconds before a terminal shows which services are still being tried
+_EXAMPLES: Final = 3  # most lists that a warning names
 _ASK: Final = "name a resolver of your own (dns.servers), or delete lists that have closed"
 
 
 class Tried(NamedTuple):
-    """What a trial found: problems, each at its place, and by name what each DNS list has answered."""
+    """Holds the result of a trial: problems, each at its place, and by name the answers of each DNS list."""
 
     problems: list[problems.Problem]
     lists: dict[str, dict[str, str]]
 
 
 def run(loaded: Loaded, environment: dict[str, str]) -> Tried:
-    """Try the enabled services."""
+    """Try the enabled services, for at most a minute, and return the result."""
     return _Trial(loaded).run(environment)
 
 
@@ -70,26 +70,26 @@ class _Trial(Observer[ManagedService]):
         return Tried(self._problems, self._lists)
 
     def tried(self, each: ManagedService, result: TryResult) -> None:
-        """Note what it has come to."""
+        """Keep the result for this service."""
         for row in result.lists:
             self._lists.setdefault(row["list"], row)
         self._warn(each.name, result.lists)
         self._finish(each, result.failures)
 
     def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
-        """Note why it could not be tried."""
+        """Keep the reasons why this service could not be tried."""
         self._finish(each, failures)
 
     def broken(self, each: ManagedService, failures: Sequence[Failure]) -> None:
-        """Note why it could not be tried."""
+        """Keep the reasons why this service could not be tried."""
         self._finish(each, failures)
 
     def stopped(self, each: ManagedService) -> None:
-        """Wait for it no more."""
+        """Stop waiting for this service, whose worker has ended."""
         self._finish(each)
 
     def reported(self, each: ManagedService, _: Reported) -> None:
-        """Wait no more for one that says what it was not asked."""
+        """Stop waiting for a service whose worker sends what it was not asked for."""
         self._finish(each)
 
     def _finish(self, each: ManagedService, failures: Sequence[Failure] = ()) -> None:
@@ -103,7 +103,7 @@ class _Trial(Observer[ManagedService]):
         sys.stderr.write(f"trying {', '.join(sorted(self._waiting))} ...\n")
 
     def _warn(self, name: str, rows: Sequence[dict[str, str]]) -> None:
-        """Warn of chains, and of a service's own lists, that have no list which can be asked."""
+        """Warn of each chain, and of a service's own lists, if none of the lists there answers."""
         for key, lists in self._chains(name):
             shown = {each.shown for each in lists}
             failing = [row for row in rows if row["list"] in shown]

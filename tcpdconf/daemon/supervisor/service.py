@@ -1,7 +1,7 @@
-"""What the supervisor holds for one service: its worker, its logger, its ledger, and what it is served with.
+"""Manages one service for the supervisor: its worker, its logger, its ledger, and its setup.
 
-A setup changes in two steps: `prepare` does all that can fail, then `commit` lets it count or `discard` drops
-it. A worker is kept where that is possible; another identity needs another process.
+A setup changes in two steps: `prepare` does all that can fail. Then `commit` makes the setup take effect, or
+`discard` drops it. The worker stays the same process unless identity, directory or umask change.
 """
 
 import os
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tcpdconf.config.file_signature import Signature
 
 Sockets = Sequence[tuple[int, socket.socket]]
-"""Listening sockets, each with the place of its listener in the configuration."""
+"""Lists listening sockets, each with the place of its listener in the configuration."""
 
 
 class Surroundings(NamedTuple):
-    """What all services share; `environment` is the one that the daemon was started with."""
+    """Holds what all services share; `environment` is the one that the daemon was started with."""
 
     loop: loop.Loop
     environment: dict[str, str]
@@ -36,7 +36,7 @@ class Surroundings(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a service is served with: `roles` are those of its files, as they were when they were opened."""
+    """Holds the settings and resources of a service; `roles` describe its files as they were opened."""
 
     config: Config
     process: ProcessSettings
@@ -46,7 +46,7 @@ class Setup(NamedTuple):
 
 
 class CannotPrepareError(Exception):
-    """The service cannot be served like this; `failures` say why."""
+    """Reports that the service cannot be served like this; `failures` say why."""
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(*(failure.text for failure in failures))
@@ -54,48 +54,48 @@ class CannotPrepareError(Exception):
 
 
 class ManagedService:
-    """One service. Sockets, ledger and the logger's pipe outlive every worker."""
+    """Manages one service. Sockets, ledger and the logger's pipe outlive every worker."""
 
     def __init__(self, name: str, around: Surroundings, observer: Observer["ManagedService"]) -> None:
         self.name = name
         self.process = child.Child(around.loop, f"worker of {name}", self._restart)
         self.ledger = ledger.create()
         self.setup: Setup | None = None
-        self.report = messages.Reported({}, None)  # what its worker has said last of its lists and names
-        self.opened: dict[str, Signature] = {}  # by whom prepares or has started last, to be read
+        self.report = messages.Reported({}, None)  # the worker's latest, of lists and names
+        self.opened: dict[str, Signature] = {}  # files opened for the latest worker or preparation
         self._around = around
         self._observer = observer
         self._next: Setup | None = None
-        self._preparing: worker_process.WorkerProcess | None = None  # who prepares for it
+        self._preparing: worker_process.WorkerProcess | None = None  # the worker that prepares `_next`
         self._worker: worker_process.WorkerProcess | None = None
-        self._coming: worker_process.WorkerProcess | None = None  # takes over from the worker at `commit`
+        self._coming: worker_process.WorkerProcess | None = None  # replaces the worker at `commit`
         self._predecessor: worker_process.WorkerProcess | None = None  # the elder that the worker waits for
         self._elders: list[worker_process.WorkerProcess] = []
         self._left: set[int] = set()  # workers that have ended and whose programs live on
 
     @property
     def pids(self) -> list[int]:
-        """The workers that have not ended; the first one is the one that accepts."""
+        """Return the pids of the workers that have not ended, in the order of `workers`."""
         return [each.pid for each in self.workers]
 
     @property
     def workers(self) -> list[worker_process.WorkerProcess]:
-        """As `pids`: the one that accepts, one that is to take over, those that were replaced."""
+        """Return the worker that accepts, the one that will replace it, and those that were replaced."""
         return [each for each in (self._worker, self._coming, *self._elders) if each is not None]
 
     @property
     def accepts(self) -> bool:
-        """Whether it has a worker, which may accept until it has said `stopped`."""
+        """True while there is a worker, which may accept until it has reported `Stopped`."""
         return self._worker is not None
 
     def prepare(self, config: Config, sockets: Sockets, inherited: Sockets, *, again: bool) -> bool:
-        """Prepare to serve with `config` (a `changes.part`); False when that is what is done already.
+        """Prepare to serve with `config` (a `changes.part`); return False if nothing would change.
 
-        Clients who wait at the `inherited` sockets are accepted once. `again` reads shell files again though
-        they are the same. The worker will say prepared or failed.
+        Otherwise the worker will report `Prepared` or `Failed`. At `commit` it accepts once the clients that
+        wait at the `inherited` sockets. With `again` it reads shell files even if they are the same.
 
         Raises:
-            CannotPrepareError: what it needs cannot be had.
+            CannotPrepareError: a resource that the service needs is not available.
         """
         self.opened = {}
         try:
@@ -110,15 +110,15 @@ class ManagedService:
             raise
 
     def commit(self) -> None:
-        """Serve with what was prepared; the worker will say `serving`."""
-        assert self._next is not None  # noqa: S101 (only what was prepared)
+        """Serve the prepared setup; the worker will report `Committed`."""
+        assert self._next is not None  # noqa: S101 (`prepare` comes first)
         before, self.setup, self._next, self._preparing = self._own_logger, self._next, None, None
         if before is not self._own_logger:
             _close(before)
             if self._own_logger is not None:
                 self._own_logger.process.start()
         if self._coming is None:
-            self._let_serve()  # a worker that has died meanwhile is started again with this setup
+            self._let_serve()  # a worker that has died meanwhile is restarted with this setup
             return
         elder, self._worker, self._coming = self._worker, self._coming, None
         self.process.replace(self._worker.pid)
@@ -131,26 +131,27 @@ class ManagedService:
             elder.tell(messages.Retire(kept))
 
     def discard(self) -> None:
-        """Forget what was prepared."""
+        """Drop the prepared setup."""
         if self._next is not None and self._next.logger is not self._own_logger:
             _close(self._next.logger)
         worker, self._next, self._preparing = self._preparing, None, None
         if self._coming is not None:
             self._coming.kill()
-            self._elders.append(self._coming)  # until its end is known
+            self._elders.append(self._coming)  # until it has been waited for
             self._coming = None
         elif worker is not None and worker.serves:
             worker.tell(messages.Discard())
-        elif worker is not None:  # it was being started again, and this was all that it knew
+        elif worker is not None:  # it was being restarted, and has no other setup
             worker.kill()
 
     def try_out(self, config: Config) -> None:
-        """Let a worker say only whether the service could be served, as `tried`.
+        """Have a worker only report whether the service could be served; the observer's `tried` gets it.
 
-        It has the service's rights if this process may take them on, or else those of this process's user.
+        The worker has the service's rights if this process may take them on, else those of this process.
 
         Raises:
-            CannotPrepareError: what it needs cannot be had.
+            CannotPrepareError: a user or group is unknown, or a file cannot be opened.
+            OSError: no process or descriptor is available.
         """
         setup = self._setup(config, ())
         if not privileges.may_become(setup.process.identity):
@@ -166,12 +167,12 @@ class ManagedService:
             _close(setup.logger)
 
     def tell(self, message: messages.ToWorker) -> None:
-        """Send the worker a message; without a worker nobody needs it."""
+        """Send the worker a message; without a worker drop it."""
         if self._worker is not None:
             self._worker.tell(message)
 
     def stop(self, drain: float, seconds: float) -> None:
-        """Accept no more; after `drain` seconds end the programs, which have so many `seconds` for it."""
+        """Stop accepting; after `drain` seconds terminate the programs, which have `seconds` to end."""
         self.process.finish()
         if self._coming is not None:
             self._coming.kill()
@@ -180,25 +181,25 @@ class ManagedService:
                 each.tell(messages.Stop(drain, seconds))
 
     def kill(self) -> None:
-        """End the workers at once; their programs live on."""
+        """Kill the workers; their programs live on."""
         for each in self.workers:
             each.kill()
 
     def close(self) -> None:
-        """Let go of the rest. The logger ends when the last program has."""
+        """Close the ledger and the logger, which ends when the last program has."""
         _close(self._own_logger)
         os.close(self.ledger)
 
     def ended(self, pid: int, status: int) -> bool:
-        """Take note of the end of a process, if it is one of this service's."""
-        attempt = self._around.loop.attempt  # what it has said last may be what breaks
+        """Handle the exit of a process; return whether it is a worker or the logger of this service."""
+        attempt = self._around.loop.attempt  # a worker's last messages may meet a defect
         for elder in [each for each in self._elders if each.pid == pid]:
             attempt(elder.ended)
             self._elders.remove(elder)
             self._leave_behind(pid)
             self._around.loop.after(
                 0, lambda: self.tell(messages.Recount())
-            )  # after what the supervisor has to say
+            )  # after the supervisor's own `Gone`
             self._succeed(elder)
             return True
         if self._coming is not None and self._coming.pid == pid:
@@ -221,7 +222,7 @@ class ManagedService:
         return True
 
     def forget_workers(self) -> None:
-        """Let go of ended workers whose last program has ended: their numbers may be used again."""
+        """Forget ended workers whose last program has ended: the kernel may reuse their pids."""
         self._left = {pid for pid in self._left if not procfs.group_is_empty(pid)}
 
     def _leave_behind(self, pid: int) -> None:
@@ -230,10 +231,10 @@ class ManagedService:
             self._left.add(pid)
 
     def _let_serve(self, retired: worker_process.WorkerProcess | None = None) -> None:
-        """Let the worker serve with what it has prepared.
+        """Tell the worker to serve what it has prepared.
 
-        If it has just been started it finds in the ledger what `retired` had; what older ones have
-        started since they were replaced it may not have heard, so they tell it again.
+        A new worker finds the programs of `retired` in the ledger. It may have missed what older workers have
+        started since they were replaced, so they report their programs again.
         """
         self.forget_workers()
         self.tell(messages.Commit((*self._left, *(each.pid for each in self._elders))))
@@ -248,12 +249,12 @@ class ManagedService:
 
     @property
     def _reads_shell_files(self) -> bool:
-        """Whether it has files that may read other ones, of which nobody knows whether they have changed."""
-        assert self.setup is not None  # noqa: S101 (asked of what has served)
+        """True if the service has shell files, which may read other files that may have changed."""
+        assert self.setup is not None  # noqa: S101 (only a service that has served is asked)
         return any(file.shell for file in self.setup.config.services[self.name].environment_files)
 
     def _setup(self, config: Config, sockets: Sockets) -> Setup:
-        """A setup for a configuration, with the logger there is when it is the same."""
+        """Return a setup for a configuration; keep the logger if its settings are the same."""
         service = config.services[self.name]
         try:
             process = ProcessSettings(host.identity(service), service.directory, service.umask)
@@ -282,7 +283,7 @@ class ManagedService:
         return given
 
     def _prepare_next(self, inherited: Sockets, again: bool) -> bool:
-        """Let a worker prepare for the next setup; False when that is the one there is."""
+        """Have a worker prepare the next setup; return False if it is the same as the present one."""
         assert self._next is not None  # noqa: S101 (just made)
         given = self._open(self._next)
         for place, each in inherited:
@@ -308,10 +309,10 @@ class ManagedService:
         given: WorkerDescriptors,
         order: type[messages.Prepare | messages.Try] = messages.Prepare,
     ) -> worker_process.WorkerProcess:
-        """Let a worker, or else a new one, prepare for a setup; nothing fails once it has been forked.
+        """Have the `known` worker, or a new one, prepare a setup; nothing fails once it has been forked.
 
         Raises:
-            OSError: no process or descriptor is to be had.
+            OSError: no process or descriptor is available.
         """
         task = Assignment(
             self.name, setup.config, self._around.environment, tuple(given.roles), self._around.ways
@@ -328,8 +329,8 @@ class ManagedService:
         return worker
 
     def _restart(self) -> int:
-        """Start a worker in place of one that has ended."""
-        assert self.setup is not None  # noqa: S101 (only what has served is started again)
+        """Start a worker in place of one that has ended; return its pid."""
+        assert self.setup is not None  # noqa: S101 (only a service that has served is restarted)
         given = self._open(self.setup)
         try:
             if given.failures:
@@ -360,7 +361,7 @@ class ManagedService:
     def _hear_of_preparation(
         self, worker: worker_process.WorkerProcess, message: messages.Prepared | messages.Failed
     ) -> None:
-        """One that was started again goes on by itself with what it was started for."""
+        """Pass the result on to the observer; a restarted worker serves without waiting for a reload."""
         match message:
             case messages.Prepared() if worker is self._preparing:
                 self._observer.prepared(self)
@@ -377,19 +378,19 @@ class ManagedService:
                 self._succeed(elder)
             case messages.Relay(entries):
                 claims = sum(isinstance(entry, messages.Claim) for entry in entries)
-                elder.charge(claims)  # each is looked for in /proc
+                elder.charge(claims)  # each costs a look into /proc
                 believed = books.verified(entries, procfs.Lineage(os.getpid(), (elder.pid,)))
                 for some in books.parts(believed):
                     self.tell(messages.Relayed(tuple(some)))
 
     def _succeed(self, elder: worker_process.WorkerProcess) -> None:
-        """Let the worker begin if it has waited for this one, which does not accept any more."""
+        """Let the worker serve if it has waited for this elder, which accepts no more."""
         if elder is self._predecessor:
             self._predecessor = None
             self._let_serve(retired=elder)
 
     def _fail(self) -> None:
-        """The worker has ended before what it has prepared could count."""
+        """Report that the worker has ended before its preparation could take effect."""
         self._preparing = None
         text = "the worker ended before it was ready; see the log"
         self._observer.failed(self, [Failure((), text)])

@@ -1,4 +1,4 @@
-"""The running daemon whose place this one takes (`tcpdconf run --take-over`)."""
+"""Takes over the listening sockets of a running daemon, and stops it (`tcpdconf run --take-over`)."""
 
 import socket
 from typing import Final
@@ -7,14 +7,14 @@ from tcpdconf.daemon.control.client import ControlConnection, ControlError
 from tcpdconf.daemon.process import log
 from tcpdconf.daemon.supervisor import listeners
 
-_PATIENCE: Final = 30.0  # seconds; it may be about to take on its configuration
+_PATIENCE: Final = 30.0  # seconds; it may be in the middle of a reload
 
 
 class Predecessor:
-    """A daemon that answers on control.sock; `sockets` are its listening ones, which both have from now on.
+    """Connects to the daemon to replace; `sockets` are its listening ones, which both have from now on.
 
     Raises:
-        ControlError: none runs there, or it gives nothing: it does to one successor at a time.
+        ControlError: no daemon runs there, or it refuses, for example because another one takes over.
     """
 
     def __init__(self, runtime: str | None) -> None:
@@ -25,7 +25,7 @@ class Predecessor:
         self.sockets = tuple(map(listeners.Passed, sockets, units))
 
     def dismiss(self, seconds: float) -> None:
-        """Let it accept no more, and its programs go on for so long."""
+        """Tell the daemon to stop; its programs may go on for so many seconds."""
         with self._connection:
             try:
                 self._connection.ask({"command": "stop", "drain": seconds})

@@ -1,4 +1,4 @@
-"""A worker process as the supervisor sees it: its pid, and the channel to it."""
+"""Forks a worker process, exchanges messages with it, and kills it if it misbehaves."""
 
 import os
 import signal
@@ -13,48 +13,48 @@ from tcpdconf.daemon.messages.worker import FromWorker, Ping, Pong, Reported, To
 from tcpdconf.daemon.process import channel, child, log, loop, privileges
 from tcpdconf.daemon.worker import main as worker
 
-_AT_ONCE: Final = 16  # messages of a worker that are read before others get their turn, or the work of
-_ENOUGH: Final = 200  # messages: a large one is the work of many
-_UNIT: Final = 250  # bytes
-_LEFT: Final = 100  # times as many that it can have left behind; a process that it has started may go on
-# A worker answers; only one that is replaced says more, of the connections that it still has.
-_BURST: Final = 20_000  # messages' work
-_STEADY: Final = 500.0  # a second
+_AT_ONCE: Final = 16  # most messages read from a worker in one turn
+_ENOUGH: Final = 200  # units of work after which a turn ends
+_UNIT: Final = 250  # bytes of a message that count as one unit of work
+_LEFT: Final = 100  # turns to read what an ended worker has sent; a process that it has started might go on
+# A worker mostly answers. Only a retired one sends more, about the connections that it still has.
+_BURST: Final = 20_000  # units of work that a worker may cause at once
+_STEADY: Final = 500.0  # units a second
 
 Observed = TypeVar("Observed")
 Heard = Callable[["WorkerProcess", FromWorker], None]
 
 
 class Observer(Generic[Observed]):
-    """Who is told what becomes of services (`ManagedService`).
+    """Receives the events of services (`ManagedService`).
 
-    Each method does nothing unless a subclass says more.
+    Each method does nothing unless a subclass overrides it.
     """
 
     def prepared(self, each: Observed) -> None:
-        """Take note that it can be served with what was asked for."""
+        """Handle a service that has prepared the setup asked of it."""
 
     def failed(self, each: Observed, failures: Sequence[Failure]) -> None:
-        """Take note that it cannot be served with what was asked for, and why."""
+        """Handle a service that cannot be served as asked; `failures` say why."""
 
     def serves(self, each: Observed, *, first: bool) -> None:
-        """Take note that its worker serves: the `first` time, or with something else than before."""
+        """Handle a service whose worker serves, for the `first` time or with a new setup."""
 
     def broken(self, each: Observed, failures: Sequence[Failure]) -> None:
-        """Take note that no worker can be started again, and why."""
+        """Handle a service whose worker cannot be restarted now; `failures` say why."""
 
     def stopped(self, each: Observed) -> None:
-        """Take note that it accepts no more, or that its worker has ended."""
+        """Handle a service that accepts no more, or whose worker has ended."""
 
     def tried(self, each: Observed, result: TryResult) -> None:
-        """Take note of what trying it has come to."""
+        """Handle the result of trying a service."""
 
     def reported(self, each: Observed, report: Reported) -> None:
-        """Take note of how its lists and names are, as its worker says."""
+        """Handle a worker's report of its lists and names."""
 
 
 class ProcessSettings(NamedTuple):
-    """What a worker is once and for all."""
+    """Holds the settings of a worker that need a new process to change."""
 
     identity: host.Identity
     directory: str
@@ -62,18 +62,18 @@ class ProcessSettings(NamedTuple):
 
 
 class WorkerProcess:
-    """One worker, from its fork to its end. `heard` is called with each message that it sends.
+    """Runs one worker, from its fork to its exit. `heard` is called with each message that it sends.
 
-    What it sends is not believed: a message that is none ends it, and so do messages without end.
+    The supervisor does not trust a worker: it kills one that sends malformed messages, or too many.
 
     Raises:
-        OSError: no process is to be had.
+        OSError: no process or descriptor is available.
     """
 
     def __init__(self, events: loop.Loop, name: str, identity: host.Identity, heard: Heard) -> None:
         self.name = name
-        self.number = 0  # of its latest preparation
-        self.serves = False  # or has served, if it is being replaced
+        self.number = 0  # of its latest preparation or trial
+        self.serves = False  # stays True when it is replaced
         self.missed = 0  # pings since its last answer
         self._over = False
         self._loop = events
@@ -95,7 +95,7 @@ class WorkerProcess:
         events.watch(ours, self._readable)
 
     def tell(self, message: ToWorker, fds: Sequence[int] = ()) -> None:
-        """Send it a message; one that has ended, or does not read, is told nothing any more."""
+        """Send a message; drop it if the worker has ended, and kill a worker that does not read."""
         if self._post is None:
             return
         try:
@@ -104,21 +104,21 @@ class WorkerProcess:
             self._give_up(error)
 
     def ping(self) -> None:
-        """Ask it whether it is well."""
+        """Send a ping, and count it as missed until an answer comes."""
         self.missed += 1
         self.tell(Ping())
 
     def forgive(self) -> None:
-        """Count missed pings from the beginning."""
+        """Reset the count of missed pings."""
         self.missed = 0
 
     def kill(self) -> None:
-        """End it at once; its programs live on."""
+        """Kill the worker; its programs live on."""
         if not self._over:
             os.kill(self.pid, signal.SIGKILL)
 
     def ended(self) -> None:
-        """Take note of its end, which has been waited for: what it has said before still counts."""
+        """Handle its exit, after it has been waited for; messages that it sent before still count."""
         self._over = True
         try:
             for _ in range(_LEFT):
@@ -128,7 +128,7 @@ class WorkerProcess:
             self._drop_post()
 
     def _work(self, post: channel.Channel) -> int:
-        os.setpgid(0, 0)  # the programs stay in this group, so that all of them can be signalled
+        os.setpgid(0, 0)  # the programs stay in this group, so that one call signals them all
         privileges.become(self._identity)
         return worker.main(post)
 
@@ -136,7 +136,7 @@ class WorkerProcess:
         self._listen()
 
     def _listen(self) -> bool:
-        """Read some messages; whether there may be more."""
+        """Read some messages; return whether there may be more."""
         self._done = 0
         try:
             for _ in range(_AT_ONCE):
@@ -158,10 +158,10 @@ class WorkerProcess:
         return True
 
     def charge(self, messages: int) -> None:
-        """Count what it has sent as the work of so many messages.
+        """Charge the worker for so many units of work, each that of one small message.
 
         Raises:
-            ChannelError: it sends without end.
+            ChannelError: the worker sends too much.
         """
         now = loop.now()
         self._done += messages
@@ -171,9 +171,9 @@ class WorkerProcess:
             raise channel.ChannelError("messages without end")
 
     def _give_up(self, error: channel.ChannelError) -> None:
-        """The worker has ended, or it is not to be trusted; either way it must not go on."""
+        """Kill the worker: its channel is closed, or it misbehaves, so it must not go on."""
         log.debug(f"channel to {self.name}: {error}")
-        self.kill()  # before it sees that the channel is closed, and ends as if nothing were wrong
+        self.kill()  # first, or it sees the closed channel and ends as if nothing were wrong
         self._drop_post()
 
     def _drop_post(self) -> None:

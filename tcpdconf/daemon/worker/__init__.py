@@ -1,4 +1,4 @@
-"""The process of one service: accepts, decides, starts programs, and keeps account of them.
+"""Serves one service in a process of its own: accepts connections, decides, starts and records programs.
 
-It sees `process`, `dns` and `messages`; never the supervisor.
+It may import `process`, `dns` and `messages`, but never the supervisor.
 """

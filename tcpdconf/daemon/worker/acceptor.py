@@ -1,6 +1,6 @@
-"""Accepts a service's connections; those that need a PROXY header go through a `proxy_reader`.
+"""Accepts a service's connections, and passes those that need a PROXY header to a `proxy_reader`.
 
-The listeners are polled only while a connection could be served; otherwise clients wait in the kernel.
+It polls the listeners only while a connection could be served. Otherwise clients wait in the kernel's queue.
 """
 
 import errno
@@ -17,8 +17,8 @@ from tcpdconf.daemon.worker.proxy_reader import Arrived, ProxyReader, RefusedWit
 from tcpdconf.policy.connection import Endpoint, Link
 
 _AT_ONCE: Final = 32  # connections accepted before other events get their turn
-_QUEUED: Final = 4096  # connections taken over from the queue of a listener that is given up
-# The client was gone before it was accepted, or the network was (accept(2), ERRORS).
+_QUEUED: Final = 4096  # most connections accepted from the queue of a listener before it is closed
+# The client or its network was gone before the connection was accepted (accept(2), ERRORS).
 _GONE: Final = frozenset(
     {
         errno.ECONNABORTED,
@@ -41,7 +41,7 @@ Listener = tuple[socket.socket, tables.HAProxy | None]
 
 
 class _Door(NamedTuple):
-    """A listening socket; its local end where that is fixed, its reader where headers are expected."""
+    """Holds a listening socket, its local end if that is fixed, and a reader if it expects headers."""
 
     listener: socket.socket
     end: Endpoint | None
@@ -49,11 +49,11 @@ class _Door(NamedTuple):
 
 
 class Acceptor:
-    """The listeners of one service.
+    """Accepts connections at the listeners of one service.
 
-    `arrived` is called with each connection that is to be decided, after its PROXY header where there is one;
-    `settle` when descriptors have run out: it lets go of connections, or says that there are none. `refused`
-    and `left` are those of a `ProxyReader`.
+    `arrived` is called with each connection, after its PROXY header if one is expected. `settle` is called
+    when descriptors have run out: it frees those of pending connections, or returns False if there are none.
+    `refused` and `left` are passed to each `ProxyReader`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Acceptor:
         self._seldom = throttle.Seldom()
 
     def poll(self, wanted: bool) -> None:
-        """Accept connections, or leave them in the kernel's queue."""
+        """Accept connections if `wanted`, else leave them in the kernel's queue."""
         self._wanted = wanted
         polling = wanted and not self._resting and not self._retired
         if polling == self._polling:
@@ -106,9 +106,10 @@ class Acceptor:
                 self._loop.forget(door.listener)
 
     def retire(self, kept: Collection[int]) -> None:
-        """Leave the listeners to a successor that has those in `kept` (inodes); still await headers.
+        """Close the listeners, but go on reading headers.
 
-        Who waits at a listener that nobody has any more is accepted: its end would be a reset for them.
+        A successor has the listeners whose inodes are in `kept`. Clients that wait at the others are accepted
+        first, since the kernel resets them when the last descriptor of their listener is closed.
         """
         self.poll(wanted=False)
         self._retired = True
@@ -118,7 +119,7 @@ class Acceptor:
             door.listener.close()
 
     def close(self) -> None:
-        """Accept no more, and refuse those whose header is still awaited."""
+        """Stop accepting, and refuse the connections whose header is still awaited."""
         self.poll(wanted=False)
         for door in self._doors:
             door.listener.close()
@@ -128,7 +129,7 @@ class Acceptor:
 
     @property
     def awaiting(self) -> list[Connection]:
-        """The connections whose PROXY header is awaited."""
+        """Return the connections whose PROXY header is awaited."""
         readers = (door.reader for door in self._doors if door.reader is not None)
         return [connection for reader in readers for connection in reader.awaiting]
 
@@ -155,7 +156,7 @@ class Acceptor:
             door.reader.enter(connection)
 
     def _empty(self, door: _Door) -> None:
-        """Accept whom the kernel has queued, as far as that goes."""
+        """Accept the clients in the kernel's queue, as far as descriptors allow."""
         for _ in range(_QUEUED):
             try:
                 accepted, address = door.listener.accept()
@@ -168,7 +169,7 @@ class Acceptor:
             self._enter(door, accepted, address)
 
     def _rest(self, error: OSError) -> None:
-        """Leave the listeners alone for a moment: descriptors or memory have run out."""
+        """Stop polling the listeners for a moment, because descriptors or memory have run out."""
         if self._seldom.due("accept", loop.now()):
             log.error(f"cannot accept: {error.strerror}", service=self._name, retry=f"{_REST}s")
         self._resting = True

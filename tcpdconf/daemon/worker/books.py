@@ -1,9 +1,9 @@
-"""What workers are told of programs that they have not started, and what is believed of it.
+"""Passes program starts and exits from a retired worker to its successor, and validates them.
 
-A worker that is being replaced has no ledger any more: what becomes of its connections it tells the
-supervisor, which hands it to the worker that has. A program that this worker has not started, as /proc shows,
-is not handed on. Many programs may end in one moment, and a channel
-holds some hundred messages: so a message tells of many.
+A retired worker no longer writes to the ledger. It reports its programs to the supervisor, which passes the
+entries to the successor. The supervisor drops each claim of a program that the retired worker has not
+started, as /proc shows. Many programs may end at once, and a channel holds only some hundred messages.
+Therefore one message carries many entries.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ _Entry = TypeVar("_Entry")
 
 
 def parts(entries: Sequence[_Entry]) -> Iterator[Sequence[_Entry]]:
-    """As many at a time as one message holds."""
+    """Yield the entries in parts, each small enough for one message."""
     for start in range(0, len(entries), _PART):
         yield entries[start : start + _PART]
 
 
 class RelayedBooks:
-    """Books kept by the successor: see `ledger.Books`. It sends once in a turn of the loop."""
+    """Implements `ledger.Books` by reporting to the successor, once in a turn of the loop."""
 
     def __init__(self, events: loop.Loop, post: channel.Channel) -> None:
         self._loop = events
@@ -36,31 +36,31 @@ class RelayedBooks:
         self._entries: list[Claim | Released | Counted] = []
 
     def set(self, name: Counter, value: int) -> None:
-        """Nothing: the successor has a count of its own."""
+        """Do nothing: the successor has a count of its own."""
 
     def count(self, name: Counter) -> None:
-        """Let the successor count."""
+        """Report an event for the successor to count."""
         self._add(Counted(name))
 
     def hold(self, pid: int, peer: connection.Endpoint) -> ledger.Held:
-        """Let the successor record a program that was started just now."""
+        """Report a program that was started just now, for the successor to record."""
         held = ledger.Held(-1, pid, peer, ledger.boot_time())
         self.tell(held)
         return held
 
     def tell(self, held: ledger.Held) -> None:
-        """Let the successor record a program that runs, if it has not."""
+        """Report a running program, which the successor records unless it has done so."""
         peer = held.peer
         self._add(Claim(held.pid, 4 if peer.version == 4 else 6, peer.value, peer.port, held.started))
 
     def release(self, held: ledger.Held) -> None:
-        """Let the successor forget a program that has ended."""
+        """Report that a program has ended."""
         self._add(Released(held.pid, held.started))
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send the collected entries."""
         entries, self._entries = self._entries, []
-        with contextlib.suppress(channel.ChannelError):  # the supervisor is gone: the worker hears of it
+        with contextlib.suppress(channel.ChannelError):  # the supervisor is gone: the loop notices that too
             for some in parts(entries):
                 self._post.send(wire.written(Relay(tuple(some))))
 
@@ -73,7 +73,10 @@ class RelayedBooks:
 def verified(
     entries: Iterable[Claim | Released | Counted], lineage: procfs.Lineage
 ) -> list[Adopt | Released | Counted]:
-    """The entries without claims of programs that are not, or no more, of this lineage."""
+    """Return the entries, with each claim made an `Adopt` if a running program of this lineage proves it.
+
+    Other claims are dropped.
+    """
     found = (_adopted(entry, lineage) if isinstance(entry, Claim) else entry for entry in entries)
     return [entry for entry in found if entry is not None]
 

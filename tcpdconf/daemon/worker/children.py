@@ -1,9 +1,9 @@
-"""The programs of a worker's connections: those that it has started, and those that it has adopted.
+"""Keeps account of a worker's running programs: those that it has started, and those that it has adopted.
 
-A program that this worker has started is known by its pid, which is its own until the worker has waited for
-it. News of the ends of others comes from other processes, late and in any order: meanwhile the number may
-belong to another program of the same service. So of adopted programs a number alone says nothing, and what
-another process says touches no other program.
+The pid alone identifies a program that this worker has started: it stays reserved until the worker has waited
+for it. Other processes report the exits of adopted programs, late and in any order. Meanwhile the kernel may
+have given the pid to another program of the same service. Therefore pid and time, of the start or of the
+record, identify an adopted program, so that a late report affects no other program.
 """
 
 import contextlib
@@ -18,9 +18,10 @@ from tcpdconf.policy.connection import Endpoint
 
 
 class AdoptedProgram(NamedTuple):
-    """A program of an earlier worker: `start` in clock ticks since boot, as in /proc.
+    """Identifies a program of an earlier worker.
 
-    `proven`: a worker of this service has started it.
+    `start` is in clock ticks since boot, as in /proc. `proven` is True if /proc shows that a worker of this
+    service has started it.
     """
 
     held: Held
@@ -29,10 +30,9 @@ class AdoptedProgram(NamedTuple):
 
 
 class Children:
-    """The running programs of one worker.
+    """Keeps the running programs of one worker, and records them in `books`.
 
-    `ended` is called with the client of each whose end has become known: its slot is free. Programs are
-    recorded in `books`.
+    `ended` is called with the client of each program that has ended, whose slot is free then.
     """
 
     def __init__(self, name: str, books: Books, ended: Callable[[Endpoint], None]) -> None:
@@ -43,16 +43,16 @@ class Children:
         self._adopted: dict[int, list[AdoptedProgram]] = {}
 
     def started(self, pid: int, peer: Endpoint) -> None:
-        """Record a program that this worker has started just now."""
+        """Record a program that this worker has just started."""
         self._running[pid] = self.books.hold(pid, peer)
 
     @property
     def running(self) -> list[Held]:
-        """The running programs that this worker has started itself."""
+        """Return the running programs that this worker has started itself."""
         return list(self._running.values())
 
     def reap(self) -> None:
-        """Wait for every program of its own that has ended."""
+        """Wait for every child that has ended, and free the slot of each program among them."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
@@ -60,34 +60,33 @@ class Children:
                     self._over(self._running.pop(pid), status)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the programs.
-
-        Those are the processes of this worker's group, and adopted programs that are proven to be this
-        service's.
-        """
+        """Send SIGTERM to this worker's process group, and to the adopted programs that are proven."""
         for each in self._all_adopted():
             if each.proven:
                 procfs.send(each.held.pid, each.start, signal.SIGTERM)
         os.killpg(0, signal.SIGTERM)
 
     def adopt(self, program: AdoptedProgram) -> None:
-        """Count a program of an earlier worker from now on."""
+        """Keep a program of an earlier worker from now on."""
         self._adopted.setdefault(program.held.pid, []).append(program)
 
     def has_adopted(self, pid: int, start: int) -> bool:
-        """Return whether it is counted already."""
+        """Return whether this program has been adopted already."""
         return any(each.start == start for each in self._adopted.get(pid, ()))
 
     def adopted_ended(self, pid: int, start: int, status: int) -> None:
-        """Take note that the supervisor has waited for a process, which may be an adopted program."""
+        """Handle the exit of a process that the supervisor has waited for, if it is an adopted program."""
         self._take(pid, lambda each: each.start == start, status)
 
     def adopted_released(self, pid: int, started: float) -> None:
-        """Take note that the worker that recorded one at this time has waited for it, and logged its end."""
+        """Handle the exit of an adopted program that the worker which recorded it has waited for and logged.
+
+        `started` is the time at which that worker recorded it.
+        """
         self._take(pid, lambda each: each.held.started == started)
 
     def recount(self) -> None:
-        """Let go of adopted programs that have ended without a word: their worker has ended as well."""
+        """Release adopted programs that have ended unreported, because their worker has ended as well."""
         for each in [one for one in self._all_adopted() if not _exists(one)]:
             self.adopted_released(each.held.pid, each.held.started)
 
@@ -110,7 +109,7 @@ class Children:
             return
 
     def _over(self, held: Held, status: int | None) -> None:
-        """Free the place of a program; log its end with the status, if nobody has logged it yet."""
+        """Free the slot of a program; log its exit unless the status is None, when another worker logs it."""
         self.books.release(held)
         self._ended(held.peer)
         if status is not None and log.enabled("info"):

@@ -1,4 +1,4 @@
-"""One client's connection in a worker: its ends, what it is served with, and a last word to it."""
+"""Describes one client's connection in a worker, and the settings under which it is served."""
 
 import contextlib
 import socket
@@ -17,9 +17,10 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Serving(NamedTuple):
-    """What connections are served with: each keeps what it was accepted under.
+    """Holds the settings of a service; each connection keeps those under which it was accepted.
 
-    `base` is the environment of every program, `messages` what a refused client is told, by reason.
+    `base` is the environment of every program. `messages` has the text that a refused client gets, by
+    reason.
     """
 
     service: Service
@@ -33,13 +34,13 @@ class Serving(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One connection, from its arrival until it has a program or is closed.
+    """Describes one connection, from its arrival until it has a program or is closed.
 
     Attributes:
         link: the two ends, and those of the proxy once its header has been read.
-        variables: what the program's environment has beyond `serving.base`, as far as it is known.
-        admitted: it holds a slot.
-        until: the time of the loop's clock until which it may wait for a process.
+        variables: the program's environment beyond `serving.base`, as far as it is known.
+        admitted: True once it holds a slot.
+        until: the time, on the loop's clock, until which it may wait for a process.
     """
 
     serving: Serving
@@ -50,21 +51,21 @@ class Connection:
     until: float = 0.0
 
     def ends(self) -> dict[str, object]:
-        """Return the fields of a log line that name the client, and the proxy that it came by."""
+        """Return the fields of a log line that name the client, and its proxy if it has one."""
         link = self.link
         return {"peer": link.peer} if link.proxy is None else {"peer": link.peer, "via": link.proxy.peer}
 
 
 def fixed_end(listener: socket.socket) -> Endpoint | None:
-    """Return the local end of a listener's connections, or None where each has its own."""
+    """Return the local end of a listener's connections, or None if each connection has its own."""
     end = endpoint(listener.getsockname())
     return end if end.value else None
 
 
 def endpoint(address: Address) -> Endpoint:
-    """Return an end as the kernel names it.
+    """Return the endpoint of a socket address.
 
-    An IPv4-mapped address is the IPv4 address; a zone index is left out.
+    An IPv4-mapped address becomes the IPv4 address. A zone index is left out.
     """
     text, port = address[0], address[1]
     if ":" not in text:
@@ -77,21 +78,21 @@ def endpoint(address: Address) -> Endpoint:
 
 
 def messages(service: Service) -> dict[str, bytes]:
-    """Return what to tell a refused client, by reason."""
+    """Return the texts for refused clients, by reason."""
     texts = {"access": service.deny_message, "dropped": service.deny_message}
     texts |= service.messages.model_dump(exclude_none=True)
     return {reason: _line(text) for reason, text in texts.items() if text is not None}
 
 
 def _line(text: str) -> bytes:
-    """SMTP, POP3 and IMAP end their lines with CRLF; a text that has its own end keeps it."""
+    """Return a text as a line: with CRLF, as SMTP, POP3 and IMAP want it, unless it ends with a newline."""
     return (text if text.endswith("\n") else text + "\r\n").encode()
 
 
 def tell(client: socket.socket, message: bytes) -> None:
-    """Send a last word; the caller closes.
+    """Send a last message to a client; the caller closes the socket.
 
-    What the client has sent already is read first: unread, it would turn the close into a reset.
+    First it reads what the client has sent: unread data would turn the close into a reset.
     """
     client.setblocking(False)
     with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 A connection crosses four modules: `acceptor` accepts it (and `proxy_reader` reads its PROXY header), this one
 decides, `launcher` starts its program, `children` waits for the program's end. Without PROXY headers and DNS
-the decision is made in the moment of accepting: nothing is kept for a refusal.
+this module decides as soon as a connection is accepted, and keeps nothing for one that it refuses.
 """
 
 import collections
@@ -26,10 +26,10 @@ _STOPPING: Final = Refused("spawn", (("error", "stopping"),))
 
 
 class Connections:
-    """The connections of one service, and their programs.
+    """Serves the connections of one service, and keeps its programs.
 
-    Its owner calls `children.reap` on SIGCHLD, and tells `children` what other processes say of programs that
-    this worker has adopted.
+    The owner calls `children.reap` on SIGCHLD. It also passes to `children` what other processes report of
+    adopted programs.
     """
 
     def __init__(self, name: str, events: loop.Loop, held: Ledger, lineage: procfs.Lineage) -> None:
@@ -39,11 +39,11 @@ class Connections:
         self._ledger = held
         self._books: Books = held
         self._lineage = lineage
-        self._serving: Serving | None = None  # what is served with now
-        self._former: list[Serving] = []  # what was served with before, while a connection still uses it
-        self._acceptors: list[Acceptor] = []  # the last one accepts, the others await headers
+        self._serving: Serving | None = None  # the settings for new connections
+        self._former: list[Serving] = []  # earlier settings, each while a connection uses it
+        self._acceptors: list[Acceptor] = []  # the last one accepts, the others only await headers
         self._slots = limits.Slots(tables.Limits())
-        self._open: set[Connection] = set()  # those that wait for a slot, for DNS or for their program
+        self._open: set[Connection] = set()  # those that wait for a slot, DNS or their program
         self._parked: collections.deque[Connection] = collections.deque()  # those that wait for a slot
         self._launcher = Launcher(
             name,
@@ -60,11 +60,11 @@ class Connections:
         self._seldom = throttle.Seldom()
 
     def serve(self, serving: Serving, listeners: list[Listener], inherited: Sequence[Listener] = ()) -> None:
-        """Serve connections with this from now on, and accept them here.
+        """Accept connections at these listeners from now on, and serve them with these settings.
 
-        Those that were accepted before go on with what they have; it is closed when they have come to an end,
-        or to their program. Clients who wait at an inherited listener are accepted before it is closed. At
-        first the programs that an earlier worker left are counted.
+        Connections that were accepted before keep their own settings, which are closed once no connection
+        uses them. Clients that wait at an inherited listener are accepted before it is closed. The first call
+        adopts the running programs of earlier workers from the ledger.
         """
         self._slots = self._slots.resized(serving.service.limits)
         self._ledger.grow(self._slots.most)
@@ -98,10 +98,10 @@ class Connections:
         )
 
     def retire(self, books: Books, kept: Collection[int]) -> None:
-        """Accept no more, and write down in other books what becomes of the connections that are there.
+        """Stop accepting, and record the remaining connections in `books` from now on.
 
-        `kept` are the listeners (inodes) that the successor has. It has adopted what this one had adopted:
-        only it is told of the end of those.
+        `kept` are the inodes of the listeners that the successor has. The successor has adopted the programs
+        that this worker had adopted, and alone is told of their exits.
         """
         self._books = self.children.books = books
         self._acceptors[-1].retire(kept)
@@ -109,19 +109,19 @@ class Connections:
             self._slots.release(client)
 
     def drain(self) -> None:
-        """Accept no more than who waits in the kernel already."""
+        """Stop accepting, except for clients that wait in the kernel's queue already."""
         self._acceptors[-1].retire(())
 
     @property
     def busy(self) -> bool:
-        """True while any connection is open or pending, or a program runs."""
+        """True while any connection is pending or any program runs."""
         return bool(self._slots.total > 0 or self._parked or any(each.awaiting for each in self._acceptors))
 
     def adopt(self, pid: int, peer: Endpoint, started: float, start: int) -> None:
-        """Count a program that a worker before this one has started, as the supervisor has found it to be.
+        """Adopt a program of an earlier worker, which the supervisor has verified.
 
-        `started` is when that worker has recorded it, in seconds since boot, `start` its own start in clock
-        ticks. Nothing happens if it is counted already.
+        `started` is the time at which that worker recorded it, in seconds since boot. `start` is the
+        program's own start, in clock ticks since boot. A program that was adopted before is ignored.
         """
         if self.children.has_adopted(pid, start):
             return
@@ -135,11 +135,11 @@ class Connections:
         self._slots.hold(program.held.peer)
 
     def count(self, name: Counter) -> None:
-        """Count what the worker before this one has met with."""
+        """Count an event that a retired worker reports."""
         self._books.count(name)
 
     def close(self) -> None:
-        """Accept no more, and refuse those that have no program yet."""
+        """Stop accepting, and refuse the connections that have no program yet."""
         self._closed = True
         for each in self._acceptors:
             each.close()
@@ -152,21 +152,21 @@ class Connections:
         return not (self._slots.full or self._launcher.starved or self._closed)
 
     def _poll(self) -> None:
-        """Accept exactly while a connection could be served; first those go on that have arrived already."""
+        """Accept only while a slot is free and no connection waits for one; those that wait go first."""
         if self._parked and self._serves and not self._admitting:
             self._admitting = True
             self._loop.soon(self._admit)
         self._acceptors[-1].poll(self._serves and not self._parked)
 
     def _admit(self) -> None:
-        """Decide on connections that have waited for a slot, as long as there is one."""
+        """Decide on connections that have waited for a slot, while slots are free."""
         self._admitting = False
         while self._parked and self._serves:
             self._decide(self._parked.popleft())
         self._poll()
 
     def _arrive(self, connection: Connection) -> None:
-        """Decide on a connection, or let it wait for a slot: headers are read while there is none."""
+        """Decide on a connection, or let it wait if no slot was free when its header was complete."""
         if self._serves and not self._parked:
             self._decide(connection)
         else:
@@ -174,7 +174,7 @@ class Connections:
             self._parked.append(connection)
 
     def _decide(self, connection: Connection) -> None:
-        """Refuse a connection, or give it a slot; then ask DNS for it, or let its program be started."""
+        """Refuse a connection, or give it a slot, and then ask DNS about it or screen it."""
         serving, link = connection.serving, connection.link
         try:
             verdict = decision.admit(serving.sources, self._slots, link, loop.now())
@@ -191,11 +191,11 @@ class Connections:
             else:
                 known = {**serving.base, **connection.variables}
                 serving.lookups.begin(link, known, functools.partial(self._looked_up, connection))
-        except Exception:  # noqa: BLE001 (a defect costs the connection that has met it, and no other)
+        except Exception:  # noqa: BLE001 (a defect costs only the connection that has met it)
             self._break_off(connection)
 
     def _looked_up(self, connection: Connection, found: dict[str, str]) -> None:
-        """Go on with a connection of which DNS has been asked; `found` are the variables from it."""
+        """Screen a connection once DNS has answered; `found` are the variables from DNS."""
         try:
             connection.variables = {**connection.variables, **found}
             if self._closed:
@@ -206,7 +206,7 @@ class Connections:
             self._break_off(connection)
 
     def _screen(self, connection: Connection) -> None:
-        """Refuse a connection because of its variables, or let its program be started."""
+        """Refuse a connection if a variable named in `drop` has a value, else have its program started."""
         serving = connection.serving
         dropped = decision.screen(serving.service.drop, connection.variables, serving.base)
         if dropped is None:
@@ -215,7 +215,7 @@ class Connections:
             self._refuse(connection, dropped)
 
     def _started(self, connection: Connection, pid: int) -> None:
-        """Let go of a connection that its program has now."""
+        """Record the program of a connection, and close this process's descriptor of it."""
         self.children.started(pid, connection.link.peer)
         self._books.count("accepted")
         self._let_go(connection)
@@ -225,7 +225,7 @@ class Connections:
             log.info("accept", service=self._name, **ends, pid=pid, slots=slots)
 
     def _refuse(self, connection: Connection, refused: Refused) -> None:
-        """Close a connection, with a last word where there is one, and log why."""
+        """Send the refusal message, if there is one, close the connection, and log the reason."""
         serving, reason = connection.serving, refused.reason
         self._books.count(reason)
         message = serving.messages.get(reason)
@@ -247,14 +247,14 @@ class Connections:
         log.debug("left", service=self._name, peer=connection.link.peer)
 
     def _break_off(self, connection: Connection) -> None:
-        """Close a connection that has met a defect; called while the exception is handled."""
+        """Close a connection that has met a defect; the caller is handling the exception."""
         log.crash(f"cannot serve {connection.link.peer}")
         self._let_go(connection)
         if connection.admitted:
             self._release(connection.link.peer)
 
     def _let_go(self, connection: Connection) -> None:
-        """Close this process's descriptor of a connection, which needs its serving no more."""
+        """Close this process's descriptor of a connection, which no longer uses its settings."""
         connection.socket.close()
         self._open.discard(connection)
         if self._former and not self._sweeping:
@@ -262,7 +262,7 @@ class Connections:
             self._loop.soon(self._sweep)
 
     def _sweep(self) -> None:
-        """Close what was served with before and no connection uses any more."""
+        """Close earlier settings that no connection uses any more."""
         self._sweeping = False
         awaiting = [connection for each in self._acceptors for connection in each.awaiting]
         used = {id(connection.serving) for connection in (*self._open, *awaiting)}
@@ -272,7 +272,7 @@ class Connections:
         self._former = [serving for serving in self._former if id(serving) in used]
 
     def _taken(self) -> None:
-        """Look at the level after a slot was taken."""
+        """Update the counter after a slot was taken; stop accepting if none is left, and log if few are."""
         slots = self._slots
         self._books.set("connections", slots.total)
         if slots.full:

@@ -1,4 +1,4 @@
-"""Reads a service's environment files, in its worker and so with no more rights than the service has."""
+"""Reads a service's environment files, in the worker and therefore with the service's rights only."""
 
 import os
 import subprocess
@@ -9,27 +9,26 @@ from tcpdconf.config.model import tables
 from tcpdconf.daemon.process import descriptors
 from tcpdconf.policy import environ
 
-LARGEST: Final = 1 << 20  # bytes of a file
-_SECONDS: Final = 10.0  # that a shell file may take
-_WHOLE: Final = "TCPDCONF_WHOLE"  # the last variable that is printed: all of them were
+LARGEST: Final = 1 << 20  # bytes in a file
+_SECONDS: Final = 10.0  # seconds that a shell file may take
+_WHOLE: Final = "TCPDCONF_WHOLE"  # printed last: shows that all variables were printed
 _OF_THE_SHELL: Final = frozenset({"PWD", "OLDPWD", "SHLVL", "_", _WHOLE})
 
-# What the file writes to standard output must not mix with the variables; {0} is a free descriptor.
+# The file's own output must not mix with the variables: they go to {0}, a free descriptor.
 _SCRIPT: Final = f'exec {{0}}>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 {_WHOLE}=1 >&{{0}}'
 
 
 class EnvironmentFileError(Exception):
-    """A file that gives no environment; the text names it, and the line that is wrong."""
+    """Reports a file that yields no environment; the text names it, and the wrong line if there is one."""
 
 
 def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[str, str]:
-    """The variables of a file, from a descriptor of it, and those of the files `before` it.
+    """Return the variables of a file, read from a descriptor, added to those of the files `before` it.
 
-    A shell file sees the variables of the files before it, as Courier's files do of each other, and nothing
-    else.
+    A shell file sees only the variables of the files before it, as Courier's files see each other's.
 
     Raises:
-        EnvironmentFileError: it cannot be read, or gives no environment.
+        EnvironmentFileError: the file cannot be read, or yields no environment.
     """
     try:
         content = descriptors.content(fd, LARGEST)
@@ -43,17 +42,17 @@ def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[
 
 
 class _ShellError(Exception):
-    """The shell has not sourced a file to its end."""
+    """Reports that the shell has not sourced a file to its end."""
 
 
 def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
-    """What /bin/sh exports after sourcing the file, as Courier's start scripts do.
+    """Return the variables that /bin/sh exports after sourcing the file, as Courier's start scripts do.
 
     The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open.
 
     Raises:
-        _ShellError: the shell does not come to the file's end.
-        OSError: it cannot be started.
+        _ShellError: the shell does not reach the end of the file.
+        OSError: the shell cannot be started.
     """
     copy = os.memfd_create("environment", os.MFD_CLOEXEC)
     try:
@@ -71,7 +70,7 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
         raise _ShellError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
     finally:
         os.close(copy)
-    # a worker that serves meanwhile may have taken the status, as that of any child: it does not tell enough
+    # a worker that serves meanwhile reaps every child, perhaps the shell too: its status proves nothing
     if not found.stdout.endswith(f"\0{_WHOLE}=1\0".encode()):
         said = " ".join(environ.decoded(found.stderr).split()).replace(f"/proc/self/fd/{copy}", "line")
         status = f" with status {found.returncode}" if found.returncode else " too early"

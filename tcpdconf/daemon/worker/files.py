@@ -1,7 +1,7 @@
 """Reads the files of a service: access rules, environment files, zone files.
 
-Whoever serves with them, or says what serving would come to, does so with the service's rights; the files
-were opened by a process that may have more.
+The reader runs with the service's rights: it is a worker, or a process that checks a configuration. A process
+that may have more rights has opened the files.
 """
 
 import os
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tcpdconf.config.model.service import Service
 
 READ: Final = ("access", "environment", "zone")
-_LARGEST_ACCESS: Final = 1 << 28  # bytes of all files of a source: ten times a million networks
+_LARGEST_ACCESS: Final = 1 << 28  # bytes in all files of a source: ten times what a million networks need
 _LARGEST_ZONE: Final = 4096
-_LONGEST_LINE: Final = 200  # characters of a line that goes into a worker's message, which has its limit
+_LONGEST_LINE: Final = 200  # most characters of a line in a worker's message, which has a limit
 
 
 Origin = tuple[int, str, tuple[Role, ...]]
-"""What an access source was made from: its place, what is written, and its files with their signatures."""
+"""Identifies the input of an access source: its place, its settings, and its files with their signatures."""
 
 Compiled = Mapping[Origin, decision.NamedTable]
 _NOTHING: Final[Compiled] = MappingProxyType({})
@@ -43,7 +43,7 @@ def contents(opened: Iterable[tuple[str, int]]) -> list[tuple[str, bytes]]:
     """Return path and content of each file of an access source, from its path and descriptor.
 
     Raises:
-        AccessFileError: one cannot be read, or all together are too large.
+        AccessFileError: a file cannot be read, or all together are too large.
     """
     found = []
     left = _LARGEST_ACCESS
@@ -60,9 +60,9 @@ def contents(opened: Iterable[tuple[str, int]]) -> list[tuple[str, bytes]]:
 def place(
     error: AccessFileError, read: Iterable[tuple[str, bytes]], most: int = _LONGEST_LINE
 ) -> FilePlace | None:
-    """Return where an error is in the files that were read; None where it has no line.
+    """Return the place of an error in the files that were read; None if the error has no line.
 
-    A line of more than `most` characters is left out.
+    The text of a line of more than `most` characters is left out.
     """
     if not error.line:
         return None
@@ -73,7 +73,7 @@ def place(
 
 
 class ServiceFiles:
-    """The files of one service, each with its role and descriptor; notes all failures."""
+    """Reads the files of one service, each given by its role and descriptor, and collects all failures."""
 
     def __init__(self, task: Assignment, given: Iterable[tuple[Role, int]]) -> None:
         self.failures: list[Failure] = []
@@ -83,7 +83,7 @@ class ServiceFiles:
         self._resolv_conf = resolvfile.File()
 
     def enter_directory(self) -> None:
-        """Make the service's directory and umask those of this process; shell files may look at them."""
+        """Take on the service's directory and umask, which shell files may look at."""
         if not self._task.ways.enters_directory:
             return
         if self._service.umask is not None:
@@ -94,14 +94,17 @@ class ServiceFiles:
             self._fail(("directory",), f"cannot enter {self._service.directory}: {error.strerror}")
 
     def sources(self, known: Compiled = _NOTHING) -> list[decision.NamedTable]:
-        """The access sources, compiled unless known; an empty one, and a failure, for what cannot be read."""
+        """Return the access sources, compiled unless they are in `known`.
+
+        A source that cannot be read yields a failure and an empty table.
+        """
         return [
             known.get(origin) or self._source(index, self._service.access[index])
             for index, origin in enumerate(self.origins())
         ]
 
     def origins(self) -> list[Origin]:
-        """What each access source is made from."""
+        """Return the origin of each access source."""
         roles = [role for role in self._task.roles if role.kind == "access"]
         return [
             (index, source.model_dump_json(), tuple(role for role in roles if role.place == index))
@@ -109,17 +112,17 @@ class ServiceFiles:
         ]
 
     def access(self, index: int) -> list[tuple[str, bytes]]:
-        """Path and content of each file of one access source.
+        """Return path and content of each file of one access source.
 
         Raises:
-            AccessFileError: one cannot be read, or is too large.
+            AccessFileError: a file cannot be read, or all together are too large.
         """
         return contents(
             (role.path, fd) for role, fd in self._files if role.kind == "access" and role.place == index
         )
 
     def base(self) -> dict[str, str]:
-        """The environment of every program."""
+        """Return the environment that every program gets."""
         found: dict[str, str] = {}
         for role, fd in self._files:
             if role.kind == "environment":
@@ -127,7 +130,7 @@ class ServiceFiles:
         return environ.base(self._service, self._task.environment, found, self._task.ways)
 
     def chain(self) -> Chain | None:
-        """The DNS lists; None, and a failure, when the zone of one cannot be read."""
+        """Return the DNS lists; None, and a failure, if a zone file cannot be read."""
         zones = {role.path: self._zone(role, fd) for role, fd in self._files if role.kind == "zone"}
         if None in zones.values():
             return None
@@ -135,11 +138,11 @@ class ServiceFiles:
         return dns_chain.build(self._service, self._task.config.dns_chains, known)
 
     def name_servers(self) -> resolvconf.ResolverSettings:
-        """Whom to ask, and how."""
+        """Return the resolver settings: the servers to ask, and how."""
         return resolvconf.settings(self._task.config.dns, self._resolv_conf.read())
 
     def new_name_servers(self) -> resolvconf.ResolverSettings | None:
-        """The same when resolv.conf has changed since; else None."""
+        """Return the new settings if resolv.conf has changed since it was read, else None."""
         return self.name_servers() if self._resolv_conf.changed else None
 
     def close(self) -> None:

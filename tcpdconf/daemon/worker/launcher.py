@@ -1,7 +1,7 @@
-"""Starts the programs of connections that are ready for them.
+"""Starts the programs of connections that have been decided.
 
-Those that become ready in one turn of the loop are started together, by two threads (`program.Starter`). When
-the host has no process to give, connections wait here, and are tried again.
+Programs of connections that become ready in one turn of the loop are started together, by two threads
+(`program.Starter`). While the host cannot start another process, connections wait here and are retried.
 """
 
 import collections
@@ -17,20 +17,20 @@ from tcpdconf.daemon.worker.connection import Connection
 from tcpdconf.policy.connection import Refused
 
 _NO_PROCESS: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_REST: Final = 0.1  # seconds before another try when there is no process to be had
+_REST: Final = 0.1  # seconds before another try when no process can be started
 _PATIENCE: Final = 30.0  # seconds for which a connection waits for a process
 _TOGETHER: Final = 32  # programs started at once: until then each connection keeps its descriptor
 
 
 class Launcher:
-    """The connections of one service whose programs are to be started.
+    """Starts the programs of one service's connections.
 
     Args:
-        name: the service's, for the log.
-        events: the loop that starts are put off to.
+        name: the service's name, for the log.
+        events: the loop, which calls `start` at the end of a turn.
         started: called with each connection that has a program, and its pid.
         refused: called with each that cannot have one, and why.
-        broken: called, while the exception is handled, with each whose start has met a defect.
+        broken: called with each whose start has met a defect, while the exception is being handled.
         waits: called when connections begin or cease to wait for a process.
     """
 
@@ -53,16 +53,16 @@ class Launcher:
         self._starter = program.Starter()
         self._ready: list[Connection] = []
         self._waiting: collections.deque[Connection] = collections.deque()
-        self._told = ""  # the last reason why the program cannot be run, to be logged once
+        self._told = ""  # the last error that was logged: the same one is not logged again
         self._seldom = throttle.Seldom()
 
     @property
     def starved(self) -> bool:
-        """True while connections wait because the host has no process to give."""
+        """True while connections wait because the host cannot start another process."""
         return bool(self._waiting)
 
     def renew(self) -> None:
-        """Log again why a program cannot be run: the configuration has changed."""
+        """Log the next error even if it is the last one again, since the configuration has changed."""
         self._told = ""
 
     def launch(self, connection: Connection) -> None:
@@ -75,7 +75,7 @@ class Launcher:
             self.start()
 
     def start(self) -> bool:
-        """Start the programs of all connections that are ready; returns whether there was any."""
+        """Start the programs of all connections that are ready; return whether there was any."""
         ready, self._ready = self._ready, []
         starts = [
             functools.partial(each.serving.runner.start, each.socket.fileno(), each.variables)
@@ -89,14 +89,14 @@ class Launcher:
         return bool(ready)
 
     def give_up(self) -> list[Connection]:
-        """Return all connections that are ready or wait, and forget them."""
+        """Forget all connections that are ready or wait, and return them."""
         left = [*self._waiting, *self._ready]
         self._waiting.clear()
         self._ready.clear()
         return left
 
     def _settle(self, connection: Connection, started: program.Started) -> None:
-        """Go on with a connection whose program was started, or was not."""
+        """Handle the outcome of one start: a pid, or the exception."""
         if isinstance(started, int):
             self._told = ""
             self._started(connection, started)
@@ -119,7 +119,7 @@ class Launcher:
         self._refused(connection, Refused("spawn", (("error", reason),)))
 
     def _wait(self, connection: Connection, error: OSError) -> None:
-        """Keep a connection for which there is no process."""
+        """Keep a connection, and retry it soon, because no process can be started."""
         if self._seldom.due("process", loop.now()):
             log.error(f"cannot start a program: {error.strerror}", service=self._name, retry=f"{_REST}s")
         if not self._waiting:

@@ -1,11 +1,11 @@
-"""What a service's worker holds, in memory that outlives it.
+"""Keeps a service's counters and its running programs in memory that outlives the worker.
 
-A memfd of the supervisor's: counters, and a record of every running program. A worker that takes over after a
-crash reads who is there, so that a limit holds; the supervisor reads the counters without asking anybody.
-The worker can write anything into it, so a reader believes nothing but numbers, whatever they are.
+The ledger is a memfd of the supervisor: counters, and a record of every running program. After a crash the
+next worker reads the records, so that the limits still hold. The supervisor reads the counters without asking
+the worker. A worker can write anything into the ledger, so a reader takes it for numbers and no more.
 
-Between a program's start and its record lie some microseconds, or the start of another one; a program that is
-started when its worker is killed there is not counted afterwards.
+A program is recorded some microseconds after its start, or after another program's start. If the worker is
+killed in between, the next worker does not count that program.
 """
 
 import math
@@ -26,13 +26,13 @@ _COUNTER: Final = struct.Struct("=Q")
 _OFFSETS: Final = {name: index * _COUNTER.size for index, name in enumerate(COUNTERS)}
 _HEADER: Final = 256
 _RECORD: Final = struct.Struct("=IHBxd16s")  # pid, port, version, start (boot time), address
-_READ: Final = 100_000  # records that are read of a ledger; the rest are a worker's that lies, as a rule
+_READ: Final = 100_000  # most records that are read; more are usually a worker's lie
 _MOST: Final = _HEADER + _READ * _RECORD.size  # bytes
 _LARGEST: Final = (1 << 8 * _COUNTER.size) - 1
 
 
 class Held(NamedTuple):
-    """One running program: `started` in seconds since boot."""
+    """Records one running program; `started` is in seconds since boot."""
 
     record: int
     pid: int
@@ -41,7 +41,7 @@ class Held(NamedTuple):
 
 
 class Books(Protocol):
-    """Where it is written down who holds a slot and what has been counted: a `Ledger`, as a rule."""
+    """Records running programs and counts events; usually it is a `Ledger`."""
 
     def set(self, name: Counter, value: int) -> None:
         """Set a counter."""
@@ -57,17 +57,17 @@ class Books(Protocol):
 
 
 def boot_time() -> float:
-    """Seconds since boot, as programs' starts are noted."""
+    """Return the seconds since boot, the clock of `Held.started`."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def create() -> int:
-    """A new, empty ledger: its descriptor."""
+    """Return the descriptor of a new, empty ledger."""
     return os.memfd_create("tcpdconf-ledger", os.MFD_CLOEXEC)
 
 
 class Ledger:
-    """A ledger, mapped. Record numbers are dense: a freed one is used again first."""
+    """Maps a ledger into memory. Record numbers are dense: a freed one is used again first."""
 
     def __init__(self, fd: int, capacity: int) -> None:
         self._fd = fd
@@ -76,9 +76,9 @@ class Ledger:
         self.grow(capacity)
 
     def grow(self, capacity: int) -> None:
-        """Make room for so many records; it never gets smaller.
+        """Make room for `capacity` records; a ledger never shrinks.
 
-        Of one that is larger than it can have become, only the beginning is used.
+        If it is larger than it can have grown, only the beginning is used.
         """
         size, found = _HEADER + capacity * _RECORD.size, os.fstat(self._fd).st_size
         if found < size:
@@ -96,11 +96,11 @@ class Ledger:
         _COUNTER.pack_into(self._map, at, min(_COUNTER.unpack_from(self._map, at)[0] + 1, _LARGEST))
 
     def counts(self) -> dict[str, int]:
-        """All counters."""
+        """Return all counters by name."""
         return {name: _COUNTER.unpack_from(self._map, at)[0] for name, at in _OFFSETS.items()}
 
     def hold(self, pid: int, peer: connection.Endpoint, started: float | None = None) -> Held:
-        """Record a program that was started just now, or when it is said to have been."""
+        """Record a program that was started now, or at `started` (seconds since boot)."""
         if self._free:
             index = self._free.pop()
         else:
@@ -119,10 +119,10 @@ class Ledger:
         self._free.append(held.record)
 
     def take_over(self, lineage: procfs.Lineage) -> list[tuple[Held, procfs.Process]]:
-        """The programs of earlier workers that still run; to be called once, before `hold`.
+        """Return the programs of earlier workers that still run; call it once, before `hold`.
 
-        Two records of one process are one: the later counts, since the other one was of another process with
-        this number, which has ended.
+        If two records have the same pid, the later one counts: the earlier one was for another process,
+        which has ended. Other records are cleared.
         """
         found: dict[int, tuple[Held, procfs.Process]] = {}
         written = set()
@@ -157,7 +157,7 @@ class Ledger:
 
 
 def _peer(version: int, address: bytes, port: int) -> connection.Endpoint | None:
-    """The end that a record names, if it is one."""
+    """Return the endpoint in a record, or None if it is not valid."""
     value = int.from_bytes(address)
     if version not in access_table.BITS or value >= 1 << access_table.BITS[version]:
         return None
@@ -165,7 +165,7 @@ def _peer(version: int, address: bytes, port: int) -> connection.Endpoint | None
 
 
 class Snapshot(NamedTuple):
-    """What a ledger says at one moment; of a worker that lies it says what that worker wants."""
+    """Holds the contents of a ledger at one moment; a worker may have written anything."""
 
     counts: dict[str, int]
     held: list[Held]

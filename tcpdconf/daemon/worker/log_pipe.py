@@ -1,8 +1,8 @@
-"""Keeps a logger that does not read from stopping the programs that write to it.
+"""Prevents a logger that does not read from blocking the programs that write to it.
 
-A program's write to a full pipe waits, and its client with it. So the worker looks at the pipe once a second;
-when it is more than half full and nothing was read since, half of it is thrown away, and it is looked at
-oftener.
+A program that writes to a full pipe blocks, and its client waits. So the worker checks the pipe once a
+second. If it is more than half full, and no emptier than before, the worker discards as much as half the pipe
+holds. Then it checks more often.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from typing import Final
 
 from tcpdconf.daemon.process import log, loop
 
-_EVERY: Final = 1.0  # seconds between two looks
+_EVERY: Final = 1.0  # seconds between two checks
 _OFTEN: Final = 0.02
 
 
@@ -31,7 +31,7 @@ class LogPipe:
         self._look()
 
     def close(self) -> None:
-        """Look no more, and close the descriptor."""
+        """Stop checking, and close the descriptor."""
         self._loop.cancel(self._timer)
         os.close(self._fd)
 

@@ -1,10 +1,10 @@
-"""The worker process of one service: takes its assignment, serves, stops when told to.
+"""Runs the worker process of one service: takes its assignment, serves, and stops when told to.
 
-It is forked from the supervisor and has the service's identity before it reads anything. When the supervisor
-is gone it ends at once; its programs live on.
+The supervisor forks it, and it has the service's identity before it reads anything. It ends at once when the
+supervisor is gone. Its programs live on.
 
-An assignment comes in two steps: `prepare` does everything that can fail, beside the connections that are
-being served; `commit` lets it count.
+An assignment takes two steps. `prepare` does everything that can fail, while connections are served as
+before. `commit` makes it take effect.
 """
 
 import errno
@@ -22,12 +22,12 @@ from tcpdconf.daemon.worker.connections import Connections
 from tcpdconf.daemon.worker.serving import ServingBuilder
 from tcpdconf.policy import connection
 
-_FAILURES: Final = 20  # that are told: a message has its limit
-_LOOK: Final = 0.2  # seconds between two looks whether one that accepts no more has nothing left to do
+_FAILURES: Final = 20  # most failures in a message, which has a limit
+_LOOK: Final = 0.2  # seconds between two checks whether a worker that accepts no more is idle
 
 
 def main(post: channel.Channel) -> int:
-    """Serve until the supervisor says stop or is gone; returns the exit status."""
+    """Serve until the supervisor says stop or is gone; return the exit status."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # only the supervisor stops a worker
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -37,22 +37,22 @@ def main(post: channel.Channel) -> int:
 
 
 class _Worker:
-    """One worker: messages in, a server at work."""
+    """Serves one service as the supervisor's messages say."""
 
     def __init__(self, post: channel.Channel) -> None:
         self._post = post
         self._loop = loop.Loop()
         self._arrived = signals.Signals((signal.SIGCHLD,))
         self._server: Connections | None = None
-        self._equipment: ServingBuilder | None = None  # what is served with
+        self._equipment: ServingBuilder | None = None  # the assignment that is served
         self._prepared: ServingBuilder | None = None
-        self._wanted = 0  # number of the preparation that is still wanted
-        self._relay: books.RelayedBooks | None = None  # once it is replaced
+        self._wanted = 0  # number of the preparation that is still wanted, or 0
+        self._relay: books.RelayedBooks | None = None  # set once this worker is retired
         self._stopping = False
         self._status = 0
 
     def run(self) -> int:
-        """Serve; returns the exit status."""
+        """Serve; return the exit status."""
         log.gather(self._loop.soon)
         self._loop.watch(self._arrived, self._children)
         self._loop.watch(self._post, self._messages)
@@ -89,7 +89,7 @@ class _Worker:
                 self._end()
 
     def _hear(self, serving: Connections, message: messages.ToWorker) -> None:
-        """What only a worker that serves is told."""
+        """Handle a message that only a worker which serves gets."""
         match message:
             case messages.Gone(ended):
                 for pid, start, status in ended:
@@ -120,7 +120,7 @@ class _Worker:
         os.close(fds[0])
         found = ServingBuilder(task, fds[1:], self._equipment)
         done = functools.partial(self._read, number, found)
-        if self._server is None:  # nobody is kept waiting
+        if self._server is None:  # no connection has to wait meanwhile
             found.read()
             done()
             return
@@ -131,7 +131,7 @@ class _Worker:
             self._lack(number, str(error))
 
     def _read(self, number: int, found: ServingBuilder) -> None:
-        """Say whether what was prepared can be served with, if that is still wanted."""
+        """Report whether the assignment can be served, if it is still wanted."""
         if found.complete and number == self._wanted:
             self._prepared = found
             self._send(messages.Prepared(number))
@@ -141,12 +141,12 @@ class _Worker:
             self._fail(number, found.failures[:_FAILURES])
 
     def _miss_descriptors(self, message: messages.ToWorker) -> None:
-        """Say that nothing can be prepared because its descriptors could not be received."""
+        """Report that the assignment cannot be prepared, because its descriptors could not be received."""
         if isinstance(message, messages.Prepare | messages.Try):
             self._lack(message.number, os.strerror(errno.EMFILE))
 
     def _lack(self, number: int, what: str) -> None:
-        """Say that nothing can be prepared because something has run out."""
+        """Report that the assignment cannot be prepared, because a resource has run out."""
         self._fail(number, [Failure((), f"its worker cannot prepare: {what}")])
 
     def _fail(self, number: int, failures: list[Failure]) -> None:
@@ -176,9 +176,9 @@ class _Worker:
             self._prepared = None
 
     def _try(self, number: int, fds: list[int]) -> None:
-        """Say whether the service could be served, and what its lists answer; serve nothing."""
+        """Report whether the service could be served, and what its DNS lists answer; serve nothing."""
         found = ServingBuilder(wire.unpickled(fds[0], Assignment), fds[1:])
-        log.set_level("error")  # what a test of a list shows is reported, not logged
+        log.set_level("error")  # the result of testing a list is reported, not logged
         found.read()
         found.try_program()
         asked = None if found.failures else found.asking(self._loop)
@@ -192,30 +192,30 @@ class _Worker:
         self._end()
 
     def _report(self) -> None:
-        """Say how the lists and the names are."""
+        """Report the health of DNS lists and of host name lookups."""
         asked = None if self._equipment is None else self._equipment.lookups
         names = None if asked is None else asked.names_status()
         try:
             self._send(messages.Reported({} if asked is None else asked.status(), names))
-        except channel.ChannelError:  # so many lists that they are too long for a message
+        except channel.ChannelError:  # too many lists for one message
             self._send(messages.Reported({}, names))
 
     def _retire(self, serving: Connections, kept: tuple[int, ...]) -> None:
-        """Leave new connections to another worker; end when the programs of the old ones have."""
+        """Leave new connections to another worker, and end when the last program of this one has."""
         self._relay = books.RelayedBooks(self._loop, self._post)
         serving.retire(self._relay, kept)
         self._send(messages.Retired())
         self._look()
 
     def _look(self) -> None:
-        assert self._server is not None  # noqa: S101 (only who has served)
+        assert self._server is not None  # noqa: S101 (only a worker that has served gets here)
         if self._server.busy:
             self._loop.after(_LOOK, self._look)
         else:
             self._end()
 
     def _stop(self, drain: float, seconds: float) -> None:
-        """Accept no more; serve who is there for a while, then tell the programs to end, then go."""
+        """Stop accepting; terminate programs after `drain` seconds, end `seconds` later or once idle."""
         self._stopping = True
         if self._server is not None and drain:
             self._server.drain()
@@ -253,7 +253,7 @@ class _Worker:
 
 
 def _take_on(serving: Connections, entry: messages.Adopt | messages.Released | messages.Counted) -> None:
-    """What a worker says that this one has replaced, as far as the supervisor believes it."""
+    """Apply an entry of a retired worker, which the supervisor has verified."""
     match entry:
         case messages.Adopt(program, start):
             peer = connection.endpoint(program.version, program.value, program.port)

@@ -1,11 +1,11 @@
 """Starts a service's program with a connection as its standard input and output.
 
 posix_spawn shares the daemon's memory until the exec (vfork), so that its cost does not grow with the
-daemon's size. It leaves directory, umask and identity as they are: those are the worker's own already.
-Descriptors other than 0, 1 and 2 are closed by the exec, since nothing here is inheritable (PEP 446).
+daemon's size. It leaves directory, umask and identity as they are, since the worker has those already. The
+exec closes descriptors other than 0, 1 and 2, since nothing here is inheritable (PEP 446).
 
-The thread that calls it waits for the exec, and so long does nothing. Of several programs every other one is
-started by a second thread, so that the processors have something to do.
+The calling thread is blocked until the exec. A second thread therefore shares the work when there are several
+programs to start, so that more than one processor is busy.
 """
 
 import collections
@@ -27,7 +27,7 @@ from tcpdconf.policy import environ
 PRLIMIT: Final = "/usr/bin/prlimit"
 
 _DEFAULTED: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-# what couriertcpd sets itself, and what the interpreter ignores
+# signals that couriertcpd sets itself, and those that the interpreter ignores
 _OWN: Final = (
     signal.SIGCHLD,
     signal.SIGHUP,
@@ -39,13 +39,13 @@ _OWN: Final = (
 
 
 class Program:
-    """One service's program, ready to be started any number of times.
+    """Starts one service's program any number of times.
 
-    `stderr` is what standard error is: "socket" for the connection, "inherit" for the daemon's own, or a
-    descriptor, which is the program's from now on: `close` closes it.
+    `stderr` says what the program gets as standard error: "socket" for the connection, "inherit" for the
+    daemon's own, or a descriptor, which this object owns from now on.
 
     Raises:
-        ValueError: an argument has a NUL within.
+        ValueError: an argument contains a NUL.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class Program:
         self._behind_prlimit = argv[0] if _limited(rlimits) else None
 
     def start(self, connection: int, variables: Mapping[str, str]) -> int:
-        """Start the program on a connection; returns its pid.
+        """Start the program on a connection; return its pid.
 
         Raises:
-            OSError: it cannot be run (ENOENT, EACCES, ENOEXEC, E2BIG, ...), or no process is to be had
-                now (EAGAIN, ENOMEM).
-            ValueError: a variable has a NUL within.
+            OSError: the program cannot be run (ENOENT, EACCES, ENOEXEC, E2BIG, ...), or no process can be
+                started now (EAGAIN, ENOMEM).
+            ValueError: a variable contains a NUL.
         """
         if self._behind_prlimit is not None:
-            check(self._behind_prlimit)  # prlimit(1) could only tell standard error
+            check(self._behind_prlimit)  # prlimit(1) reports an error only on standard error
         environment = spawn.Words([*(self._environment | environ.entries(variables)).values()])
         fds = [connection, connection]
         if self._stderr != "inherit":
@@ -82,27 +82,27 @@ class Program:
         return spawn.start(self._path, self._argv, environment, fds, self._signals)
 
     def close(self) -> None:
-        """Let go of standard error; nothing is started any more."""
+        """Close the descriptor for standard error, if there is one; start nothing afterwards."""
         if isinstance(self._stderr, int):
             os.close(self._stderr)
             self._stderr = "inherit"
 
 
-Started = int | Exception  # a pid, or why there is none
+Started = int | Exception  # a pid, or the error
 _Start = Callable[[], int]  # starts a program, returns its pid
 
 
 class Starter:
-    """Starts programs; from when it first has several to start, with a second thread."""
+    """Starts programs, with a second thread once there are several to start."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._helped = False
 
     def start(self, starts: Sequence[_Start]) -> Iterator[tuple[int, Started]]:
-        """Call them all, each of which starts a program; says of each by its place what has become of it.
+        """Call each of `starts`; yield (index, pid or exception) in completion order.
 
-        It is said as soon as can be, in any order, and to be heard to the end.
+        Exhaust the iterator: it makes the calls.
         """
         work = _Work(collections.deque(enumerate(starts)), collections.deque(), queue.SimpleQueue())
         helped = len(starts) > 1 and self._has_help()
@@ -115,9 +115,9 @@ class Starter:
             yield from work.news()
 
     def _has_help(self) -> bool:
-        """Whether there is a second thread; if not it is tried again."""
+        """Start the second thread unless it runs; return whether it does."""
         if not self._helped:
-            self._helped = True  # before it begins: it says itself when it ends
+            self._helped = True  # set first: the thread resets it when it ends
             try:
                 background_thread.start(self._help)
             except (RuntimeError, MemoryError):
@@ -138,9 +138,9 @@ class Starter:
 
 
 class _Work(NamedTuple):
-    """Starts that are left, which two threads share, and what has become of the others.
+    """Holds the starts that are left, which two threads share, and the results of the others.
 
-    `finished` gets one entry, when the second thread has nothing left to do.
+    `finished` gets one entry when the second thread has nothing left to do.
     """
 
     left: collections.deque[tuple[int, _Start]]
@@ -148,31 +148,35 @@ class _Work(NamedTuple):
     finished: queue.SimpleQueue[None]
 
     def go_on(self) -> bool:
-        """Start one more program; whether there was one left."""
+        """Start one more program; return False if none was left."""
         try:
             place, start = self.left.popleft()
         except IndexError:
             return False
         try:
             self.done.append((place, start()))
-        except Exception as error:  # noqa: BLE001 (the others are started nevertheless)
+        except Exception as error:  # noqa: BLE001 (the other programs are still started)
             self.done.append((place, error))
         return True
 
     def news(self) -> Iterator[tuple[int, Started]]:
-        """What has become of those that nothing was said of yet."""
+        """Yield the results that have not been yielded yet."""
         while self.done:
             yield self.done.popleft()
 
 
 def _limited(rlimits: tables.Rlimits) -> list[str]:
-    """The command that sets the limits, to stand before the program's; nothing without limits."""
+    """Return the command prefix that sets the limits, or an empty list without limits."""
     wanted = rlimits.model_dump(exclude_none=True, mode="json")
     options = [f"--{name}={size}:{size}" for name, size in wanted.items()]
     return [PRLIMIT, *options, "--"] if options else []
 
 
 def check(path: str) -> None:
-    """Raise what an exec of the path would, as far as its name and mode tell."""
+    """Check that the path names an executable file.
+
+    Raises:
+        OSError: an exec would fail, as far as the path and its mode show.
+    """
     if not stat.S_ISREG(os.stat(path).st_mode) or not os.access(path, os.X_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)

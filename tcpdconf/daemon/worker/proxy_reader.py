@@ -1,7 +1,7 @@
-"""Reads the PROXY headers of one listener's connections, many at once, each with the same time.
+"""Reads the PROXY headers of one listener's connections, many at once, all with the same timeout.
 
-A peer that is not trusted is refused before a byte of it is read. From the others exactly the header is read:
-what follows is the program's. Nobody here holds a slot of the service.
+It refuses a peer that is not trusted before it reads a byte. From other peers it reads exactly the header and
+leaves the rest to the program. No connection here holds a slot of the service.
 """
 
 import functools
@@ -28,7 +28,7 @@ RefusedWith = Callable[[Connection, Refused], None]
 
 
 class _Pending(NamedTuple):
-    """A connection whose header has not come yet, or only in part."""
+    """Holds a connection whose header is not complete yet."""
 
     connection: Connection
     data: bytearray
@@ -36,10 +36,11 @@ class _Pending(NamedTuple):
 
 
 class ProxyReader:
-    """The headers of one listener.
+    """Reads the headers of one listener's connections.
 
-    `arrived` is called with each connection that may go on, with the ends and the variables that its header
-    names; `refused` with each that may not; `left` with each that closed without a byte, as health checks do.
+    `arrived` is called with each connection that may go on. Its ends and variables come from its header,
+    unless it needs none. `refused` is called with each refused one. `left` is called with each that the
+    peer closed without sending a byte, as health checks do.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ProxyReader:
         self._armed = False
 
     def enter(self, connection: Connection) -> None:
-        """Take a connection, whose link has the socket's own ends."""
+        """Take a connection whose link has the ends of the socket itself."""
         link = connection.link
         standing = self._terms.standing(link)
         if standing in {"elsewhere", "exempt"}:
@@ -81,11 +82,11 @@ class ProxyReader:
 
     @property
     def awaiting(self) -> list[Connection]:
-        """The connections whose header is awaited."""
+        """Return the connections whose header is awaited."""
         return [each.connection for each in self._pending.values()]
 
     def close(self) -> None:
-        """Refuse those whose header is still awaited."""
+        """Refuse the connections whose header is still awaited."""
         for pending in list(self._pending.values()):
             self._forget(pending)
             self._refuse(pending.connection, "stopping")
@@ -110,7 +111,7 @@ class ProxyReader:
             self._settle(pending.connection, outcome)
 
     def _advance(self, pending: _Pending) -> Header | str | None:
-        """Read on: the header when it is complete, what is wrong with it, or None while more is to come."""
+        """Read on; return the complete header, the text of an error, or None if more has to arrive."""
         data = pending.data
         try:
             while wanted := proxy_header.wanted(data, self._options):
@@ -151,7 +152,7 @@ class ProxyReader:
             del self._peers[peer]
 
     def _arm(self) -> None:
-        """Look again when the oldest header is late; all have the same time."""
+        """Set the timer for the oldest header; all have the same timeout."""
         if self._pending and not self._armed:
             self._armed = True
             oldest = next(iter(self._pending.values()))

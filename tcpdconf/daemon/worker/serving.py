@@ -1,7 +1,7 @@
-"""Makes what a worker serves with, from its assignment and its descriptors.
+"""Builds what a worker needs to serve from its assignment and its descriptors.
 
-It runs in the worker, with the service's rights; what it reads was opened by the supervisor. Reading touches
-nothing of the process but its directory and umask, so that a worker can do it while it serves.
+It runs in the worker, with the service's rights. The supervisor has opened the files. Reading changes only
+the directory and the umask of the process, so that a worker can read while it serves.
 """
 
 import socket
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class ServingBuilder:
-    """What a service needs to be served, from an assignment and its descriptors; notes all failures.
+    """Builds a `Serving` from an assignment and its descriptors, and collects all failures.
 
-    What has not changed since `before` is taken over from there.
+    It takes over compiled access tables and lookups that have not changed since `before`.
     """
 
     def __init__(self, task: Assignment, fds: Sequence[int], before: "ServingBuilder | None" = None) -> None:
         self.task = task
-        self.complete = False  # read to the end, without failures
+        self.complete = False  # everything was read without failures
         self._before = before
         self._service = task.service
         self._fds: dict[str, list[tuple[Role, int]]] = {}
@@ -45,7 +45,7 @@ class ServingBuilder:
         self._overflow: log_pipe.LogPipe | None = None
 
     def read(self) -> None:
-        """Read all files, and let go of them."""
+        """Read all files, and close them."""
         found = self._material
         found.enter_directory()
         before = {} if self._before is None else self._before.compiled()
@@ -55,7 +55,7 @@ class ServingBuilder:
         self.complete = not self.failures
 
     def serving(self, events: loop.Loop) -> Serving:
-        """What connections are served with; everything must have been read without failures."""
+        """Return the settings for connections; call it only once `complete` is True."""
         service = self._service
         self.lookups = self.asking(events)
         self._before = None
@@ -66,7 +66,10 @@ class ServingBuilder:
         return Serving(service, self._sources, self._base, runner, self.lookups, messages, self.task.ways)
 
     def asking(self, events: loop.Loop) -> lookups.Lookups | None:
-        """What asks about the connections, when anything is wanted: the one there is, if it asks the same."""
+        """Return the lookups for connections, or None if the service wants none.
+
+        Those of `before` are returned if their settings are the same.
+        """
         service, chain, before = self._service, self._chain, self._before
         if chain is None or not (service.lookup_names or service.dns_lists):
             return None
@@ -78,30 +81,31 @@ class ServingBuilder:
         return lookups.Lookups(events, self.task.name, service, chain=chain, asked=questions)
 
     def listeners(self, kind: Kind = "listener") -> list[acceptor.Listener]:
-        """The sockets of a kind (listener, inherited), each with what is expected of its peers."""
+        """Return the sockets of a kind ("listener", "inherited"), each with its PROXY settings."""
         found = self._fds.pop(kind, ())
         return [(socket.socket(fileno=fd), self._service.listeners[role.place].haproxy) for role, fd in found]
 
     def ledger(self) -> int:
-        """The descriptor of the service's ledger."""
+        """Return the descriptor of the service's ledger; call it once."""
         ((_, fd),) = self._fds.pop("ledger")
         return fd
 
     def compiled(self) -> Compiled:
-        """The access sources, by what they were made from."""
+        """Return the compiled access sources by origin."""
         return dict(zip(self._material.origins(), self._sources, strict=True))
 
     def close(self) -> None:
-        """Let go of all that was not used."""
+        """Close the descriptors that were not used."""
         self._material.close()
         for found in self._fds.values():
             channel.close_all([fd for _, fd in found])
         self._fds.clear()
 
     def retire(self, successor: "ServingBuilder") -> None:
-        """Stop what the successor does not use; connections that are being looked up still use it.
+        """Stop watching the logger's pipe, and stop the lookups unless the successor uses them.
 
-        The server closes what their programs are started with, when the last one has come to its program.
+        Pending connections still get their answers and use the `runner`. `Connections` closes it after the
+        last of them.
         """
         if self.lookups is not None and self.lookups is not successor.lookups:
             self.lookups.close()
@@ -109,7 +113,7 @@ class ServingBuilder:
             self._overflow.close()
 
     def try_program(self) -> None:
-        """Note a failure when this process could not execute the program."""
+        """Add a failure if this process could not execute the program."""
         path = self._service.program[0]
         try:
             program.check(path)
@@ -119,7 +123,7 @@ class ServingBuilder:
 
     @property
     def asked(self) -> tuple[object, ...]:
-        """All that lookups are made from."""
+        """Return all settings that lookups depend on."""
         service = self._service
         return self._chain, service.lookup_names, service.drop, service.dns, self.task.config.dns
 

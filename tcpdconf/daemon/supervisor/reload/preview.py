@@ -1,9 +1,9 @@
-"""Answers what a reload would change (`tcpdconf reload --dry-run`).
+"""Tells what a reload would change (`tcpdconf reload --dry-run`).
 
-A process forked from the supervisor loads the configuration and compares it with what runs, so that the
-supervisor answers others meanwhile. It has the supervisor's directory and rights, and a copy of its memory.
-It binds no port, starts no service and executes nothing. What only a worker reads, access and environment
-files, is read by a process with the service's rights, as by a worker.
+The supervisor forks a process that loads the configuration and compares it with the running one. Meanwhile
+the supervisor answers other requests. The process has the supervisor's directory and rights, and a copy of
+its memory. It binds no port, starts no service and executes nothing. For each service that a reload would
+prepare, a further process with the service's rights reads the files that otherwise only a worker reads.
 """
 
 import functools
@@ -32,13 +32,13 @@ from tcpdconf.daemon.supervisor.service import Setup, Surroundings
 from tcpdconf.daemon.worker import files as service_files
 from tcpdconf.daemon.worker.files import ServiceFiles
 
-_SECONDS: Final = 120.0  # tables of a million networks are read meanwhile
+_SECONDS: Final = 120.0  # enough to read tables of a million networks
 _LARGEST: Final = control_server.ANSWER
 _DEFECT: Final = "a defect of tcpdconf; see the log"
 
 
 class Preview:
-    """The processes that compare at present; `read` loads the configuration, and raises ConfigError."""
+    """Runs the processes that compare; `read` loads the configuration, and raises ConfigError."""
 
     def __init__(self, events: loop.Loop, read: Callable[[], Loaded], running: ReloadQueue) -> None:
         self._loop = events
@@ -47,7 +47,7 @@ class Preview:
         self._pids: set[int] = set()
 
     def answer(self, _: dict[str, Any], reply: Reply) -> None:
-        """Answer as a reload would, from a process of its own."""
+        """Answer as a reload would, from a new process."""
         if self._reloads.last is None:
             reply({"ok": False, "error": "the daemon is starting"})
             return
@@ -65,20 +65,20 @@ class Preview:
         _Answer(self._loop, ours, reply, functools.partial(self._kill, pid))
 
     def ended(self, pid: int) -> bool:
-        """Take note of the end of a process, if it is one of these."""
+        """Handle the exit of a process; return whether it is one of these."""
         known = pid in self._pids
         self._pids.discard(pid)
         return known
 
     def close(self) -> None:
-        """End what compares: nobody is there to be answered."""
+        """Kill the processes, since no request is answered any more."""
         for pid in list(self._pids):
             self._kill(pid)
 
     def _kill(self, pid: int) -> None:
-        """End a process, and what it has started, unless it has been waited for."""
+        """Kill a process and those that it has started, unless it has been waited for."""
         if pid in self._pids:
-            for target in (-pid, pid):  # it may not have come to be a group's leader
+            for target in (-pid, pid):  # it may not lead its group yet
                 try:
                     os.kill(target, signal.SIGKILL)
                 except ProcessLookupError:
@@ -86,11 +86,11 @@ class Preview:
 
 
 class _Answer:
-    """What such a process says, up to the end of its pipe; `kill` ends it when that takes too long."""
+    """Reads the answer of a process until its pipe ends or the time is over; then `kill` ends the process."""
 
     def __init__(self, events: loop.Loop, end: int, reply: Reply, kill: Callable[[], None]) -> None:
         self._loop = events
-        self._end = open(end, "rb", buffering=0)  # noqa: SIM115 (closed when all is said)
+        self._end = open(end, "rb", buffering=0)  # noqa: SIM115 (`_finish` closes it)
         self._reply = reply
         self._kill = kill
         self._said = b""
@@ -108,7 +108,7 @@ class _Answer:
             self._finish(f"an answer of more than {_LARGEST} bytes")
 
     def _finish(self, error: str) -> None:
-        """Answer with what was said, or with an error where that is no answer."""
+        """Reply with the answer that was read, or with `error` if it is not complete."""
         self._loop.cancel(self._timer)
         self._loop.forget(self._end)
         self._end.close()
@@ -121,9 +121,9 @@ class _Answer:
 
 
 def _work(end: int, read: Callable[[], Loaded], state: State, around: Surroundings) -> int:
-    """Compare, and write the answer."""
-    os.setpgid(0, 0)  # so that it can be ended with what it has started
-    log.set_level("error")  # records that match nobody are a worker's to tell
+    """Compare, and write the answer to the pipe `end`; return the exit status."""
+    os.setpgid(0, 0)  # so that it can be killed with its children
+    log.set_level("error")  # the worker logs the warnings about access files
     try:
         outcome = _Comparison(state, read(), around).outcome()
     except problems.ConfigError as error:
@@ -135,7 +135,7 @@ def _work(end: int, read: Callable[[], Loaded], state: State, around: Surroundin
 
 
 class _Comparison:
-    """What runs beside a configuration that was loaded."""
+    """Compares a loaded configuration with the running one."""
 
     def __init__(self, state: State, loaded: Loaded, around: Surroundings) -> None:
         self._state = state
@@ -143,10 +143,10 @@ class _Comparison:
         self._around = around
         self._changes = changes.between(state.loaded.config, loaded.config)
         self._problems = list(reload_step.forbidden(loaded))
-        self._touched: dict[str, list[str]] = {}  # by service, what else is not what it was
+        self._touched: dict[str, list[str]] = {}  # by service, changes outside the configuration
 
     def outcome(self) -> Outcome:
-        """Return what a reload would come to, as far as that can be told without doing it."""
+        """Return the outcome that a reload would have, as far as it can be known without one."""
         if not self._problems:
             for name, settings in self._loaded.config.enabled().items():
                 self._look(name, settings)
@@ -157,7 +157,7 @@ class _Comparison:
         return Outcome(changed, list(lines), list(self._loaded.warnings))
 
     def _look(self, name: str, settings: Service) -> None:
-        """Open the files of a service; read them if it would be prepared anew."""
+        """Open the files of a service; read them if a reload would prepare it again."""
         who = host.identity(settings)
         given = WorkerDescriptors()
         try:
@@ -176,9 +176,9 @@ class _Comparison:
         self._problems += [assignment.problem(self._loaded, name, failure) for failure in found]
 
     def _unreadable(self, name: str, settings: Service, given: WorkerDescriptors) -> list[Failure]:
-        """Let a process with the service's rights read its files; return what is wrong with them.
+        """Have a process with the service's rights read its files; return the failures.
 
-        A shell file is not read: it would be executed.
+        It does not read shell files, since that would execute them.
         """
         part = changes.part(self._loaded.config, name)
         task = Assignment(name, part, self._around.environment, tuple(given.roles), self._around.ways)
@@ -208,7 +208,7 @@ def _read_files(
     opened: list[tuple[Role, int]],
     who: host.Identity,
 ) -> int:
-    """Read the files of a service with its rights, and write what is wrong with them."""
+    """Read the files of a service with its rights, and write the failures to the pipe `end`."""
     privileges.become(who)
     found = ServiceFiles(task, opened)
     found.sources()
@@ -220,7 +220,7 @@ def _read_files(
 
 
 def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterator[str]:
-    """Yield what a service would be prepared anew for though nothing in the configuration has changed."""
+    """Yield the changes outside the configuration for which a reload would prepare a service again."""
     if host.identity(settings) != setup.process.identity:
         yield "its user has other numbers or groups"
     before = {role[:3]: role.signature for role in setup.roles if role.kind in service_files.READ}
@@ -234,7 +234,7 @@ def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterat
 
 
 def _is_open(role: Role) -> bool:
-    """Whether a path still leads to the file that was opened by it."""
+    """Return whether a path still leads to the file that was opened."""
     try:
         status = os.stat(role.path)
     except OSError:

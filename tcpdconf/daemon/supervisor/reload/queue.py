@@ -1,4 +1,4 @@
-"""The reloads of a daemon, one after the other: who wishes one, what runs, what the last one came to."""
+"""Queues reload requests, runs one reload at a time, keeps the last result."""
 
 import functools
 import time
@@ -23,7 +23,10 @@ Then = Callable[["Last"], None]
 
 
 class Last(NamedTuple):
-    """What the latest reload has come to, and when (time.time); whether somebody had `asked` for it."""
+    """Holds the outcome of the latest reload and its time (time.time).
+
+    `asked` is True if a command or SIGHUP requested it.
+    """
 
     outcome: Outcome
     at: float
@@ -31,12 +34,12 @@ class Last(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the configuration was taken on."""
+        """True if the configuration was applied."""
         return self.outcome.ok
 
 
 def answer(outcome: Outcome, at: float) -> dict[str, object]:
-    """Return an outcome as the control socket has it (docs/reference/control.md)."""
+    """Return an outcome as an answer of the control socket (docs/reference/control.md)."""
     return {
         "ok": outcome.ok,
         "at": at,
@@ -48,9 +51,9 @@ def answer(outcome: Outcome, at: float) -> dict[str, object]:
 
 
 class ReloadQueue:
-    """Takes on the configuration whenever somebody wishes; wishes that come meanwhile share the next reload.
+    """Reloads the configuration on request; requests during a reload share the next one.
 
-    `began` is called before each, `ended` after it; `release` is a reload's.
+    `began` is called before each reload, and `ended` after it. `release` is passed to each `Reload`.
     """
 
     def __init__(
@@ -66,10 +69,10 @@ class ReloadQueue:
     ) -> None:
         self.state = State(Loaded("", Config(), ()), {}, activated.open())
         self.loaded_at = 0.0
-        self.read_at = 0.0  # before the configuration that was tried last was read
-        self.read: dict[str, Signature] = {}  # by it, of each file when it was opened
+        self.read_at = 0.0  # a time before the latest configuration was read
+        self.read: dict[str, Signature] = {}  # signatures of its files when they were opened
         self.last: Last | None = None
-        self.refused: Config | None = None  # the configuration that was tried last, and not taken on
+        self.refused: Config | None = None  # the latest configuration, unless it was applied
         self.around = around
         self._read = read
         self._activated = activated
@@ -78,28 +81,29 @@ class ReloadQueue:
         self._began = began
         self._ended = ended
         self._reload: Reload | None = None
-        self._again = False  # what the next reload is to do
-        self._asked = False  # what the present one does
+        self._again = False  # the next reload reads shell files again
+        self._asked = False  # the present one does
         self._wished = False
-        self._due = False  # whether it is about to begin, or its configuration is read
+        self._due = False  # it is about to begin, or its configuration is being read
         self._closed = False
-        self._next: list[Then] = []  # who waits for it
-        self._present: list[Then] = []  # who waits for the one that is on its way
+        self._next: list[Then] = []  # callers that wait for it
+        self._present: list[Then] = []  # callers that wait for the present one
 
     @property
     def busy(self) -> bool:
-        """Whether a reload is on its way."""
+        """True while a reload runs."""
         return self._reload is not None
 
     def begin(self, loaded: Loaded, read_at: float) -> None:
-        """Take on the first configuration."""
+        """Apply the first configuration."""
         self.read_at = read_at
         self._take_on(loaded)
 
     def wish(self, then: Then | None = None, *, again: bool) -> None:
-        """Take on the configuration as it is from now on; `then` is called when that is done.
+        """Request a reload; call `then` with its result.
 
-        `again` is somebody's wish, and not a file's: files that may read others are then read again as well
+        The reload reads the configuration after this call. `again` is True for a request by command or
+        signal, and False for a changed file. It makes the reload read shell files again
         (`ManagedService.prepare`).
         """
         self._wished = True
@@ -109,18 +113,18 @@ class ReloadQueue:
         self._schedule()
 
     def tell(self, what: Callable[[Reload], None]) -> None:
-        """Tell the reload that is on its way, if there is one, what has become of a service."""
+        """Call `what` with the present reload, if there is one, to pass on an event of a service."""
         if (reload := self._reload) is not None:
             self._attempt(lambda: what(reload))
 
     def close(self) -> None:
-        """Take on no more, and undo what is being prepared."""
+        """Start no more reloads, and undo the present one while it is being prepared."""
         self._closed = True
         if (reload := self._reload) is not None:
             self._attempt(lambda: reload.give_up("the daemon stops"))
 
     def _schedule(self) -> None:
-        """Let what was wished begin, after the first configuration and after what is on its way."""
+        """Start the requested reload, unless the first configuration or another reload is being applied."""
         if self._wished and not self._due and self._reload is None and self.last is not None:
             self._due = True
             self.around.loop.after(0, self._start)
@@ -139,20 +143,20 @@ class ReloadQueue:
             if isinstance(error, load.LoadError):
                 self.refused, self.read = error.config, dict(error.signatures)
             self._finish(Outcome([], [], list(error.problems)))
-        except Exception as error:  # noqa: BLE001 (a defect, or no descriptor for a module: what runs goes on)
+        except Exception as error:  # noqa: BLE001 (a defect, or no descriptor for a module: services go on)
             self._refuse(error)
         else:
-            # a large configuration takes time to read and to compare: in between others have their answers
+            # reading and comparing a large configuration takes time: let other callbacks run in between
             self.around.loop.after(0, lambda: self._go_on(loaded))
 
     def _go_on(self, loaded: Loaded) -> None:
         try:
             self._take_on(loaded)
-        except Exception as error:  # noqa: BLE001 (a defect: what runs goes on)
+        except Exception as error:  # noqa: BLE001 (a defect: services go on)
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
-        """End the reload that has met a defect before anything was prepared."""
+        """End a reload that has met a defect before it prepared anything."""
         log.crash("cannot load the configuration")
         text = f"cannot be loaded: {error}"
         found = problems.Problem(self.state.loaded.directory, 0, 0, "", text, "cannot-use")
@@ -179,11 +183,11 @@ class ReloadQueue:
         self._attempt(reload.begin)
 
     def _attempt(self, step: Callable[[], None]) -> None:
-        """Take a step of the reload; a defect in it is the end of that reload, and of nothing else."""
+        """Run a step of the reload; a defect in it ends only that reload."""
         try:
             step()
         except Exception:
-            if self.last is None:  # nothing serves yet that could go on
+            if self.last is None:  # no service runs yet that could go on
                 raise
             log.crash("cannot take on the configuration")
             if self._reload is not None:

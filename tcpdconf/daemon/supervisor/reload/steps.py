@@ -1,11 +1,11 @@
-"""The course of a reload as a table: what each event means at each stage, and what is to be done then. Pure.
+"""Defines the course of a reload as a pure table: the next state and the actions for each event and stage.
 
-    preparing   ports are bound, services are asked to prepare, workers answer
+    preparing   the supervisor binds ports and asks services to prepare; workers answer
     releasing   the service manager closes its copies of sockets that are not wanted any more
     beginning   the configuration counts; workers begin to serve, or stop
-    over        committed or undone: nothing that is still to come has a meaning
+    over        the reload is committed or undone; later events have no effect
 
-`step` gives the next state and the actions, which `transaction` carries out.
+`step` returns the next state and the actions, which `transaction` carries out.
 """
 
 import enum
@@ -17,7 +17,7 @@ Answer = Literal["prepared", "serving", "stopped"]
 
 
 class Do(enum.Enum):
-    """What a reload does next."""
+    """Names the actions of a reload."""
 
     RELEASE = "let the service manager close its copies of sockets"
     COMMIT = "listen, and tell the workers to begin"
@@ -29,7 +29,7 @@ class Do(enum.Enum):
 
 
 class Action(NamedTuple):
-    """One thing to do, for these services where it concerns some."""
+    """Pairs an action with the services that it concerns, if any."""
 
     do: Do
     services: frozenset[str] = frozenset()
@@ -37,12 +37,12 @@ class Action(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a reload has come.
+    """Describes how far a reload has come.
 
     Attributes:
-        asked: every service has been asked to prepare, or later told to begin.
-        failed: there is a problem, so that nothing of it may count.
-        awaited: services whose answer is still to come.
+        asked: True once every service has been asked to prepare, or later told to begin.
+        failed: True if there is a problem, so that the reload must be undone.
+        awaited: services that have not answered yet.
     """
 
     stage: Stage = "preparing"
@@ -53,19 +53,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Awaits:
-    """A service has been asked to prepare, and will answer."""
+    """Says that a service has been asked to prepare, and will answer."""
 
     service: str
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """All services have been asked."""
+    """Says that all services have been asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A worker has done its part: "prepared" before the commit, "serving" or "stopped" after it."""
+    """Says that a worker has answered: "prepared" before the commit, "serving" or "stopped" after it."""
 
     service: str
     answer: Answer
@@ -73,49 +73,49 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Impossible:
-    """Something cannot be prepared. The others are still asked, to have all problems at once."""
+    """Says that something cannot be prepared. The other services are still asked, to report all problems."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A worker cannot prepare, or has ended: one is enough, and nobody else is waited for."""
+    """Says that a worker cannot prepare, or has ended: the reload waits for no other worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """The daemon stops, or the reload is not wanted any more."""
+    """Says that the daemon stops, or that the reload is not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The service manager has closed its copies."""
+    """Says that the service manager has closed its copies of sockets."""
 
 
 @dataclass(frozen=True, slots=True)
 class CannotListen:
-    """A socket cannot listen: the last step that may fail."""
+    """Says that a socket cannot listen, which is the last step that may fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listens:
-    """All sockets listen: from now on the configuration counts, whatever breaks."""
+    """Says that all sockets listen: from now on the configuration counts, even if something fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """All services have been told to begin or to stop; these will answer."""
+    """Says that all services have been told to begin or to stop; those in `awaited` will answer."""
 
     awaited: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """The time for the answers is over."""
+    """Says that the time for the answers is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A defect of tcpdconf has interrupted the reload."""
+    """Says that a defect of tcpdconf has interrupted the reload."""
 
 
 Event = (
@@ -136,9 +136,9 @@ _EXPECTED: Final = {"preparing": {"prepared"}, "beginning": {"serving", "stopped
 
 
 def step(now: Progress, event: Event) -> tuple[Progress, list[Action]]:  # noqa: C901, PLR0911, PLR0912 (a table)
-    """Return the state after an event, and what is to be done.
+    """Return the state after an event, and the actions to carry out.
 
-    An event that has no meaning at this stage changes nothing.
+    An event that does not belong to this stage changes nothing.
     """
     match now.stage, event:
         case "preparing", Awaits(service):

@@ -1,8 +1,9 @@
-"""Carries out a reload: prepares everything, then lets all of it count, or nothing.
+"""Carries out a reload: prepares everything, then commits all of it or none.
 
-Starting is the reload from nothing. While it is prepared nothing that serves is touched: files are opened,
-sockets bound, workers read and compile beside their work, new ones are forked. What fails ends the reload,
-and only what it has opened is closed again. `steps` says what comes next; here it is done.
+Starting the daemon is a reload from an empty configuration. Preparing does not disturb services that run: the
+supervisor opens files, binds sockets and forks new workers, and workers read and compile while they serve. A
+failure ends the reload, which then closes only what it has opened. `steps` decides what comes next, and this
+module does it.
 """
 
 import functools
@@ -23,18 +24,19 @@ from tcpdconf.daemon.supervisor import service as service_process
 from tcpdconf.daemon.supervisor.reload import steps
 from tcpdconf.daemon.supervisor.service import CannotPrepareError, Sockets, Surroundings
 
-_TURN: Final = 0.05  # seconds for which the supervisor prepares services before it does what else there is
-_PREPARE: Final = 60.0  # seconds that all workers together have to prepare
-_COMMIT: Final = 20.0  # seconds that they have to begin, when one waits for its predecessor
+_TURN: Final = 0.05  # seconds for which the supervisor prepares services before other callbacks run
+_PREPARE: Final = 60.0  # seconds in which all workers must have prepared
+_COMMIT: Final = 20.0  # seconds in which they must serve; a new one waits for its predecessor
 
 Open = Mapping[listeners.ListenerKey, list[socket.socket]]
 Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
 
 
 class Outcome(NamedTuple):
-    """What a reload has come to: `changed` are services, `details` lines for people.
+    """Holds the result of a reload.
 
-    `read` are the services' files, each with its signature when it was opened.
+    `changed` names services, and `details` are lines of text for people. `read` has the services' files, each
+    with its signature when it was opened.
     """
 
     changed: list[str]
@@ -44,12 +46,12 @@ class Outcome(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the configuration was taken on."""
+        """True if the configuration was applied."""
         return all(problem.severity == "warning" for problem in self.problems)
 
 
 class State(NamedTuple):
-    """What runs: a configuration, its services, its sockets."""
+    """Holds what runs: a configuration, its services, its sockets."""
 
     loaded: Loaded
     services: dict[str, service_process.ManagedService]
@@ -57,11 +59,11 @@ class State(NamedTuple):
 
 
 class Reload:
-    """A reload on its way.
+    """Runs one reload.
 
-    `release` lets the service manager give up its copies of sockets, and then calls back. `counts` is called
-    with what runs as soon as that is another configuration, `done` once with what it has come to. Timers call
-    what they call by way of `attempt`, whose business a defect is.
+    `release` has the service manager close its copies of sockets, and then calls back. `counts` is called
+    with the new state once the configuration counts. `done` is called once, with the outcome. Timers run
+    their callbacks through `attempt`, which handles defects.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Reload:
         self._services: dict[str, service_process.ManagedService] = {}
         self._removed: dict[str, service_process.ManagedService] = {}
         self._touched: list[service_process.ManagedService] = []
-        self._ahead: list[tuple[str, Sockets]] = []  # services that are to be prepared, the last first
+        self._ahead: list[tuple[str, Sockets]] = []  # services still to prepare, the last first
         self._progress = steps.Progress()
         self._problems: list[problems.Problem] = []
         self._emptied: set[socket.socket] = set()
@@ -102,7 +104,7 @@ class Reload:
         self._broken = ""
 
     def begin(self) -> None:
-        """Prepare; `done` is called now or later."""
+        """Start preparing; `done` is called now or later."""
         for found in forbidden(self._loaded):
             self._cannot(found)
         sockets = {} if self._problems else self._bind()
@@ -111,21 +113,24 @@ class Reload:
         self._prepare_some()
 
     def prepared(self, each: service_process.ManagedService) -> None:
-        """Take note that a service could be served as it is wanted."""
+        """Handle a service that has prepared."""
         self._answered(each, "prepared")
 
     def failed(self, each: service_process.ManagedService, failures: Sequence[Failure]) -> None:
-        """Take note that it cannot: one that has prepared may still fail, by its end, until all have."""
+        """Handle a service that cannot be served as asked; `failures` say why.
+
+        A service that has prepared still fails if its worker ends before the commit.
+        """
         if self._concerns(each) and self._progress.stage in {"preparing", "releasing"}:
             self._problems += [assignment.problem(self._loaded, each.name, failure) for failure in failures]
             self._take(steps.Failed())
 
     def serves(self, each: service_process.ManagedService) -> None:
-        """Take note that a service is served as it is wanted."""
+        """Handle a service that serves with the new configuration."""
         self._answered(each, "serving")
 
     def stopped(self, each: service_process.ManagedService) -> None:
-        """Take note that a service that was removed accepts no more."""
+        """Handle a removed service that accepts no more."""
         if each is self._removed.get(each.name):
             self._answered(each, "stopped")
 
@@ -137,25 +142,25 @@ class Reload:
         return each in (self._services.get(each.name), self._removed.get(each.name))
 
     def give_up(self, why: str) -> None:
-        """Undo what is being prepared; what counts already goes on."""
+        """Undo the reload if it is not committed yet; otherwise let it go on."""
         if self._progress.stage in {"preparing", "releasing"}:
             self._ahead.clear()
             self._problems.append(self._of_all(why, "error"))
             self._take(steps.GivenUp())
 
     def abandon(self, why: str) -> None:
-        """End it after a defect: undo what can be undone, or go on with what counts already."""
+        """End the reload after a defect: undo it, or keep the new configuration if it counts already."""
         self._around.loop.cancel(self._timer)
         self._ahead.clear()
         self._broken = why
         self._problems.append(self._of_all(why, "error"))
-        if self._progress.stage == "over":  # the defect was met at the end itself
+        if self._progress.stage == "over":  # the last step itself has met the defect
             self._undo()
         else:
             self._take(steps.Broken())
 
     def _take(self, event: steps.Event) -> None:  # noqa: C901 (a case for each action)
-        """Take the step that an event leads to, and do what is to be done."""
+        """Pass an event to `steps`, and carry out the actions."""
         self._progress, actions = steps.step(self._progress, event)
         for do, services in actions:
             match do:
@@ -186,7 +191,7 @@ class Reload:
         self._take(steps.Late())
 
     def _cannot(self, found: problems.Problem) -> None:
-        """Note a problem of what is to be prepared; all are looked for."""
+        """Add a problem, and go on, so that the reload reports all of them."""
         self._problems.append(found)
         self._take(steps.Impossible())
 
@@ -194,7 +199,7 @@ class Reload:
         return problems.Problem(self._loaded.directory, 0, 0, "", why, "cannot-use", severity)
 
     def _bind(self) -> dict[str, Sockets]:
-        """Open the sockets of each service."""
+        """Return the sockets of each service by name, opened if necessary."""
         found: dict[str, Sockets] = {}
         for name, settings in self._loaded.config.enabled().items():
             mine: list[tuple[int, socket.socket]] = []
@@ -210,7 +215,7 @@ class Reload:
         return found
 
     def _cannot_bind(self, error: listeners.CannotBindError) -> problems.Problem:
-        """Return the problem, at the listener that cannot be served."""
+        """Return the problem, placed at the listener that cannot be bound."""
         key = next(
             ("services", name, "listeners", place, "port")
             for name, settings in self._loaded.config.enabled().items()
@@ -220,7 +225,7 @@ class Reload:
         return self._loaded.problem(key, str(error), "cannot-bind")
 
     def _inherited(self, name: str) -> Sockets:
-        """Sockets of another daemon on this service's ports that nobody wants: their clients may wait.
+        """Return another daemon's unwanted sockets on this service's ports, in whose queues clients may wait.
 
         The first listener of a port gets them.
         """
@@ -233,7 +238,7 @@ class Reload:
         return found
 
     def _prepare_some(self) -> None:
-        """Prepare services for a moment; who waits for the supervisor has its turn before the next ones."""
+        """Prepare services for a moment, and let other callbacks run before the next ones."""
         end = loop.now() + _TURN
         while self._ahead and loop.now() < end:
             name, sockets = self._ahead.pop()
@@ -262,7 +267,7 @@ class Reload:
             self._read += self._services[name].opened.items()
 
     def _undo(self) -> None:
-        """Close all that was opened."""
+        """Close what the reload has opened, and report the problems."""
         self._around.loop.cancel(self._timer)
         attempt = self._around.loop.attempt
         for each in self._touched:
@@ -274,7 +279,7 @@ class Reload:
         self._done(Outcome([], [], self._problems, descriptors.readings(self._read)))
 
     def _commit(self) -> None:
-        """Let the configuration count: listen where another socket had the port, and tell the workers."""
+        """Make the configuration count: listen on all sockets, and tell the workers."""
         try:
             unused = self._opening.commit()
         except listeners.CannotBindError as error:
@@ -285,7 +290,7 @@ class Reload:
         attempt = self._around.loop.attempt
         for each in self._touched:
             if not attempt(each.commit):
-                attempt(each.kill)  # it is started again with what was prepared
+                attempt(each.kill)  # it is restarted with the prepared setup
         for unwanted in unused:
             attempt(functools.partial(self._activated.let_go, unwanted))
         self._counts(State(self._loaded, self._services, self._opening.wanted))
@@ -296,7 +301,7 @@ class Reload:
         self._take(steps.Told(frozenset(awaited)))
 
     def _remove(self) -> None:
-        """Stop what is not wanted any more; the next reload may want its ports again."""
+        """Stop the services that were removed; the next reload may want their ports again."""
         daemon = self._loaded.config.daemon
         for name, each in self._before.services.items():
             if name not in self._services:
@@ -306,24 +311,24 @@ class Reload:
                 )
 
     def _finish(self) -> None:
-        """Report what has changed."""
+        """Report the changes."""
         self._around.loop.cancel(self._timer)
         touched = {each.name: ("its files were read again",) for each in self._touched}
         for name in self._changes.changed:
-            touched.pop(name, None)  # what is different says enough
+            touched.pop(name, None)  # its changed settings say enough
         changed = sorted({*(each.name for each in self._touched), *self._changes.names()})
         details = list(changes.lines(self._changes, self._services, touched))
         self._done(Outcome(changed, details, [], descriptors.readings(self._read)))
 
     def _finish_broken(self) -> None:
-        """Report that the configuration counts, and that a defect was met on the way."""
+        """Report that the configuration counts, and that the reload has met a defect."""
         changed = sorted(each.name for each in self._touched)
         found = [self._of_all(self._broken, "warning")]
         self._done(Outcome(changed, [], found, descriptors.readings(self._read)))
 
 
 def forbidden(loaded: Loaded) -> Iterator[problems.Problem]:
-    """What this process may not do: to bind a port, to become a user."""
+    """Yield a problem for each port that this process may not bind, and each user it may not become."""
     for name, settings in loaded.config.enabled().items():
         try:
             yield from _forbidden_to(loaded, name, settings)
