@@ -30,7 +30,7 @@ class Hold(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "tcpdconf.daemon.dropin":
             sys.meta_path.remove(self)
-            from tcpdconf.daemon.supervisor.reload import queue as reload_queue as reloads
+            from tcpdconf.daemon.supervisor.reload import queue as reloads
             wish = reloads.ReloadQueue.wish
             def noted(*given, **more):
                 open({folder!r} + "/restarted", "w").close()
