@@ -58,6 +58,8 @@ class _Trial(Observer[ManagedService]):
             except CannotPrepareError as error:
                 for failure in error.failures:
                     self._note(name, failure)
+            except OSError as error:  # no process, no pipe or no memory is left
+                self._note(name, Failure((), f"cannot be tried: {error.strerror}"))
         self._loop.after(_SECONDS, self._loop.stop)
         if sys.stderr.isatty():
             self._loop.after(_PATIENCE, self._tell)

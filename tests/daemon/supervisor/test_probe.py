@@ -1,5 +1,7 @@
 """What `tcpdconf check` finds by looking further than the files."""
 
+import errno
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,6 +10,10 @@ from collections.abc import Iterator
 import pytest
 from support import peers
 from support.running import daemons
+
+from tcpdconf.config.load import load
+from tcpdconf.daemon.supervisor import probe
+from tcpdconf.daemon.supervisor.service import ManagedService
 
 
 def check(conf: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -128,3 +134,17 @@ rules = [
         assert found.returncode == 78
         place = "test.toml:8:3: error: services.test.access[0].rules[1]: a rule for the same network"
         assert found.stdout.count(place) == 1
+
+
+def test_a_host_without_processes_is_a_problem_of_each_service(
+    tmp_path: pathlib.Path, names: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(ManagedService, "try_out", none_left)
+    tried = probe.run(load.load(daemons.configure(tmp_path, BASE.format_map(names))), {})
+
+    assert [(found.key, found.text) for found in tried.problems] == [
+        ("services.test", "cannot be tried: Resource temporarily unavailable")
+    ]
