@@ -146,7 +146,7 @@ def test_any_request_has_one_answer(tmp_path: pathlib.Path) -> None:
     served: dict[str, object] = {}
     with controls.Server(tmp_path / "run", served) as server:  # type: ignore[arg-type] # filled in below
         running = types.SimpleNamespace(
-            state=state, loaded_at=0.0, last=last, wish=lambda then, again: then(last) if again else None
+            state=state, loaded_at=0.0, last=last, request=lambda then, again: then(last) if again else None
         )
         activated = listeners.Activated({})
         served |= commands.Commands(server.loop, running, activated, stops.append).all()  # type: ignore[arg-type]

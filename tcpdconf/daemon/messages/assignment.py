@@ -14,7 +14,7 @@ from tcpdconf.config.model.service import Config, Service
 from tcpdconf.daemon.messages import wire
 
 _Position = Annotated[int, Field(gt=0, lt=1 << 31)]  # lines or columns that a file can have
-Kind = Literal["ledger", "listener", "inherited", "access", "environment", "zone", "stderr", "overflow"]
+Kind = Literal["ledger", "listener", "inherited", "access", "environment", "zone", "stderr", "log_pipe"]
 
 
 class Role(NamedTuple):

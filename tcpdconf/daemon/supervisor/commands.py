@@ -125,7 +125,7 @@ class Commands:
 
     def _reload(self, _: dict[str, Any], reply: Reply) -> None:
         log.info("reloading", because="command")
-        self._reloads.wish(
+        self._reloads.request(
             lambda last: control_server.answer(reply, lambda: reload_queue.answer(last.outcome, last.at)),
             again=True,
         )

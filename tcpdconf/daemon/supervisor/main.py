@@ -140,7 +140,7 @@ class Supervisor(Observer[ManagedService]):
         return made
 
     def _changed(self, _: list[str]) -> None:
-        self._reloads.wish(again=False)
+        self._reloads.request(again=False)
 
     def _reloaded(self, last: Last) -> None:
         """Handle the end of a reload: serve, or stop if the first configuration has failed."""
@@ -245,7 +245,7 @@ class Supervisor(Observer[ManagedService]):
                 log.info("stopping", signal=signal.Signals(number).name)
                 self._stop(0)
             case signal.SIGHUP:
-                self._reloads.wish(again=True)
+                self._reloads.request(again=True)
 
     def _reap(self) -> None:
         """Handle the exits of child processes: workers, loggers, programs whose worker has ended before."""

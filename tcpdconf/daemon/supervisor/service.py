@@ -276,7 +276,7 @@ class ManagedService:
             given.lend("listener", each.fileno(), place)
         if setup.logger is not None:
             given.lend("stderr", setup.logger.write)
-            given.lend("overflow", setup.logger.peek)
+            given.lend("log_pipe", setup.logger.peek)
         given.open(service, setup.process.identity, setup.config.dns_chains)
         given.open_log(service, setup.process.identity)
         self.opened = given.read()

@@ -84,7 +84,7 @@ class _Watcher:
     def __init__(self, post: channel.Channel) -> None:
         self._post = post
         self._loop = loop.Loop()
-        self._settling = debounce.Debounce()
+        self._debounce = debounce.Debounce()
         self._wanted = path_dependencies.Wanted()
         self._entries = path_dependencies.Entries(self._wanted)
         self._signatures: dict[str, Signature] = {}
@@ -122,13 +122,13 @@ class _Watcher:
     def _watch(self, message: messages.Watch, content: messages.WatchedFiles) -> None:
         """Watch these paths from now on. What was changed after `since` may not have been read."""
         self._wanted = wanted = path_dependencies.Wanted(content.directories, content.files)
-        self._settling.settle = message.settle
+        self._debounce.settle = message.settle
         self._polling = message.poll
         self._observe()
         contents = path_dependencies.look(wanted).contents
         since = message.since - file_signature.COARSE
         self._told = {path: self._told[path] for path in self._told.keys() & contents.keys()}
-        self._settling.cover(
+        self._debounce.cover(
             {
                 path: held
                 for path, held in contents.items()
@@ -143,7 +143,7 @@ class _Watcher:
         """Tell of files that were read again and are not as they were then, when they have settled."""
         doubtful = [path for path, signature in read.items() if not self._was_read(path, signature, 0)]
         if doubtful:
-            self._settling.forget(doubtful)
+            self._debounce.forget(doubtful)
             self._stirred()
 
     def _was_read(self, path: str, signature: Signature | None, since: float) -> bool:
@@ -206,22 +206,22 @@ class _Watcher:
         self._tick = self._loop.after(_POLL if self._polling else _BACKSTOP, self._check)
 
     def _stirred(self) -> None:
-        self._settling.stirred(loop.now())
+        self._debounce.stirred(loop.now())
         self._wait()
 
     def _wait(self) -> None:
         if self._timer is not None:
             self._loop.cancel(self._timer)
             self._timer = None
-        if self._settling.due is not None:
-            self._timer = self._loop.after(self._settling.due - loop.now(), self._look)
+        if self._debounce.due is not None:
+            self._timer = self._loop.after(self._debounce.due - loop.now(), self._look)
 
     def _look(self) -> None:
         try:
             missed_nothing = self._observe()
             found = path_dependencies.look(self._wanted)
             at_rest = missed_nothing and not found.being_written
-            told = self._settling.seen(loop.now(), found.contents, at_rest=at_rest)
+            told = self._debounce.seen(loop.now(), found.contents, at_rest=at_rest)
             if told:
                 self._told |= {path: path_dependencies.state(path) for path in told}
                 _send(self._post, messages.Changed(), wire.paths_written(told))

@@ -44,7 +44,7 @@ class _Worker:
         self._loop = loop.Loop()
         self._arrived = signals.Signals((signal.SIGCHLD,))
         self._server: Connections | None = None
-        self._equipment: ServingBuilder | None = None  # the assignment that is served
+        self._built: ServingBuilder | None = None  # the assignment that is served
         self._prepared: ServingBuilder | None = None
         self._wanted = 0  # number of the preparation that is still wanted, or 0
         self._relay: books.RelayedBooks | None = None  # set once this worker is retired
@@ -118,7 +118,7 @@ class _Worker:
             self._lack(number, str(error))
             return
         os.close(fds[0])
-        found = ServingBuilder(task, fds[1:], self._equipment)
+        found = ServingBuilder(task, fds[1:], self._built)
         done = functools.partial(self._read, number, found)
         if self._server is None:  # no connection has to wait meanwhile
             found.read()
@@ -163,7 +163,7 @@ class _Worker:
             self._server = Connections(found.task.name, self._loop, ledger.Ledger(held, most), lineage)
         else:
             os.close(held)
-        before, self._equipment, self._prepared = self._equipment, found, None
+        before, self._built, self._prepared = self._built, found, None
         self._server.serve(found.serving(self._loop), found.listeners(), found.listeners("inherited"))
         if before is not None:
             before.retire(found)
@@ -193,7 +193,7 @@ class _Worker:
 
     def _report(self) -> None:
         """Report the health of DNS lists and of host name lookups."""
-        asked = None if self._equipment is None else self._equipment.lookups
+        asked = None if self._built is None else self._built.lookups
         names = None if asked is None else asked.names_status()
         try:
             self._send(messages.Reported({} if asked is None else asked.status(), names))

@@ -36,17 +36,17 @@ class ServingBuilder:
         for role, fd in zip(task.roles, fds, strict=True):
             self._fds.setdefault(role.kind, []).append((role, fd))
         read = [given for kind in service_files.READ for given in self._fds.pop(kind, ())]
-        self._material = ServiceFiles(task, read)
-        self.failures = self._material.failures
+        self._files = ServiceFiles(task, read)
+        self.failures = self._files.failures
         self._sources: list[decision.NamedTable] = []
         self._chain: Chain | None = None
         self._base: dict[str, str] = {}
         self.lookups: lookups.Lookups | None = None
-        self._overflow: log_pipe.LogPipe | None = None
+        self._log_pipe: log_pipe.LogPipe | None = None
 
     def read(self) -> None:
         """Read all files, and close them."""
-        found = self._material
+        found = self._files
         found.enter_directory()
         before = {} if self._before is None else self._before.compiled()
         self._sources = found.sources(before)
@@ -60,8 +60,8 @@ class ServingBuilder:
         self.lookups = self.asking(events)
         self._before = None
         runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
-        for _, fd in self._fds.pop("overflow", ()):
-            self._overflow = log_pipe.LogPipe(events, self.task.name, fd)
+        for _, fd in self._fds.pop("log_pipe", ()):
+            self._log_pipe = log_pipe.LogPipe(events, self.task.name, fd)
         messages = connection.messages(service)
         return Serving(service, self._sources, self._base, runner, self.lookups, messages, self.task.ways)
 
@@ -76,7 +76,7 @@ class ServingBuilder:
         if before is not None and before.lookups is not None and before.asked == self.asked:
             return before.lookups
         questions = resolver.Resolver(
-            events, self._material.name_servers(), renewed=self._material.new_name_servers
+            events, self._files.name_servers(), renewed=self._files.new_name_servers
         )
         return lookups.Lookups(events, self.task.name, service, chain=chain, asked=questions)
 
@@ -92,11 +92,11 @@ class ServingBuilder:
 
     def compiled(self) -> Compiled:
         """Return the compiled access sources by origin."""
-        return dict(zip(self._material.origins(), self._sources, strict=True))
+        return dict(zip(self._files.origins(), self._sources, strict=True))
 
     def close(self) -> None:
         """Close the descriptors that were not used."""
-        self._material.close()
+        self._files.close()
         for found in self._fds.values():
             channel.close_all([fd for _, fd in found])
         self._fds.clear()
@@ -109,8 +109,8 @@ class ServingBuilder:
         """
         if self.lookups is not None and self.lookups is not successor.lookups:
             self.lookups.close()
-        if self._overflow is not None:
-            self._overflow.close()
+        if self._log_pipe is not None:
+            self._log_pipe.close()
 
     def try_program(self) -> None:
         """Add a failure if this process could not execute the program."""

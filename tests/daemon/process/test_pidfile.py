@@ -31,11 +31,11 @@ class Hold(importlib.abc.MetaPathFinder):
         if name == "tcpdconf.daemon.dropin":
             sys.meta_path.remove(self)
             from tcpdconf.daemon.supervisor.reload import queue as reloads
-            wish = reloads.ReloadQueue.wish
+            request = reloads.ReloadQueue.request
             def noted(*given, **more):
                 open({folder!r} + "/restarted", "w").close()
-                wish(*given, **more)
-            reloads.ReloadQueue.wish = noted
+                request(*given, **more)
+            reloads.ReloadQueue.request = noted
             open({folder!r} + "/held", "w").close()
             end = time.monotonic() + 30
             while not os.path.exists({folder!r} + "/go") and time.monotonic() < end:

@@ -83,7 +83,7 @@ class ReloadQueue:
         self._reload: Reload | None = None
         self._again = False  # the next reload reads shell files again
         self._asked = False  # the present one does
-        self._wished = False
+        self._requested = False
         self._due = False  # it is about to begin, or its configuration is being read
         self._closed = False
         self._next: list[Then] = []  # callers that wait for it
@@ -99,14 +99,14 @@ class ReloadQueue:
         self.read_at = read_at
         self._take_on(loaded)
 
-    def wish(self, then: Then | None = None, *, again: bool) -> None:
+    def request(self, then: Then | None = None, *, again: bool) -> None:
         """Request a reload; call `then` with its result.
 
         The reload reads the configuration after this call. `again` is True for a request by command or
         signal, and False for a changed file. It makes the reload read shell files again
         (`ManagedService.prepare`).
         """
-        self._wished = True
+        self._requested = True
         self._again = self._again or again
         if then is not None:
             self._next.append(then)
@@ -125,14 +125,14 @@ class ReloadQueue:
 
     def _schedule(self) -> None:
         """Start the requested reload, unless the first configuration or another reload is being applied."""
-        if self._wished and not self._due and self._reload is None and self.last is not None:
+        if self._requested and not self._due and self._reload is None and self.last is not None:
             self._due = True
             self.around.loop.after(0, self._start)
 
     def _start(self) -> None:
         if self._closed:
             return
-        self._asked, self._again, self._wished = self._again, False, False
+        self._asked, self._again, self._requested = self._again, False, False
         self._present, self._next = self._next, []
         self.around.loop.attempt(self._began)
         self.read_at, self.read = time.time(), {}
