@@ -117,6 +117,20 @@ def test_a_service_that_cannot_take_its_part_on_is_started_again_with_it(tmp_pat
         goes_on(daemon, port)
 
 
+def test_a_report_of_a_reload_that_breaks_takes_nothing_back(tmp_path: pathlib.Path) -> None:
+    """The configuration counts: a service that it has added goes on."""
+    port, other = daemons.free_port(), daemons.free_port()
+    both = reloads.service(port, NEW) + reloads.service(other, NEW, name="more")
+    with Daemon(tmp_path, reloads.service(port, OLD), "config.changes.lines") as daemon:
+        daemon.write(both)
+        daemon.break_()
+        assert daemon.reload() == ["more", "test"]
+        daemon.mend()
+        assert daemons.talk(port) == daemons.talk(other) == b"new\n"
+        assert daemon.defects() == 1
+        goes_on(daemon, port)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -3,7 +3,7 @@
     preparing   the supervisor binds ports and asks services to prepare; workers answer
     releasing   the service manager closes its copies of sockets that are not wanted any more
     beginning   the configuration counts; workers begin to serve, or stop
-    over        the reload is committed or undone; later events have no effect
+    over        the reload is committed or undone; only a defect in its last action has an effect
 
 `step` returns the next state and the actions, which `transaction` carries out.
 """
@@ -171,6 +171,8 @@ def step(now: Progress, event: Event) -> tuple[Progress, list[Action]]:  # noqa:
             return replace(now, stage="over", awaited=frozenset()), [Action(Do.FINISH_BROKEN)]
         case "preparing" | "releasing", Broken():
             return _next(replace(now, asked=True, failed=True, awaited=frozenset()))
+        case "over", Broken():  # the last action itself has met a defect
+            return now, [Action(Do.UNDO if now.failed else Do.FINISH_BROKEN)]
         case _:
             return now, []
 

@@ -154,10 +154,7 @@ class Reload:
         self._ahead.clear()
         self._broken = why
         self._problems.append(self._of_all(why, "error"))
-        if self._progress.stage == "over":  # the last step itself has met the defect
-            self._undo()
-        else:
-            self._take(steps.Broken())
+        self._take(steps.Broken())
 
     def _take(self, event: steps.Event) -> None:  # noqa: C901 (a case for each action)
         """Pass an event to `steps`, and carry out the actions."""
