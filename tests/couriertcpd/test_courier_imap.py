@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import tomli_w
-from support import peers
 from support.courier import courierhost
 from support.running import daemons, dialogues, processes
 
@@ -24,7 +23,6 @@ TOP = pathlib.Path(__file__).parents[2]
 # Debian's start scripts, which have the names of their settings in /etc/courier.
 SCRIPTS = {"imap": "imapd", "pop3": "pop3d", "smtp": "esmtpd", "submission": "esmtpd-msa"}
 LIMITS = {"max_connections": "MAXDAEMONS", "max_per_ip": "MAXPERIP", "max_per_network": "MAXPERC"}
-ACCESS = "127.0.0.9\tdeny\n127.0.0.8\tallow,IMAP_CAPABILITY=IMAP4rev1\n"
 MESSAGE = b"From: bob@example.com\r\nSubject: hello\r\n\r\nHello, Alice.\r\n"
 
 # What Debian's scripts leave in the environment by the way, and PROTO, which the contract adds. ACCESSFILE
@@ -76,25 +74,9 @@ class Imap(imaplib.IMAP4):
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[courierhost.Host]:
-    courierhost.need()
-    peers.need("couriertcpd", "makeimapaccess", "makesmtpaccess", *SCRIPTS.values())
-    with courierhost.Host(tmp_path_factory.mktemp("courier")) as made:
-        made.path("/etc/courier/imapaccess/test").write_text(ACCESS)
-        made.run("makeimapaccess")
-        made.run("makesmtpaccess")
-        yield made
-
-
-@pytest.fixture(scope="module")
 def theirs(host: courierhost.Host) -> dict[str, int]:
     """The ports of Debian's start scripts as they are, but for these ports and the asking of a DNS server."""
-    ports = {name: daemons.free_port() for name in SCRIPTS}
-    for name, script in SCRIPTS.items():
-        with host.path(f"/etc/courier/{script}").open("a") as file:
-            file.write(f"ADDRESS=127.0.0.1\nPORT={ports[name]}\n")
-    with host.path("/etc/courier/esmtpd").open("a") as file:
-        file.write('TCPDOPTS="$TCPDOPTS -nodnslookup"\n')
+    ports = host.listen(SCRIPTS)
     for name, script in SCRIPTS.items():
         host.run(f"/usr/sbin/{script}", "start")
         daemons.until(functools.partial(answers, ports[name]), script)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent import futures
 
 import pytest
-from support import peers
 from support.courier import courierhost
 from support.running import daemons, dialogues, processes
 
@@ -17,7 +16,6 @@ SCRIPTS = {"imap": "imapd", "pop3": "pop3d", "smtp": "esmtpd"}
 REAL = "/usr/sbin/couriertcpd"
 OURS = f"#!{sys.executable}\nimport sys\nfrom tcpdconf import couriertcpd\nsys.exit(couriertcpd.main())\n"
 
-ACCESS = "127.0.0.9\tdeny\n127.0.0.8\tallow,IMAP_CAPABILITY=IMAP4rev1\n"
 LOGIN = f"1 LOGIN {courierhost.USER} {courierhost.PASSWORD}"
 VISIT = [LOGIN, "2 SELECT INBOX", "3 LOGOUT"]  # the mailbox gets its identifiers at the first one
 COMMANDS = [
@@ -34,26 +32,9 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[courierhost.Host]:
-    courierhost.need()
-    peers.need("couriertcpd", "makeimapaccess", "makesmtpaccess", *SCRIPTS.values())
-    with courierhost.Host(tmp_path_factory.mktemp("courier")) as made:
-        made.path("/etc/courier/imapaccess/test").write_text(ACCESS)
-        made.run("makeimapaccess")
-        made.run("makesmtpaccess")
-        yield made
-
-
-@pytest.fixture(scope="module")
 def ports(host: courierhost.Host) -> dict[str, int]:
     """Their ports; nothing else of the scripts' settings is changed but the asking of a DNS server."""
-    found = {name: daemons.free_port() for name in SCRIPTS}
-    for name, script in SCRIPTS.items():
-        with host.path(f"/etc/courier/{script}").open("a") as file:
-            file.write(f"ADDRESS=127.0.0.1\nPORT={found[name]}\n")
-    with host.path("/etc/courier/esmtpd").open("a") as file:
-        file.write('TCPDOPTS="$TCPDOPTS -nodnslookup"\n')
-    return found
+    return host.listen(SCRIPTS)
 
 
 @contextlib.contextmanager
@@ -114,7 +95,7 @@ def test_the_scripts_serve_with_ours_as_with_the_real_one(
         assert listening(ports) == set()
         command(host, "start")
         actual = talked(ports)
-        host.path("/etc/courier/imapaccess/test").write_text(ACCESS.replace("deny", "allow"))
+        host.path("/etc/courier/imapaccess/test").write_text(courierhost.ACCESS.replace("deny", "allow"))
         host.run("makeimapaccess")
         command(host, "restart")
         daemons.until(lambda: greeting(ports["imap"], "127.0.0.9"), "the new access file")

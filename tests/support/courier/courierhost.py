@@ -9,6 +9,7 @@ import pathlib
 import socket
 import subprocess
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +20,7 @@ USER: Final = "alice"
 PASSWORD: Final = "secret"  # noqa: S105 (known to this host only)
 UID: Final = 54321  # of nobody on the real host
 HOME: Final = f"/run/{USER}"
+ACCESS: Final = "127.0.0.9\tdeny\n127.0.0.8\tallow,IMAP_CAPABILITY=IMAP4rev1\n"
 
 _NAMESPACES: Final = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
 
@@ -54,11 +56,11 @@ authdaemond start
 """
 
 
-def need() -> None:
-    """Go on only where such a host can be had."""
+def need(*commands: str) -> None:
+    """Go on only where such a host, and these commands of Courier's, can be had."""
     peers.need_root()
     peers.need("unshare", "nsenter", "setpriv")
-    peers.need("authdaemond", "userdb", "userdbpw", "makeuserdb", "maildirmake")
+    peers.need("authdaemond", "userdb", "userdbpw", "makeuserdb", "maildirmake", *commands)
 
 
 class Host:
@@ -109,6 +111,16 @@ class Host:
     def path(self, path: str) -> pathlib.Path:
         """Where a file of this host lies on the real one."""
         return self._folder / path.lstrip("/")
+
+    def listen(self, scripts: Mapping[str, str]) -> dict[str, int]:
+        """Let start scripts listen on free ports, without DNS; return the ports by the names of `scripts`."""
+        ports = {name: daemons.free_port() for name in scripts}
+        for name, script in scripts.items():
+            with self.path(f"/etc/courier/{script}").open("a") as file:
+                file.write(f"ADDRESS=127.0.0.1\nPORT={ports[name]}\n")
+        with self.path("/etc/courier/esmtpd").open("a") as file:
+            file.write('TCPDOPTS="$TCPDOPTS -nodnslookup"\n')
+        return ports
 
     def run(self, *command: str) -> None:
         """Run a command to its end, or until it has gone into the background."""
