@@ -135,18 +135,18 @@ def require_free(path: str, wanted: dict[str, str], there: dict[str, str]) -> No
 
 
 def changes(wanted: dict[str, str], there: dict[str, str]) -> dict[str, tuple[str, str | None]]:
-    """What is there and what is to be there, by file name; None is to be removed."""
+    """Return (present text, wanted text) of each file that differs, by name; None is a file to be removed."""
     found = {name: (there.get(name, ""), text) for name, text in wanted.items() if there.get(name) != text}
     return {**found, **{name: (there[name], None) for name in own(there) - wanted.keys()}}
 
 
 class Translation(NamedTuple):
-    """What tcpdconf-migrate makes of Courier's configuration.
+    """Holds the answer of tcpdconf-migrate about Courier's configuration.
 
     Attributes:
-        files: the files that are its own, by name, whether they are there already or not.
-        kept: the names of those that somebody else has changed or written.
-        said: what it says of them, line by line.
+        files: texts of the files that it writes or has written, by name.
+        kept: names of files that it leaves alone, because somebody has changed or written them.
+        said: its output, line by line.
     """
 
     files: dict[str, str]
@@ -162,11 +162,11 @@ class Conf:
         self._path = module.params["path"]
 
     def translate(self, tables: dict[str, Any], there: dict[str, str]) -> Translation:
-        """Find what tcpdconf-migrate would write; the directory itself is not written to.
+        """Return the files that tcpdconf-migrate would write, without writing into the directory.
 
-        Whether a file is still its own is for tcpdconf-migrate to know. What it does with a copy of the
-        directory tells, compared with what it writes into an empty one. A service that the variables describe
-        is left out, unless its file is there already: then `judge` names both places.
+        tcpdconf-migrate alone knows its own files. So it runs on a copy of the directory and on an empty one,
+        and the results are compared. A service that the variables describe is left out, unless its file is
+        there already: then `judge` names both places.
 
         Raises:
             RefusedError: it finds nothing to translate, or cannot.
