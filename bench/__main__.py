@@ -86,7 +86,7 @@ def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Ex
 
 
 def machine() -> dict[str, Any]:
-    """What the figures are true of."""
+    """Return the conditions of a measurement: date, processors, kernel, Python, load."""
     models = {
         line.partition(":")[2].strip()
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()

@@ -15,7 +15,7 @@ _FRESH: Final = itertools.count(int(ipaddress.ip_address("127.16.0.0")), 4096)
 
 
 class Load(NamedTuple):
-    """What clients met with: seconds in all, the median from a connect to its end, how many were served."""
+    """Holds the results of clients: all seconds, the median from a connect to its end, the number served."""
 
     seconds: float
     median: float

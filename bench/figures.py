@@ -32,7 +32,7 @@ class Metric(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is measured at once: by server, what gives one value for each metric."""
+    """Measures metrics together: `measure` has a function for each server, which returns a value for each."""
 
     metrics: tuple[Metric, ...]
     measure: Mapping[str, Callable[[], Sequence[float]]]
@@ -45,15 +45,15 @@ class Figure(NamedTuple):
     values: dict[str, list[float]]
 
     def ratios(self, other: str) -> list[float]:
-        """What the subject has in terms of the other, round by round."""
+        """Return the subject's values divided by the other's, round by round."""
         return [own / theirs for own, theirs in zip(self.values[SUBJECT], self.values[other], strict=True)]
 
     def reached(self, server: str) -> float:
-        """What is compared with the target."""
+        """Return the value that is compared with the target."""
         return statistics.median(self.values[SUBJECT] if server == SUBJECT else self.ratios(server))
 
     def met(self, server: str) -> bool:
-        """Whether the target is met."""
+        """Return whether the target is met."""
         target, reached = self.metric.targets[server], self.reached(server)
         return reached <= target if self.metric.better == "less" else reached >= target
 

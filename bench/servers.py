@@ -20,7 +20,7 @@ _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
 class Service(NamedTuple):
-    """What is served: `number` makes its port, the files are access databases."""
+    """Describes a service to measure: `number` makes its port, the files are access databases."""
 
     number: int
     program: str
@@ -148,7 +148,7 @@ def running(
 
 
 def children(pid: int) -> list[int]:
-    """What any of a process's threads has started (proc(5), children); nothing where it is gone."""
+    """Return the children of all threads of a process (proc(5)); none if it has ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -175,5 +175,5 @@ def spent(server: Server) -> float:
 
 
 def since(before: float, server: Server) -> float:
-    """What has been spent since `before`: a tick of the clock at least, less cannot be seen."""
+    """Return the seconds spent since `before`: at least one tick, the least that can be seen."""
     return max(spent(server) - before, _TICK)

@@ -111,7 +111,7 @@ def served(
 
 
 def ceiling(tools: clients.Tools, stack: contextlib.ExitStack, count: int) -> figures.Case:
-    """What the clients can do."""
+    """Return the case that measures the clients' own ceiling."""
     pid = stack.enter_context(servers.running([tools.accept, "7000"]))
     clients.await_port(7000)
     once = rate(tools, servers.Service(0, ""), count)

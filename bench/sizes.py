@@ -1,4 +1,4 @@
-"""What tcpdconf needs of memory and of time apart from connections."""
+"""Measures the memory of tcpdconf, and the time that it needs apart from connections."""
 
 import contextlib
 import functools

@@ -54,7 +54,7 @@ Code = Literal[
 
 
 class Description(NamedTuple):
-    """What a code means: why there is such a problem, what to do, and one as `check` prints it."""
+    """Explains a code: the cause of such a problem, its cure, and an example as `check` prints it."""
 
     cause: str
     cure: str

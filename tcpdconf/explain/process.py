@@ -124,10 +124,10 @@ def _say(
 
 
 def _heard(say: Callable[[], bytes], keep: set[int]) -> bytes:
-    """What a child says.
+    """Run `say` in a child, and return its output.
 
     Raises:
-        ExplainError: it takes too long, or is too much.
+        ExplainError: the output takes too long, or is too long.
     """
     reading, writing = os.pipe()
 
@@ -149,10 +149,10 @@ def _heard(say: Callable[[], bytes], keep: set[int]) -> bytes:
 
 
 def _object(said: bytes) -> dict[str, Any]:
-    """What was said, as an object.
+    """Return a child's output as a JSON object.
 
     Raises:
-        ExplainError: it is none.
+        ExplainError: the output is no JSON object.
     """
     try:
         found = json.loads(said)

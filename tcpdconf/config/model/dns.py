@@ -9,7 +9,7 @@ from tcpdconf.config.model import answerfilter, fields, tables
 
 
 class Probe(tables.Model):
-    """What a DNS list must answer for its test points (RFC 5782, 5), where that is not the usual."""
+    """The answers that a DNS list must give for its test points (RFC 5782, 5), if they are not the usual."""
 
     listed: fields.Expected = Field(
         default=True,

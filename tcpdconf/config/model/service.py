@@ -100,7 +100,7 @@ class ServiceSettings(tables.Model):
     )
     messages: tables.Messages = Field(
         default=tables.Messages(),
-        description="What a refused client is told, by reason.",
+        description="Texts for refused clients, by reason.",
         examples=[{"per_ip": "421 4.7.0 Too many connections"}],
     )
     stderr: tables.Stderr = Field(

@@ -319,7 +319,7 @@ class Limits(Model):
 
 
 class Messages(Model):
-    """What a refused client is told, by reason. A line ending is added unless the text has one."""
+    """Texts for refused clients, by reason. A line ending is added unless the text has one."""
 
     access: fields.Text | None = Field(
         default=None,

@@ -147,7 +147,7 @@ class _Watcher:
             self._stirred()
 
     def _was_read(self, path: str, signature: Signature | None, since: float) -> bool:
-        """Whether what a path leads to was read as it is, or will be because it was told.
+        """Return whether the file was read as it is now, or will be because its change was reported.
 
         There is no signature for a directory or a file that could not be opened; then its time of change
         decides.

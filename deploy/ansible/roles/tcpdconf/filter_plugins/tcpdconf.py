@@ -19,7 +19,7 @@ def unknown(names: list[str], known: dict[str, Any]) -> list[str]:
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """Registers the filters with Ansible."""
 
     def filters(self) -> dict[str, Any]:
         """The filters by name."""

@@ -207,10 +207,10 @@ class Conf:
         return [line for line in error.splitlines() if not line.startswith("written: ")]  # not yet
 
     def judge(self, wanted: dict[str, str], removed: list[str]) -> list[dict[str, Any]]:
-        """What tcpdconf says of the directory as it will be.
+        """Check the directory as it will be, and return the warnings of tcpdconf.
 
         Raises:
-            RefusedError: it would refuse that.
+            RefusedError: tcpdconf would refuse the directory.
         """
         drafts = os.path.join(self._module.tmpdir, "drafts")
         directory = self._path if os.path.isdir(self._path) else os.path.join(self._module.tmpdir, "empty")

@@ -50,7 +50,7 @@ def _table(lines: list[str], key: Key, table: dict[str, Any]) -> None:
 
 
 def _has_header(value: object) -> bool:
-    """Whether a value gets lines of its own: a table, or an array of nothing but tables."""
+    """Return whether a value gets lines of its own: a table, or an array of nothing but tables."""
     if isinstance(value, (list, tuple)):
         return bool(value) and all(isinstance(item, dict) for item in value)
     return isinstance(value, dict) and bool(value)
