@@ -99,6 +99,7 @@ class Session:
                     else:
                         said = self._said(command).replace(str(self._folder), HOME)
                         assert steady(output) == steady(said), command
+                        self._await_programs()
             case "log":
                 self._check_log(block.text)
 
@@ -158,6 +159,19 @@ class Session:
             check=False,
         )
         return said.stdout
+
+    def _await_programs(self) -> None:
+        """Wait for the programs of clients that have ended: a reader takes longer to type the next command.
+
+        A client in the background keeps its program.
+        """
+
+        def ended() -> bool:
+            words = [line.partition(" ")[0] for line in self._log.read_text().splitlines()]
+            return words.count("accept") == words.count("end")
+
+        if self._daemons and not self._others:
+            daemons.until(ended, f"the end of the programs:\n{self._log.read_text()}")
 
     def _check_log(self, shown: str) -> None:
         """Wait until all lines that are shown have been written, in their order; others may be between."""
