@@ -22,87 +22,96 @@ import manpages
 import schematables
 from tcpdconf.config import codes
 from tcpdconf.config.couriertcpd import grammar
+from tcpdconf.config.model import presets
 
 _TOP: Final = pathlib.Path(__file__).parents[1]
 _MADE: Final = "<!-- Written by docs/generate.py. -->\n"
+_PRESETS: Final = """\
+These are the names for `preset` of a DNS list. A preset fills in the keys that the list leaves out. Any of
+them may be written to override it. `tcpdconf show --origin` names the preset beside each such value. An
+operator may have changed the terms since the date given.
+"""
 _INTRODUCTION: Final = """\
-Every key of a file in conf.d, with its type and default as TOML has them. `[defaults]` has the keys of a
-service and fills in what services leave out; an array of a service replaces the array of the defaults.
+This page lists every key of a file in conf.d, with its type and default as TOML writes them. `[defaults]` has
+the keys of a service, for services that leave them out. An array of a service replaces the array of the
+defaults.
 
-The supervisor reads these files and answers nobody meanwhile, so they may not be too large (`too-large`
-of the [problems](problems.md)). All files together may have 1,048,576 bytes and 50,000 tokens. A token is
-one of the characters `= , . [ {` or the end of a line; empty lines and lines of comment have none. That is
-enough for 5,000 access rules, or for 3,500 with a variable each. A directory may have 1,000 files and 500
-services, and `[defaults]` may give all services together 100,000 values. Longer lists belong into
-[access files](access-files.md): workers read them beside their work, and they may have a million records.
-With `format = "toml"` they have the rules as they are written here.
+The supervisor does nothing else while it reads these files. Their size is therefore limited (problem
+[`too-large`](problems.md)). All files together may have 1,048,576 bytes and 50,000 tokens. A token is one of
+the characters `= , . [ {` or the end of a line; empty lines and comment lines have none. That is enough for
+5,000 access rules, or for 3,500 with a variable each. A directory may have 1,000 files and 500 services, and
+`[defaults]` may give all services together 100,000 values. Put longer lists into
+[access files](access-files.md), which may have a million records: workers read them while they serve. With
+`format = "toml"`, such a file has rules in the form of this page.
 """
 _OPTIONS: Final = """\
-What each option of couriertcpd is in a service: the keys are those of `[services.NAME]`. The drop-in
-`couriertcpd` and `tcpdconf-migrate` read command lines by this table; [Differences](differences.md) says what
-is not as it was.
+This table maps each option of couriertcpd to keys of `[services.NAME]`. The drop-in `couriertcpd` and
+`tcpdconf-migrate` use it to read command lines. [Differences](differences.md) lists where tcpdconf differs
+from couriertcpd.
 
-A command line is `couriertcpd [options] LIST PROGRAM [ARGUMENTS]`. Of an option that is given twice the last
-counts, but `-block` and `-allow` add up in their order. A `-` alone ends the options. Numbers are read as C's
-atoi reads them: ` +12abc` is 12, and what is no number is 0. `-NAME=` is the same as `-NAME`.
+A command line is `couriertcpd [options] LIST PROGRAM [ARGUMENTS]`. If an option is given twice, the last one
+counts; only `-block` and `-allow` add up, in their order. A `-` alone ends the options. Numbers are read as
+C's atoi reads them: ` +12abc` is 12, and text without a number is 0. `-NAME=` is the same as `-NAME`.
 
 | | key | |
 |---|---|---|
 | LIST | `listeners.port`, `listeners.address` | `PORT` and `ADDRESS.PORT`, with commas between them |
-| PROGRAM, ARGUMENTS | `program` | a path that is not absolute is taken from the working directory |
+| PROGRAM, ARGUMENTS | `program` | a relative path starts from the working directory |
 | the environment | `inherit_environment` | `true`: programs inherit it |
 | the working directory | `directory` | |
 """
 _PROBLEMS: Final = """\
-What `tcpdconf check`, `run`, `reload`, `show` and `explain` find wrong, by its code. `check --format json`,
-and the `problems` of [status and reload](control.md), name the code of each; `--format github` has it as
-the title. Codes stay what they are; messages may be said better in a later version. A problem says in which
-file, line and column it is, whether it is an `error:` or a `warning:`, which key it is about, what is wrong
-and, as a hint, what to do. Warnings let everything go on.
+This page lists the problems that `tcpdconf check`, `run`, `reload`, `show` and `explain` report, by their
+codes. `check --format json` and the `problems` of [status and reload](control.md) name the code of each
+problem. `check --format github` has it as the title. A code never changes. A later version may word messages
+differently, so scripts should look for codes.
 
-Of a file with syntax errors all are shown, and what is wrong with the rest of it. At a terminal problems have
-colours, unless `--color never`, `NO_COLOR` or `TERM=dumb` says otherwise; never elsewhere, unless `--color
-always` does, and never in JSON or for GitHub.
+A problem has a file, line and column, its severity (`error:` or `warning:`), the key, a message, and often a
+hint that says what to do. A configuration with errors is not used. One with warnings is.
+
+If a file has syntax errors, all of them are shown, together with the problems in the rest of the file.
+Problems have colours at a terminal, unless `--color never`, `NO_COLOR` or `TERM=dumb` is set. `--color
+always` adds them elsewhere. JSON and GitHub's format never have colours.
 
 ## In JSON
 
-`check --format json` prints an array of objects, an empty one where all is well. The `problems` of
-[status and reload](control.md) are the same.
+`check --format json` prints an array of objects, which is empty if there is no problem. The `problems` of
+[status and reload](control.md) have the same form.
 
 | key | type | |
 |---|---|---|
 | `severity` | string | `error` or `warning` |
 | `code` | string | one of those below |
-| `file` | string | its path as the directory was given; the directory where no file is meant |
-| `line`, `column` | integer | from 1, in characters; 0 where the whole file or directory is meant |
-| `key` | string | the TOML key, as `services.imap.listeners[0].port`; empty where none is meant |
-| `message` | string | what is wrong, in one line |
+| `file` | string | the file, or the directory for a problem of the whole directory |
+| `line`, `column` | integer | from 1, in characters; 0 for a problem of the whole file or directory |
+| `key` | string | the TOML key, such as `services.imap.listeners[0].port`; empty without a key |
+| `message` | string | the problem, in one line |
 | `hint` | string or null | what to do |
-| `edits` | array | where the hint can be said as text: the pieces of `file` to replace |
+| `edits` | array | the replacements in `file` that carry out the hint; empty if the hint needs a decision |
 
 Each of the `edits`:
 
 | key | type | |
 |---|---|---|
-| `line`, `column` | integer | where the piece begins, from 1 |
-| `end_line`, `end_column` | integer | where it ends: the first character that stays |
-| `text` | string | what is to stand there |
+| `line`, `column` | integer | start of the text to replace, from 1 |
+| `end_line`, `end_column` | integer | end of the text to replace: its first character that stays |
+| `text` | string | the new text |
 
 """
 _STATUS: Final = """\
-Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else. What is different:
+Exit status: 0 done; 2 wrong usage; 78 bad configuration; 1 anything else. These commands differ:
 
 | command | exit status |
 |---|---|
 | `explain` | 0 the connection would be admitted; 1 refused |
-| `status --wait` | 0 every service accepts; 1 not within that time |
-| `status --check` | 0 ok; 1 warning; 2 critical; 3 no daemon can say, or wrong usage |
-| `reload` | 0 taken on; 1 rejected |
-| `reload --dry-run` | 0 nothing would change; 1 something would; 78 rejected; 3 no daemon can say |
-| `tcpdconf-migrate argv` | 2 also where couriertcpd would not take the command line |
+| `status --wait` | 0 every service accepts; 1 the time is over |
+| `status --check` | 0 ok; 1 warning; 2 critical; 3 no daemon answers, or wrong usage |
+| `reload` | 0 the new configuration applies; 1 rejected |
+| `reload --dry-run` | 0 nothing would change; 1 something would; 78 rejected; 3 no daemon answers |
+| `tcpdconf-migrate argv` | 2 also if couriertcpd would refuse the command line |
 
-A duration is a number of seconds, or one as in TOML: `10s`, `5min`, `24h`, `500ms`. A wrong word is answered
-with the one that was probably meant.
+A duration is a number of seconds, or a number with a unit, as in TOML: `10s`, `5min`, `24h`, `500ms`. For an
+unknown command, option or value, the message suggests the nearest one.
 """
 # what argparse looks at before it wraps and colours
 _TERMINAL: Final = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0"}
@@ -175,7 +184,23 @@ def configuration() -> str:
     parts = [f"{_MADE}# Configuration\n", _INTRODUCTION, "\n".join(_keys(file))]
     for table in inside:
         parts += [f"## {table.header} ({table.name})\n", table.description + "\n", "\n".join(_keys(table))]
-    return "\n".join(parts)
+    return "\n".join([*parts, "## DNS lists by name\n", _PRESETS, *_presets()])
+
+
+def _presets() -> Iterator[str]:
+    """Yield the presets of DNS lists, each with its codes, terms and sources."""
+    for name, preset in presets.known().items():
+        settings = preset["settings"]
+        key = "; needs `key_file`" if presets.needs_key(name) else ""
+        yield f"### `{name}`\n"
+        yield f"{preset['about']}. Zone `{settings['zone']}`{key}.\n"
+        counted = ", ".join(f"`{each}`" for each in settings.get("match", ())) or "all that can be listings"
+        yield f"- Answers that count: {counted}."
+        codes_ = "; ".join(f"`{code}` {meaning}" for code, meaning in preset.get("codes", {}).items())
+        yield f"- Documented answers: {codes_ or 'none were found in the sources'}."
+        yield f"- Terms of use: {preset['terms']}"
+        yield f"- Sources, read on {preset['checked']}: " + ", ".join(f"<{url}>" for url in preset["sources"])
+        yield ""
 
 
 def _keys(table: schematables.Table) -> Iterator[str]:

@@ -12,40 +12,46 @@ from tcpdconf_migrate import __main__ as migration
 
 _FILES: Final = {
     "/etc/tcpdconf/conf.d/*.toml": "The configuration, read in byte order of the names: tcpdconf.toml(5).",
-    "/run/tcpdconf/control.sock": "Where the commands find the daemon that root runs.",
+    "/run/tcpdconf/control.sock": "Control socket of the daemon of root.",
+    "/run/tcpdconf/guard.sock": "Control socket for daemon.control_group: bans only.",
+    "/var/lib/tcpdconf/bans": "Bans of the daemon of root, if STATE_DIRECTORY names no other directory.",
 }
 _VARIABLES: Final = {
-    "RUNTIME_DIRECTORY": "Directory of the control socket; systemd sets it.",
-    "XDG_RUNTIME_DIR": "Its directory for users other than root, with /tcpdconf added.",
-    "NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS": "The service manager's: sd_notify(3), sd_listen_fds(3).",
-    "NO_COLOR": "If it is set and not empty, nothing has colours at a terminal.",
-    "JOURNAL_STREAM": "Set by systemd: each line of the log begins with its level.",
+    "RUNTIME_DIRECTORY": "Directory of the control socket. systemd sets it.",
+    "XDG_RUNTIME_DIR": "For users other than root: the control socket is in its subdirectory tcpdconf.",
+    "STATE_DIRECTORY": "Directory of what outlives the daemon, such as bans. systemd sets it.",
+    "XDG_STATE_HOME": "For users other than root: the state is in its subdirectory tcpdconf.",
+    "NOTIFY_SOCKET, WATCHDOG_USEC, LISTEN_FDS": "Set by the service manager: sd_notify(3), sd_listen_fds(3).",
+    "NO_COLOR": "If set and not empty, output to a terminal has no colours.",
+    "JOURNAL_STREAM": "Set by systemd: the log goes to the journal, with a field for each key.",
 }
 _SIGNALS: Final = {
-    "SIGHUP": "Loads the configuration again, as the command reload does.",
-    "SIGTERM, SIGINT": "Ends the daemon: programs have daemon.stop_timeout seconds. The second hurries.",
+    "SIGHUP": "Reloads the configuration, as the command reload does.",
+    "SIGTERM, SIGINT": "Stops the daemon. Programs get SIGTERM and have daemon.stop_timeout to end. After a"
+    " second signal the daemon does not wait for them.",
 }
 _STATUS: Final = {
-    "0": "Done. Of explain: the connection would be admitted. Of reload --dry-run: nothing would change.",
-    "1": "It would be refused, or something would change; or anything else went wrong.",
+    "0": "Done. explain: the connection would be admitted. reload --dry-run: nothing would change.",
+    "1": "explain: the connection would be refused. reload --dry-run: something would change. Otherwise an"
+    " error.",
     "2": "Wrong usage.",
-    "3": "Of reload --dry-run: no daemon can say.",
-    "78": "Bad configuration: every problem is told.",
-    "0, 1, 2, 3": "Of status --check: ok, warning, critical, unknown; wrong usage is unknown too.",
+    "3": "reload --dry-run: no daemon answers.",
+    "78": "Bad configuration. All problems are printed.",
+    "0, 1, 2, 3": "status --check: ok, warning, critical, unknown. Wrong usage counts as unknown.",
 }
 _INTRODUCTION: Final = """\
 It accepts TCP connections and runs one program for each, with the connection as standard input and output,
 as Courier's couriertcpd does. One supervisor runs any number of services, each in a worker with the rights
 of its own user. A service is described in TOML: tcpdconf.toml(5)."""
 _CONFIGURATION: Final = """\
-Every file of the directory that ends in .toml is read, in byte order of the names, unless it begins with .
-or #. A service is defined in one file. Tables under [defaults], of any file, fill in what services leave
-out; an array of a service replaces the array of the defaults. `tcpdconf check` tells all that is wrong;
-`tcpdconf show --origin` prints what counts, and where it is from."""
+tcpdconf reads every file of the directory whose name ends in .toml and does not begin with . or #, in byte
+order of the names. A service is defined in one file. Tables under [defaults], of any file, apply to services
+that leave them out. An array of a service replaces the array of the defaults. `tcpdconf check` reports all
+problems. `tcpdconf show --origin` prints the effective values with the file and line of each."""
 _FORMS_STATUS: Final = {
-    "0": "Done, with notes or without.",
-    "1": "Anything else went wrong.",
-    "2": "Wrong usage, or a command line that couriertcpd would not take.",
+    "0": "Done, with or without notes.",
+    "1": "Another error.",
+    "2": "Wrong usage, or a command line that couriertcpd would refuse.",
 }
 _EXAMPLE: Final = """\
 [services.imap]

@@ -17,13 +17,17 @@ from tcpdconf.daemon.process import daemonize, pidfile, signals
 NAME: Final = "couriertcpd"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status."""
-    words = [_decoded(word) for word in (sys.argv[1:] if argv is None else argv)]
+def main() -> int:
+    """Run the command line of this process and return the exit status."""
+    # UTF-8 whatever the locale
+    words = [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
     try:
         given = grammar.read(words)
         if given.action == "run":
-            return _run(words, given.values.get("pid"))
+            path = given.values.get("pid")
+            if path is None:
+                return _serve(words, None, lambda _status: None)
+            return daemonize.start(lambda report: _serve(words, pidfile.PidFile(path), report))
         return _signal(given.action, given.values["pid"])
     except (grammar.CommandLineError, OSError) as error:
         return _complain(2, str(error))
@@ -45,12 +49,6 @@ def _signal(action: grammar.Action, path: str) -> int:
     return 0
 
 
-def _run(words: list[str], pid_file: str | None) -> int:
-    if pid_file is None:
-        return _serve(words, None, lambda _status: None)
-    return daemonize.start(lambda report: _serve(words, pidfile.PidFile(pid_file), report))
-
-
 def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize.Report) -> int:
     """Serve until a signal stops the daemon; errors go to the terminal until the start has succeeded."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -68,7 +66,7 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize
         return _refused(terminal, pid_file, error)
 
     gc.disable()  # imports make many objects and no garbage: this saves a fifth of the time
-    from tcpdconf.daemon import dropin  # noqa: PLC0415 (slow)
+    from tcpdconf.daemon import run as daemon_run  # noqa: PLC0415 (slow)
 
     gc.enable()
 
@@ -78,8 +76,8 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize
         report(0)
 
     try:
-        dropin.run(words, arrived, started, in_background=pid_file is not None)
-    except dropin.DropInError as error:
+        daemon_run.run_drop_in(words, arrived, started, in_background=pid_file is not None)
+    except daemon_run.DropInError as error:
         return _refused(terminal, pid_file, error)
     return 0
 
@@ -106,11 +104,6 @@ def _complain(fd: int, text: str) -> int:
     for line in text.splitlines():
         os.write(fd, line.encode("utf-8", "surrogateescape") + b"\n")
     return 1
-
-
-def _decoded(word: str) -> str:
-    """Decode a word as UTF-8 whatever the locale; bytes that are not UTF-8 become surrogate escapes."""
-    return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
 if __name__ == "__main__":

@@ -87,12 +87,22 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, text)
 
 
-def add_version(parser: argparse.ArgumentParser) -> None:
-    """Add the options -V and --version, which print the version."""
-    parser.add_argument(
-        "-V", "--version", action="version", version=f"{parser.prog} {tcpdconf.__version__}",
-        help="show the version and exit",
-    )  # fmt: skip
+def add_version(parser: argparse.ArgumentParser, more: Callable[[], str] = str) -> None:
+    """Add the options -V and --version, which print the version and, after it, what `more` returns."""
+
+    class Version(argparse.Action):
+        """Prints the version."""
+
+        def __call__(self, *_: object) -> NoReturn:
+            """Print it, and exit with status 0.
+
+            Raises:
+                SystemExit: always.
+            """
+            sys.stdout.write(f"{parser.prog} {tcpdconf.__version__}{more()}\n")
+            sys.exit(0)
+
+    parser.add_argument("-V", "--version", action=Version, nargs=0, help="show the version and exit")
 
 
 def duration(least: float, most: float) -> Callable[[str], float]:

@@ -40,6 +40,7 @@ def nobodys_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.P
         for name in _CALLERS:
             patch.delenv(name, raising=False)
         patch.setenv(_DIRECTORY, str(nowhere))
+        patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.getbasetemp() / "state"))
         yield nowhere
 
 

@@ -4,8 +4,9 @@ Fenced blocks are known by their word. `console` holds commands (`$ `) with thei
 in order, in a directory with a copy of conf.d and in a network whose ports are all free, where tcpdconf is
 the wheel in an environment of its own. A `tcpdconf run` among them, or at the end of a `sh` block, runs until
 the page ends, and `log` holds lines that the latest one has written; a command with `&` runs until then as
-well. Other `sh` blocks are shown only. A block that begins with `# PATH` is that file. Numbers that differ
-from run to run (pids, ports, seconds) do not count.
+well. Other `sh` blocks are shown only. A block that begins with `# PATH` is that file. A block in an HTML
+comment counts as well: it makes the trouble that the page is about. Numbers that differ from run to run
+(pids, ports, seconds) do not count.
 """
 
 import ast
@@ -22,26 +23,39 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from config.load import test_mistakes
-from support import markdown, networks, packages, peers
+from support import loglines, markdown, networks, packages, peers
 from support.courier import courierhost
+from support.dns import dnsservers
 from support.running import daemons
 
 from tcpdconf.config import problems
 from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Settings
+from tcpdconf.daemon.control import client as control_client
 from tcpdconf.policy import connection, environ
 from tcpdconf.policy.access import file as access_file
 
 TOP = pathlib.Path(__file__).parent.parent
-PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+PAGES = [
+    *(TOP / f"{each}.md" for each in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((TOP / "docs").rglob("*.md")),
+]
 ON_A_MAIL_HOST = TOP / "docs/tutorial/imap.md"
 NEEDED = {
     "docs/how-to/migrate.md": ["esmtpd", "imapd", "pop3d"],  # Debian's, as they were installed
     "docs/how-to/several-hosts.md": ["haproxy"],
     "docs/how-to/systemd.md": ["systemd-socket-activate"],
+    "docs/how-to/three-in-the-morning.md": ["rbldnsd"],
+}
+# name servers that a page's `[dns]` names; this one lists everybody
+BESIDE = {
+    "docs/how-to/three-in-the-morning.md": lambda: dnsservers.Rbldnsd(
+        {"block.example": ("ip4set", "0.0.0.0-255.255.255.255\n")}, port=5353
+    )
 }
 VARYING = re.compile(
     r"(?<=\bpid=)\d+|(?<=\bpeer=127\.0\.0\.\d:)\d+|(?<=\bTCPREMOTEPORT=)\d+|(?<=\bseconds=)[\d.]+"
+    r"|(?<=  )\d+ ms +"
 )
 
 HOME = "/srv/me"  # where a reader has the folder of the commands
@@ -53,7 +67,7 @@ def name(page: pathlib.Path) -> str:
 
 def steady(text: str) -> list[str]:
     """Lines without what differs from run to run."""
-    return VARYING.sub("N", text).splitlines()
+    return VARYING.sub("N", loglines.TIME.sub("TIME", text)).splitlines()
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
@@ -76,6 +90,7 @@ class Session:
             "PATH": f"{commands}:{os.environ['PATH']}",
             "HOME": str(folder),
             "RUNTIME_DIRECTORY": str(folder / "run"),
+            "STATE_DIRECTORY": str(folder / "state"),
         }
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._others: list[subprocess.Popen[bytes]] = []
@@ -117,6 +132,10 @@ class Session:
     def _log(self) -> pathlib.Path:
         return self._folder / f"log-{len(self._daemons)}"
 
+    def _logged(self) -> str:
+        """What the latest daemon has logged, without the times."""
+        return loglines.without_times(self._log.read_text())
+
     def _serve(self, *arguments: str) -> None:
         if arguments:
             command = [*self._before, "tcpdconf", *arguments[0].split()]
@@ -125,7 +144,7 @@ class Session:
                 self._daemons.append(
                     subprocess.Popen(command, cwd=self._folder, env=self._environment, stderr=stderr)
                 )
-            daemons.until(lambda: "\nrunning " in self._log.read_text(), "the daemon")
+            daemons.until(lambda: "\nrunning " in self._logged(), "the daemon")
 
     def _start(self, command: str) -> None:
         """Run it in the background, from when it listens or is connected."""
@@ -167,7 +186,11 @@ class Session:
         """
 
         def ended() -> bool:
-            words = [line.partition(" ")[0] for line in self._log.read_text().splitlines()]
+            with contextlib.suppress(control_client.ControlError):  # it has stopped, or is on the mail host
+                status = control_client.ask(str(self._folder / "run"), {"command": "status"})
+                if any(service["connections"] for service in status["services"].values()):
+                    return False
+            words = [line.partition(" ")[0] for line in self._logged().splitlines()]
             return words.count("accept") == words.count("end")
 
         if self._daemons and not self._others:
@@ -177,8 +200,8 @@ class Session:
         """Wait until all lines that are shown have been written, in their order; others may be between."""
 
         def written() -> bool:
-            rest = iter(steady(self._log.read_text()))
-            return all(any(line in each for each in rest) for line in steady(shown))
+            rest = iter(steady(self._log.read_text().replace(str(self._folder), HOME)))
+            return all(any(each.startswith(line) for each in rest) for line in steady(shown))
 
         daemons.until(
             written,
@@ -210,20 +233,26 @@ def follow(page: pathlib.Path, session: Session) -> None:
         session.end()
 
 
+SHOWN = [page for page in PAGES if markdown.blocks(page, "console") and page != ON_A_MAIL_HOST]
+FIRST = {TOP / "README.md", *(TOP / "docs/tutorial").iterdir()}  # pages that a newcomer follows
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if markdown.blocks(page, "console") and page != ON_A_MAIL_HOST], ids=name
+    "page",
+    [pytest.param(page, marks=[] if page in FIRST else pytest.mark.slow, id=name(page)) for page in SHOWN],
 )
 def test_commands_do_what_is_shown(
     page: pathlib.Path, commands_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     peers.need("nc", "ss", *NEEDED.get(name(page), ()))
     shutil.copytree(TOP / "conf.d", tmp_path / "conf.d")
-    with networks.new():
+    with networks.new(), BESIDE.get(name(page), contextlib.nullcontext)():
         follow(page, Session(tmp_path, commands_folder))
 
 
 @pytest.mark.peer
+@pytest.mark.slow
 def test_commands_do_what_is_shown_on_a_mail_host(
     commands_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -335,6 +364,29 @@ def test_every_line_of_the_log_is_in_the_reference() -> None:
     lines = [line for path in sorted((TOP / "tcpdconf/daemon").rglob("*.py")) for line in logged(path)]
     assert len(lines) > 15
     assert [line for line in lines if not all(part in page for part in line)] == []
+
+
+def test_every_key_of_a_line_is_among_the_keys_in_json() -> None:
+    page = (TOP / "docs/reference/log.md").read_text()
+    section = page.partition("## JSON\n")[2].partition("\n## ")[0]
+    keys = {
+        key
+        for first in re.findall(r"^\| (`.*?`) \| ", section, re.MULTILINE)
+        for key in re.findall(r"`(\w+)`", first)
+    }
+    used = set(re.findall(r"\b([a-z_]+)=", page.partition("## Connections")[2]))
+    assert used - keys == set()
+    given = {
+        each.arg
+        for path in (TOP / "tcpdconf/daemon").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "log"
+        for each in node.keywords
+    }
+    assert given - keys <= {None}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

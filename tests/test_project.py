@@ -41,23 +41,60 @@ DOORS = {
     f"{DAEMON}.dns": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
     f"{DAEMON}.control": [CONFIG, f"{DAEMON}.process"],
     f"{DAEMON}.watch": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
-    f"{DAEMON}.worker": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.dns", f"{DAEMON}.messages"],
+    f"{DAEMON}.guard": [CONFIG, POLICY, f"{DAEMON}.process"],
+    f"{DAEMON}.http": [CONFIG, f"{DAEMON}.process"],
+    # of the guard: where the state directory is
+    f"{DAEMON}.cluster": [
+        CONFIG,
+        POLICY,
+        *(f"{DAEMON}.{room}" for room in ("process", "messages", "guard.state_directory")),
+    ],
+    f"{DAEMON}.shared": [CONFIG, POLICY, f"{DAEMON}.process"],
+    f"{DAEMON}.broker": [
+        CONFIG,
+        POLICY,
+        *(f"{DAEMON}.{room}" for room in ("process", "messages", "cluster")),
+    ],
+    f"{DAEMON}.worker": [
+        CONFIG,
+        POLICY,
+        *(f"{DAEMON}.{room}" for room in ("process", "dns", "guard", "shared", "cluster")),
+        f"{DAEMON}.messages",
+    ],
     f"{DAEMON}.supervisor": [
         CONFIG,
         POLICY,
-        *(f"{DAEMON}.{room}" for room in ("process", "control", "watch", "worker")),
+        *(
+            f"{DAEMON}.{room}"
+            for room in (
+                "process",
+                "control",
+                "watch",
+                "guard",
+                "http",
+                "cluster",
+                "broker",
+                "shared",
+                "worker",
+            )
+        ),
         *(f"{DAEMON}.{module}" for module in ("messages", "descriptors")),
     ],
     DAEMON: [CONFIG, POLICY, *(f"{DAEMON}.{room}" for room in ("process", "control", "supervisor"))],
     "tcpdconf.explain": [
         CONFIG,
         POLICY,
-        *(f"{DAEMON}.{room}" for room in ("process", "dns", "control", "worker")),
+        *(f"{DAEMON}.{room}" for room in ("process", "dns", "control", "guard", "cluster", "worker")),
         *(f"{DAEMON}.{module}" for module in ("messages", "descriptors")),
     ],
     "tcpdconf.cli": ["tcpdconf"],
     "tcpdconf": ["tcpdconf.cli", CONFIG, DAEMON],
-    "tcpdconf_migrate": ["tcpdconf_migrate", CONFIG, "tcpdconf.usage"],
+    "tcpdconf_migrate": [
+        "tcpdconf_migrate",
+        CONFIG,
+        "tcpdconf.usage",
+        f"{DAEMON}.worker.environment_files",  # a shell file must give what it will give to the worker
+    ],
 }
 
 
@@ -166,15 +203,26 @@ def tracked() -> Iterator[pathlib.Path]:
     """The files of the project, without what tools leave in the tree."""
     yield from (path for path in TOP.iterdir() if path.is_file() and path.name != ".git")
     yield TOP / ".ci/run"
-    for folder in ("conf.d", "deploy", "docs", "migrate", "schemas", "share", "tcpdconf", "tests"):
+    for folder in (
+        "conf.d",
+        "deploy",
+        "docs",
+        "migrate",
+        "packaging",
+        "schemas",
+        "share",
+        "tcpdconf",
+        "tests",
+    ):
         for path in (TOP / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so":
                 yield path
 
 
 # written so that they do not find themselves
 FOREIGN = re.compile(
-    r"/wor[k]/|/roo[t]/|/hom[e]/|\bpyp[i]\b|pythonhoste[d]|find-link[s]|extra-inde[x]"
+    # pkg: begins a package URL, whose kind of package it then names
+    r"/wor[k]/|/roo[t]/|/hom[e]/|(?<!pkg:)\bpyp[i]\b|pythonhoste[d]|find-link[s]|extra-inde[x]"
     r"|\bclaud[e]\b|\banthropi[c]\b|\bopena[i]\b|\bchatgp[t]\b|\bLL[M]s?\b|language mode[l]|\bsub-?agen[t]",
     re.IGNORECASE,
 )

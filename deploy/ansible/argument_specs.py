@@ -24,30 +24,43 @@ _TYPES: Final = {
 }  # fmt: skip
 # variables of the role that are no tables: type, choices, description
 _OWN: Final[dict[str, tuple[str, list[str], str]]] = {
-    "tcpdconf_directory": ("path", [], "Directory of the configuration; files of others may lie in it."),
+    "tcpdconf_directory": ("path", [], "Directory of the configuration, which may hold other files too."),
     "tcpdconf_owner": ("str", [], "Owner of the directory and the files."),
     "tcpdconf_group": ("str", [], "Group of the directory and the files."),
     "tcpdconf_mode": ("str", [], "Mode of the files, in quotes."),
-    "tcpdconf_no_log": ("bool", [], "Whether output, --diff and logs leave out what is configured."),
-    "tcpdconf_install": ("bool", [], "Whether the role installs tcpdconf."),
-    "tcpdconf_venv": ("path", [], "The virtual environment that tcpdconf is installed in."),
-    "tcpdconf_python": ("str", [], "The Python, 3.11 or newer, that the virtual environment is made with."),
-    "tcpdconf_wheel": ("str", [], "A wheel on the controller to install; from an index when empty."),
+    "tcpdconf_no_log": ("bool", [], "Leaves the configuration out of output, --diff and logs."),
+    "tcpdconf_install": ("bool", [], "Installs tcpdconf."),
+    "tcpdconf_venv": ("path", [], "Virtual environment in which tcpdconf is installed."),
+    "tcpdconf_python": ("str", [], "Python, 3.11 or newer, for the virtual environment."),
+    "tcpdconf_wheel": (
+        "str",
+        [],
+        "Wheel on the controller to install. When empty, tcpdconf comes from an index.",
+    ),
+    "tcpdconf_deb": (
+        "str",
+        [],
+        "Debian package on the controller to install, in place of a virtual environment.",
+    ),
     "tcpdconf_version": (
         "str",
         [],
-        "The version to install, in quotes; when empty, any, and never another one later.",
+        "Version to install, in quotes. When empty, any version, which is not upgraded later.",
     ),
-    "tcpdconf_index_url": ("str", [], "The package index; that of pip's own configuration when empty."),
+    "tcpdconf_index_url": ("str", [], "Package index. When empty, that of pip's configuration."),
     "tcpdconf_pip_arguments": ("str", [], "Further arguments of pip install."),
     "tcpdconf_service_manager": (
         "str",
         ["systemd", "none"],
-        "What starts tcpdconf; none is something that the role knows nothing of.",
+        "Service manager that starts tcpdconf. With none, the role starts nothing.",
     ),
-    "tcpdconf_runtime_directory": ("path", [], "Where control.sock is, through which it is reloaded."),
-    "tcpdconf_migrate": ("bool", [], "Whether to translate what Courier serves on this host."),
-    "tcpdconf_courier_directory": ("path", [], "Courier's own configuration."),
+    "tcpdconf_runtime_directory": (
+        "path",
+        [],
+        "Directory of control.sock, through which the role reloads the daemon.",
+    ),
+    "tcpdconf_migrate": ("bool", [], "Translates the services of Courier on this host."),
+    "tcpdconf_courier_directory": ("path", [], "Directory of Courier's own configuration."),
 }
 
 
@@ -56,6 +69,9 @@ def specification() -> dict[str, Any]:
     written = config_schema.schema()
     definitions = written["definitions"]
     tables = {f"tcpdconf_{name}": _option(node, definitions) for name, node in written["properties"].items()}
+    for table in tables.values():  # an empty one, the default, stands for a table that is left out
+        for option in table.get("options", {}).values():
+            option.pop("required", None)
     own = {
         name: {"type": kind, **({"choices": choices} if choices else {}), "description": text}
         for name, (kind, choices, text) in _OWN.items()

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> usage.Parser:
     """Return the parser; `find` in its result finds the command lines of the chosen form."""
     made = usage.Parser(
-        prog="tcpdconf-migrate", description="Turn command lines of couriertcpd into tcpdconf's TOML."
+        prog="tcpdconf-migrate", description="Translate command lines of couriertcpd into TOML for tcpdconf."
     )
     usage.add_version(made)
     forms = made.add_subparsers(title="forms", metavar="FORM", required=True, dest="form")
@@ -47,43 +47,47 @@ def parser() -> usage.Parser:
 
     form = _form(forms, "courier", "Courier's own configuration: esmtpd, imapd, pop3d, ...")
     form.add_argument(
-        "directory", metavar="DIR", nargs="?", default="/etc/courier", help="(default: %(default)s)"
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        default="/etc/courier",
+        help="directory of the configuration (default: %(default)s)",
     )
     form.set_defaults(find=lambda arguments: discover.in_courier(arguments.directory))
 
     form = _form(forms, "script", "a shell script, a run file, or a systemd unit")
-    form.add_argument("file", metavar="FILE", help="it is read, not run")
+    form.add_argument("file", metavar="FILE", help="the file, which is read and not run")
     form.add_argument(
         "--set",
         metavar="NAME=VALUE",
         type=_variable,
         action="append",
         default=[],
-        help="the value of a variable that the script does not tell; repeatable",
+        help="value of a variable that the script itself does not set (repeatable)",
     )
     form.set_defaults(find=lambda arguments: discover.in_script(arguments.file, dict(arguments.set)))
 
-    form = _form(forms, "running", "every couriertcpd that runs now")
+    form = _form(forms, "running", "all couriertcpd processes that run now")
     form.set_defaults(find=lambda _: discover.in_processes())
     return made
 
 
 def _form(forms: "argparse._SubParsersAction[usage.Parser]", name: str, text: str) -> argparse.ArgumentParser:
     form = forms.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    form.add_argument("-o", "--output", metavar="DIR", help="write DIR/NAME.toml instead of printing")
+    form.add_argument("-o", "--output", metavar="DIR", help="write DIR/NAME.toml instead of printing it")
     form.add_argument(
-        "--name", metavar="NAME", type=_name, help="name of the service (default: by port and program)"
+        "--name", metavar="NAME", type=_name, help="name of the service (default: from port and program)"
     )
     form.add_argument(
         "--exact",
         action="store_true",
-        help="keep what couriertcpd does with DNS lists, PROXY headers and IPv6 networks, safe or not",
+        help="treat DNS lists, PROXY headers and IPv6 networks as couriertcpd does, even where unsafe",
     )
     form.add_argument(
         "--access",
         choices=("as-is", "toml"),
         default="as-is",
-        help="toml: also write access databases as DIR/access/NAME.toml (default: go on with the databases)",
+        help="toml: also write access databases as DIR/access/NAME.toml (default: keep using the databases)",
     )
     form.add_argument(
         "--force",
@@ -92,17 +96,17 @@ def _form(forms: "argparse._SubParsersAction[usage.Parser]", name: str, text: st
         const="",
         action="append",
         default=[],
-        help="replace this file of DIR, or every one, that somebody else wrote or changed; repeatable",
+        help="replace this file of DIR, or all, even if edited or written by another program (repeatable)",
     )
     form.add_argument(
-        "--diff", action="store_true", help="show what would change in the files of DIR, and write nothing"
+        "--diff", action="store_true", help="print the changes to the files of DIR, and write nothing"
     )
     form.add_argument(
         "--add-to-ports",
         metavar="N",
         type=int,
         default=0,
-        help="listen N ports higher, to try the services beside couriertcpd",
+        help="add N to each port, to try the services beside couriertcpd",
     )
     return form
 
@@ -171,7 +175,7 @@ def _forced(given: Sequence[str], directory: str, paths: Collection[str]) -> fro
     for file in filter(None, given):
         names = {os.path.normpath(file), os.path.relpath(file, directory)} & set(paths)
         if not names:
-            raise write.WriteError(f"--force {file}: is none of {', '.join(paths)}")
+            raise write.WriteError(f"--force {file}: is not one of {', '.join(paths)}")
         found |= names
     return frozenset(found)
 

@@ -132,7 +132,8 @@ def _records(path: str) -> tuple[str, Iterable[tuple[bytes, courier_records.Reco
     texts = path.removesuffix(".dat")
     if os.path.isdir(path):
         return path, _lines(_files(path))
-    if texts != path and (files := _files(texts)) and _newest(files) <= os.stat(path).st_mtime:
+    files = _files(texts) if texts != path else []
+    if files and max(os.stat(file).st_mtime for file in files) <= os.stat(path).st_mtime:
         return texts, _lines(files)
     content = Path(path).read_bytes()
     form = databases.recognise(content)
@@ -145,10 +146,6 @@ def _files(path: str) -> list[str]:
     if os.path.isdir(path):
         return [f"{path}/{name}" for name in sorted(os.listdir(path)) if os.path.isfile(f"{path}/{name}")]
     return [path] if os.path.isfile(path) else []
-
-
-def _newest(files: Iterable[str]) -> float:
-    return max(os.stat(file).st_mtime for file in files)
 
 
 def _lines(files: Iterable[str]) -> Iterator[tuple[bytes, courier_records.RecordKey | None, bytes]]:
@@ -229,4 +226,4 @@ def _check(text: str, rules: list[dict[str, Any]]) -> None:
     except pydantic.ValidationError as error:
         raise RulesError(f"a rule cannot be written: {error.errors()[0]['msg']}") from None
     if found.model_dump(mode="json", exclude_defaults=True).get("rules", []) != rules:
-        raise RulesError("the rules read back differently")
+        raise RulesError("the rules would be read back differently")

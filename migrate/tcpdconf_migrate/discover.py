@@ -38,7 +38,7 @@ def in_argv(words: Sequence[str]) -> Found:
         return _in_shell("the command line", shlex.join(words), {})
     if not unwrapped.words:
         why = f": {unwrapped.why}" if any(commandline.PROGRAM in word for word in words) else ""
-        raise DiscoverError(f"there is no couriertcpd that is understood in: {shlex.join(words)}{why}")
+        raise DiscoverError(f"no command line of couriertcpd found in: {shlex.join(words)}{why}")
     command = commandline.Command(
         unwrapped.words,
         "the command line",
@@ -102,7 +102,7 @@ def _in_shell(path: str, text: str, known: Mapping[str, str]) -> Found:
 
 def _from_shell(path: str, line: script.Line) -> commandline.Command:
     around = script.around(line)
-    stop = start = f"whatever runs {path}"
+    stop = start = f"the service manager that runs {path}"
     if os.path.basename(path) == "run":  # runit's and daemontools' name for it
         folder = os.path.dirname(os.path.abspath(path))
         stop, start = f"sv down {folder}", f"sv up {folder}"

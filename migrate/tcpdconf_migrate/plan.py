@@ -74,7 +74,7 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[Service, tup
     around = dict(command.settings)
     line = parse.parse(command.words[1:], exact=exact, directory=around.get("directory", "/"))
     if line.service is None:
-        raise parse.CommandLineError(f"starts nothing, for it has -{line.action}")
+        raise parse.CommandLineError(f"starts nothing, because it has -{line.action}")
     said: dict[str, Any] = line.service.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if "stderr" in said:  # -stderrlogger reads the programs' messages, before a logger around couriertcpd
         around.pop("stderr", None)
@@ -84,11 +84,12 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[Service, tup
     elif "user" in around:  # another user cannot become the user or group of an option
         said.pop("group", None)
     table = {key: value for key, value in (said | around).items() if value not in ({}, [])}
-    notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not _settled(around)]
+    known = "inherit_environment" in around  # the programs' environment
+    notes = [note for note in line.notes if note.key[:1] != ("inherit_environment",) or not known]
     login = next((word for word in said["program"] if word.rpartition("/")[2] in _NEED_ROOT), None)
     if login is not None and "user" not in table:
         table["user"] = "root"
-        why = "needs root, for it becomes the user who logs in"
+        why = "needs root, because it changes to the user who logs in"
         notes.append(parse.Note("changed", login.rpartition("/")[2], why, ("user",)))
     try:
         service = Service.model_validate(table, by_alias=True, by_name=False)
@@ -97,11 +98,6 @@ def _service(command: commandline.Command, *, exact: bool) -> tuple[Service, tup
         raise parse.CommandLineError(f"{problems.dotted(found.key[2:])}: {found.text}") from None
     logged = "stderr" in said  # then the standard error of couriertcpd itself does not matter
     return service, (*notes, *(note for note in command.notes if not (logged and note.key == ("stderr",))))
-
-
-def _settled(around: dict[str, Any]) -> bool:
-    """Return whether the programs' environment is known."""
-    return "inherit_environment" in around
 
 
 def name_of(service: Service) -> str:

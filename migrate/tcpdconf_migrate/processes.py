@@ -97,7 +97,7 @@ def _variables(settings: commandline.Settings, environment: Mapping[str, str]) -
     """Set the source of the variables: Courier's files if they give the same, or `environment`."""
     own = {name: value for name, value in environment.items() if not _is_of_the_starter(name)}
     if left := sorted(environment.keys() - own.keys()):
-        why = "is left out: it belongs to whoever started this process"
+        why = "is left out: it belongs to the session that started this process"
         yield commandline.Note("ignored", ", ".join(left), why, ("environment",))
     try:
         files = courier.files_behind(environment)

@@ -69,31 +69,22 @@ def next_steps(found: plan.Plan, directory: str | None, again: Again) -> str:
         directory: where they were written; None if they were printed.
         again: this tool's own words.
     """
+    commands = [each.command for each in found.services if each.service.enabled]
     steps = [
         ("check it", [f"tcpdconf check {directory or _CONF}"]),
         (
             f"try it beside couriertcpd, with {TRY_PORTS} added to each port",
             [again.into(_TRY, "--add-to-ports", str(TRY_PORTS)), f"tcpdconf run {_TRY}"],
         ),
-        ("switch", [*_stops(found), f"tcpdconf run {directory or _CONF}"]),
-        ("go back", ["tcpdconf stop", *_starts(found)]),
+        ("switch", [*_each([each.stop for each in commands]), f"tcpdconf run {directory or _CONF}"]),
+        ("go back", ["tcpdconf stop", *_each([each.start for each in commands])]),
     ]
     if directory is None:
         steps.insert(0, ("write it", [again.into(_CONF)]))
-    lines = [line for title, commands in steps for line in (f"  {title}:", *_indented(commands))]
-    return "\n".join(["Next:", *lines]) + "\n"
-
-
-def _indented(commands: Sequence[str]) -> list[str]:
-    return [f"    {command}" for command in commands]
-
-
-def _stops(found: plan.Plan) -> list[str]:
-    return _each([each.command.stop for each in found.services if each.service.enabled])
-
-
-def _starts(found: plan.Plan) -> list[str]:
-    return _each([each.command.start for each in found.services if each.service.enabled])
+    lines = ["Next:"]
+    for title, words in steps:
+        lines += [f"  {title}:", *(f"    {line}" for line in words)]
+    return "\n".join(lines) + "\n"
 
 
 def _each(commands: Sequence[str]) -> list[str]:

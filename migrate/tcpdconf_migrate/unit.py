@@ -131,7 +131,7 @@ class _Unit:
         """Parse a systemd command line.
 
         Raises:
-            ValueError: a part of it is known to systemd only.
+            ValueError: a part of it is expanded by systemd only.
         """
         found = _PREFIXES.match(value)
         prefixes = found[0] if found else ""
@@ -156,7 +156,7 @@ class _Unit:
         if found[0] in {"$$", "%%"}:
             return found[0][0]
         if found[0].startswith("%"):
-            raise ValueError(f"the specifier {found[0]} is known to systemd only")
+            raise ValueError(f"the specifier {found[0]} is expanded by systemd only")
         return self._value(found[1])
 
     def _value(self, name: str) -> str:

@@ -25,7 +25,8 @@ _LIMITS: Final = _SIZES | {"LimitNOFILE": "nofile", "LimitNPROC": "nproc", "Limi
 _IDENTITY: Final = {"User": "user", "Group": "group"}
 _CARRIED: Final = frozenset({
     *_LIMITS, *_IDENTITY, "WorkingDirectory", "UMask", "Environment", "EnvironmentFile", "UnsetEnvironment",
-    "StandardError", "StandardOutput", "ExecStart",
+    "StandardError", "StandardOutput", "ExecStart", "SupplementaryGroups", "NoNewPrivileges",
+    "OOMScoreAdjust",
 })  # fmt: skip
 # how the manager starts, watches, logs and stops the service; programs have the client as input and output
 _HARMLESS: Final = re.compile(
@@ -35,17 +36,18 @@ _HARMLESS: Final = re.compile(
 )
 # restrictions: without them the service may do more
 _RESTRICTING: Final = re.compile(
-    r"Capability\w*|AmbientCapabilities|SecureBits|NoNewPrivileges|Private\w+|Protect\w+|Restrict\w+|SystemCall\w+"
+    r"Capability\w*|AmbientCapabilities|SecureBits|Private\w+|Protect\w+|Restrict\w+|SystemCall\w+"
     r"|\w+Paths|TemporaryFileSystem|Device\w+|LockPersonality|Memory\w+|TasksMax|CPU\w+|IO\w+|IP\w+|Socket\w+"
     r"|SELinuxContext|AppArmorProfile|SmackProcessLabel|KeyringMode|PAMName|Mount\w+|IPCNamespacePath|Slice"
 )
 # a service has no such key, and without it other programs would run, or serve clients of another network
 _REFUSED: Final = {
     "RootDirectory": "changes the root directory", "RootImage": "changes the root directory",
-    "NetworkNamespacePath": "listens in a network namespace", "DynamicUser": "lets systemd make up a user",
+    "NetworkNamespacePath": "listens in a network namespace", "DynamicUser": "makes systemd invent a user",
 }  # fmt: skip
 _EMPTY_IS_A_VALUE: Final = frozenset({"CapabilityBoundingSet"})  # no capability at all
-_OWN_UNIT: Final = "is tcpdconf's own unit's to say, if it is to hold for its services"
+_MOST_SCORE: Final = 1000
+_OWN_UNIT: Final = "belongs into the unit of tcpdconf, for all services"
 _NO: Final = frozenset({"", "no", "false", "off", "0", "n", "f"})
 
 
@@ -91,6 +93,7 @@ class ServiceSection:
             else:
                 values.clear()
         self._set_identity()
+        self._set_process()
         self._set_environment()
         for name in _LIMITS:
             self._set_limit(name)
@@ -106,17 +109,15 @@ class ServiceSection:
         """Return why a command with these prefixes cannot be carried over, or ""."""
         for name, why in _REFUSED.items():
             if (setting := self._last(name)) and setting.value.lower() not in _NO:
-                return f"{name}={setting.value} {why}: no service can say so"
+                return f"{name}={setting.value} {why}, and a service has no such key"
         for name in _IDENTITY:
             if (setting := self._last(name)) and re.search(r"[$%]", setting.value):
-                return f"{name}={setting.value} is known to systemd only: write the name"
+                return f"{name}={setting.value} is expanded by systemd only: write the name"
         if "|" in prefixes:
             return "ExecStart=| runs the login shell of the user"
         changed = [name for name in (*_IDENTITY, "SupplementaryGroups") if self._last(name)]
         if changed and (prefix := next((each for each in prefixes if each in "+!"), "")):
-            return (
-                f"ExecStart={prefix} makes it root, whatever {changed[0]}= says: write the user that is meant"
-            )
+            return f"ExecStart={prefix} makes it root despite {changed[0]}=: write the user"
         return ""
 
     def _last(self, name: str) -> Setting | None:
@@ -138,11 +139,28 @@ class ServiceSection:
             path = setting.value.removeprefix("-")
             path = self._home() if path == "~" else path
             if not path or "%" in path or "$" in path:
-                self._note(setting, "is known to systemd only: set directory", "risk")
+                self._note(setting, "is expanded by systemd only: set directory", "risk")
             else:
                 self.settings["directory"] = path
                 if setting.value.startswith("-"):
-                    self._note(setting, "the directory has to be there", "changed")
+                    self._note(setting, "the directory must exist", "changed")
+
+    def _set_process(self) -> None:
+        """Set what the processes of a service have beside user, directory and limits."""
+        for given in self.values("SupplementaryGroups"):
+            for word in self._split(given):
+                if re.search(r"[$%]", word):
+                    self._note(given, "is expanded by systemd only: set supplementary_groups", "risk")
+                else:
+                    groups = self.settings.setdefault("supplementary_groups", [])
+                    groups.append(int(word) if word.isdigit() else word)
+        if (setting := self._last("NoNewPrivileges")) and setting.value.lower() not in _NO:
+            self.settings["no_new_privileges"] = True
+        if setting := self._last("OOMScoreAdjust"):
+            if re.fullmatch(r"[+-]?\d{1,4}", setting.value) and abs(int(setting.value)) <= _MOST_SCORE:
+                self.settings["oom_score_adjust"] = int(setting.value)
+            else:
+                self._note(setting, "is no number from -1000 to 1000")
 
     def _home(self) -> str:
         """Return the home directory of the user, or "" if this host does not know the user."""
@@ -159,7 +177,7 @@ class ServiceSection:
             for word in self._split(setting):
                 name, _, text = word.partition("=")
                 if re.search(r"%(?!%)", text.replace("%%", "")):
-                    self._note(setting, f"{name} has a specifier that is known to systemd only", "risk")
+                    self._note(setting, f"{name} has a specifier that is expanded by systemd only", "risk")
                 else:
                     environment[name] = text.replace("%%", "%")
         self.variables = dict(environment)

@@ -130,7 +130,7 @@ def _compare(found: Services, services: Services) -> None:
     names = sorted(services.keys() | found.keys())
     different = [name for name in names if found.get(name) != services.get(name)]
     if different:
-        raise WriteError(f"reads back differently: {', '.join(different)}")
+        raise WriteError(f"would be read back differently: {', '.join(different)}")
 
 
 def _digest(content: bytes) -> str:

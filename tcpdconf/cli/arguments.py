@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 DIRECTORY: Final = "/etc/tcpdconf/conf.d"
 WITH_DIRECTORY: Final = frozenset({"run", "check", "show"})  # commands whose first argument is DIR
 _seconds: Final = usage.duration(0, 604800)  # for waiting for connections or a daemon
+_NETWORKS: Final = (
+    'address or network, such as 192.0.2.7 or 2001:db8::/48; "-" reads them from standard input, one in each'
+    " line"
+)
+_ban_time: Final = usage.duration(0.001, 100 * 365 * 86400)
 _DURATION: Final = 'a number of seconds, or a duration such as "5min"'
 
 
@@ -52,7 +57,7 @@ def _given(words: Sequence[str]) -> argparse.Namespace:
 def parser() -> usage.Parser:
     """Return the parser; `command` in its result is the name of the subcommand."""
     made = usage.Parser(prog="tcpdconf", description="A TCP super-server for mail hosts, configured in TOML.")
-    usage.add_version(made)
+    usage.add_version(made, _way)
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
     for name, (text, add) in _COMMANDS.items():
         add(commands.add_parser(name, help=text))
@@ -75,66 +80,67 @@ def _run(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="run this service and no other; repeatable",
+        help="run only this service (repeatable)",
     )
     command.add_argument(
         "--take-over",
         action="store_true",
-        help="take the listening sockets from the daemon that runs, and stop it when this one serves;"
-        " its connections may go on for daemon.drain_timeout",
+        help="take over the listening sockets of the running daemon, and stop it once this one serves"
+        " (its connections may continue for daemon.drain_timeout)",
     )
     _runtime_directory(command)
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    _directory(command, "directory of *.toml files, or one such file, to be checked alone")
+    _directory(command, "directory of *.toml files, or one such file to check alone")
     command.add_argument(
         "--replace",
         metavar="FILE=CANDIDATE",
         type=_replacement,
         action="append",
         default=[],
-        help="check CANDIDATE as if it were FILE, a file of DIR that need not exist; repeatable",
+        help="check CANDIDATE in the place of FILE, a file of DIR that need not exist (repeatable)",
     )
     command.add_argument(
-        "--format", choices=("text", "json", "github"), default="text", help="how problems are shown"
+        "--format", choices=("text", "json", "github"), default="text", help="output format of problems"
     )
     _colour(command)
-    command.add_argument("--strict", action="store_true", help="let warnings count as problems")
-    command.add_argument(
-        "--quiet", action="store_true", help="print problems only, without a line that sums up"
-    )
+    command.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    command.add_argument("--quiet", action="store_true", help="print only problems, without the summary line")
     read = command.add_mutually_exclusive_group()
-    read.add_argument("--fast", action="store_true", help="leave access and environment files unread")
+    read.add_argument("--fast", action="store_true", help="do not read access and environment files")
     read.add_argument(
         "--probe",
         action="store_true",
-        help="also try programs, access and environment files, with each service's rights, and ask DNS lists "
-        "and, where names are looked up, name servers",
+        help="also try programs, access and environment files with each service's rights, and query DNS"
+        " lists, and name servers if a service looks up names",
     )
 
 
 def _show(command: argparse.ArgumentParser) -> None:
     _directory(command)
-    command.add_argument("--format", choices=("toml", "json"), default="toml", help="how it is printed")
-    command.add_argument("--origin", action="store_true", help="add file and line of each value")
+    command.add_argument("--format", choices=("toml", "json"), default="toml", help="output format")
+    command.add_argument("--origin", action="store_true", help="add the file and line of each value")
     _colour(command)
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
     command.add_argument("service", metavar="SERVICE", help="name of the service")
     command.add_argument(
-        "address", metavar="ADDRESS", type=_end, help="of the client; ADDRESS:PORT where the port matters"
+        "address", metavar="ADDRESS", type=_end, help="address of the client, with :PORT if the port matters"
     )
     command.add_argument("--conf", metavar="DIR", help=f"directory of *.toml files (default: {DIRECTORY})")
     command.add_argument(
         "--local",
         metavar="ADDR:PORT",
         type=_whole_end,
-        help="this host's end of the connection (default: that of the first listener that would accept it)",
+        help="local end of the connection (default: that of the first listener that would accept it)",
     )
     command.add_argument(
-        "--proxied-by", metavar="ADDR", type=_end, help="the proxy whose PROXY header names the client"
+        "--proxied-by",
+        metavar="ADDR",
+        type=_end,
+        help="address of the proxy whose PROXY header names the client",
     )
     command.add_argument(
         "--proxied-local",
@@ -148,37 +154,38 @@ def _explain(command: argparse.ArgumentParser) -> None:
         type=_listing,
         action="append",
         default=[],
-        help="let the DNS list ZONE answer this, instead of asking it; repeatable",
+        help="take this as the answer of the DNS list ZONE, instead of asking it (repeatable)",
     )
-    command.add_argument("--no-dns", action="store_true", help="ask no name server")
-    command.add_argument("--format", choices=("text", "json"), default="text", help="how it is told")
+    command.add_argument("--no-dns", action="store_true", help="do not query name servers")
+    command.add_argument("--format", choices=("text", "json"), default="text", help="output format")
     _colour(command)
     _runtime_directory(command)
 
 
 def _status(command: argparse.ArgumentParser) -> None:
     when = command.add_mutually_exclusive_group()
-    when.add_argument("--watch", action="store_true", help="show it every second until Ctrl-C")
+    when.add_argument("--watch", action="store_true", help="show the state every second until Ctrl-C")
     when.add_argument(
         "--wait",
         metavar="SECONDS",
         type=_seconds,
-        help=f"wait until a daemon is there and every service accepts, at most so long: {_DURATION}",
+        help=f"wait at most this long until a daemon runs and every service accepts: {_DURATION}",
     )
     when.add_argument(
         "--check",
         action="store_true",
-        help="print one line as monitoring plugins do; exit status 0 ok, 1 warning, 2 critical, 3 unknown:"
-        " no daemon, or a wrong command line",
+        help="print one line, as monitoring plugins do (exit status 0 ok, 1 warning, 2 critical, 3 unknown:"
+        " no daemon, or a wrong command line)",
     )
     command.add_argument(
-        "--format", choices=("text", "json", "prometheus"), default="text", help="how it is printed"
+        "--format", choices=("text", "json", "prometheus"), default="text", help="output format"
     )
+    _colour(command, "what needs attention")
     _runtime_directory(command)
 
 
 def _connections(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--format", choices=("text", "json"), default="text", help="how it is printed")
+    command.add_argument("--format", choices=("text", "json"), default="text", help="output format")
     _runtime_directory(command)
 
 
@@ -186,7 +193,7 @@ def _reload(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry-run",
         action="store_true",
-        help="only say what would change; exit status 0 nothing, 1 something, 3 no daemon can say",
+        help="print the changes and make none (exit status 0 no changes, 1 changes, 3 no daemon)",
     )
     _colour(command)
     _runtime_directory(command)
@@ -197,9 +204,61 @@ def _stop(command: argparse.ArgumentParser) -> None:
         "--drain",
         metavar="SECONDS",
         type=_seconds,
-        help=f"let connections go on for so long before their programs are ended: {_DURATION}",
+        help=f"let connections continue for this long before their programs get SIGTERM: {_DURATION}."
+        " Services with an agent first announce the stop, and still accept for agent.announce",
     )
     _runtime_directory(command)
+
+
+def _ban(command: argparse.ArgumentParser) -> None:
+    _networks(command)
+    command.add_argument(
+        "--for",
+        dest="seconds",
+        metavar="TIME",
+        type=_ban_time,
+        help=f"lift the ban after this time: {_DURATION} (default: never)",
+    )
+    _only_service(command, "refuse it at this service only")
+    command.add_argument("--reason", metavar="TEXT", default="", help="note why, for `tcpdconf bans`")
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="ban also this host's own addresses, trusted proxies, daemon.never_ban, and networks wider than"
+        " /8 (IPv4) or /32 (IPv6)",
+    )
+    _runtime_directory(command)
+
+
+def _unban(command: argparse.ArgumentParser) -> None:
+    whose = command.add_mutually_exclusive_group(required=True)
+    whose.add_argument("networks", metavar="ADDRESS|NETWORK", nargs="*", default=[], help=_NETWORKS)
+    whose.add_argument("--host", metavar="NAME", help="lift all bans that this host of the cluster has made")
+    _only_service(command, "lift the ban that was made for this service")
+    _runtime_directory(command)
+
+
+def _disconnect(command: argparse.ArgumentParser) -> None:
+    whose = command.add_mutually_exclusive_group(required=True)
+    whose.add_argument(
+        "networks", metavar="ADDRESS|NETWORK", nargs="*", default=[], help="address or network of the clients"
+    )
+    whose.add_argument("--pid", type=int, help="pid of the program, as `tcpdconf connections` shows it")
+    _only_service(command, "end programs of this service only")
+    _runtime_directory(command)
+
+
+def _networks(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "networks",
+        metavar="ADDRESS|NETWORK",
+        nargs="+",
+        help=_NETWORKS,
+    )
+
+
+def _only_service(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--service", metavar="NAME", help=f"{what} (default: all services)")
 
 
 def _nothing(_command: argparse.ArgumentParser) -> None:
@@ -213,15 +272,15 @@ def _directory(command: argparse.ArgumentParser, what: str = "directory of *.tom
         nargs="?",
         help=f"{what} (default: {DIRECTORY})",
     )
-    command.add_argument("--conf", metavar="DIR", help="the same, as an option")
+    command.add_argument("--conf", metavar="DIR", help="the same as DIR")
 
 
-def _colour(command: argparse.ArgumentParser) -> None:
+def _colour(command: argparse.ArgumentParser, what: str = "problems") -> None:
     command.add_argument(
         "--color",
         choices=("auto", "always", "never"),
         default="auto",
-        help="when problems are shown in colour; auto: at a terminal, unless NO_COLOR is set or TERM is dumb",
+        help=f"colour {what} (auto: at a terminal, unless NO_COLOR is set or TERM is dumb)",
     )
 
 
@@ -271,13 +330,27 @@ _COMMANDS: Final[dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]
     "run": ("run the services of a directory in the foreground", _run),
     "check": ("validate a configuration without serving it", _check),
     "show": ("print the effective configuration, defaults included", _show),
-    "explain": ("tell what would happen to a connection, and why", _explain),
-    "status": ("show what the running daemon does", _status),
+    "explain": ("show what would happen to a connection, and why", _explain),
+    "status": ("show the state of the running daemon", _status),
     "connections": ("list the connections of the running daemon", _connections),
+    "disconnect": ("end the programs of clients", _disconnect),
+    "ban": ("refuse clients from an address or a network from now on", _ban),
+    "unban": ("lift bans", _unban),
+    "bans": ("list the bans", _connections),
     "reload": (
-        "let the running daemon load its configuration again, and say what changed",
+        "reload the configuration of the running daemon, and print the changes",
         _reload,
     ),
-    "stop": ("stop the running daemon, and wait for its end", _stop),
+    "stop": ("stop the running daemon, and wait until it has ended", _stop),
     "schema": ("print the JSON Schema of a configuration file", _nothing),
 }
+
+
+def _way() -> str:
+    """Return how programs are started, for the version."""
+    from tcpdconf.daemon.process import spawn  # noqa: PLC0415 (no command needs it here)
+
+    try:
+        return f" (starts programs: {spawn.way()})"
+    except spawn.UnknownWayError as error:
+        return f" ({error})"

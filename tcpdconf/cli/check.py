@@ -17,6 +17,7 @@ from tcpdconf.policy.access import table as access_table
 from tcpdconf.policy.access.table import DuplicateRuleError
 
 COLUMNS: Final = ("list", "state", "time", "127.0.0.2", "127.0.0.1", "random", "why")
+_DAMAGED: Final = "the daemon puts it aside when it starts, and keeps the bans that can be read"
 _UNTRUSTED: Final = "name the file that is meant, or let the service's user open it"
 
 
@@ -31,11 +32,54 @@ def rules(loaded: Loaded) -> Iterator[problems.Problem]:
                 yield loaded.problem(key, str(error), "duplicate-rule")
 
 
+def observed(loaded: Loaded) -> str:
+    """Return a line for each enabled service with limits or access sources that only observe.
+
+    It is no warning, because `enforce = false` is written on purpose.
+    """
+    found = ((name, service.observed()) for name, service in loaded.config.enabled().items())
+    return "".join(f"{name} only observes: {', '.join(keys)}\n" for name, keys in found if keys)
+
+
 def capacity(loaded: Loaded) -> Iterator[problems.Problem]:
     """Yield warnings about host limits that the services, together or alone, may exceed."""
     from tcpdconf.daemon import capacity  # noqa: PLC0415 (the other checks do not need the daemon)
 
     return capacity.warnings(loaded, capacity.Host().expected())
+
+
+def rights(loaded: Loaded) -> Iterator[problems.Problem]:
+    """Yield warnings about settings of processes that the daemon's unit forbids."""
+    from tcpdconf.daemon import capacity, unit_rights  # noqa: PLC0415 (as above)
+
+    return unit_rights.warnings(loaded, capacity.Host())
+
+
+def bans(loaded: Loaded) -> Iterator[problems.Problem]:
+    """Yield warnings about bans of networks that the configuration protects, and about a damaged file.
+
+    A file that this user cannot read is left out.
+    """
+    from tcpdconf.daemon.guard import bans as ban_file  # noqa: PLC0415 (the other checks do not need the daemon)
+    from tcpdconf.daemon.supervisor import guard  # noqa: PLC0415
+
+    try:
+        found = ban_file.read(os.environ)
+    except OSError:
+        return
+    except ValueError as error:
+        yield loaded.problem(("daemon",), str(error), "damaged-bans", "warning", hint=_DAMAGED)
+        return
+    protected = list(guard.configured(loaded.config)) if found else []
+    for ban in found:
+        for each in protected:
+            concerned = {("daemon", "never_ban"), ("services", ban.service or each.key[1])}
+            if each.key[:2] in concerned and guard.overlap(ban.network, each.network):
+                shown = ban_file.shown(ban.network)
+                only = "" if ban.service is None else f" --service {ban.service}"
+                text = f"{shown} is banned, but {ban_file.shown(each.network)} should not be"
+                hint = f"lift the ban: tcpdconf unban {shown}{only}"
+                yield loaded.problem(each.key, text, "banned-address", "warning", hint=hint)
 
 
 def files(loaded: Loaded, services: load.Services) -> Iterator[problems.Problem]:
@@ -72,14 +116,15 @@ def files(loaded: Loaded, services: load.Services) -> Iterator[problems.Problem]
 def within_its_set(path: str) -> str:
     """Return advice on checking a file together with the others of its set."""
     folder, name = os.path.split(path)
-    said = "It was checked alone, with no [defaults] but its own."
+    said = "The file was checked alone: [defaults] of other files did not apply."
     another = "a"
     if not config_files.counts(name):
         name = "NAME.toml"
     elif sum(map(config_files.counts, os.listdir(folder or "."))) > 1:
-        said += f" With the other files of its directory:\n  tcpdconf check {shlex.quote(folder or '.')}\n"
+        said += " To check it with the other files of its directory:\n"
+        said += f"  tcpdconf check {shlex.quote(folder or '.')}\n"
         another = "another"
-    said += f"{' ' if another == 'a' else ''}As a draft for {another} directory DIR:\n"
+    said += f"{' ' if another == 'a' else ''}To check it as a draft for {another} directory DIR:\n"
     return f"{said}  tcpdconf check DIR --replace {shlex.quote(f'DIR/{name}={path}')}\n"
 
 

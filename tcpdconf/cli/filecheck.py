@@ -83,7 +83,7 @@ def _in_a_process(
     """Read the files in a forked process; return its findings."""
     ours, theirs = os.pipe()
     try:
-        work = functools.partial(_work, theirs, settings, who, files)
+        work = functools.partial(_read_files, theirs, settings, who, files)
         pid = child.fork(work, {theirs, *(fd for _, fd in files)})
     except OSError as error:
         os.close(ours)
@@ -91,7 +91,7 @@ def _in_a_process(
     finally:
         os.close(theirs)
     try:
-        said = _heard(ours, name)
+        said = _output(ours, name)
     finally:
         os.close(ours)
         _, status = os.waitpid(pid, 0)
@@ -103,7 +103,7 @@ def _in_a_process(
     return found
 
 
-def _heard(end: int, name: str) -> bytes:
+def _output(end: int, name: str) -> bytes:
     """Return all output of the process; tell a user at a terminal if that takes long."""
     said = b""
     told = not sys.stderr.isatty()
@@ -118,7 +118,7 @@ def _heard(end: int, name: str) -> bytes:
     return said
 
 
-def _work(end: int, settings: ServiceSettings, who: host.Identity, files: Sequence[File]) -> int:
+def _read_files(end: int, settings: ServiceSettings, who: host.Identity, files: Sequence[File]) -> int:
     """Read the files, and write the findings as JSON."""
     if privileges.may_become(who):
         privileges.become(who)
@@ -169,7 +169,7 @@ def _wrong(
 def _odd(key: tuple[str | int, ...], path: str, table: AccessTable) -> Iterator[FileFinding]:
     if table.dead:
         some = ", ".join(table.dead[:_EXAMPLES])
-        text = f"{path} has records that match nobody: {len(table.dead)}, such as {some}"
+        text = f"{path} has records that match no address: {len(table.dead)}, such as {some}"
         yield FileFinding(key, text, "odd-records", "warning")
     for doubt in table.doubts[:_EXAMPLES]:
         yield FileFinding(

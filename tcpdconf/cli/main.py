@@ -83,6 +83,9 @@ def check(given: argparse.Namespace) -> int:
             alone=alone,
         )
         found = [*loaded.warnings, *checks.rules(loaded), *checks.capacity(loaded)]
+        found += checks.rights(loaded)
+        if not given.fast:
+            found += checks.bans(loaded)
         if given.probe:
             tried, lists = checks.probe(loaded, found)
             found += tried
@@ -93,6 +96,7 @@ def check(given: argparse.Namespace) -> int:
     if given.format == "text" and not given.quiet:
         sys.stdout.write(("\n" if found and lists else "") + lists)
         print(("\n" if found else "") + f"{given.directory}: {_summary(loaded, found, errors)}")
+        sys.stdout.write("" if loaded is None else checks.observed(loaded))
         if alone:
             sys.stdout.write(checks.within_its_set(given.directory))
     return EX_CONFIG if errors or (given.strict and found) else 0
@@ -144,8 +148,12 @@ def explain(given: argparse.Namespace) -> int:
 
     try:
         loaded = daemon_run.chosen(load.load(given.directory), [given.service])
-        live = explain.clients(given.runtime_dir, given.directory)
-        found = explain.explain(loaded, _request(given), daemon_run.environment(), live)
+        ends = [given.address, *([given.proxied_by] if given.proxied_by else [])]
+        everywhere = loaded.config.services[given.service].limits.scope == "cluster"
+        counted = (given.service, given.address.text) if everywhere else ("", "")
+        live = explain.live(given.runtime_dir, given.directory, [end.text for end in ends], *counted)
+        banned = explain.ban(given.runtime_dir, given.directory, given.service, given.address)
+        found = explain.explain(loaded, _request(given), daemon_run.environment(), live, banned)
     except problems.ConfigError as error:
         _complain(error.problems, given.color)
         return EX_CONFIG
@@ -185,8 +193,9 @@ def status(given: argparse.Namespace) -> int:
     if given.check:
         return talk.check(given.runtime_dir)
     if given.wait is not None:
-        return talk.wait(given.runtime_dir, given.format, given.wait)
-    return talk.status(given.runtime_dir, given.format, again=given.watch)
+        return talk.wait(given.runtime_dir, given.format, given.color, given.wait)
+    act = talk.watch if given.watch else talk.status
+    return act(given.runtime_dir, given.format, given.color)
 
 
 def connections(given: argparse.Namespace) -> int:
@@ -194,6 +203,37 @@ def connections(given: argparse.Namespace) -> int:
     from tcpdconf.cli import talk  # noqa: PLC0415 (each command imports what it needs)
 
     return talk.connections(given.runtime_dir, given.format)
+
+
+def disconnect(given: argparse.Namespace) -> int:
+    """End the programs of clients of the running daemon."""
+    from tcpdconf.cli import guard  # noqa: PLC0415 (each command imports what it needs)
+
+    return guard.disconnect(given.runtime_dir, given.networks, given.pid, given.service)
+
+
+def ban(given: argparse.Namespace) -> int:
+    """Ban clients from the running daemon."""
+    from tcpdconf.cli import guard  # noqa: PLC0415 (each command imports what it needs)
+
+    options = {"for": given.seconds, "reason": given.reason, "service": given.service, "force": given.force}
+    return guard.ban(given.runtime_dir, given.networks, options)
+
+
+def unban(given: argparse.Namespace) -> int:
+    """Lift bans of the running daemon."""
+    from tcpdconf.cli import guard  # noqa: PLC0415 (each command imports what it needs)
+
+    if given.host is not None:
+        return guard.unban_host(given.runtime_dir, given.host)
+    return guard.unban(given.runtime_dir, given.networks, {"service": given.service})
+
+
+def bans(given: argparse.Namespace) -> int:
+    """List the bans of the running daemon."""
+    from tcpdconf.cli import guard  # noqa: PLC0415 (each command imports what it needs)
+
+    return guard.bans(given.runtime_dir, given.format)
 
 
 def reload(given: argparse.Namespace) -> int:
@@ -227,6 +267,10 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "explain": explain,
     "status": status,
     "connections": connections,
+    "disconnect": disconnect,
+    "ban": ban,
+    "unban": unban,
+    "bans": bans,
     "reload": reload,
     "stop": stop,
     "schema": schema,

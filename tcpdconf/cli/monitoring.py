@@ -52,6 +52,10 @@ def _troubles(answer: Mapping[str, Any]) -> Iterator[_Trouble]:
         yield WARNING, "the daemon is starting"
     elif not reload["ok"]:
         yield WARNING, f"the last reload was rejected{_place(reload['problems'])}"
+    cluster = answer.get("cluster")
+    if cluster is not None and cluster["state"] != "up":
+        level = CRITICAL if cluster["on_failure"] == "refuse" else WARNING
+        yield level, f"the engine of the cluster is {cluster['state']}: {cluster['why']}"
     for name, service in answer["services"].items():
         yield from _troubles_of(name, service)
 
@@ -68,6 +72,8 @@ def _troubles_of(name: str, service: Mapping[str, Any]) -> Iterator[_Trouble]:
         yield CRITICAL, f"the worker of {name} does not stay up"
     elif not service.get("accepts", service["pid"] is not None):
         yield CRITICAL, f"{name} does not accept"
+    elif 0 < len(service.get("pids", ())) < service.get("workers", 1):
+        yield WARNING, f"{name} has {len(service['pids'])} of {service['workers']} workers"
     used, of = service["connections"], service["max_connections"]
     if used * 100 >= of * _FULL:
         yield WARNING, f"{name} has {used} of {of} slots taken"

@@ -7,10 +7,10 @@ Each returns its exit status: 0 for success, 1 if the daemon rejects the request
 import json
 import sys
 import time
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tcpdconf import usage
-from tcpdconf.cli import metrics, monitoring
+from tcpdconf.cli import monitoring, screen
 from tcpdconf.cli import status as status_page
 from tcpdconf.config import problems
 from tcpdconf.daemon.control import runtimedir
@@ -21,21 +21,29 @@ _NO_DAEMON: Final = 3
 _RELOAD: Final = 300.0  # seconds; the daemon may read tables of a million networks meanwhile
 _EVERY: Final = 1.0
 _OFTEN: Final = 0.1  # seconds between two requests to a daemon that is starting
-_CLEAR: Final = "\x1b[H\x1b[J"  # go to the upper left corner and clear from there (ECMA-48, CUP and ED)
 
 
-def status(directory: str | None, form: str, *, again: bool) -> int:
-    """Print the daemon's state, once or every second until Ctrl-C."""
+def status(directory: str | None, form: str, color: str) -> int:
+    """Print the daemon's state."""
     try:
         with _connected(directory) as daemon:
+            answer = daemon.ask({"command": "status"})
+    except ControlError as error:
+        return _failed(error)
+    _print(answer, form, _page(answer, form, color))
+    return 0
+
+
+def watch(directory: str | None, form: str, color: str) -> int:
+    """Show the daemon's state every second until Ctrl-C: on a screen, or one page after another."""
+    try:
+        with _connected(directory) as daemon:
+            if form == "text" and screen.is_usable():
+                _watch_on_screen(daemon, colour=usage.has_colour(color, sys.stdout))
             while True:
                 answer = daemon.ask({"command": "status"})
-                if again and form == "text" and sys.stdout.isatty():
-                    sys.stdout.write(_CLEAR)
-                page = _page(answer, form)
-                _print(answer, form, page, in_one_line=again)
-                if not again:
-                    return 0
+                page = _page(answer, form, color, end=True)
+                _print(answer, form, f"{page}\n" if form == "text" else page, in_one_line=True)
                 time.sleep(_EVERY)
     except KeyboardInterrupt:
         return 0
@@ -43,7 +51,21 @@ def status(directory: str | None, form: str, *, again: bool) -> int:
         return _failed(error)
 
 
-def wait(directory: str | None, form: str, seconds: float) -> int:
+def _watch_on_screen(daemon: ControlConnection, *, colour: bool) -> NoReturn:
+    """Show the daemon's state until an exception ends this; a new size of the terminal counts at once."""
+    with screen.Screen() as shown:
+        while True:
+            answer = daemon.ask({"command": "status"})
+            due, resized = time.monotonic() + _EVERY, True
+            while resized:
+                now, width = time.time(), shown.width
+                page = status_page.status(answer, now, width=width, colour=colour)
+                rejected = status_page.rejection(answer, now, colour=colour).rstrip("\n")
+                shown.show(page, rejected or "...")
+                resized = shown.wait(due)
+
+
+def wait(directory: str | None, form: str, color: str, seconds: float) -> int:
     """Wait until a daemon accepts for every service, and print its state; return 1 after `seconds`."""
     end = time.monotonic() + seconds
     while True:
@@ -52,13 +74,13 @@ def wait(directory: str | None, form: str, seconds: float) -> int:
                 answer = daemon.ask({"command": "status"}, max(_OFTEN, end - time.monotonic()))
             lacking = _lacking(answer)
             if not lacking:
-                _print(answer, form, _page(answer, form))
+                _print(answer, form, _page(answer, form, color))
                 return 0
         except ControlError as error:
             lacking = str(error)
         left = end - time.monotonic()
         if left <= 0:
-            sys.stderr.write(f"error: not within {seconds:g} s: {lacking}\n")
+            sys.stderr.write(f"error: not ready after {seconds:g} s: {lacking}\n")
             return 1
         time.sleep(min(_OFTEN, left))
 
@@ -71,7 +93,7 @@ def check(directory: str | None) -> int:
     except ControlError as error:
         level, line = monitoring.UNKNOWN, monitoring.unknown(str(error))
     except Exception as error:  # noqa: BLE001 (a traceback's exit status would be that of a warning)
-        level, line = monitoring.UNKNOWN, monitoring.unknown(f"the answer is not understood: {error!r}")
+        level, line = monitoring.UNKNOWN, monitoring.unknown(f"cannot read the daemon's answer: {error!r}")
     print(line)
     return level
 
@@ -96,7 +118,7 @@ def reload(directory: str | None, color: str) -> int:
         return _failed(error)
     _complain(answer, color)
     if not answer["ok"]:
-        sys.stderr.write("rejected: what was loaded before goes on\n")
+        sys.stderr.write("rejected: the previous configuration stays in effect\n")
         return 1
     _print_changes(answer, "nothing has changed")
     return 0
@@ -152,10 +174,17 @@ def _lacking(answer: dict[str, Any]) -> str:
     return f"these services do not accept: {', '.join(idle)}" if idle else ""
 
 
-def _page(answer: dict[str, Any], form: str) -> str:
+def _page(answer: dict[str, Any], form: str, color: str, *, end: bool = False) -> str:
     if form == "prometheus":
-        return metrics.exposition(answer)
-    return status_page.status(answer, time.time())
+        from tcpdconf.daemon.http import exposition  # noqa: PLC0415 (prometheus_client is large)
+
+        return exposition.text(answer).decode()
+    colour, size = usage.has_colour(color, sys.stdout), screen.size()
+    width = None if size is None else size.columns
+    page = status_page.status(answer, time.time(), width=width, colour=colour, end=end)
+    if size is not None and page.count("\n") >= size.lines:  # its beginning leaves the terminal
+        return status_page.status(answer, time.time(), width=width, colour=colour, end=True)
+    return page
 
 
 def _print(answer: dict[str, Any], form: str, page: str, *, in_one_line: bool = False) -> None:

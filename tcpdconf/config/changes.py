@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tcpdconf.config import problems, render
+from tcpdconf.config.model.cluster import Cluster
 from tcpdconf.config.model.dns import Dns
 from tcpdconf.config.model.service import Config, Daemon
+from tcpdconf.config.model.values import EngineUrl
 
 _MOST: Final = 20  # details that are listed of one service
 
@@ -61,18 +63,31 @@ def part(config: Config, name: str) -> Config:
     service = config.services[name]
     asks = service.lookup_names or service.dns_lists
     chains = {item: config.dns_chains[item] for item in service.dns_lists if isinstance(item, str)}
+    daemon = Daemon(log_level=config.daemon.log_level, log_format=config.daemon.log_format)
+    if service.max_duration is not None:
+        daemon = daemon.model_copy(update={"stop_timeout": config.daemon.stop_timeout})
     return Config.model_construct(
         services={name: service},
         dns=config.dns if asks else Dns(),
         dns_chains=chains,
-        daemon=Daemon(log_level=config.daemon.log_level),
+        daemon=daemon,
+        cluster=_of_workers(config.cluster) if service.limits.scope == "cluster" else None,
     )
 
 
+def _of_workers(cluster: Cluster | None) -> Cluster | None:
+    """Return the settings of the cluster that workers need; they know neither its engine nor its files."""
+    if cluster is None:
+        return None
+    nowhere = EngineUrl(False, None, 0, "/", 0)
+    return Cluster.model_construct(url=nowhere, deadline=cluster.deadline, on_failure=cluster.on_failure)
+
+
 def _of_the_daemon(config: Config) -> Config:
-    """Return the part that concerns no single service; the log level is reported with each service."""
-    daemon = config.daemon.model_copy(update={"log_level": Daemon().log_level})
-    return Config.model_construct(services={}, daemon=daemon)
+    """Return the part that concerns no single service; changes of the log are reported with each service."""
+    plain = Daemon()
+    daemon = config.daemon.model_copy(update={"log_level": plain.log_level, "log_format": plain.log_format})
+    return Config.model_construct(services={}, daemon=daemon, cluster=config.cluster)
 
 
 def _details(prefix: tuple[str, ...], old: Config, new: Config) -> Iterator[str]:

@@ -1,17 +1,25 @@
-"""Finds listeners that cannot be bound at the same time. Pure: port names are resolved already."""
+"""Finds listeners that cannot be bound at the same time, and compares addresses.
+
+Pure: port names are resolved already.
+"""
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from tcpdconf.config import socket_address
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class Bound(NamedTuple):
-    """Describes what one listener of a service binds; `address` is unmapped, or "*" for both families."""
+    """Describes what one listener of a service binds, or its agent if `listener` is None.
+
+    `address` is unmapped, or "*" for both families.
+    """
 
     service: str
-    listener: int
+    listener: int | None
     address: str
     port: int
 
@@ -42,6 +50,12 @@ def unmapped(address: str) -> str:
 def is_loopback(address: str) -> bool:
     """Return whether an address is reachable from this host only."""
     return address != "*" and ipaddress.ip_address(unmapped(address)).is_loopback
+
+
+def is_within(address: str, networks: Collection[Network | str]) -> bool:
+    """Return whether the address of a peer, perhaps with a scope, is in one of the networks; "*" has all."""
+    found = ipaddress.ip_address(unmapped(address.partition("%")[0]))
+    return any(each == "*" if isinstance(each, str) else found in each for each in networks)
 
 
 def _groups(address: str) -> tuple[list[str], list[str]]:

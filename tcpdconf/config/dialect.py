@@ -29,6 +29,8 @@ class Dialect(NamedTuple):
     detaches_logger: bool = False
     # the daemon's own log goes to the service's logger as well
     shares_logger: bool = False
+    # its lines begin with no time, and have no fields in the journal
+    plain_log: bool = False
 
 
 TOML: Final = Dialect()
@@ -43,4 +45,5 @@ COURIERTCPD: Final = Dialect(
     tells_exec_error=True,
     detaches_logger=True,
     shares_logger=True,
+    plain_log=True,
 )

@@ -9,7 +9,7 @@ import pwd
 from typing import Final, Literal, NamedTuple
 
 from tcpdconf.config import codes, ports
-from tcpdconf.config.model import notations, values
+from tcpdconf.config.model import fields, notations, values
 from tcpdconf.config.model.service import ServiceSettings
 from tcpdconf.config.near import near
 
@@ -18,6 +18,7 @@ _UNKNOWN: Final[dict[str, codes.Code]] = {
     "group": "unknown-group",
     "port": "unknown-port",
 }
+_NOBODY: Final = "nobody"
 
 
 class Identity(NamedTuple):
@@ -33,18 +34,20 @@ class Identity(NamedTuple):
 
 
 class UnknownNameError(LookupError):
-    """Reports a name that the host does not know; `key` is the service's key, `hint` a suggestion."""
+    """Reports a name that the host does not know; `key` is its key below the service, `hint` a suggestion."""
 
     def __init__(
         self,
         text: str,
-        key: Literal["user", "group", "port"],
+        kind: Literal["user", "group", "port"],
         hint: str | None = None,
         meant: str | None = None,
+        *,
+        key: tuple[str | int, ...] = (),
     ) -> None:
         super().__init__(text)
-        self.key = key
-        self.code = _UNKNOWN[key]
+        self.key = key or (kind,)
+        self.code = _UNKNOWN[kind]
         self.hint = f'did you mean "{meant}"?' if meant is not None else hint
         self.meant = None if meant is None else f'"{meant}"'
 
@@ -53,9 +56,47 @@ def identity(service: ServiceSettings) -> Identity:
     """Return the user and groups of a service; its `group`, if set, is the primary one.
 
     Raises:
-        UnknownNameError: the user or the group does not exist (a LookupError).
+        UnknownNameError: the user or a group does not exist (a LookupError).
     """
-    gid = None if service.group is None else _group(service.group)
+    gid = None if service.group is None else group_number(service.group, ("group",))
+    found, more = _own(service, gid), further_groups(service)
+    if not more:
+        return found
+    if found.gid is None:  # the groups of the daemon
+        found = found._replace(gid=os.getegid(), groups=tuple(os.getgroups()))
+    return found._replace(groups=tuple(dict.fromkeys((*found.groups, *more))))
+
+
+def own_identity(user: fields.Account | None) -> Identity:
+    """Return the user and groups of a process that belongs to no service; without a user, nobody's.
+
+    Raises:
+        UnknownNameError: the user does not exist (a LookupError).
+    """
+    if user is None:
+        if os.geteuid() != 0:
+            return Identity(None, None, (), None)
+        user = _NOBODY
+    account = _account(user)
+    if account is None:  # a number that is not in the user database
+        return Identity(int(user), int(user), (int(user),), None)
+    return Identity(account.pw_uid, account.pw_gid, (account.pw_gid,), account.pw_name)
+
+
+def further_groups(service: ServiceSettings) -> tuple[int, ...]:
+    """Return the numbers of a service's `supplementary_groups`.
+
+    Raises:
+        UnknownNameError: a group does not exist (a LookupError).
+    """
+    return tuple(
+        group_number(group, ("supplementary_groups", index))
+        for index, group in enumerate(service.supplementary_groups)
+    )
+
+
+def _own(service: ServiceSettings, gid: int | None) -> Identity:
+    """Return the user and groups of a service without its `supplementary_groups`."""
     if service.user is None:
         return Identity(None, gid, (), None)
     account = _account(service.user)
@@ -80,14 +121,20 @@ def _account(user: int | str) -> pwd.struct_passwd | None:
         raise UnknownNameError(f"unknown user {values.shown(user)}", "user", _odd(user), meant) from None
 
 
-def _group(group: int | str) -> int:
+def group_number(group: int | str, key: tuple[str | int, ...] = ("group",)) -> int:
+    """Return the number of a group; `key` is the one that names it, below the service.
+
+    Raises:
+        UnknownNameError: the group does not exist (a LookupError).
+    """
     if isinstance(group, int):
         return group
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         meant = _meant(group, [entry.gr_name for entry in grp.getgrall()])
-        raise UnknownNameError(f"unknown group {values.shown(group)}", "group", _odd(group), meant) from None
+        text = f"unknown group {values.shown(group)}"
+        raise UnknownNameError(text, "group", _odd(group), meant, key=key) from None
 
 
 def port_number(port: int | str) -> int:
@@ -113,7 +160,7 @@ def _meant(word: str, known: list[str]) -> str | None:
 def _odd(name: str) -> str | None:
     """Return advice about text that is no name at all, or None."""
     if notations.placeholder(name):
-        return "nothing is filled in here; write the name"
+        return "write the name: placeholders are not expanded"
     if name.isdigit():
         return f"write {int(name)} without quotes for a number"
     for sign in ":.":

@@ -1,12 +1,14 @@
 """Makes text safe to show: the result cannot begin a line or control a terminal.
 
 Text from files, clients and DNS may hold newlines and escape sequences. Logs and explanations show them
-escaped; problems and tables, whose columns are counted, replace each by one character.
+escaped; problems and tables, whose columns are counted, replace each by one character. Durations are shown in
+one way everywhere.
 """
 
 from typing import Final
 
 UNKNOWN: Final = "\ufffd"
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def escaped(text: str) -> str:
@@ -31,3 +33,20 @@ def replaced(text: str, by: str = UNKNOWN, *, but: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in but else by for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Format a time in its two largest units.
+
+    >>> duration(7.9), duration(200), duration(7260), duration(3 * 86400)
+    ('7 s', '3 min 20 s', '2 h 1 min', '3 d')
+    """
+    left = max(0, int(seconds))
+    found = []
+    for size, unit in _UNITS:
+        count, left = divmod(left, size)
+        found.append((count, unit))
+    found.append((left, "s"))
+    while len(found) > 1 and not found[0][0]:
+        del found[0]
+    return " ".join(f"{count} {unit}" for count, unit in found[:2] if count) or "0 s"

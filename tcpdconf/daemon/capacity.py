@@ -92,7 +92,7 @@ def _warning(loaded: Loaded, name: str, text: str, raised_by: str) -> problems.P
 def _tasks(service: Service) -> int:
     """Return the number of a service's tasks when all slots are taken; its programs may start more."""
     logger = isinstance(service.stderr, tables.StderrLogger)
-    return service.limits.max_connections + _WORKER_TASKS + logger
+    return service.limits.max_connections + _WORKER_TASKS * service.workers + logger
 
 
 def _descriptors(service: Service) -> int:
@@ -100,6 +100,15 @@ def _descriptors(service: Service) -> int:
     waits = service.lookup_names or bool(service.dns_lists)
     headers = [each.haproxy.max_pending for each in service.listeners if each.haproxy is not None]
     return _WORKER_FDS + len(service.listeners) + sum(headers) + waits * service.limits.max_connections
+
+
+def running() -> int | None:
+    """Return the pid of the running daemon, or None if none answers."""
+    try:
+        with ControlConnection(runtimedir.find()) as connection:
+            return connection.pid
+    except (ControlError, OSError):
+        return None
 
 
 class Host:
@@ -113,10 +122,10 @@ class Host:
 
         They are those of the running daemon, else of the unit that would start it, else of this process.
         """
-        with contextlib.suppress(ControlError, OSError):
-            with ControlConnection(runtimedir.find()) as connection:
-                pid = connection.pid
-            return self.of_process(str(pid), f"the running daemon (pid {pid})")
+        pid = running()
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                return self.of_process(str(pid), f"the running daemon (pid {pid})")
         return self.of_unit() or self.own("this process")
 
     def own(self, whose: str) -> HostLimits:
@@ -138,10 +147,9 @@ class Host:
 
     def of_unit(self) -> HostLimits | None:
         """Return the limits that systemd sets by the unit, its drop-ins or defaults; None without a unit."""
-        unit = next((f"{place}/{_UNIT}" for place in _UNITS if self._is_there(f"{place}/{_UNIT}")), None)
-        if unit is None:
+        files = self.unit()
+        if not files:
             return None
-        files = [unit, *self._drop_ins(f"system/{_UNIT}.d")]
         manager = ["/etc/systemd/system.conf", *self._drop_ins("system.conf.d")]
         descriptors = self._setting(files, "LimitNOFILE") or self._setting(manager, "DefaultLimitNOFILE")
         tasks = self._setting(files, "TasksMax") or self._setting(manager, "DefaultTasksMax")
@@ -152,6 +160,23 @@ class Host:
         most = _number((tasks or _Setting(_TASKS_OF_SYSTEMD, "")).value, min(kernel, default=None))
         limited = () if most is None else (Limit(most, _named("TasksMax", tasks, by_default)),)
         return HostLimits(tuple(found), (*kernel, *limited, *self._cgroups("1")))
+
+    def unit(self) -> list[str]:
+        """Return the files of the unit that would start the daemon, in order; none without a unit."""
+        paths = (f"{place}/{_UNIT}" for place in _UNITS)
+        unit = next((path for path in paths if os.path.isfile(self._root + path)), None)
+        return [] if unit is None else [unit, *self._drop_ins(f"system/{_UNIT}.d")]
+
+    def is_of_the_unit(self, pid: int) -> bool:
+        """Return whether systemd has started a process by the unit."""
+        try:
+            return f"/{_UNIT}" in self._read(f"/proc/{pid}/cgroup")
+        except OSError:
+            return False
+
+    def assigned(self, files: Iterable[str], name: str) -> list[str]:
+        """Return the values that systemd's files assign to a key, in order."""
+        return [each.value for each in self._assignments(files, name)]
 
     def _kernel(self) -> Iterator[Limit]:
         for name in ("pid_max", "threads-max"):
@@ -191,15 +216,16 @@ class Host:
     def _setting(self, files: Iterable[str], name: str) -> "_Setting | None":
         """Return the last assignment in systemd's files; an empty one cancels those before it."""
         last = None
+        for setting in self._assignments(files, name):
+            last = setting if setting.value else None
+        return last
+
+    def _assignments(self, files: Iterable[str], name: str) -> Iterator["_Setting"]:
         for file in files:
             with contextlib.suppress(OSError):
                 text = self._read(file)
                 for value in re.findall(rf"^[ \t]*{name}[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE):
-                    last = _Setting(value, f"{name}= in {file}") if value else None
-        return last
-
-    def _is_there(self, path: str) -> bool:
-        return os.path.isfile(self._root + path)
+                    yield _Setting(value, f"{name}= in {file}")
 
     def _read(self, path: str) -> str:
         with open(self._root + path, encoding="utf-8", errors="replace") as file:

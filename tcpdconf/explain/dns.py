@@ -67,7 +67,7 @@ def answers(told: Sequence[tuple[str, Listing]], chain: Chain) -> dict[str, tupl
     return found
 
 
-class Inquiry(NamedTuple):
+class LookupRequest(NamedTuple):
     """Describes a lookup. `places` tell where each list of the chain is configured.
 
     `listed` has given answers by zone. Without `ask`, neither other lists nor names are looked up.
@@ -89,13 +89,13 @@ class Answers(NamedTuple):
     steps: list[Step]
 
 
-def inquire(inquiry: Inquiry, link: connection.Link, known: Mapping[str, str]) -> Answers:
+def look_up(request: LookupRequest, link: connection.Link, known: Mapping[str, str]) -> Answers:
     """Ask and judge; `known` is the environment of the program without the answers."""
-    service = inquiry.service
+    service = request.service
     if not service.lookup_names and not service.dns_lists:
         return Answers({}, [])
     events = loop.Loop()
-    asked = _Lookups(events, inquiry)
+    asked = _Lookups(events, request)
     found: list[dict[str, str]] = []
 
     def done(variables: dict[str, str]) -> None:
@@ -105,52 +105,55 @@ def inquire(inquiry: Inquiry, link: connection.Link, known: Mapping[str, str]) -
     asked.begin(link, known, done)
     if not found:
         events.run()
-    names = list(_names(inquiry, link, asked)) if service.lookup_names else []
-    if any(step.effect == "failed" for step in names) and not _hears(events, asked):
-        names = [_unheard(step) for step in names]
+    names = list(_names(request, link, asked)) if service.lookup_names else []
+    if any(step.effect == "failed" for step in names) and not _reaches_servers(events, asked):
+        names = [
+            step._replace(text=f"{step.text}; no name server answers") if step.effect == "failed" else step
+            for step in names
+        ]
     judged = judge.judge(asked.chain, link.peer, asked.answers, known)
-    return Answers(found[0], [*names, *_lists(inquiry, link, asked, judged)])
+    return Answers(found[0], [*names, *_lists(request, link, asked, judged)])
 
 
 class _Lookups(lookups.Lookups):
     """Runs a worker's lookups, keeps every answer, and skips lists and names that are not to be asked."""
 
-    def __init__(self, events: loop.Loop, inquiry: Inquiry) -> None:
+    def __init__(self, events: loop.Loop, request: LookupRequest) -> None:
         self.answers: dict[query.Question, query.Answer] = {}
-        self._inquiry = inquiry
+        self._request = request
         entries = tuple(
-            entry if self.asks(entry) else entry._replace(probe=False) for entry in inquiry.chain.entries
+            entry if self.asks(entry) else entry._replace(probe=False) for entry in request.chain.entries
         )
         super().__init__(
             events,
-            inquiry.name,
-            inquiry.service,
-            chain=inquiry.chain._replace(entries=entries),
-            asked=resolver.Resolver(events, inquiry.servers),
+            request.name,
+            request.service,
+            chain=request.chain._replace(entries=entries),
+            asked=resolver.Resolver(events, request.servers),
         )
         self.drop = ()  # so that a refusal does not end the lookup: all lists are shown
 
     def asks(self, entry: Entry) -> bool:
         """Return whether name servers are asked about a list."""
-        return self._inquiry.ask and entry.zone not in self._inquiry.listed
+        return self._request.ask and entry.zone not in self._request.listed
 
     def ask(self, question: query.Question, done: lists.Answered, until: float, *, client: bool) -> None:
         """Look up a name, unless asking is turned off."""
-        heard = functools.partial(self._heard, done)
-        if self._inquiry.ask:
-            super().ask(question, heard, until, client=client)
+        keep = functools.partial(self._keep, done)
+        if self._request.ask:
+            super().ask(question, keep, until, client=client)
         else:
-            heard(question, query.SUSPENDED)
+            keep(question, query.SUSPENDED)
 
     def ask_list(self, question: query.Question, entry: Entry, done: lists.Answered, now: float) -> None:
         """Ask a list, or use its given answer."""
-        heard = functools.partial(self._heard, done)
+        keep = functools.partial(self._keep, done)
         if self.asks(entry):
-            super().ask_list(question, entry, heard, now)
+            super().ask_list(question, entry, keep, now)
         else:
-            heard(question, _told(self._inquiry.listed.get(entry.zone), question.type))
+            keep(question, _told(self._request.listed.get(entry.zone), question.type))
 
-    def _heard(self, done: lists.Answered, question: query.Question, answer: query.Answer) -> None:
+    def _keep(self, done: lists.Answered, question: query.Question, answer: query.Answer) -> None:
         self.answers[question] = answer
         done(question, answer)
 
@@ -165,18 +168,18 @@ def _told(listings: tuple[Listing, ...] | None, kind: query.Type) -> query.Answe
     return query.Answer("answer", addresses=tuple(listing.address for listing in listings))
 
 
-def _names(inquiry: Inquiry, link: connection.Link, asked: _Lookups) -> Iterator[Step]:
+def _names(request: LookupRequest, link: connection.Link, asked: _Lookups) -> Iterator[Step]:
     for variable, end in zip(_ENDS, (link.peer, link.local), strict=True):
         verdict = hostname.judge(end, asked.answers)
-        text = f"{end.text}: {verdict.why if inquiry.ask else _NOT_ASKED}"
+        text = f"{end.text}: {verdict.why if request.ask else _NOT_ASKED}"
         sets = {} if verdict.value is None else {variable: verdict.value}
         effect = "found" if sets else "none"
         if verdict.value == hostname.SOFT:
             effect = "failed"
-        yield Step("name", variable, effect if inquiry.ask else "not-asked", text, sets=sets)
+        yield Step("name", variable, effect if request.ask else "not-asked", text, sets=sets)
 
 
-def _hears(events: loop.Loop, asked: _Lookups) -> bool:
+def _reaches_servers(events: loop.Loop, asked: _Lookups) -> bool:
     """Return whether any name server answers at all."""
     rows: list[dict[str, str]] = []
 
@@ -190,13 +193,8 @@ def _hears(events: loop.Loop, asked: _Lookups) -> bool:
     return rows[-1]["state"] == "up"
 
 
-def _unheard(step: Step) -> Step:
-    """Return a failed step with the reason that no name server answers; others unchanged."""
-    return step._replace(text=f"{step.text}; no name server answers") if step.effect == "failed" else step
-
-
 def _lists(
-    inquiry: Inquiry, link: connection.Link, asked: _Lookups, judged: judge.Judgement
+    request: LookupRequest, link: connection.Link, asked: _Lookups, judged: judge.Judgement
 ) -> Iterator[Step]:
     states = {row["list"]: f"{row['state']}: {row['why']}" for row in asked.report()}
     for step in judged.steps:
@@ -207,7 +205,7 @@ def _lists(
             effect, text = (effect, states[entry.shown]) if asked.asks(entry) else ("not-asked", _NOT_ASKED)
         elif step.outcome is not None:
             text = f"{_answered(entry, link, asked)}; {text}"
-        place = inquiry.places[next(n for n, each in enumerate(asked.chain.entries) if each is entry)]
+        place = request.places[next(n for n, each in enumerate(asked.chain.entries) if each is entry)]
         sets = {name: judged.variables[name] for name in step.sets}
         yield Step("list", entry.shown, effect, text, place, sets)
 

@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 from tcpdconf.config import host, socket_address
 from tcpdconf.config.model import tables, values
 from tcpdconf.config.model.service import Service
-from tcpdconf.explain import notebook
 from tcpdconf.explain.dns import Listing
+from tcpdconf.explain.report import Recorder
 from tcpdconf.policy import connection
 from tcpdconf.policy.proxy import trust
 from tcpdconf.policy.proxy.header import Header
@@ -15,11 +15,11 @@ from tcpdconf.policy.proxy.header import Header
 _ANYWHERE: Final = {4: "0.0.0.0", 6: "::"}  # noqa: S104 (for an address that was not given)
 _STANDINGS: Final[dict[trust.Standing, str]] = {
     "elsewhere": "no header is expected at this local address",
-    "exempt": "exempt: connects as itself, without a header",
+    "exempt": "exempt: is itself the client, without a header",
     "trusted": "trusted",
-    "stranger": "is no trusted proxy",
+    "stranger": "is not a trusted proxy",
 }
-_OWN: Final = "trusted, and speaks for itself (LOCAL or UNKNOWN)"
+_OWN: Final = "trusted, and is itself the client (LOCAL or UNKNOWN)"
 
 
 class Request(NamedTuple):
@@ -47,13 +47,13 @@ def end(text: str, default: int | None) -> connection.Endpoint:
     return _at_port(*values.end(text, default))
 
 
-class Arrival:
-    """Determines how one connection arrives; `link` has its ends as far as they are known."""
+class ListenerMatch:
+    """Matches one connection to a listener; `link` has its ends as far as they are known."""
 
-    def __init__(self, request: Request, service: Service, notes: notebook.Notebook) -> None:
+    def __init__(self, request: Request, service: Service, recorder: Recorder) -> None:
         self._request = request
         self._service = service
-        self._notes = notes
+        self._recorder = recorder
         self._peer = request.proxied_by or request.client
         own = request.local or _at_port(_ANYWHERE[self._peer.version], 0)
         self.link = connection.Link(self._peer, own)
@@ -66,7 +66,7 @@ class Arrival:
             if self._suits(listener)
         ]
         if not candidates:
-            self._notes.note(
+            self._recorder.step(
                 "listener", str(self.link.local), "none", "no listener accepts such a connection"
             )
             return None
@@ -76,7 +76,9 @@ class Arrival:
             address = _ANYWHERE[self._peer.version] if listener.address == "*" else listener.address
             self.link = self.link._replace(local=_at_port(address, port))
         name = socket_address.shown(listener.address, port)
-        self._notes.note("listener", name, "accepts", "accepts", place=self._notes.place("listeners", index))
+        self._recorder.step(
+            "listener", name, "accepts", "accepts", place=self._recorder.place("listeners", index)
+        )
         return index, listener
 
     def _suits(self, listener: tables.Listener) -> bool:
@@ -106,7 +108,7 @@ class Arrival:
         if listener.haproxy is None:
             if self._request.proxied_by is not None:
                 text = "no header is read here: the proxy itself is the client"
-                self._notes.note("proxy", self._peer.text, "none", text)
+                self._recorder.step("proxy", self._peer.text, "none", text)
             return None
         terms = trust.Terms(listener.haproxy)
         standing = terms.standing(self.link)
@@ -121,8 +123,8 @@ class Arrival:
             else:
                 text = _OWN if taken == self.link else f"trusted: the client is {taken.peer.text}"
                 self.link = taken
-        place = self._notes.place("listeners", index, "haproxy")
-        self._notes.note("proxy", self._peer.text, standing, text, place=place)
+        place = self._recorder.place("listeners", index, "haproxy")
+        self._recorder.step("proxy", self._peer.text, standing, text, place=place)
         return refused
 
     def _header(self) -> Header:

@@ -1,17 +1,31 @@
 """Defines an explanation, a verdict and the steps that led to it, and shows it as text and as JSON.
 
-These are values only. `decide` makes them with a service's own rights from data that strangers may have
-written. So nothing here trusts their strings to be printable.
+`Recorder` collects the steps; everything else is a value. `decide` makes them with a service's own rights
+from data that strangers may have written. So nothing here trusts their strings to be printable.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from tcpdconf.config import printable
+from tcpdconf.config import positions, printable
+from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.policy.access import locate
 
-Kind = Literal["listener", "proxy", "access", "limit", "name", "list", "drop", "program"]
+Kind = Literal[
+    "listener",
+    "proxy",
+    "ban",
+    "penalty",
+    "access",
+    "limit",
+    "cluster",
+    "name",
+    "list",
+    "early_talker",
+    "drop",
+    "program",
+]
 Verdict = Literal["admitted", "refused"]
 
 _WIDEST: Final = 30  # columns of a subject; a longer one gets its own line
@@ -34,17 +48,50 @@ class Step(NamedTuple):
     sets: Mapping[str, str] = {}
 
 
+class Recorder:
+    """Records the steps of one connection to a service, each with the place of its setting in the files."""
+
+    def __init__(self, loaded: Loaded, service: str) -> None:
+        self.steps: list[Step] = []
+        self._loaded = loaded
+        self._service = service
+
+    def step(
+        self,
+        kind: Kind,
+        subject: str,
+        effect: str,
+        text: str,
+        *,
+        place: locate.RulePlace | None = None,
+        sets: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record a step."""
+        self.steps.append(Step(kind, subject, effect, text, place, sets or {}))
+
+    def place(self, *key: str | int) -> locate.RulePlace | None:
+        """Return where a key of the service is written; None for a default."""
+        return self.at(("services", self._service, *key))
+
+    def at(self, key: positions.Key) -> locate.RulePlace | None:
+        """Return where any key of the configuration is written; None for a default."""
+        found = self._loaded.origin(key)
+        return None if found is None else locate.RulePlace(*found, "")
+
+
 class Explanation(NamedTuple):
     """Describes what would happen to a connection.
 
     A refusal has `reason` and `message`, the text that the client would read (None: nothing). An admission
-    has `environment`, the complete one of the program. A reason is one of the log's, or `listener` if no
-    listener would accept.
+    has `environment`, the complete one of the program, and perhaps `would_refuse`, the reason for which it
+    would be refused if all limits and sources were enforced. A reason is one of the log's, or `listener` if
+    no listener would accept.
     """
 
     service: str
     verdict: Verdict
     reason: str | None
+    would_refuse: str | None
     message: str | None
     client: str
     local: str
@@ -99,6 +146,9 @@ def _headline(explained: Mapping[str, Any]) -> str:
     verdict = explained["verdict"]
     if explained["reason"] is not None:
         verdict += f" ({_NAMES.get(explained['reason'], explained['reason'])})"
+    if explained["would_refuse"] is not None:
+        reason = explained["would_refuse"]
+        verdict += f", would be refused if enforced ({_NAMES.get(reason, reason)})"
     ends = f"{explained['client']}{by} to {explained['local']}"
     return printable.escaped(f"{explained['service']}: {ends}: {verdict}")
 

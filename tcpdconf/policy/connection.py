@@ -7,7 +7,9 @@ from tcpdconf.config import socket_address
 
 _MAPPED = 0xFFFF  # the upper 96 bits of ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
 
-Reason = Literal["access", "per_ip", "per_network", "rate", "dropped", "proxy", "spawn"]
+Reason = Literal[
+    "banned", "access", "per_ip", "per_network", "rate", "dropped", "proxy", "penalty", "spawn", "cluster"
+]
 
 
 class Endpoint(NamedTuple):

@@ -1,17 +1,22 @@
-"""Decides about one connection: access rules and limits first, then `drop`.
+"""Decides about one connection: penalties, access rules and limits first, then `drop`.
 
-    admit:   local rules, client's rule, per address, per network, further levels, rates
+    admit:   penalty, local rules, client's rule, per address, per network, further levels, rates
     (names and DNS lists are asked here, when a service has them)
     screen:  drop
 
 Admission takes a slot. The caller releases it when it refuses the connection later or its program exits.
+
+Limits and sources with `enforce = false` refuse nobody. For each admitted connection, `admit` tells the
+refusal that it would get if all of them were enforced.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from tcpdconf.config.model import tables
 from tcpdconf.policy import connection, limits
 from tcpdconf.policy.access.table import AccessTable, Find, Rule, Stage
+from tcpdconf.policy.penalties import Penalties
 
 
 class NamedTable(NamedTuple):
@@ -22,9 +27,15 @@ class NamedTable(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """Says that a connection holds a slot; `variables` come from its access rules, local rules first."""
+    """Says that a connection holds a slot; `variables` come from its access rules, local rules first.
+
+    `unenforced` is the refusal that it would get if all limits and sources were enforced. `max_per_ip`, if a
+    rule has one, replaces that of the limits.
+    """
 
     variables: tuple[tuple[str, str], ...]
+    unenforced: connection.Refused | None = None
+    max_per_ip: int | None = None
 
 
 Decisive = tuple[Stage, NamedTable, Rule]  # whose address found the rule, its source, the rule
@@ -35,6 +46,11 @@ _STAGES: Final[tuple[tuple[Stage, Find], ...]] = (
     ("peer", AccessTable.find),
 )
 _DIRECT: Final = tuple(stage for stage in _STAGES if stage[0] != "proxied_local")
+
+
+def enforced(sources: Sequence[NamedTable], settings: Sequence[tables.AccessSource]) -> list[NamedTable]:
+    """Return those of a service's sources that decide, which have no `enforce = false`."""
+    return [source for source, each in zip(sources, settings, strict=True) if each.enforce]
 
 
 def consult(sources: Sequence[NamedTable], link: connection.Link) -> list[Decisive]:
@@ -56,13 +72,24 @@ def consult(sources: Sequence[NamedTable], link: connection.Link) -> list[Decisi
 
 
 def admit(
-    sources: Sequence[NamedTable], slots: limits.Slots, link: connection.Link, now: float
+    sources: Sequence[NamedTable],
+    slots: limits.Slots,
+    link: connection.Link,
+    now: float,
+    observed: Sequence[NamedTable] | None = None,
+    *,
+    penalties: Penalties | None = None,
 ) -> Admitted | connection.Refused:
-    """Decide by access rules and limits, and take a slot if the connection is admitted.
+    """Decide by penalties, access rules and limits, and take a slot if the connection is admitted.
 
     Any applicable rule that denies refuses the connection. Otherwise the variables of all rules apply, the
     client's over the local ones (manual, -accesslocal). Without a rule the connection is allowed.
+
+    `sources` are those that are enforced. If there are others, `observed` has all of the service's sources.
     """
+    penalised = None if penalties is None else penalties.refusal(link.peer, now)
+    if penalised is not None and penalties is not None and penalties.settings.enforce:
+        return penalised
     variables: tuple[tuple[str, str], ...] = ()
     max_per_ip = None
     for stage, source, rule in consult(sources, link):
@@ -70,7 +97,27 @@ def admit(
             return connection.Refused("access", (("source", source.name),), stage != "peer")
         variables += rule.environment
         max_per_ip = rule.max_per_ip or max_per_ip
-    return slots.take(link.peer, max_per_ip, now) or Admitted(variables)
+    refused = slots.take(link.peer, max_per_ip, now)
+    if refused is not None:
+        return refused
+    if penalised is not None:
+        return Admitted(variables, penalised, max_per_ip)
+    if observed is None and not slots.observes:
+        return Admitted(variables, None, max_per_ip)
+    unenforced = _unenforced(sources if observed is None else observed, slots, link, now)
+    return Admitted(variables, unenforced, max_per_ip)
+
+
+def _unenforced(
+    sources: Sequence[NamedTable], slots: limits.Slots, link: connection.Link, now: float
+) -> connection.Refused | None:
+    """Return the refusal that an admitted connection would get from all sources and all limits."""
+    max_per_ip = None
+    for stage, source, rule in consult(sources, link):
+        if rule.action == "deny":
+            return connection.Refused("access", (("source", source.name),), stage != "peer")
+        max_per_ip = rule.max_per_ip or max_per_ip
+    return slots.would_refuse(link.peer, max_per_ip, now)
 
 
 def screen(drop: Sequence[str], *environment: Mapping[str, str]) -> connection.Refused | None:

@@ -34,6 +34,7 @@ DAEMON: Final = frozenset(
         "MEMORY_PRESSURE_WRITE",
         "NOTIFY_SOCKET",
         "RUNTIME_DIRECTORY",
+        "STATE_DIRECTORY",
         "SYSTEMD_EXEC_PID",
         "WATCHDOG_PID",
         "WATCHDOG_USEC",

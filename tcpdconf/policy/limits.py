@@ -5,6 +5,7 @@ callers pass `now` in seconds of a monotonic clock.
 """
 
 import ipaddress
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tcpdconf.config.model import tables, values
@@ -39,24 +40,37 @@ class Grouping(NamedTuple):
 class Use(NamedTuple):
     """Holds the current use of one limit by one network: `held` connections of at most `most`.
 
-    For a rate, `held` is None and `seconds` is its period.
+    `rate` is the rate if it is one, and `held` is None then.
     """
 
     limit: str
     network: str
     held: int | None
     most: int
-    seconds: float | None = None
+    rate: values.Rate | None = None
+    enforced: bool = True
 
 
 class Count:
-    """Counts the connections that each network of one size holds at once."""
+    """Counts the connections that each network of one size holds at once.
 
-    def __init__(self, name: str, reason: connection.Reason, networks: Grouping, most: int | None) -> None:
+    A limit that is not `enforced` refuses nobody; its connections are counted all the same.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reason: connection.Reason,
+        networks: Grouping,
+        most: int | None,
+        *,
+        enforced: bool = True,
+    ) -> None:
         self.name = name
         self.reason = reason
         self.networks = networks
         self.most = most
+        self.enforced = enforced
         self.held: dict[tuple[int, int], int] = {}
 
     def refusal(self, peer: connection.Endpoint, most: int | None) -> connection.Refused | None:
@@ -76,7 +90,7 @@ class Count:
         key = self.networks.of(peer)
         if most is None or key is None:
             return None
-        return Use(self.name, self.networks.shown(peer), self.held.get(key, 0), most)
+        return Use(self.name, self.networks.shown(peer), self.held.get(key, 0), most, enforced=self.enforced)
 
     def add(self, peer: connection.Endpoint, change: int) -> None:
         """Add `change` (1 or -1) to the count of the peer's network; drop a count that becomes zero."""
@@ -96,10 +110,12 @@ class RateLimiter:
     I.371). A bucket unused for the whole period is full, so two generations of that age suffice.
     """
 
-    def __init__(self, name: str, networks: Grouping, rate: values.Rate) -> None:
+    def __init__(self, name: str, networks: Grouping, rate: values.Rate, *, enforced: bool = True) -> None:
         self.name = name
         self.networks = networks
         self.rate = rate
+        self.enforced = enforced
+        self._shown = str(rate)
         self._interval = rate.seconds / rate.connections
         self._young: dict[tuple[int, int], float] = {}
         self._old: dict[tuple[int, int], float] = {}
@@ -109,13 +125,20 @@ class RateLimiter:
         """Return whether the other limiter has the same name, networks and rate."""
         return (self.name, self.networks, self.rate) == (other.name, other.networks, other.rate)
 
+    def take_over(self, other: "RateLimiter") -> None:
+        """Continue with the buckets of a limiter that is like this one, and will not be used any more."""
+        self._young, self._old, self._turn = other._young, other._old, other._turn  # noqa: SLF001 (its own kind)
+
+    def buckets(self) -> dict[tuple[int, int], float]:
+        """Return the buckets that are remembered, each with the time at which it is full again."""
+        return {**self._old, **self._young}
+
     def refusal(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
         """Return a refusal if a further connection would exceed the rate; takes no token."""
         key = self.networks.of(peer)
         if key is None or self._full_at(key, now) + self._interval - now <= self.rate.seconds * _ROUNDING:
             return None
-        value = f"{self.rate.connections}/{self.rate.seconds:g}s"
-        return connection.Refused("rate", (("limit", self.name), ("value", value)))
+        return connection.Refused("rate", (("limit", self.name), ("value", self._shown)))
 
     def spend(self, peer: connection.Endpoint, now: float) -> None:
         """Take one token from the bucket of the peer's network."""
@@ -136,19 +159,34 @@ class RateLimiter:
 
 
 class Slots:
-    """Holds the slots of one service and counts which networks use them."""
+    """Holds the slots of one service and counts which networks use them.
+
+    `observes` is True if some of its limits are not enforced; `would_refuse` then tells about them.
+    """
 
     def __init__(self, limits: tables.Limits) -> None:
         self.most = limits.max_connections
         self.warn_at = limits.warn_at or max(1, limits.max_connections * 9 // 10)
         self.total = 0
-        self._addresses, *self._networks = self._counts = _counts(limits)
-        self._rates = _rates(limits)
+        self.observes = not all([limits.enforce, *map(limits.enforces, limits.levels)])
+        self._apply(counts(limits), rates(limits))
+
+    def _apply(self, counts: Sequence[Count], rates: Sequence[RateLimiter]) -> None:
+        """Apply these limits, of which the first is the one per address."""
+        self._addresses, *networks = self._counts = counts
+        self._networks = [count for count in networks if count.enforced]
+        self._all_rates = rates
+        self._rates = [rate for rate in rates if rate.enforced]
 
     @property
     def full(self) -> bool:
         """True while every slot is taken; the listeners then pause, and clients wait in the backlog."""
         return self.total >= self.most
+
+    @property
+    def taken(self) -> int:
+        """The slots that are taken; `total` are those of this worker, which here are all."""
+        return self.total
 
     def take(
         self, peer: connection.Endpoint, max_per_ip: int | None, now: float
@@ -158,7 +196,7 @@ class Slots:
         `max_per_ip` comes from an access rule and replaces the configured limit. A refusal spends neither a
         slot nor a token.
         """
-        refused = self._addresses.refusal(peer, max_per_ip)
+        refused = self._addresses.refusal(peer, max_per_ip) if self._addresses.enforced else None
         for count in self._networks:
             refused = refused or count.refusal(peer, None)
         for rate in self._rates:
@@ -169,12 +207,40 @@ class Slots:
                 rate.spend(peer, now)
         return refused
 
+    def would_refuse(
+        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+    ) -> connection.Refused | None:
+        """Return the refusal that a connection, which has a slot since just now, would get from all limits.
+
+        `max_per_ip` is that of the rules which would apply if all sources were enforced. As with `take`, a
+        refusal spends no token of a rate that only observes.
+        """
+        refused = None
+        for count in self._counts:
+            count.add(peer, -1)  # as before it was taken
+            refused = refused or count.refusal(peer, max_per_ip if count is self._addresses else None)
+            count.add(peer, 1)
+        observing = [rate for rate in self._all_rates if not rate.enforced]
+        for rate in observing:
+            refused = refused or rate.refusal(peer, now)
+        if refused is None:
+            for rate in observing:
+                rate.spend(peer, now)
+        return refused
+
     def uses(self, peer: connection.Endpoint, max_per_ip: int | None) -> list[Use]:
         """Return the use of each limit that applies to a peer, in checking order, without the total."""
         counts = [self._addresses.use(peer, max_per_ip), *(count.use(peer, None) for count in self._networks)]
         rates = [
-            Use(rate.name, rate.networks.shown(peer), None, rate.rate.connections, rate.rate.seconds)
-            for rate in self._rates
+            Use(
+                rate.name,
+                rate.networks.shown(peer),
+                None,
+                rate.rate.connections,
+                rate.rate,
+                rate.enforced,
+            )
+            for rate in self._all_rates
             if rate.networks.of(peer) is not None
         ]
         return [use for use in counts if use is not None] + rates
@@ -182,14 +248,19 @@ class Slots:
     def resized(self, limits: tables.Limits) -> "Slots":
         """Return the same connections under other limits; an unchanged rate keeps its buckets."""
         found = Slots(limits)
-        found.total = self.total
-        for count in found._counts:
-            for (version, value), held in self._addresses.held.items():
-                count.add(connection.endpoint(version, value, 0), held)
-        for index, rate in enumerate(found._rates):
-            same = (old for old in self._rates if old.is_like(rate))
-            found._rates[index] = next(same, rate)
+        found.take_over(self)
         return found
+
+    def take_over(self, other: "Slots") -> None:
+        """Continue with the connections and rates of slots that will not be used any more."""
+        self.total = other.total
+        for count in self._counts:
+            for (version, value), held in other._addresses.held.items():  # noqa: SLF001 (its own kind)
+                count.add(connection.endpoint(version, value, 0), held)
+        for rate in self._all_rates:
+            for old in other._all_rates:  # noqa: SLF001
+                if old.is_like(rate):
+                    rate.take_over(old)
 
     def hold(self, peer: connection.Endpoint) -> None:
         """Count a connection that exists already, even beyond the limits."""
@@ -204,23 +275,31 @@ class Slots:
             count.add(peer, -1)
 
 
-def _counts(limits: tables.Limits) -> list[Count]:
-    found = [Count("max_per_ip", "per_ip", ADDRESSES, limits.max_per_ip)]
+def counts(limits: tables.Limits) -> list[Count]:
+    """Return the limits on connections at once, the one per address first."""
+    own = limits.enforce
+    found = [Count("max_per_ip", "per_ip", ADDRESSES, limits.max_per_ip, enforced=own)]
     if limits.max_per_network is not None:
         size = _networks(limits.network.ipv4, limits.network.ipv6)
-        found.append(Count("max_per_network", "per_network", size, limits.max_per_network))
+        found.append(Count("max_per_network", "per_network", size, limits.max_per_network, enforced=own))
     for index, level in enumerate(limits.levels):
         if level.max_connections is not None:
-            name = f"levels[{index}].max_connections"
-            found.append(Count(name, "per_network", _networks(level.ipv4, level.ipv6), level.max_connections))
+            size = _networks(level.ipv4, level.ipv6)
+            name, most = f"levels[{index}].max_connections", level.max_connections
+            found.append(Count(name, "per_network", size, most, enforced=limits.enforces(level)))
     return found
 
 
-def _rates(limits: tables.Limits) -> list[RateLimiter]:
-    found = [] if limits.rate is None else [RateLimiter("rate", ADDRESSES, limits.rate)]
+def rates(limits: tables.Limits) -> list[RateLimiter]:
+    """Return the limits on rates."""
+    found = []
+    if limits.rate is not None:
+        found.append(RateLimiter("rate", ADDRESSES, limits.rate, enforced=limits.enforce))
     for index, level in enumerate(limits.levels):
         if level.rate is not None:
-            found.append(RateLimiter(f"levels[{index}].rate", _networks(level.ipv4, level.ipv6), level.rate))
+            size = _networks(level.ipv4, level.ipv6)
+            name = f"levels[{index}].rate"
+            found.append(RateLimiter(name, size, level.rate, enforced=limits.enforces(level)))
     return found
 
 

@@ -136,49 +136,62 @@ def check_access(folder: pathlib.Path, content: bytes, *arguments: str) -> subpr
     return subprocess.run(command, capture_output=True, text=True, timeout=3 * daemons.SECONDS, check=False)
 
 
-@pytest.mark.parametrize(
-    ("content", "place", "text"),
-    [
-        ("10\tallow\n192.0.2.7\tDENY\n", "2:11", '"DENY" is neither allow nor deny, and couriertcpd admits'),
-        ("10\treject\n", "1:4", '"reject" is neither allow nor deny'),
-        ("10\tallow;RELAYCLIENT\n", "1:4", '"allow;RELAYCLIENT" is neither allow nor deny'),
-        (
-            "10\tallow,RELAYCLIENT # comment\n",
-            "1:10",
-            '"RELAYCLIENT # comment" is not the name of a variable',
-        ),
-        ("10\tallow,A-B=1\n", "1:10", '"A-B" is not the name of a variable'),
-        ('10\tallow,"A=x,y",B C\n', "1:18", '"B C" is not the name of a variable'),
-        ("10\tallow,MAXCPERIP=1O\n", "1:10", 'MAXCPERIP must be a number, not "1O"'),
-        ("10\tdenyall\n", "1:4", '"denyall" is neither allow nor deny, and couriertcpd refuses'),
-        ("10\tdeny,A=1\n", "1:8", "deny takes no variables"),
-        (
-            "10\tFOO=1\n",
-            "1:4",
-            '"FOO=1" is neither allow nor deny, and couriertcpd admits this network; write allow',
-        ),
-        ("10 deny\n", "1:1", "cannot tell the format"),
-        ("10\tdeny\n10 deny\n", "2:1", "there must be a TAB"),
-        ('[[rules]]\nnetwork = "*"\naction = "Deny"\n', "3:10", 'rules[0].action: must be "allow" or "deny"'),
-        ("10\tallow, A = x\n", "1:10", '"A " is not the name of a variable'),
-    ],
-)
-def test_access_files_are_read(tmp_path: pathlib.Path, content: str, place: str, text: str) -> None:
-    """`run` refuses them, too, with the same words."""
-    with daemons.public_folder() as folder:
-        found = check_access(folder, content.encode())
-        said = f"{folder}/access:{place}: error: services.a.access[0].file: cannot load access rules: "
-        assert [line for line in found.stdout.splitlines() if line.startswith(said)], found.stdout
-        assert text in found.stdout
-        assert found.returncode == 78
-        assert check_access(folder, content.encode(), "--fast").returncode == 0
+WRONG = [
+    ("10\tallow\n192.0.2.7\tDENY\n", "2:11", '"DENY" is neither allow nor deny, and couriertcpd admits'),
+    ("10\treject\n", "1:4", '"reject" is neither allow nor deny'),
+    ("10\tallow;RELAYCLIENT\n", "1:4", '"allow;RELAYCLIENT" is neither allow nor deny'),
+    (
+        "10\tallow,RELAYCLIENT # comment\n",
+        "1:10",
+        '"RELAYCLIENT # comment" is not the name of a variable',
+    ),
+    ("10\tallow,A-B=1\n", "1:10", '"A-B" is not the name of a variable'),
+    ('10\tallow,"A=x,y",B C\n', "1:18", '"B C" is not the name of a variable'),
+    ("10\tallow,MAXCPERIP=1O\n", "1:10", 'MAXCPERIP must be a number, not "1O"'),
+    ("10\tdenyall\n", "1:4", '"denyall" is neither allow nor deny, and couriertcpd refuses'),
+    ("10\tdeny,A=1\n", "1:8", "deny takes no variables"),
+    (
+        "10\tFOO=1\n",
+        "1:4",
+        '"FOO=1" is neither allow nor deny, and couriertcpd admits this network: write allow',
+    ),
+    ("10 deny\n", "1:1", "cannot tell the format"),
+    ("10\tdeny\n10 deny\n", "2:1", "there must be a TAB"),
+    ('[[rules]]\nnetwork = "*"\naction = "Deny"\n', "3:10", 'rules[0].action: must be "allow" or "deny"'),
+    ("10\tallow, A = x\n", "1:10", '"A " is not the name of a variable'),
+]
 
-        command = [sys.executable, "-m", "tcpdconf", "run", str(folder / "conf.d")]
-        command += ["--runtime-dir", str(tmp_path / "run")]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
-        assert ran.returncode == 78
-        assert f"{folder}/access:{place}: " in ran.stderr
-        assert text in ran.stderr
+
+def many_services(folder: pathlib.Path, contents: list[str]) -> list[pathlib.Path]:
+    """Configure a service for each content of an access file."""
+    files = [folder / f"access-{number}" for number in range(len(contents))]
+    text = ""
+    for number, (file, content) in enumerate(zip(files, contents, strict=True)):
+        file.write_bytes(content.encode())
+        one = ACCESS.format(file=file).replace("services.a", f"services.a{number:02}")
+        text += one.replace("4999", str(4900 + number))
+    daemons.configure(folder, text)
+    return files
+
+
+def test_access_files_are_read(tmp_path: pathlib.Path) -> None:
+    """`run` refuses them, too, with the same words."""
+    command = [sys.executable, "-m", "tcpdconf"]
+    with daemons.public_folder() as folder:
+        files = many_services(folder, [content for content, _, _ in WRONG])
+        conf = str(folder / "conf.d")
+        found = subprocess.run([*command, "check", conf], capture_output=True, text=True, check=False)
+        fast = subprocess.run([*command, "check", conf, "--fast"], capture_output=True, check=False)
+        words = [*command, "run", conf, "--only", "a00", "--runtime-dir", str(tmp_path / "run")]
+        ran = subprocess.run(words, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+
+    assert (found.returncode, fast.returncode, ran.returncode) == (78, 0, 78)
+    said = found.stdout.splitlines()
+    for number, (file, (_, place, text)) in enumerate(zip(files, WRONG, strict=True)):
+        start = f"{file}:{place}: error: services.a{number:02}.access[0].file: cannot load access rules: "
+        assert [line for line in said if line.startswith(start) and text in line], start
+    assert f"{files[0]}:{WRONG[0][1]}: " in ran.stderr
+    assert WRONG[0][2] in ran.stderr
 
 
 def test_values_that_are_neither_word_are_told_one_after_the_other() -> None:
@@ -194,26 +207,25 @@ def test_values_that_are_neither_word_are_told_one_after_the_other() -> None:
         assert check_access(folder, good.encode(), "--strict").returncode == 0
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_access_files_that_say_what_they_mean() -> None:
+    right = [
         "10\tallow,A=1\r\n11\tdeny\r\n",
         "10\tallow\n",
         "10\tdeny \n",
         '10\tallow, A= "x,y" ,B\n',
         "10\tallow,\n",
-    ],
-)
-def test_access_files_that_say_what_they_mean(content: str) -> None:
+    ]
     with daemons.public_folder() as folder:
-        found = check_access(folder, content.encode(), "--strict")
-    assert (found.stdout.endswith("1 enabled: no problems\n"), found.returncode) == (True, 0)
+        many_services(folder, right)
+        command = [sys.executable, "-m", "tcpdconf", "check", "--strict", str(folder / "conf.d")]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (found.stdout.endswith("5 enabled: no problems\n"), found.returncode) == (True, 0)
 
 
 @pytest.mark.parametrize(
     ("records", "text"),
     [
-        ({b"127.0.0.7 ": b"deny", b"10": b"deny"}, 'records that match nobody: 1, such as "127.0.0.7 "'),
+        ({b"127.0.0.7 ": b"deny", b"10": b"deny"}, 'records that match no address: 1, such as "127.0.0.7 "'),
         ({b"10": b"DENY"}, 'a record with a doubtful value: "DENY" is neither allow nor deny'),
     ],
 )
@@ -234,10 +246,18 @@ def test_quiet_says_nothing_of_what_is_well() -> None:
         assert check_access(folder, b"10\tDENY\n", "--quiet").stdout.count("\n") == 4
 
 
+IMPATIENT = """\
+import sys
+from tcpdconf.cli import filecheck, main
+filecheck._PATIENCE = 0.05
+sys.exit(main.main())
+"""
+
+
 def at_a_terminal(*arguments: str) -> tuple[str, str]:
-    """Run `check` with a terminal as standard error; what it writes there, and to standard output."""
+    """Run an impatient `check` with a terminal as standard error; what it writes there and to its output."""
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "tcpdconf", "check", *arguments]
+    command = [sys.executable, "-c", IMPATIENT, "check", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
         os.close(theirs)
         out, _ = process.communicate(timeout=daemons.SECONDS)
@@ -249,7 +269,7 @@ def at_a_terminal(*arguments: str) -> tuple[str, str]:
     return said.decode(), out
 
 
-MANY = 300_000  # lines, which take more than a second to read
+MANY = 100_000  # lines, which take longer than a twentieth of a second to read
 
 
 def test_whoever_waits_at_a_terminal_is_told_for_what() -> None:
@@ -316,8 +336,8 @@ def test_what_its_caller_may_not_read_is_a_warning() -> None:
         command = ["setpriv", "--reuid=daemon", "--regid=daemon", "--clear-groups"]
         command += [sys.executable, "-m", "tcpdconf", "check", str(conf)]
         found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
-    said = f"warning: services.a.access[0].file: cannot read {file}: Permission denied, so it is not checked"
-    assert said in found.stdout
+    said = f"cannot read {file}: Permission denied, so the file is not checked"
+    assert f"warning: services.a.access[0].file: {said}" in found.stdout
     assert found.returncode == 0
 
 

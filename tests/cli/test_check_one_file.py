@@ -47,9 +47,10 @@ def test_a_file_is_checked_and_told_how_to_check_its_set(
     assert cli.main(["check", *words]) == 0
     assert capsys.readouterr().out == (
         "conf.d/20-a.toml: 1 service in 1 file, 1 enabled: no problems\n"
-        "It was checked alone, with no [defaults] but its own. With the other files of its directory:\n"
+        "The file was checked alone: [defaults] of other files did not apply."
+        " To check it with the other files of its directory:\n"
         "  tcpdconf check conf.d\n"
-        "As a draft for another directory DIR:\n"
+        "To check it as a draft for another directory DIR:\n"
         "  tcpdconf check DIR --replace DIR/20-a.toml=conf.d/20-a.toml\n"
     )
 
@@ -89,7 +90,8 @@ def test_a_draft_may_come_through_a_pipe(conf: pathlib.Path) -> None:
     assert done.returncode == 0
     assert done.stdout == (
         "/dev/stdin: 1 service in 1 file, 1 enabled: no problems\n"
-        "It was checked alone, with no [defaults] but its own. As a draft for a directory DIR:\n"
+        "The file was checked alone: [defaults] of other files did not apply."
+        " To check it as a draft for a directory DIR:\n"
         "  tcpdconf check DIR --replace DIR/NAME.toml=/dev/stdin\n"
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -62,7 +63,10 @@ def test_what_show_prints_of_a_hidden_zone_is_no_configuration(conf: Path, optio
     checked = run("check", "conf.d")
     assert checked.returncode == 78
     assert 'must be a domain name, not "<hidden>"' in checked.stdout
-    assert "hint: tcpdconf show hides a zone that has a display_zone; write the zone itself" in checked.stdout
+    assert (
+        "hint: write the zone itself: tcpdconf show prints <hidden> for a zone that has a display_zone"
+        in checked.stdout
+    )
 
 
 def test_a_good_set_is_said_to_be_good(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,6 +143,23 @@ def test_a_good_set_is_nothing_to_a_program(
     assert capsys.readouterr().out == text
 
 
+def test_check_names_what_only_observes(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is written on purpose, and therefore no warning."""
+    (conf / "30-c.toml").write_text(
+        """
+        [services.c]
+        program = ["/bin/cat"]
+        user = "nobody"
+        listeners = [{ address = "127.0.0.1", port = 5003 }]
+        limits = { rate = "1/s", enforce = false }
+        """
+    )
+    assert cli.main(["check", "conf.d", "--strict"]) == 0
+    assert capsys.readouterr().out.endswith("no problems\nc only observes: limits.rate\n")
+    assert cli.main(["check", "conf.d", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_a_candidate_is_checked_in_its_place(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (conf.parent / "new=1.tmp").write_text(BAD.replace("services.a", "services.b").replace("5000", "5001"))
     (conf.parent / "gone").write_text("")
@@ -164,11 +185,25 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFix
     assert capsys.readouterr().err.startswith("usage: tcpdconf ")
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (None, "starts programs: (native|portable)"),
+        ("portable", "starts programs: portable"),
+        ("quick", 'TCPDCONF_SPAWN must be "native" or "portable", not \'quick\''),
+    ],
+)
+def test_the_version_is_the_packages(
+    wish: str | None, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TCPDCONF_SPAWN", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("TCPDCONF_SPAWN", wish)
     with pytest.raises(SystemExit) as error:
         cli.main(["--version"])
 
-    assert (error.value.code, capsys.readouterr().out) == (0, f"tcpdconf {tcpdconf.__version__}\n")
+    assert error.value.code == 0
+    assert re.fullmatch(rf"tcpdconf {tcpdconf.__version__} \({said}\)\n", capsys.readouterr().out)
 
 
 def test_show_prints_values_with_their_origin(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:

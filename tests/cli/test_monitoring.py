@@ -128,6 +128,16 @@ def test_the_worst_comes_first_and_the_line_stays_short() -> None:
     )
 
 
+def test_a_service_without_all_of_its_workers() -> None:
+    service: dict[str, Any] = {
+        "connections": 0, "max_connections": 9, "accepted": 0, "refused": {}, "dns_lists": {},
+        "pid": 7, "pids": [7, 8], "workers": 3, "accepts": True,
+    }  # fmt: skip
+    answer = {"last_reload": {"ok": True, "problems": []}, "services": {"a": service}}
+    level, line = monitoring.check(answer)
+    assert (level, line.partition(" | ")[0]) == (1, "TCPDCONF WARNING: a has 2 of 3 workers")
+
+
 @pytest.mark.parametrize(("pid", "level"), [(7, 0), (None, 2)])
 def test_an_older_daemon_is_judged_by_what_it_says(pid: int | None, level: int) -> None:
     service: dict[str, Any] = {
@@ -187,7 +197,7 @@ def test_wait_for_a_service_that_cannot_be_started_yet(tmp_path: pathlib.Path) -
         daemon.await_log("cannot start worker of test")
         done = subprocess.run(command(tmp_path, "--wait", "0.3"), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "error: not within 0.3 s: these services do not accept: test\n"
+        assert done.stderr == "error: not ready after 0.3 s: these services do not accept: test\n"
         (tmp_path / "away").rename(tmp_path / "rules.cidr")
         assert (
             subprocess.run(command(tmp_path, "--wait", "20"), capture_output=True, check=False).returncode
@@ -210,7 +220,7 @@ def test_wait_in_vain(tmp_path: pathlib.Path) -> None:
     waits = command(tmp_path, "--wait", "300ms")
     done = subprocess.run(waits, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: not within 0.3 s: no daemon runs: ")
+    assert done.stderr.startswith("error: not ready after 0.3 s: no daemon runs: ")
 
 
 def test_wait_names_what_does_not_accept(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +231,6 @@ def test_wait_names_what_does_not_accept(tmp_path: pathlib.Path, capsys: pytest.
         answer |= {"last_reload": None, "services": {}}
         assert cli.main(["status", "--wait", "0", "--runtime-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        "error: not within 0.2 s: these services do not accept: smtp, pop3\n"
-        "error: not within 0 s: the daemon (pid 1) is starting\n"
+        "error: not ready after 0.2 s: these services do not accept: smtp, pop3\n"
+        "error: not ready after 0 s: the daemon (pid 1) is starting\n"
     )

@@ -102,7 +102,7 @@ def test_a_reload_that_is_rejected(tmp_path: pathlib.Path, capsys: pytest.Captur
     with daemon(tmp_path, reload={**RELOADED, "ok": False, "problems": [PROBLEM, PROBLEM]}):
         assert run(tmp_path, "reload") == 1
     shown = 'conf.d/a.toml:3:5: error: services.a.user: there is no user "x"\nhint: did you mean y?\n'
-    end = "rejected: what was loaded before goes on\n"
+    end = "rejected: the previous configuration stays in effect\n"
     assert capsys.readouterr() == ("", f"{shown}\n{shown}{end}")
 
 

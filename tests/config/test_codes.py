@@ -36,9 +36,16 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
         "smtp": GOOD + '[[services.smtp.access]]\nrules = [\n  { network = "192.0.2.1", action = "deny" },\n'
         '  { network = "192.0.2.1", action = "allow" },\n]\n'
     },
+    "client-speaks-first": {
+        "imap": '[services.imap]\nprogram = ["/bin/cat"]\nearly_talker = {}\n'
+        "listeners = [\n    { port = 143 },\n    { port = 993 },\n]\n"
+    },
     "duplicate-service": {"10": GOOD, "20": GOOD},
     "encoding": {"smtp": (SMTP + 'deny_message = "').encode() + b'\xe4"\n'},
     "ignored-file": {"smtp": GOOD, "imap.conf": ""},
+    "ignored-set-user-id": {
+        "smtp": '[services.smtp]\nprogram = ["{folder}/helper"]\n' + LISTENING + "no_new_privileges = true\n"
+    },
     "limits-nobody": {"smtp": GOOD + "[services.smtp.limits]\nmax_connections = 40\nmax_per_ip = 50\n"},
     "missing-file": {"smtp": GOOD + '[[services.smtp.access]]\nfile = "/nowhere/smtpaccess"\n'},
     "missing-key": {"smtp": "[services.smtp]\n" + LISTENING},
@@ -47,6 +54,8 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
     "no-limit-per-address": {"smtp": SMTP + "listeners = [{ port = 4999 }]\n"},
     "no-service": {"smtp": GOOD + "enabled = false\n"},
     "odd-records": {"smtp": GOOD + '[[services.smtp.access]]\nfile = "{folder}/smtpaccess.dat"\n'},
+    "overrides-keepalive": {"smtp": GOOD + "\nuser_timeout = 120\n"},
+    "penalises-nothing": {"smtp": GOOD + "penalties = { min = 30 }\n"},
     "runs-as-root": {"smtp": GOOD},
     "short-timeout": {
         "smtp": SMTP + "[[services.smtp.listeners]]\nport = 4999\n"
@@ -58,10 +67,13 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
     "trusts-everybody": {
         "smtp": SMTP + '[[services.smtp.listeners]]\nport = 4999\nhaproxy = { trusted = "any" }\n'
     },
+    "unencrypted-engine": {"00-defaults": '\n\n[cluster]\nurl = "redis://192.0.2.10"\n', "smtp": GOOD},
     "unknown-chain": {"smtp": GOOD + 'dns_lists = ["span"]\n' + CHAIN},
     "unknown-group": {"smtp": GOOD + 'group = "no-such-group"\n'},
+    "unknown-interface": {"smtp": GOOD + 'tcp = { interface = "eth9" }\n'},
     "unknown-key": {"smtp": GOOD + "[services.smtp.limits]\nmax_per_ips = 4\n"},
     "unknown-port": {"smtp": SMTP + 'listeners = [{ port = "smpt" }]\n'},
+    "unknown-preset": {"smtp": GOOD + 'dns_lists = [{ preset = "spamhaus-zn" }]\n'},
     "unknown-user": {"smtp": GOOD + 'user = "no-such-user"\n'},
     "unreadable": {"smtp": "a directory stands there"},
     "wrong-access-file": {"smtp": GOOD + '[[services.smtp.access]]\nfile = "{folder}/smtpaccess"\n'},
@@ -74,8 +86,9 @@ FILES: dict[codes.Code, dict[str, str | bytes]] = {
 }
 # those that need a running host, or options of a command; tests of these show them
 ELSEWHERE = {
-    "cannot-bind", "cannot-use", "needs-root", "no-list-answers", "not-enabled", "unclaimed-socket",
-    "unknown-service", "untrusted-path", "wrong-replacement",
+    "banned-address", "cannot-bind", "cannot-use", "damaged-bans", "missing-module", "needs-capability",
+    "needs-root", "no-fast-open", "no-list-answers", "not-enabled", "unclaimed-socket", "unknown-service",
+    "untrusted-path", "wrong-replacement",
 }  # fmt: skip
 
 
@@ -88,6 +101,8 @@ def test_the_example_of_a_code_is_what_such_a_problem_says(
     tmp_path.chmod(0o755)
     pathlib.Path("conf.d").mkdir()
     pathlib.Path("env").write_text("A=1\nB\n")
+    pathlib.Path("helper").touch()
+    pathlib.Path("helper").chmod(0o4755)
     pathlib.Path("smtpaccess").write_text("192.0.2.7\tDENY\n")
     pathlib.Path("smtpaccess.dat").write_bytes(gdbmfiles.write({b"127.0.0.7 ": b"deny"}))
     for name, text in FILES[code].items():

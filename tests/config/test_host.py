@@ -30,6 +30,12 @@ def service(**settings: object) -> Service:
         ),
         ({"user": 0}, (0, 0, tuple(os.getgrouplist("root", 0)), "root")),
         ({"user": FREE, "group": 7}, (FREE, 7, (7,), None)),
+        ({"user": FREE, "group": 7, "supplementary_groups": [9, "root", 7]}, (FREE, 7, (7, 9, 0), None)),
+        ({"group": 7, "supplementary_groups": [9]}, (None, 7, (9,), None)),
+        (
+            {"supplementary_groups": [FREE]},
+            (None, os.getegid(), tuple(dict.fromkeys((*os.getgroups(), FREE))), None),
+        ),
         ({"user": FREE, "group": grp.getgrgid(0).gr_name}, (FREE, 0, (0,), None)),
     ],
 )
@@ -42,19 +48,25 @@ def test_a_service_is_the_user_and_groups_that_it_names(
 @pytest.mark.parametrize(
     ("settings", "key", "text", "hint"),
     [
-        ({"user": "nobdoy"}, "user", 'unknown user "nobdoy"', 'did you mean "nobody"?'),
-        ({"user": "zzzzzzzz"}, "user", 'unknown user "zzzzzzzz"', None),
-        ({"group": "zzzzzzzz"}, "group", 'unknown group "zzzzzzzz"', None),
+        ({"user": "nobdoy"}, ("user",), 'unknown user "nobdoy"', 'did you mean "nobody"?'),
+        ({"user": "zzzzzzzz"}, ("user",), 'unknown user "zzzzzzzz"', None),
+        ({"group": "zzzzzzzz"}, ("group",), 'unknown group "zzzzzzzz"', None),
+        (
+            {"supplementary_groups": ["root", "zzzzzzzz"]},
+            ("supplementary_groups", 1),
+            'unknown group "zzzzzzzz"',
+            None,
+        ),
         (
             {"user": FREE},
-            "user",
+            ("user",),
             f"user {FREE} is not in the user database, so it needs a group",
             'add group = "..."',
         ),
     ],
 )
 def test_unknown_users_and_groups_are_lookup_errors(
-    settings: dict[str, object], key: str, text: str, hint: str | None
+    settings: dict[str, object], key: tuple[str | int, ...], text: str, hint: str | None
 ) -> None:
     with pytest.raises(LookupError) as error:
         host.identity(service(**settings))
@@ -146,11 +158,11 @@ LOOPBACK = '{ port = 5000, address = "::1"'
         ),
         (
             [f'listeners = [{LOOPBACK}, haproxy = {{ trusted = "any" }} }}]'],
-            "4:68: warning: whoever reaches this port can claim any address",
+            "4:68: warning: any client of this port can claim any address",
         ),
         (
             [f'listeners = [{LOOPBACK}, haproxy = {{ trusted = ["::1"], timeout = 2.5 }} }}]'],
-            "4:87: warning: a header whose packet is lost once comes too late after 2.5 s",
+            "4:87: warning: too short for a header whose packet is lost once: 2.5 s",
         ),
     ],
 )

@@ -183,10 +183,12 @@ def test_rates_are_shown_in_the_largest_unit(written: str, shown: str) -> None:
 def test_an_empty_configuration_has_its_defaults() -> None:
     assert render.data(Config())["daemon"] == {
         "log_level": "info",
+        "log_format": "text",
         "stop_timeout": 10.0,
         "drain_timeout": 300.0,
         "watch": True,
         "settle": 0.3,
+        "never_ban": [],
         "allow_empty": False,
     }
 

@@ -10,7 +10,7 @@ import pytest
 from support.courier import courierhost
 from support.running import daemons, dialogues, processes
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 SCRIPTS = {"imap": "imapd", "pop3": "pop3d", "smtp": "esmtpd"}
 REAL = "/usr/sbin/couriertcpd"

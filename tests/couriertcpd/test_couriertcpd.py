@@ -130,6 +130,16 @@ def test_programs_get_the_environment_as_it_is_and_no_locale_of_the_interpreter(
     assert {name: value for name, value in found.items() if name not in shell | connection} == stale
 
 
+def test_connections_have_the_kernels_times_of_keep_alive(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    script = "import socket; s = socket.socket(fileno=0); print(*(s.getsockopt(*o) for o in %r))"
+    options = [(1, 9), (6, 4), (6, 5), (6, 6), (6, 18)]  # SO_KEEPALIVE and its times, TCP_USER_TIMEOUT
+    names = ("time", "intvl", "probes")
+    kernel = [pathlib.Path(f"/proc/sys/net/ipv4/tcp_keepalive_{name}").read_text().strip() for name in names]
+    with background(tmp_path, f"127.0.0.1.{port}", sys.executable, "-Ic", script % (options,)):
+        assert daemons.talk(port).decode().split() == ["1", *kernel, "0"]
+
+
 def test_it_serves_in_little_address_space(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with background(tmp_path, f"127.0.0.1.{port}", *ENV, before="ulimit -v 131072; ") as file:
@@ -176,7 +186,8 @@ def test_sighup_keeps_the_rules_when_the_file_cannot_be_read(tmp_path: pathlib.P
     with background(tmp_path, *words, before=before) as file:
         database.write_text("")
         os.kill(pid_in(file), signal.SIGHUP)
-        daemons.until(lambda: "the one before goes on" in log.read_text(), "the refusal")
+        daemons.until(lambda: "reload rejected: " in log.read_text(), "the refusal")
+        assert "\nerror: reload rejected: " in log.read_text()  # no time before it: loggers add their own
         assert seen(port)["V"] == "1"
         assert daemons.talk(port, source="127.0.0.9") == b""
         realtcpd.makedat(b"*\tallow,V=2\n", tmp_path)

@@ -12,18 +12,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tcpdconf.daemon.messages import assignment, watcher, wire, worker
+from tcpdconf.daemon.messages import assignment, cluster, watcher, wire, worker
 from tcpdconf.daemon.messages.assignment import Failure, FilePlace, Unusable
 from tcpdconf.daemon.process import channel
 from tcpdconf.daemon.worker import books
 
 PLACE = FilePlace("/access", 2, 9, "a\tDENY", "wrong")
-FAILURES = (Failure(("access", 0, "file"), "cannot", PLACE), Failure((), "cannot"))
-LIST = worker.ListStatus("up", "", *range(10))
+FAILURES = (
+    Failure(("access", 0, "file"), "cannot", PLACE),
+    Failure((), "cannot"),
+    Failure(("nice",), "needs it", code="needs-capability", hint="give it"),
+)
+LIST = worker.ListStatus("up", "", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, (0,) * 13, 1.5)
 NAMES = worker.NamesStatus("paused", "no name server answers", *range(8))
-CLAIM = worker.Claim(1 << 22, 6, (1 << 128) - 1, 65535, 12345678.123456789)
+PENALTY = worker.PenaltyStatus(6, (1 << 64) - 1, 64, "status 75", 9.5, True)
+PENALTIES = worker.PenaltiesStatus(3, (PENALTY, PENALTY._replace(version=4, bits=0, length=0)))
+REFUSED = (worker.RefusedAddress(4, 0xC0000201, 12), worker.RefusedAddress(6, (1 << 128) - 1, 1))
+CLAIM = worker.Claim(1 << 22, 6, (1 << 128) - 1, 65535, 12345678.123456789, 123456789.12345679)
 RELEASED = worker.Released(2, 0.0)
 COUNTED = worker.Counted("per_ip")
+OBSERVED = worker.Observed("start", 0.25)
+
+HOSTS = (cluster.HostStatus("mx1", "0123456789abcdef", 1.5, True, False),)
+CLUSTER_STATUS = cluster.Status(
+    "slow", "it takes long", "redis://192.0.2.10:6379/0", 1, 2, 3, 4, 5, 6, HOSTS, (0,) * 12, 1.5
+)
+BAN = cluster.SharedBan("192.0.2.0/24", "smtp", 60.5, "uid 0 (tcpdconf)", "guesses", "mx2")
+PENALISED = cluster.NetworkPenalty(4, 0xC00002, 24, 30.5, "status 75")
+ADDRESSES = cluster.Limit(32, 128, 0, None, True)
 
 EXAMPLES: dict[str, tuple[TypeAdapter[Any], tuple[wire.Parsed, ...]]] = {
     "to a worker": (
@@ -34,13 +50,17 @@ EXAMPLES: dict[str, tuple[TypeAdapter[Any], tuple[wire.Parsed, ...]]] = {
             worker.Discard(),
             worker.Try(2),
             worker.Ping(),
-            worker.Report(),
+            worker.Report(((4, 0xC0000201), (6, 1))),
             worker.Retire((7,)),
+            worker.Leave(),
             worker.Stop(0.5, 5),
             worker.Gone((worker.Ended(5, 100, 9),)),
+            worker.BanTable(),
             worker.Recount(),
             worker.Retell(),
-            worker.Relayed((worker.Adopt(CLAIM, 1 << 40), RELEASED, COUNTED)),
+            worker.LogFile(),
+            worker.ClusterLink(),
+            worker.Relayed((worker.Adopt(CLAIM, 1 << 40), RELEASED, COUNTED, OBSERVED)),
         ),
     ),
     "from a worker": (
@@ -50,13 +70,47 @@ EXAMPLES: dict[str, tuple[TypeAdapter[Any], tuple[wire.Parsed, ...]]] = {
             worker.Failed(1, FAILURES),
             worker.Committed(1),
             worker.TryResult(1, FAILURES, ({"list": "bl.example", "state": "up"},)),
-            worker.Reported({"bl.example": LIST}, NAMES),
+            worker.Reported({"bl.example": LIST}, NAMES, PENALTIES, REFUSED),
             worker.Retired(),
-            worker.Relay((CLAIM, RELEASED, COUNTED)),
+            worker.Relay((CLAIM, RELEASED, COUNTED, OBSERVED)),
             worker.Stopped(),
             worker.Pong(),
+            worker.ClusterLost(),
         ),
     ),
+    "to the cluster process": (
+        cluster.TO_CLUSTER,
+        (
+            cluster.Attach("smtp", "@mail"),
+            cluster.Ask(3, "smtp", 6, (1 << 128) - 1, (128, 64, 0)),
+            cluster.BanPage((BAN, BAN._replace(service=None, seconds=None, host=None)), 100, 7, True),
+            cluster.BansChanged(),
+            cluster.Taken(),
+            cluster.Lift((("192.0.2.0/24", "smtp"), ("2001:db8::1", None))),
+            cluster.GiveUp(),
+        ),
+    ),
+    "from the cluster process": (
+        cluster.FROM_CLUSTER,
+        (
+            cluster.WantBans(100),
+            cluster.Mirrored((BAN,)),
+            cluster.Lifted((("192.0.2.0/24", "smtp"),)),
+            CLUSTER_STATUS,
+            cluster.Told(3, ({"mx2": 4}, {})),
+            cluster.Told(4, None),
+        ),
+    ),
+    "from a worker to the cluster process": (
+        cluster.FROM_WORKER,
+        (
+            cluster.Layout((ADDRESSES,)),
+            cluster.Layout((ADDRESSES, cluster.Limit(None, 48, 30, None, False))),
+            cluster.Layout((ADDRESSES, cluster.Limit(16, None, 30, 60.0, True))),
+            cluster.Penalised((PENALISED, PENALISED._replace(version=6))),
+        ),
+    ),
+    "from the cluster process to a worker": (cluster.TO_WORKER, (cluster.PenalisedElsewhere((PENALISED,)),)),
     "to the watcher": (watcher.TO_WATCHER, (watcher.Watch(1.5, 0.3, poll=True), watcher.Reread())),
     "from the watcher": (
         watcher.FROM_WATCHER,
@@ -69,6 +123,8 @@ WAYS = {
     "from a worker": worker.FromWorker,
     "to the watcher": watcher.ToWatcher,
     "from the watcher": watcher.FromWatcher,
+    "to the cluster process": cluster.ToCluster,
+    "from the cluster process": cluster.FromCluster,
 }
 ALL = [(way, message) for way, (_, messages) in EXAMPLES.items() for message in messages]
 IDS = [f"{way} {type(message).__name__}" for way, message in ALL]
@@ -132,7 +188,7 @@ def test_nobody_else_may_send_it(way: str, message: wire.Parsed) -> None:
             parsed(other, wire.written(message))
 
 
-OPEN = {"lists"}  # an object of whatever keys
+OPEN = {"lists", "counts"}  # an object of whatever keys
 
 
 @pytest.mark.parametrize(("way", "message"), ALL, ids=IDS)
@@ -145,8 +201,9 @@ def test_every_field_is_there_and_no_other(way: str, message: wire.Parsed) -> No
         at(bent, path)["other"] = 1
         with pytest.raises(wire.MalformedError):
             parsed(way, bent)
-        alone = {"kind"} if path[-1:] == ("program",) or way == "from a reader" else set()
-        for name in at(fields(message), path).keys() - {"place"} - alone:
+        single = way in {"from a reader", "from the cluster process to a worker"}
+        alone = {"kind"} if path[-1:] == ("program",) or single else set()
+        for name in at(fields(message), path).keys() - {"place", "code", "hint", "until"} - alone:
             bent = fields(message)
             del at(bent, path)[name]
             with pytest.raises(wire.MalformedError):
@@ -195,10 +252,14 @@ def test_what_is_no_message(way: str, data: bytes) -> None:
         (RELEASED, ("started",), -1.0),
         (COUNTED, ("name",), "total"),
         (COUNTED, ("name",), ["left"]),
+        (OBSERVED, ("name",), "left"),
+        (OBSERVED, ("seconds",), -1.0),
     ],
 )
 def test_entries_of_a_relay_are_within_their_bounds(
-    message: worker.Claim | worker.Released | worker.Counted, path: tuple[str], value: object
+    message: worker.Claim | worker.Released | worker.Counted | worker.Observed,
+    path: tuple[str],
+    value: object,
 ) -> None:
     relay = fields(worker.Relay((message,)))
     relay["entries"][0][path[0]] = value
@@ -210,18 +271,71 @@ def test_entries_of_a_relay_are_within_their_bounds(
     ("key", "value"),
     [
         ("state", "down"), ("why", None), ("why", 5), ("asked", -1), ("asked", 1 << 64), ("asked", True),
-        ("listed", 1.0), ("listed", "1"),
+        ("listed", 1.0), ("listed", "1"), ("times", [0] * 12), ("times", [-1] * 13), ("seconds", -1.0),
     ],
 )  # fmt: skip
 def test_the_state_of_a_list_is_within_its_bounds(key: str, value: object) -> None:
-    said = fields(worker.Reported({"bl.example": LIST}, None))
+    said = fields(worker.Reported({"bl.example": LIST}, None, None, ()))
     said["lists"]["bl.example"][key] = value
     with pytest.raises(wire.MalformedError):
         parsed("from a worker", said)
 
 
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0, 5), (0, True), (1, 1 << 64), (1, -1), (1, "1"), (2, 129), (2, -1), (2, 63), (3, "status"),
+        (3, "refused\n"), (3, "x refused"), (3, "status 75 "), (3, 75), (4, -1.0), (4, 604801), (4, "9"),
+        (4, None), (5, 1), (5, None),
+    ],
+)  # fmt: skip
+def test_a_penalty_is_that_of_a_network(index: int, value: object) -> None:
+    said = fields(worker.Reported({}, None, PENALTIES, ()))
+    said["penalties"]["sources"][0][index] = value
+    with pytest.raises(wire.MalformedError):
+        parsed("from a worker", said)
+
+
+@pytest.mark.parametrize(("key", "value"), [("active", -1), ("active", 131073), ("sources", [PENALTY] * 111)])
+def test_penalties_are_no_more_than_there_can_be(key: str, value: object) -> None:
+    said = fields(worker.Reported({}, None, PENALTIES, ()))
+    said["penalties"][key] = value
+    with pytest.raises(wire.MalformedError):
+        parsed("from a worker", said)
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0, 5),
+        (0, True),
+        (1, 1 << 32),
+        (1, -1),
+        (1, "1"),
+        (1, None),
+        (2, -1),
+        (2, 1 << 64),
+        (2, 1.5),
+        (2, None),
+    ],
+)
+def test_a_refused_address_is_one(index: int, value: object) -> None:
+    said = fields(worker.Reported({}, None, None, REFUSED))
+    said["refused"][0][index] = value
+    with pytest.raises(wire.MalformedError):
+        parsed("from a worker", said)
+
+
+def test_refused_addresses_are_no_more_than_asked_for() -> None:
+    said = fields(worker.Reported({}, None, None, REFUSED[:1] * worker.MOST_REFUSED))
+    parsed("from a worker", said)
+    said["refused"].append(said["refused"][0])
+    with pytest.raises(wire.MalformedError):
+        parsed("from a worker", said)
+
+
 def test_names_are_never_suspended() -> None:
-    said = fields(worker.Reported({}, NAMES))
+    said = fields(worker.Reported({}, NAMES, None, ()))
     said["names"]["state"] = "suspended"
     with pytest.raises(wire.MalformedError):
         parsed("from a worker", said)

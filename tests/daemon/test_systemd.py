@@ -119,11 +119,12 @@ def free_low_port() -> int:
     raise AssertionError("no port below 1024 is free")
 
 
-def confined(folder: pathlib.Path, text: str) -> daemons.Daemon:
-    """A daemon with the unit's capabilities."""
+def confined(folder: pathlib.Path, text: str, *drop_ins: pathlib.Path) -> daemons.Daemon:
+    """A daemon with the capabilities of the unit and of drop-ins."""
     peers.need_root()
     peers.need("/usr/bin/setpriv")
-    kept = dict(settings(SERVICE))["CapabilityBoundingSet"].replace("CAP_", "+").lower().split()
+    sets = [dict(settings(each))["CapabilityBoundingSet"] for each in (SERVICE, *drop_ins)]
+    kept = " ".join(sets).replace("CAP_", "+").lower().split()
     return daemons.Daemon(folder, text, before=["setpriv", "--bounding-set", ",".join(["-all", *kept])])
 
 
@@ -149,6 +150,19 @@ def test_the_capabilities_are_enough_for_a_service_of_another_user(tmp_path: pat
             assert daemon.stop() == 0
             assert daemons.read(client) == b""
         assert (folder / "log").read_text() == "noise\n"
+
+
+def test_the_capabilities_of_the_drop_in_are_enough_to_mark_packets(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    text = f"""
+        [services.test]
+        program = ["/bin/cat"]
+        user = "nobody"
+        tcp = {{ interface = "lo", mark = 7 }}
+        listeners = [{{ address = "127.0.0.1", port = {port} }}]
+        """
+    with confined(tmp_path, text, UNITS / "net-raw.conf"):
+        assert daemons.talk(port, say=b"in") == b"in"
 
 
 def test_the_capabilities_are_enough_to_end_a_program_that_has_become_another_user(

@@ -9,10 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support import networks
-from support.running import daemons, processes, stores
+from support import loglines, networks
+from support.running import controls, daemons, processes, stores
+
+import tcpdconf
+from tcpdconf.daemon.control import client as control_client
+from tcpdconf.daemon.control import server as control_server
+from tcpdconf.daemon.control.client import ControlError
 
 GREET = 'program = ["/bin/sh", "-c", "echo here; read line; echo $line"]'
 
@@ -132,7 +138,7 @@ def test_without_a_daemon_there_is_nothing_to_take_over(tmp_path: pathlib.Path) 
     found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
 
     assert found.returncode == 1
-    assert found.stderr.startswith("error: no daemon runs: ")
+    assert loglines.without_times(found.stderr).startswith("error: no daemon runs: ")
 
 
 def test_no_queued_connection_is_lost_when_the_daemon_is_killed(tmp_path: pathlib.Path) -> None:
@@ -204,11 +210,51 @@ def test_a_second_successor_is_told_so_and_the_first_one_takes_over(tmp_path: pa
         with daemons.Daemon(folder, slow, arguments=["--take-over"], ready=False) as second:
             first.await_log("^handing over ")
             third = refused_successor(tmp_path / "third", first, service(port))
-            assert third.endswith(f" says: pid {second.process.pid} takes over already\n")
+            assert third.endswith(f" says: pid {second.process.pid} is already taking over\n")
             gate.write_text("go\n")
             second.await_notice("READY=1")
             assert first.process.wait(daemons.SECONDS) == 0
             assert daemons.talk(port) == b"in\n"
+
+
+def test_a_newer_successor_is_refused_and_the_daemon_goes_on(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    with daemons.Daemon(tmp_path, service(port)) as first:
+        with pytest.raises(
+            ControlError, match=r"the new daemon takes over by protocol 2, and tcpdconf \S+ knows 1"
+        ):
+            control_client.ask(first.runtime, {"command": "hand-over", "protocol": 2})
+        assert not any(line.startswith("handing over") for line in first.log)
+        assert daemons.talk(port) == b"in\n"
+        with daemons.Daemon(successor(tmp_path, first), service(port), arguments=["--take-over"]):
+            assert first.process.wait(daemons.SECONDS) == 0
+
+
+def test_a_newer_daemon_is_not_taken_over_and_gets_its_sockets_back(tmp_path: pathlib.Path) -> None:
+    """The successor hangs up, and never says stop."""
+    asked: list[str] = []
+    gone = threading.Event()
+
+    def hand_over(request: dict[str, Any], reply: control_server.Reply) -> None:
+        asked.append(request["command"])
+        reply.keep(gone.set)
+        reply({"ok": True, "protocol": 2, "sockets": 1}, [listener.fileno()])
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        controls.Server(tmp_path / "run", {"hand-over": hand_over, "stop": hand_over}),
+    ):
+        conf = daemons.configure(tmp_path, service(daemons.free_port()))
+        command = [sys.executable, "-m", "tcpdconf", "run", str(conf), "--take-over"]
+        command += ["--runtime-dir", str(tmp_path / "run")]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)
+        assert gone.wait(daemons.SECONDS)
+        with socket.create_connection(listener.getsockname()):
+            listener.accept()[0].close()
+
+    assert (found.returncode, asked) == (1, ["hand-over"])
+    own = f"tcpdconf {tcpdconf.__version__} knows 1"
+    assert f"(pid {os.getpid()}) hands over by protocol 2, and {own}: stop one daemon" in found.stderr
 
 
 @pytest.mark.peer

@@ -23,6 +23,16 @@ SHIPPED = [
     "share/tcpdconf/systemd/tcpdconf.service",
     "share/tcpdconf/systemd/tcpdconf.socket",
     "share/tcpdconf/systemd/restart.conf",
+    "share/tcpdconf/systemd/net-raw.conf",
+    "share/tcpdconf/systemd/nice.conf",
+    "share/tcpdconf/logrotate/tcpdconf",
+    "share/tcpdconf/fail2ban/action.d/tcpdconf.conf",
+    "share/tcpdconf/fail2ban/filter.d/tcpdconf-courier.conf",
+    "share/tcpdconf/fail2ban/jail.d/tcpdconf.conf",
+    "share/tcpdconf/prometheus/alerts.yml",
+    "share/tcpdconf/prometheus/alerts_test.yml",
+    "share/tcpdconf/prometheus/prometheus.yml",
+    "share/tcpdconf/grafana/tcpdconf.json",
 ]
 
 
@@ -40,7 +50,9 @@ def test_the_wheel_has_every_module_and_what_share_has(built: dict[str, pathlib.
     data = {name.partition(".data/data/")[2] for name in names}
 
     assert [path for path in modules if str(path) not in names] == []
-    assert {"tcpdconf/py.typed", "tcpdconf_migrate/py.typed"} <= set(names)
+    assert {"tcpdconf/py.typed", "tcpdconf/config/model/presets.toml", "tcpdconf_migrate/py.typed"} <= set(
+        names
+    )
     assert [path for path in SHIPPED if path not in data] == []
 
 

@@ -405,7 +405,7 @@ def test_what_the_daemon_refuses_fails_the_run_until_it_is_well(story: Story) ->
         assert done.status != 0
         said = done.states[RELOAD]["changes"]["stderr"]
         assert f"cannot bind 127.0.0.1:{taken}: Address already in use" in said
-        assert "rejected: what was loaded before goes on" in said
+        assert "rejected: the previous configuration stays in effect" in said
 
     again = minion.apply()
 

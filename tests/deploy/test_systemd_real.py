@@ -16,7 +16,10 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+from support import markdown, peers
 from support.running import daemons, processes, systemdbox
+
+from tcpdconf.daemon.process import spawn
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
@@ -52,7 +55,7 @@ def configure(
     write(box, f'["/bin/sh", "-c", "{program}"]', settings)
 
 
-def write(box: systemdbox.Box, program: str, settings: str = "") -> None:
+def write(box: systemdbox.Box, program: str, settings: str = "", log_level: str = "info") -> None:
     """Write a service with one listener."""
     (box.conf / "test.toml").write_text(f"""
         [services.test]
@@ -66,6 +69,7 @@ def write(box: systemdbox.Box, program: str, settings: str = "") -> None:
         max_per_ip = 100
         [daemon]
         watch = false
+        log_level = "{log_level}"
     """)
 
 
@@ -138,6 +142,55 @@ def test_it_is_ready_when_every_service_accepts(box: systemdbox.Box) -> None:
     assert box.shown("NFileDescriptorStore") == "1"
 
 
+def test_the_unit_lets_a_group_through_to_guard_sock(box: systemdbox.Box) -> None:
+    """It has no CAP_CHOWN; a member of the group has no right but his group."""
+    file = box.conf / "test.toml"
+    file.write_text(file.read_text().replace("[daemon]", '[daemon]\ncontrol_group = "nogroup"'))
+    box.do("start", "tcpdconf")
+    sockets = ["/run/tcpdconf/guard.sock", "/run/tcpdconf/control.sock"]
+    reach = "import socket, sys; [socket.socket(socket.AF_UNIX).connect(path) for path in sys.argv[1:]]"
+    member = [
+        "setpriv",
+        "--reuid=nobody",
+        "--regid=nogroup",
+        "--clear-groups",
+        "/usr/bin/python3",
+        "-c",
+        reach,
+    ]
+
+    assert box.run("stat", "-c", "%a %U %G", *sockets).stdout.split("\n")[:2] == [
+        "660 root nogroup",
+        "600 root root",
+    ]
+    assert box.run(*member, sockets[0]).returncode == 0
+    assert "PermissionError" in box.run(*member, sockets[1]).stdout
+
+
+def test_http_serves_under_the_unit(box: systemdbox.Box) -> None:
+    """Its process has another user and no capability; its Unix socket belongs to a group."""
+    file = box.conf / "test.toml"
+    path = "/run/tcpdconf/http.sock"
+    text = file.read_text()
+    file.write_text(f'{text}\n[daemon.http]\nlisten = "unix:{path}"\ngroup = "nogroup"\n')
+    box.do("start", "tcpdconf")
+    ask = """
+import socket, sys
+end = socket.socket(socket.AF_UNIX)
+end.connect(sys.argv[1])
+end.sendall(b"GET /healthz HTTP/1.0\\r\\n\\r\\n")
+print(end.recv(100))
+"""
+    member = ["setpriv", "--reuid=54321", "--regid=nogroup", "--clear-groups", "/usr/bin/python3", "-c", ask]
+
+    assert box.run("stat", "-c", "%a %U %G", path).stdout.strip() == "660 root nogroup"
+    assert "HTTP/1.1 " in box.run(*member, path).stdout
+    pid = re.search(r"http ready .*pid=(\d+)", box.journal())
+    assert pid is not None
+    assert box.run("stat", "-c", "%U", f"/proc/{pid[1]}/mem").stdout.strip() == "root"  # not traced
+    assert "Uid:\t65534" in box.run("cat", f"/proc/{pid[1]}/status").stdout
+
+
 def test_a_reload_is_taken_on_or_fails_and_says_why(box: systemdbox.Box) -> None:
     box.do("start", "tcpdconf")
     supervisor = main_pid(box)
@@ -151,11 +204,101 @@ def test_a_reload_is_taken_on_or_fails_and_says_why(box: systemdbox.Box) -> None
 
     cause = "test.toml:4:9: error: services.test.umaks: unknown key"
     assert cause in box.journal("--priority=err")
-    _, refusal, why = box.shown("StatusText").partition("the last reload was refused: ")
+    _, refusal, why = box.shown("StatusText").partition("last reload rejected: ")
     assert refusal
     assert cause in why
     assert (talk(), main_pid(box)) == (b"changed\n", supervisor)
     assert box.shown("ActiveState") == "active"
+
+
+def test_marked_packets_need_the_drop_in(box: systemdbox.Box) -> None:
+    configure(box, settings='tcp = { interface = "lo", mark = 7 }')
+    assert box.run("systemctl", "start", "tcpdconf").returncode != 0
+    assert "services.test.tcp.mark: needs CAP_NET_RAW" in box.journal("--priority=err")
+    box.run("systemctl", "stop", "tcpdconf")
+
+    box.drop_in(UNIT.with_name("net-raw.conf").read_text())
+    box.do("start", "tcpdconf")
+    assert talk() == ANSWER
+
+
+SHOW = "grep -E '^(Groups|NoNewPrivs):' /proc/self/status; nice; cat /proc/self/oom_score_adj"
+
+
+def test_settings_of_a_service_that_the_unit_allows(box: systemdbox.Box) -> None:
+    settings = """
+        user = "nobody"
+        supplementary_groups = ["daemon", 54321]
+        oom_score_adjust = 500
+        no_new_privileges = true
+        max_duration = 60
+        log_level = "warning"
+    """
+    configure(box, SHOW, settings)
+    box.do("start", "tcpdconf")
+
+    groups, privileges, nice, score = talk(b"").decode().splitlines()
+    assert {"1", "54321"} < {*groups.split()[1:]}
+    assert (privileges, nice, score) == ("NoNewPrivs:\t1", "0", "500")
+    box.do("stop", "tcpdconf")
+    assert "accept service=test" not in box.journal("--boot", "--lines=4")
+
+
+NICE = UNIT.with_name("nice.conf").read_text()
+FILTERED = (
+    "services.test.nice: needs the system call setpriority, which SystemCallFilter= of the unit forbids"
+)
+SCORE = "[Service]\nOOMScoreAdjust=-500\n"
+UNSCORED = "services.test.oom_score_adjust: needs CAP_SYS_RESOURCE, because the daemon has a higher value"
+CAP_SYS_RESOURCE = 1 << 24
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown", "without"),
+    [
+        ("nice = 5", ["5", "0"], ["0", "0"]),
+        ("nice = -5", ["-5", "0"], ["0", "0"]),
+        ("oom_score_adjust = -500", ["0", "-500"], ["0", "-500"]),
+        ("oom_score_adjust = -400", ["0", "-400"], ["0", "-500"]),
+    ],
+    ids=["lower priority", "higher priority", "score of the unit", "score above it"],
+)
+def test_settings_of_a_service_that_need_a_drop_in(
+    setting: str, shown: list[str], without: list[str], box: systemdbox.Box
+) -> None:
+    """At the start, at a reload, and before it."""
+    cause, drop_in = (FILTERED, NICE) if setting.startswith("nice") else (UNSCORED, SCORE)
+    configure(box, SHOW, f'user = "nobody"\n{setting}')
+    assert box.run("systemctl", "start", "tcpdconf").returncode != 0
+    assert (box.shown("ExecMainStatus"), cause in box.journal()) == ("78", True)
+
+    configure(box, SHOW, 'user = "nobody"')
+    box.do("start", "tcpdconf")
+    configure(box, SHOW, f'user = "nobody"\n{setting}')
+    previewed = box.run(systemdbox.COMMAND, "reload", "--dry-run", "--runtime-dir", "/run/tcpdconf")
+    assert (previewed.returncode, cause in previewed.stdout) == (78, True)
+    assert box.run("systemctl", "reload", "tcpdconf").returncode != 0
+    assert talk(b"").decode().splitlines()[2:] == ["0", "0"]
+
+    held = re.findall(r"^CapEff:\t(\w+)$", pathlib.Path("/proc/self/status").read_text(), re.MULTILINE)[0]
+    if drop_in == SCORE and not int(held, 16) & CAP_SYS_RESOURCE:
+        pytest.skip("root may not lower a score here, nor may systemd")
+    box.drop_in(drop_in)
+    box.do("restart", "tcpdconf")
+    assert talk(b"").decode().splitlines()[2:] == shown
+    configure(box, SHOW, 'user = "nobody"')
+    box.do("reload", "tcpdconf")
+    assert talk(b"").decode().splitlines()[2:] == without
+
+
+def test_a_program_is_ended_after_its_time(box: systemdbox.Box) -> None:
+    """Also one that has become another user, as imaplogin does."""
+    become = "import os, time; os.setgid(65534); os.setuid(65534); print('here', flush=True); time.sleep(60)"
+    write(box, json.dumps([sys.executable, "-c", become]), "max_duration = 1")
+    box.do("start", "tcpdconf")
+    with greeted(daemons.connect(PORT)) as client:
+        assert daemons.read(client) == b""
+    daemons.until(lambda: "ended=max-duration" in box.journal(), "the log")
 
 
 def test_a_stop_leaves_nothing(box: systemdbox.Box) -> None:
@@ -193,6 +336,24 @@ def test_a_killed_daemon_comes_back_and_refuses_nobody(box: systemdbox.Box) -> N
     assert (box.shown("ActiveState"), box.shown("NFileDescriptorStore")) == ("active", "1")
 
 
+def test_bans_are_in_the_state_directory_and_survive_a_crash(box: systemdbox.Box) -> None:
+    box.do("start", "tcpdconf")
+    tcpdconf = pathlib.Path(sys.executable).with_name("tcpdconf")
+    done = box.run("env", "-i", tcpdconf, "ban", "127.0.0.9", "--force")
+    assert (done.returncode, done.stdout) == (0, "")
+    shown = box.run("stat", "--format=%a %U", "/var/lib/tcpdconf", "/var/lib/tcpdconf/bans").stdout
+    assert shown.splitlines() == ["700 root", "600 root"]
+    for _ in range(2):
+        with daemons.connect(PORT, source="127.0.0.9") as client:
+            assert client.recv(1) == b""
+        assert talk() == ANSWER
+        restarts = int(box.shown("NRestarts"))
+        box.do("kill", "--kill-whom=main", "--signal=KILL", "tcpdconf")
+        daemons.until(lambda restarts=restarts: int(box.shown("NRestarts")) > restarts, "the restart")  # type: ignore[misc]
+        daemons.until(lambda: box.shown("ActiveState") == "active", "READY")
+    box.run("env", "-i", tcpdconf, "unban", "127.0.0.9")
+
+
 def test_the_watchdog_replaces_a_daemon_that_stands_still(box: systemdbox.Box) -> None:
     box.do("start", "tcpdconf")
     before = main_pid(box)
@@ -216,6 +377,30 @@ def test_restarts_under_load_lose_nobody(box: systemdbox.Box) -> None:
         assert {answer(client) for client in served} == {b"hello\n"}
         served = [greeted(client) for client in waiting]
     assert {answer(client) for client in served} == {b"hello\n"}
+
+
+def test_a_drop_in_announces_a_stop_to_haproxy(box: systemdbox.Box) -> None:
+    """As docs/how-to/proxy-protocol.md has it; it takes longer than the watchdog waits."""
+    page = UNIT.parents[2] / "docs/how-to/proxy-protocol.md"
+    (shown,) = (block.text for block in markdown.blocks(page, "ini"))
+    asked = PORT + 1
+    configure(box, PATIENT, f'agent = {{ listen = "127.0.0.1:{asked}", announce = "2s" }}')
+    box.drop_in(shown.replace("/opt/tcpdconf/bin/tcpdconf", str(systemdbox.COMMAND)))
+    box.do("start", "tcpdconf")
+    assert daemons.talk(asked) == b"up 100% ready\n"
+    served = greeted(daemons.connect(PORT))
+
+    box.do("stop", "--no-block", "tcpdconf")
+    daemons.until(lambda: daemons.talk(asked) == b"drain\n", "the announcement")
+    late = greeted(daemons.connect(PORT))
+    time.sleep(6)
+    with pytest.raises(ConnectionRefusedError):
+        daemons.connect(PORT)
+    assert daemons.talk(asked) == b"drain\n"
+    assert {answer(served), answer(late)} == {b"hello\n"}
+    daemons.until(lambda: box.shown("ActiveState") == "inactive", "the end")
+
+    assert box.shown("Result") == "success"
 
 
 def test_the_first_client_starts_it(box: systemdbox.Box) -> None:
@@ -276,6 +461,99 @@ def test_a_service_of_another_user_keeps_no_rights(box: systemdbox.Box) -> None:
     assert found.pop("Uid").split() == ["65534"] * 4
     assert "0" not in found.pop("Groups").split()
     assert {int(mask, 16) for mask in found.values()} == {0}
+
+
+def entries(box: systemdbox.Box, *matches: str) -> list[dict[str, str]]:
+    """The entries of the service's journal since its latest start that have these fields, oldest first."""
+    invocation = box.shown("InvocationID")
+    options = ["--output=json", f"_SYSTEMD_INVOCATION_ID={invocation}", *matches]
+    return [json.loads(line) for line in box.journal(*options).splitlines()]
+
+
+def test_the_journal_finds_lines_by_their_fields(box: systemdbox.Box) -> None:
+    """The worker's user is not root, and its lines have its pid."""
+    write(box, '["/bin/sh", "-c", "read word; echo $word; echo world; echo said >&2"]', 'user = "nobody"')
+    box.do("start", "tcpdconf")
+    assert talk() == ANSWER
+    daemons.until(lambda: entries(box, "TCPDCONF_EVENT=end"), "the end")
+    ready, accept, end = entries(box, "TCPDCONF_SERVICE=test")
+
+    assert [each["TCPDCONF_EVENT"] for each in (ready, accept, end)] == ["ready", "accept", "end"]
+    assert accept["MESSAGE"].startswith("accept service=test peer=127.0.0.1:")
+    assert (accept["PRIORITY"], accept["_UID"], ready["_UID"]) == ("6", "65534", "0")
+    assert accept["_PID"] == ready["TCPDCONF_PID"]
+    assert {each["SYSLOG_IDENTIFIER"] for each in (ready, accept, end)} == {"tcpdconf"}
+    assert (end["TCPDCONF_PEER"], end["TCPDCONF_PID"]) == (accept["TCPDCONF_PEER"], accept["TCPDCONF_PID"])
+    assert len(entries(box, f"TCPDCONF_PEER={accept['TCPDCONF_PEER']}")) == 2
+    assert [each["MESSAGE"] for each in entries(box) if "TCPDCONF_EVENT" not in each][-1] == "said"
+
+    (box.conf / "test.toml").write_text("[services.test]\nusre = 1\n")
+    assert box.run("systemctl", "reload", "tcpdconf").returncode != 0
+    problem = entries(box, "TCPDCONF_CODE=unknown-key")[0]
+    assert (problem["PRIORITY"], problem["TCPDCONF_LINE"]) == ("3", "2")
+    assert problem["MESSAGE"].count("\n") > 2
+
+
+def test_json_in_the_journal_is_the_message(box: systemdbox.Box) -> None:
+    configure(box)
+    box.do("start", "tcpdconf")
+    assert talk() == ANSWER
+    text = (box.conf / "test.toml").read_text()
+    (box.conf / "test.toml").write_text(text + 'log_format = "json"\n')
+    box.do("reload", "tcpdconf")
+    assert talk() == ANSWER
+    daemons.until(lambda: '"event":"end"' in box.journal(), "the end")
+    said = [each for each in entries(box) if each["MESSAGE"].startswith("{")]
+
+    assert [json.loads(each["MESSAGE"])["event"] for each in said] == ["reloaded", "accept", "end"]
+    assert {each["PRIORITY"] for each in said} == {"6"}
+    assert [each for each in said if "TCPDCONF_EVENT" in each] == []
+
+
+def test_lines_of_a_crowd_are_in_order_and_none_is_missing(box: systemdbox.Box) -> None:
+    configure(box)
+    box.do("start", "tcpdconf")
+    with Crowd() as crowd:
+        crowd.await_more(200)
+    count = len(crowd.answers)
+    daemons.until(lambda: len(entries(box, "TCPDCONF_EVENT=end")) == count, "the ends")
+    found = entries(box, "TCPDCONF_EVENT=accept", "TCPDCONF_EVENT=end")
+
+    events: dict[str, list[str]] = {}
+    for each in found:
+        events.setdefault(each["TCPDCONF_PID"], []).append(each["TCPDCONF_EVENT"])
+    assert (len(events), {*map(tuple, events.values())}) == (count, {("accept", "end")})
+    assert "log lines lost" not in box.journal()
+
+
+def test_a_journald_that_stands_still_or_is_replaced_keeps_nobody_waiting(box: systemdbox.Box) -> None:
+    configure(box)
+    box.do("start", "tcpdconf")
+    try:
+        box.do("kill", "--kill-whom=main", "--signal=STOP", "systemd-journald")
+        with Crowd() as crowd:
+            crowd.await_more(600)  # more lines than the kernel lets wait
+    finally:
+        box.do("kill", "--kill-whom=main", "--signal=CONT", "systemd-journald")
+    assert (crowd.errors, crowd.cut) == ([], [])
+    count = len(crowd.answers)
+    daemons.until(lambda: len(entries(box, "TCPDCONF_EVENT=end")) == count, "the lines")
+
+    box.do("restart", "systemd-journald")
+    assert talk() == ANSWER
+    daemons.until(lambda: len(entries(box, "TCPDCONF_EVENT=end")) == count + 1, "the line after it")
+
+
+def test_programs_are_started_natively_and_have_their_limits(box: systemdbox.Box) -> None:
+    """Nothing of the hardening stands against it."""
+    if not spawn.has_native:
+        peers.without("an installation with a C compiler")
+    limits = "rlimits = { nofile = 77, core = 0 }"
+    write(box, '["/bin/grep", "open files", "/proc/self/limits"]', limits, log_level="debug")
+    box.do("start", "tcpdconf")
+
+    assert daemons.talk(PORT).split()[-3:-1] == [b"77", b"77"]
+    assert "starts programs service=test way=native" in box.journal()
 
 
 # Says what a program can do. What succeeds without the unit's hardening touches nothing outside of the box.

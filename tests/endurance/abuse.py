@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from endurance import observer, world
+from support import engines
 from support.dns import dnsservers
 from support.running import daemons
 
@@ -22,8 +23,11 @@ from tcpdconf.daemon.control.client import ControlError
 class Abuse(threading.Thread):
     """Does one of its deeds every now and then; `done` counts them, `slack` what a kill may have cost."""
 
-    def __init__(self, daemon: daemons.Daemon, ports: dict[str, int], chance: random.Random) -> None:
+    def __init__(
+        self, daemon: daemons.Daemon, ports: dict[str, int], chance: random.Random, engine: engines.Engine
+    ) -> None:
         super().__init__(daemon=True)
+        self._engine = engine
         self.done: collections.Counter[str] = collections.Counter()
         self.slack: collections.Counter[str] = collections.Counter()
         self.troubles: list[str] = []
@@ -78,6 +82,7 @@ class Abuse(threading.Thread):
             self._reload, self._reload, self._reload_wrong, self._change_user, self._kill_worker,
             self._kill_logger, self._exhaust_descriptors, self._exhaust_processes,
             self._silence, self._lie, self._garble,
+            self._kill_cluster, self._flush_engine, self._stop_engine,
         ]  # fmt: skip
 
     def finish(self) -> None:
@@ -138,6 +143,19 @@ class Abuse(threading.Thread):
                 if b"exec cat" in (observer.PROC / f"{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
                     return
+
+    def _kill_cluster(self) -> None:
+        cluster: dict[str, int] = self.ask("status")["cluster"]  # type: ignore[assignment]
+        if cluster["pid"]:
+            os.kill(cluster["pid"], signal.SIGKILL)
+
+    def _flush_engine(self) -> None:
+        self._engine.ask("FLUSHALL")
+
+    def _stop_engine(self) -> None:
+        self._engine.halt()
+        time.sleep(self._chance.random())
+        self._engine.go_on()
 
     def _exhaust_descriptors(self) -> None:
         self._limit("nofile", lambda pid: len(os.listdir(f"/proc/{pid}/fd")), 20000)

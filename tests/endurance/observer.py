@@ -50,7 +50,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.broken: list[str] = []
         self.most: collections.Counter[str] = collections.Counter()
-        self.looks = 0
+        self.samples = 0
         self._supervisor = supervisor
         self._slack = slack
         self._over = threading.Event()
@@ -58,15 +58,15 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until told to stop."""
         while not self._over.wait(0.05):
-            self.looks += 1
-            self._look(programs(self._supervisor).values())
+            self.samples += 1
+            self._sample(programs(self._supervisor).values())
 
     def finish(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._over.set()
         self.join(daemons.SECONDS)
 
-    def _look(self, found: "collections.abc.Collection[Program]") -> None:
+    def _sample(self, found: "collections.abc.Collection[Program]") -> None:
         services = collections.Counter(program.service for program in found)
         for name, count in services.items():
             self.most[name] = max(self.most[name], count)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import pytest
 from endurance import abuse, crowd, observer, watched, world
-from support import peers
+from support import engines, loglines, peers
 from support.running import daemons
 
 from tcpdconf.daemon.worker import ledger
@@ -117,7 +117,8 @@ class Scene(contextlib.ExitStack):
         self.push(self._keep_log)
         written = self.enter_context(self.log.open("ab"))
         self.daemon = daemons.Daemon(folder, "", before=before, stderr=written.fileno())
-        self.abuse = abuse.Abuse(self.daemon, self.ports, self.chance)
+        self.engine = self.enter_context(engines.Engine(folder))
+        self.abuse = abuse.Abuse(self.daemon, self.ports, self.chance, self.engine)
         address = self.abuse.start_server()
         self.callback(self.abuse.close)
         text = world.configuration(self.ports, 1, folder, address, world.USERS[0])
@@ -142,8 +143,9 @@ class Scene(contextlib.ExitStack):
 
     def processes(self) -> dict[str, int]:
         """The supervisor, and each service's worker."""
-        workers = {name: each["pid"] for name, each in self.services().items()}
-        return {"supervisor": self.daemon.process.pid, **workers}
+        status: dict[str, Any] = self.abuse.ask("status")
+        workers = {name: each["pid"] for name, each in status["services"].items()}
+        return {"supervisor": self.daemon.process.pid, "cluster": status["cluster"]["pid"], **workers}
 
     def holdings(self) -> dict[str, observer.Holdings]:
         """What each process holds."""
@@ -235,10 +237,11 @@ def test_everything_at_once() -> None:
         scene.send(_everybody(scene.ports, world.PLAIN), 10).join()
         again = time.monotonic() - began
         idle = observer.settle(scene.idle, 10)
+        forgotten = observer.settle(lambda: not scene.engine.counted(), 10)
         after = scene.at_rest()
         scene.send(_refused(scene.ports), 20).join()
         observer.settle(scene.idle, 10)
-        status, lines = scene.services(), scene.log.read_text().splitlines()
+        status, lines = scene.services(), loglines.without_times(scene.log.read_text()).splitlines()
         told = {name: _logged(lines, name) for name in world.SLOTS}
         _report(
             scene,
@@ -246,8 +249,9 @@ def test_everything_at_once() -> None:
                 "abuse": dict(scene.abuse.done),
                 "bursts": bursts,
                 "troubles": scene.abuse.troubles,
-                "most programs": f"{dict(watch.most)} of {world.SLOTS}, in {watch.looks} looks",
+                "most programs": f"{dict(watch.most)} of {world.SLOTS}, in {watch.samples} samples",
                 "served again": f"after {again:.2f} s, idle after {idle:.2f} s",
+                "engine": f"empty after {forgotten:.2f} s: {scene.abuse.ask('status')['cluster']}",
                 **{f"{name} before": each for name, each in before.items()},
                 **{f"{name} after": each for name, each in after.items()},
                 "status": {name: _counted(each) for name, each in status.items()},
@@ -255,13 +259,16 @@ def test_everything_at_once() -> None:
             },
         )
         assert (watch.broken[:5], scene.books.wrong[:5], scene.abuse.troubles[:5]) == ([], [], [])
-        assert not [line for line in lines if "lost=" in line or " fails: " in line or "cannot serve" in line]
+        assert not [
+            line for line in lines if "lost=" in line or " failed: " in line or "cannot serve" in line
+        ]
         assert not [line for line in lines if _MIDDLE.search(line)]
         for name, each in status.items():
             _agree(name, scene, _counted(each), told[name])
         assert [line for line in lines if line.startswith("alert: all slots are taken service=steady ")]
         assert again < 2
         assert idle < 2
+        assert forgotten < 10, scene.engine.counted()
         assert observer.zombies(scene.daemon.process.pid) == []
         for name, held in after.items():
             assert held.fds == before[name].fds, name

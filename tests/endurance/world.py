@@ -32,6 +32,7 @@ $listener
 [services.$name.limits]
 max_connections = $slots
 max_per_ip = $per_ip
+scope = "cluster"
 [[services.$name.access]]
 rules = [
   { network = "$denied.0.0/16", action = "deny" },
@@ -43,16 +44,20 @@ rules = [
 def configuration(
     ports: dict[str, int], generation: int, folder: pathlib.Path, server: str, user: int
 ) -> str:
-    """The whole configuration of one generation; `user` is that of the service `victim`."""
+    """The whole configuration of one generation; `user` is that of the service `victim`.
+
+    The engine of the cluster is in the folder.
+    """
     logger = f'stderr = {{ logger = ["/bin/sh", "-c", "exec cat >> {folder}/logged"], name = "x" }}'
     table = 'zone = "bl.example", action = "block", variable = "BLOCK", probe = false'
     lists = f"dns_lists = [{{ {table} }}]\ndns = {{ deadline = 0.5 }}"
     special: dict[str, dict[str, object]] = {
-        "victim": {"user": user, "keys": logger},
+        "victim": {"user": user, "keys": f"{logger}\nworkers = 3"},
         "proxied": {"listener": f'haproxy = {{ trusted = ["127.0.0.0/8"], timeout = {PROXY_SECONDS} }}'},
         "listed": {"keys": lists},
     }
     text = f'[dns]\nservers = ["{server}"]\ntimeout = 0.2\nattempts = 1\n[daemon]\nwatch = false\n'
+    text += f'[cluster]\nurl = "unix://{folder}/redis.sock"\ndeadline = "500ms"\n'
     for name, slots in SLOTS.items():
         values: dict[str, object] = {
             "name": name, "user": USERS[0], "generation": generation, "keys": "", "listener": "",

@@ -16,6 +16,7 @@ from support.running import controls, daemons, explaining
 
 from tcpdconf.daemon.control.server import Command
 from tcpdconf.explain import process as explain
+from tcpdconf.explain.decide import Live
 from tcpdconf.policy import connection
 
 SERVICE = """
@@ -84,6 +85,47 @@ def test_json_is_what_the_reference_says(tmp_path: pathlib.Path) -> None:
     explained = json.loads(found.stdout)
     assert [key for key in explained if f"`{key}`" not in page] == []
     assert [key for step in explained["steps"] for key in step if f"`{key}`" not in page] == []
+
+
+OBSERVING = """
+limits = { max_per_ip = 1, enforce = false, levels = [{ ipv4 = 8, max_connections = 2, enforce = true }] }
+access = [
+  { rules = [{ network = "198.51.100.0/24", action = "deny" }], enforce = false },
+  { rules = [{ network = "192.0.2.0/24", action = "allow", environment = { A = "1" } }], enforce = false },
+  { rules = [{ network = "192.0.2.0/24", action = "allow" }, { network = "198.51.100.1", action = "allow"}] },
+  { rules = [{ network = "198.51.100.0/24", action = "deny" }] },
+]
+"""
+
+
+def test_what_only_observes_is_told_and_decides_nothing(tmp_path: pathlib.Path) -> None:
+    conf = daemons.configure(tmp_path, PLAIN + OBSERVING)
+
+    found = said(conf, client="198.51.100.1")
+    assert (found["verdict"], found["reason"], found["would_refuse"]) == ("admitted", None, "access")
+    assert steps(found, "access") == [
+        ("access[0]", "would-refuse", "deny 198.51.100.0/24: would be refused if enforced"),
+        ("access[1]", "none", "has no rule for the client"),
+        ("access[2]", "allow", "allow 198.51.100.1"),
+    ]
+    assert steps(found, "limit")[1:] == [
+        ("max_per_ip", "free", "at most 1 from 198.51.100.1, not enforced"),
+        ("levels[0].max_connections", "free", "at most 2 from 198.0.0.0/8"),
+    ]
+    found = said(conf, client="192.0.2.1")
+    assert found["would_refuse"] is None
+    assert "A" not in found["environment"]
+    assert steps(found, "access")[0] == ("access[1]", "ignored", "allow 192.0.2.0/24: ignored, not enforced")
+    assert said(conf, client="198.51.100.2")["reason"] == "access"
+
+
+def test_an_exit_status_of_0_for_one_who_would_be_refused(tmp_path: pathlib.Path) -> None:
+    found = command(daemons.configure(tmp_path, PLAIN + OBSERVING), "test", "198.51.100.1")
+
+    assert found.returncode == 0
+    assert found.stdout.startswith(
+        "test: 198.51.100.1 to 127.0.0.1:4998: admitted, would be refused if enforced (access)\n"
+    )
 
 
 TWO = (
@@ -201,11 +243,13 @@ def test_limits_with_those_who_are_there(
     per_ip = steps(found, "limit")[1][2]
     mine = sum(each.startswith("192.0.2.1:") for each in live or ())
     assert per_ip == ("at most 2 from 192.0.2.1" if live is None else f"{mine} of 2 from 192.0.2.1")
+    assert steps(found, "limit")[3][2] == "at most 9/min from 192.0.2.1, the recent number is unknown"
 
 
 @pytest.mark.parametrize(("conf", "known"), [("conf.d", True), ("other", False)])
 def test_a_running_daemon_is_asked_whom_it_serves(tmp_path: pathlib.Path, conf: str, known: bool) -> None:
-    status: dict[str, object] = {"config": {"dir": str(tmp_path / "conf.d")}}
+    services = {"test": {"penalties": None, "group": "mail"}}
+    status: dict[str, object] = {"config": {"dir": str(tmp_path / "conf.d")}, "services": services}
     there: dict[str, object] = {"connections": [{"service": "test", "peer": "[2001:db8::1]:7"}]}
     answers = {"status": status, "connections": there}
     runtime = tmp_path / "run"
@@ -215,10 +259,68 @@ def test_a_running_daemon_is_asked_whom_it_serves(tmp_path: pathlib.Path, conf: 
         return lambda _, reply: reply(answers[name])
 
     with controls.Server(runtime, {name: answer(name) for name in answers}):
-        found = explain.clients(str(runtime), str(tmp_path / conf))
+        found = explain.live(str(runtime), str(tmp_path / conf), ["192.0.2.1"])
 
-    assert found == ({"test": [connection.endpoint(6, 0x20010DB8 << 96 | 1, 7)]} if known else None)
-    assert explain.clients(str(tmp_path / "nothing"), str(tmp_path / conf)) is None
+    clients = {"test": [connection.endpoint(6, 0x20010DB8 << 96 | 1, 7)]}
+    assert found == (Live(clients, {"test": None}, {"test": "mail"}) if known else None)
+    assert explain.live(str(tmp_path / "nothing"), str(tmp_path / conf), []) is None
+
+
+PENALTIES = (
+    PLAIN + "penalties = { refused = 30, min = 60, exempt = ['192.0.2.9'], network = { ipv4 = 24 } }\n"
+)
+
+
+def charged(network: str, seconds: float, *, active: bool) -> dict[str, Any]:
+    row = {"network": network, "offence": "refused", "seconds": seconds, "active": active}
+    return {"charged": 1, "active": int(active), "sources": [row]}
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict", "step"),
+    [
+        (None, "admitted", ("unknown", "the present penalties are unknown: no daemon was asked")),
+        (charged("192.0.3.0/24", 90, active=True), "admitted", ("none", "has no penalty")),
+        (charged("192.0.2.7", 90, active=True), "admitted", ("none", "has no penalty")),  # of other settings
+        (
+            charged("192.0.2.0/24", 30.4, active=False),
+            "admitted",
+            ("below-min", "30 s left, the last offence: refused; not enforced below 60 s"),
+        ),
+        (
+            charged("192.0.2.0/24", 90, active=True),
+            "refused",
+            ("enforced", "refused: 90 s left, the last offence: refused"),
+        ),
+    ],
+)
+def test_a_penalty_is_a_step(
+    tmp_path: pathlib.Path, known: dict[str, Any] | None, verdict: str, step: tuple[str, str]
+) -> None:
+    found = said(daemons.configure(tmp_path, PENALTIES), client="192.0.2.1", live=[], penalties=known)
+
+    assert (found["verdict"], found["reason"]) == (verdict, "penalty" if verdict == "refused" else None)
+    assert steps(found, "penalty") == [("192.0.2.0/24", *step)]
+
+
+def test_who_is_exempt_has_no_penalty(tmp_path: pathlib.Path) -> None:
+    known = charged("192.0.2.0/24", 90, active=True)
+    found = said(daemons.configure(tmp_path, PENALTIES), client="192.0.2.9", live=[], penalties=known)
+
+    assert found["verdict"] == "admitted"
+    assert steps(found, "penalty") == [("192.0.2.0/24", "exempt", "exempt from penalties")]
+
+
+def test_a_stranger_among_proxies_has_a_penalty(tmp_path: pathlib.Path) -> None:
+    text = PENALTIES.replace("4998 }", "4998, haproxy = { trusted = ['127.0.0.5'] } }")
+    known = charged("192.0.2.0/24", 90, active=True)
+    conf = daemons.configure(tmp_path, text)
+    found = [
+        said(conf, client="192.0.2.1", proxied_by=proxy, live=[], penalties=known)
+        for proxy in ("192.0.2.2", "192.0.3.2", "127.0.0.5")
+    ]
+
+    assert [each["reason"] for each in found] == ["penalty", "proxy", "penalty"]
 
 
 def test_a_connection_that_is_there_counts(tmp_path: pathlib.Path) -> None:
@@ -284,7 +386,11 @@ def test_lists_and_names_are_asked_as_a_worker_asks(
         ("wl.example", "none", "suspended: does not list 127.0.0.2"),
         ("ours", "none", "1.2.0.192.<hidden> A no such name; not listed"),
     ]
-    assert steps(found, "name")[0] == ("TCPREMOTEHOST", "found", "192.0.2.1: leads back")
+    assert steps(found, "name")[0] == (
+        "TCPREMOTEHOST",
+        "found",
+        "192.0.2.1: the name resolves to the address",
+    )
     assert found["environment"]["TCPREMOTEHOST"] == "client.example"
     assert "secret" not in json.dumps(found)
     assert [place and place[1] for place in places(found, "list")] == [9, 9, 7]

@@ -21,16 +21,18 @@ CLIENTS = 11
 SEEDS = (1, 2, 3, 4)  # 528 connections
 GIVEN = {"GIVEN": "by the daemon's own", "PATH": "/usr/bin:/bin"}
 REFUSED = re.compile(r"^refuse service=(\S+) reason=(\S+) peer=(\S+)")
+WOULD = re.compile(REFUSED.pattern.replace("refuse", "would-refuse", 1))
 
 
 class Seen(NamedTuple):
-    """What became of a connection: the ends of its socket, and what its client has read."""
+    """What became of a connection: the ends of its socket, what its client has read, and what was before."""
 
     service: str
     client: randomservices.Client
     source: str
     read: bytes
     live: tuple[str, ...]
+    penalties: dict[str, Any] | None
 
 
 def test_explain_and_the_daemon_agree_on_the_number_of_cases() -> None:
@@ -57,12 +59,17 @@ def test_what_is_explained_is_what_happens(tmp_path: pathlib.Path, seed: int) ->
         requests = [_request(each) for each in seen]
         explained = explaining.ask(daemon.conf, requests)
 
-    refusals = {(found[1], found[3]): found[2] for line in daemon.log if (found := REFUSED.match(line))}
+    refusals, would = (
+        {(found[1], found[3]): found[2] for line in daemon.log if (found := pattern.match(line))}
+        for pattern in (REFUSED, WOULD)
+    )
     verdicts = set()
     for each, said in zip(seen, explained, strict=True):
         _compare(each, said, refusals)
+        assert said["would_refuse"] == would.get((each.service, said["client"])), (each, said)
         verdicts.add(said["reason"])
-    assert verdicts >= {None, "access", "dropped", "proxy", "per_ip", "per_network"}
+    assert any(said["would_refuse"] for said in explained)
+    assert verdicts >= {None, "access", "dropped", "proxy", "per_ip", "per_network", "penalty"}
 
 
 def _script(server: dnsservers.Server, services: list[randomservices.Service], seed: int) -> None:
@@ -111,6 +118,9 @@ def _visit(service: randomservices.Service, runtime: str) -> Iterator[Seen]:
                 there.sendall(b"!")
                 if _read_to(there, b"!"):
                     live.append(source)
+            penalties = control_client.ask(runtime, {"command": "status"})["services"][service.name][
+                "penalties"
+            ]
             with daemons.connect(client.port, client.address, client.source) as made:
                 name = made.getsockname()
                 source = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
@@ -122,7 +132,7 @@ def _visit(service: randomservices.Service, runtime: str) -> Iterator[Seen]:
                     pass
                 read = daemons.read(made).removesuffix(header)
             daemons.until(there_are_only_the_held, "the end of the program")
-            yield Seen(service.name, client, source, read, tuple(live))
+            yield Seen(service.name, client, source, read, tuple(live), penalties)
     finally:
         for each in held:
             each.close()
@@ -158,6 +168,7 @@ def _request(each: Seen) -> dict[str, Any]:
         "local": f"{where}:{client.port}",
         "daemon": GIVEN,
         "live": each.live,
+        "penalties": each.penalties,
     }
     if client.header is not None:
         peer, local = (f"[{end}]" if ":" in end else end for end in client.header)

@@ -122,7 +122,7 @@ def test_force_of_a_file_that_is_not_written_is_a_mistake(
     edited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replaced(edited, "--force", "smpt.toml") == []
-    assert "--force smpt.toml: is none of smtp.toml, pop3.toml, imap.toml" in capsys.readouterr().err
+    assert "--force smpt.toml: is not one of smtp.toml, pop3.toml, imap.toml" in capsys.readouterr().err
 
 
 def test_diff_shows_what_would_change_and_writes_nothing(
@@ -149,9 +149,9 @@ def test_a_service_that_is_there_already_is_a_problem_with_both_places(tmp_path:
 
 def test_a_text_that_reads_back_as_another_service_is_not_written(tmp_path: Path) -> None:
     text = render.service("s", service(26))
-    with pytest.raises(write.WriteError, match="reads back differently: s"):
+    with pytest.raises(write.WriteError, match="would be read back differently: s"):
         write.write(str(tmp_path / "new"), {"s.toml": text}, {"s": service(25)}, forced=(), private=False)
-    with pytest.raises(write.WriteError, match="reads back differently: s"):
+    with pytest.raises(write.WriteError, match="would be read back differently: s"):
         write.check({"s.toml": text}, {"s": service(25)})
 
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_a_text_that_reads_back_as_another_service_is_not_written(tmp_path: Path
 
 def test_defaults_of_another_file_are_not_overlooked(tmp_path: Path) -> None:
     (tmp_path / "defaults.toml").write_text("[defaults]\nlookup_names = false\numask = '077'\n")
-    with pytest.raises(write.WriteError, match="reads back differently: s25"):
+    with pytest.raises(write.WriteError, match="would be read back differently: s25"):
         put(tmp_path, 25)
 
     assert list(contents(tmp_path)) == ["defaults.toml"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpdconf.config.model import tables
+from tcpdconf.config.model import tables, values
 from tcpdconf.policy import connection, limits
 
 
@@ -134,7 +134,7 @@ def test_how_far_the_limits_of_a_peer_are_used() -> None:
         limits.Use("max_per_ip", "192.0.2.1", 2, 7),
         limits.Use("max_per_network", "192.0.2.0/24", 3, 6),
         limits.Use("levels[0].max_connections", "192.0.0.0/16", 4, 9),
-        limits.Use("levels[0].rate", "192.0.0.0/16", None, 5, 60),
+        limits.Use("levels[0].rate", "192.0.0.0/16", None, 5, values.Rate(5, 60.0)),
     ]
     assert made.uses(end("2001:db8::2"), None) == [
         limits.Use("max_per_ip", "2001:db8::2", 0, 4),

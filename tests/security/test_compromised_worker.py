@@ -61,14 +61,23 @@ class Attacked(daemons.Daemon):
     def serves(self) -> None:
         """See that everybody else is served, and the supervisor answers."""
         assert daemons.talk(self.good) == b"in\n"
+        daemons.until(lambda: self.ask("status")["services"]["good"]["accepted"] > 0, "the count of it")
         page = self.ask("status")
         json.dumps(page, allow_nan=False)
-        assert page["services"]["good"]["accepted"] > 0
         assert set(page["services"]) == {"good", "evil"}
         json.dumps(self.ask("connections"), allow_nan=False)
 
 
-@pytest.mark.parametrize("attack", sorted(compromised.ATTACKS))
+QUICK = {"commanding", "garbage", "huge", "news", "pretending"}  # the others are as many again
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, marks=[] if attack in QUICK else [pytest.mark.slow])
+        for attack in sorted(compromised.ATTACKS)
+    ],
+)
 def test_the_others_are_served_and_the_supervisor_answers(tmp_path: pathlib.Path, attack: str) -> None:
     with Attacked(tmp_path, attack) as daemon:
         end = time.monotonic() + 1
@@ -83,7 +92,7 @@ def test_the_others_are_served_and_the_supervisor_answers(tmp_path: pathlib.Path
         daemon.serves()
         assert not [said for said in daemon.notified if said.startswith("MAINPID")]
         assert not [line for line in daemon.log if line.startswith("<1>")]
-        assert "a process of the daemon fails" not in "\n".join(daemon.log)
+        assert "a process of the daemon failed" not in "\n".join(daemon.log)
 
 
 def test_programs_without_end_are_not_looked_for_without_end(tmp_path: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ nothing is asked. That all of the lock can be installed, and is enough, is tests
 """
 
 import pathlib
+import re
 import runpy
 import tomllib
 from collections.abc import Callable, Iterator
@@ -36,6 +37,19 @@ def test_the_lock_file_is_what_the_project_asks_for() -> None:
         pinned = versions.get(utils.canonicalize_name(one.name))
         assert pinned is not None, f"{one} is not locked"
         assert one.specifier.contains(version.Version(pinned)), f"{one} is locked at {pinned}"
+
+
+def test_what_builds_it_is_locked_too() -> None:
+    (asked,) = tomllib.loads((TOP / "pyproject.toml").read_text())["build-system"]["requires"]
+    wanted = requirements.Requirement(asked)
+    (found,) = re.findall(
+        r"^(\S+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}\n",
+        (TOP / "packaging/build.lock").read_text(),
+        re.MULTILINE,
+    )
+
+    assert found[0] == wanted.name
+    assert wanted.specifier.contains(version.Version(found[1]))
 
 
 def test_what_has_no_hash_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

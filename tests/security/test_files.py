@@ -154,7 +154,7 @@ def test_a_daemon_whose_parent_dies_is_told_as_it_was_to_be(place: Place) -> Non
     ) as parent:
         assert parent.stdin is not None
         assert parent.stderr is not None
-        assert any(line.startswith("running ") for line in parent.stderr)
+        assert any(" running " in line for line in parent.stderr)
         (daemon,) = daemons.children(parent.pid)
         parent.stdin.close()
         parent.wait(daemons.SECONDS)

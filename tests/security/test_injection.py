@@ -12,7 +12,7 @@ from support.dns import dnsservers, lookedup
 from support.running import daemons
 
 from tcpdconf.config import problems
-from tcpdconf.daemon.process import log
+from tcpdconf.daemon.process.logs import lines
 
 CLIENT = "5.0.0.127"
 
@@ -22,7 +22,7 @@ CLIENT = "5.0.0.127"
 @example({"value": "\\"})
 @example({"value": "a\nrefuse service=other"})
 def test_a_log_line_reads_back(fields: dict[str, str]) -> None:
-    line = "refuse" + "".join(f" {key}={log._value(value)}" for key, value in fields.items())
+    line = "refuse" + "".join(f" {key}={lines.value(value)}" for key, value in fields.items())
 
     found = loglines.read(line)
 
@@ -116,8 +116,8 @@ def proxied() -> tuple[str, int]:
 def test_vectors_of_a_header_are_values_or_nothing(tmp_path: pathlib.Path) -> None:
     text, port = proxied()
     ends = socket.inet_aton("192.0.2.7") + socket.inet_aton("192.0.2.8") + b"\0\7\0\x19"
-    hostile = b"".join(headers.tlv(kind, FOREIGN) for kind in (1, 2, 5, 0xEE))
-    hostile += headers.ssl(7, 0, headers.tlv(0x21, FOREIGN), headers.tlv(0x22, FOREIGN))
+    hostile = b"".join(headers.tlv(kind, FOREIGN) for kind in (1, 2, 5, 0xE0, 0xEA, 0xEE))
+    hostile += headers.ssl(7, 0, *(headers.tlv(kind, FOREIGN) for kind in range(0x21, 0x2A)))
     with daemons.Daemon(tmp_path, text):
         found = daemons.environment(daemons.talk(port, say=headers.v2(ends + hostile)))
 
@@ -192,7 +192,7 @@ def test_a_shell_file_says_nothing_to_the_service_manager(tmp_path: pathlib.Path
     with daemons.Daemon(tmp_path, text) as daemon:
         shell.write_text("printf 'x\\nMAINPID=1\\naccept service=other\\033[2J' >&2; exit 3\n")
         daemon.process.send_signal(1)
-        daemon.await_log("the configuration is not taken on")
+        daemon.await_log("reload rejected")
         daemon.await_notice("READY=1", 2)
         states = {said.partition("=")[0] for said in daemon.notified}
         assert states <= {"READY", "STATUS", "RELOADING", "MONOTONIC_USEC", "STOPPING", "FDSTORE", "FDNAME"}

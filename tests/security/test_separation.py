@@ -10,6 +10,8 @@ import pytest
 from support import peers
 from support.running import daemons
 
+from tcpdconf.daemon.worker import ledger
+
 MINE, OTHER = 54321, 54322
 pytestmark = pytest.mark.peer
 
@@ -87,7 +89,7 @@ def test_a_worker_can_write_its_ledger_and_no_other_file(pair: Pair) -> None:
         writable = [target for target, flags in files(folder) if flags & os.O_ACCMODE != os.O_RDONLY]
         assert {each for each in writable if each.startswith("/")} == {
             "/dev/null",
-            "/memfd:tcpdconf-ledger (deleted)",
+            f"/memfd:tcpdconf-ledger-{ledger.LAYOUT} (deleted)",
         }
 
 

@@ -45,7 +45,7 @@ KINDS: Final = (
     "relay",
     "stopped",
 )
-LIST: Final = ListStatus("up", "", *[1] * 10)
+LIST: Final = ListStatus("up", "", 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, (1,) * 13, 1.0)
 _MEANT: Final[tuple[Any, ...]] = (
     None,
     True,
@@ -81,7 +81,7 @@ def garbage(end: socket.socket, _: int) -> None:
 def huge(end: socket.socket, _: int) -> None:
     """More than a message may be."""
     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    say(end, Reported({str(key): LIST for key in range(1500)}, None))
+    say(end, Reported({str(key): LIST for key in range(1500)}, None, None, ()))
 
 
 def endless(end: socket.socket, _: int) -> None:
@@ -95,12 +95,12 @@ def endless_pongs(end: socket.socket, _: int) -> None:
     for number in itertools.count():
         say(end, Pong())
         if not number % 50:
-            say(end, Reported({str(key): LIST for key in range(300)}, None))
+            say(end, Reported({str(key): LIST for key in range(300)}, None, None, ()))
 
 
 def endless_reports(end: socket.socket, _: int) -> None:
     """Messages as large as they may be, without end."""
-    message = wire.written(Reported({str(key): LIST for key in range(400)}, None))
+    message = wire.written(Reported({str(key): LIST for key in range(400)}, None, None, ()))
     while True:
         say(end, message)
 

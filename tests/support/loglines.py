@@ -1,9 +1,16 @@
-"""Log lines as a script reads them: the event, then key=value, a value in double quotes where needed."""
+"""Log lines as a script reads them: the event, then key=value, a value in double quotes where needed.
+
+A daemon that logs to a file, a pipe or a terminal writes the time before each line.
+"""
 
 import re
 from typing import Final, NamedTuple
 
 _PAIR: Final = re.compile(r' ([a-z0-9_]+)=("(?:[^"\\]|\\.)*"|[^ "=]*)')
+TIME: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}[+-][0-9]{2}:[0-9]{2}"
+)
+_STAMP: Final = re.compile(f"^{TIME.pattern} ", re.MULTILINE)
 _LEVELS: Final = ("alert: ", "error: ", "warning: ")
 
 
@@ -29,6 +36,11 @@ def read(line: str) -> Line:
     for level in _LEVELS:
         event = event.removeprefix(level)
     return Line(event, fields)
+
+
+def without_times(text: str) -> str:
+    """Lines without the time at their beginning; others as they are."""
+    return _STAMP.sub("", text)
 
 
 def _plain(value: str) -> str:

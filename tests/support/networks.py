@@ -6,11 +6,13 @@ A thread enters one, and so do the threads and programs that it starts there.
 import contextlib
 import ctypes
 import os
+import pathlib
 import subprocess
 from collections.abc import Iterator
 from typing import Final
 
 from support import peers
+from support.running import daemons
 
 _NETWORK: Final = 0x40000000  # CLONE_NEWNET (sched.h)
 _OWN: Final = "/proc/thread-self/ns/net"
@@ -27,7 +29,7 @@ def new() -> Iterator[None]:
             _check(_C.unshare(_NETWORK))
         except OSError as error:
             peers.without(f"network namespaces ({error.strerror})")
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        ip("link set lo up")
         yield
 
 
@@ -37,6 +39,41 @@ def of(pid: int) -> Iterator[None]:
     with _returning(), open(f"/proc/{pid}/ns/net", "rb") as network:
         _check(_C.setns(network.fileno(), _NETWORK))
         yield
+
+
+@contextlib.contextmanager
+def linked(here: str, there: str, *, beyond: str | None = None, name: str = "here") -> Iterator[int]:
+    """Yield the pid of a process in another network, which a link joins with this one.
+
+    `here` and `there` are the addresses of its two ends, the interfaces `name` and `there`. `beyond` is a
+    network of which every address belongs to the other end.
+    """
+    # it ends with the test, however that ends
+    with subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE) as holder:
+        try:
+            mine = pathlib.Path(_OWN).readlink()
+            theirs = pathlib.Path(f"/proc/{holder.pid}/ns/net")
+            daemons.until(lambda: theirs.readlink() != mine, "another network")
+            ip(f"link add {name} type veth peer name there netns {holder.pid}")
+            ip(f"address add {here}/24 dev {name}")
+            ip(f"link set {name} up")
+            with of(holder.pid):
+                ip(f"address add {there}/24 dev there")
+                ip("link set there up")
+                if beyond is not None:
+                    ip("link set lo up")
+                    ip(f"route add local {beyond} dev lo")
+                    ip(f"route add default via {here}")
+            if beyond is not None:
+                ip(f"route add {beyond} via {there}")
+            yield holder.pid
+        finally:
+            holder.kill()
+
+
+def ip(words: str) -> None:
+    """Run a command of iproute2 in this network."""
+    subprocess.run(["ip", *words.split()], check=True)
 
 
 @contextlib.contextmanager

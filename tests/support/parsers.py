@@ -32,7 +32,7 @@ QUESTION: Final = dns_message.question(query.Question("2.0.0.127.bl.example", "A
 
 
 def _header(data: bytes, options: Options) -> object:
-    """As a gate does: never more than is wanted."""
+    """As a PROXY reader does: never more than is wanted."""
     have = 0
     while wanted := proxy_header.wanted(data[:have], options):
         if have + wanted > len(data):

@@ -47,6 +47,7 @@ class Maker:
 
     def __init__(self, seed: int, folder: pathlib.Path) -> None:
         self._random = random.Random(seed)  # noqa: S311 (the same services in every run)
+        self._observing = random.Random(seed)  # noqa: S311 (as above)
         self._folder = folder
         self._files = 0
         self._ports: set[int] = set()
@@ -74,11 +75,28 @@ class Maker:
             "dns_lists": [self._list() for _ in range(chosen.choice([0, 0, 1, 3]))],
             "dns": self._some({"threshold": {"A": 1}, "exempt": [self._network(made)]}),
         }
+        for each in (settings["limits"], *settings["access"]):
+            if self._observing.random() < 0.2:
+                each["enforce"] = False
         if chosen.random() < 0.7:
             settings["deny_message"] = chosen.choice(["550 go away", "* BYE\n", "ä"])
         if chosen.random() < 0.3:
             settings["environment_files"] = [self._write("env", b"A=from a file\nX_1=\n")]
+        if (penalties := self._penalties(name)) is not None:
+            settings["penalties"] = penalties
         return Service(name, settings, made)
+
+    def _penalties(self, name: str) -> dict[str, Any] | None:
+        """Penalties that last as long as the test, for some services."""
+        chosen = random.Random(name)  # noqa: S311 (the same services in every run)
+        if chosen.random() < 0.5:
+            return None
+        return {
+            **{kind: 300 for kind in ("refused", "proxy") if chosen.random() < 0.8},
+            "min": chosen.choice([0, 400]),
+            "network": {"ipv4": chosen.choice([8, 24, 32])},
+            "exempt": chosen.choice([[], ["::1"], ["127.0.0.0/8"]]),
+        }
 
     def _port(self) -> int:
         """A port that no client's end can take before the daemon has it, on all addresses."""

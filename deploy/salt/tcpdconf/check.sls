@@ -26,7 +26,7 @@ def run():
     found, refused = list(_unknown(given, defaults["tcpdconf"], "tcpdconf")), []
     if not found:
         settings = __salt__["slsutil.merge"](defaults["tcpdconf"], given)
-        found = list(_empty(settings))
+        found = [*_ways(settings["package"]), *_empty(settings)]
         refused = _refused(settings)
     required = {"require": [{"test": "tcpdconf-check-pillar"}]}
     return {
@@ -65,6 +65,15 @@ def _unknown(given, defaults, place):
                 yield from _unknown(value, defaults[key], here)
         elif not isinstance(value, (str, int) if key in _ACCOUNTS else type(defaults[key])):
             yield f"{here}: must be {_WANTED[type(defaults[key])]}, not {value!r}"
+
+
+def _ways(package):
+    """Yield that a Debian package goes with no other way to install."""
+    if package["deb"] and (package["wheel"] or package["version"] or package["venv"] != "/opt/tcpdconf"):
+        yield (
+            "tcpdconf:package:deb: goes with neither wheel nor version, and needs venv as it is by default:"
+            " the package has its own version and is below /opt/tcpdconf"
+        )
 
 
 def _empty(settings):

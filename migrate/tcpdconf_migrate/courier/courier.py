@@ -166,9 +166,7 @@ def _notes(script: Script, environment: Mapping[str, str]) -> Iterator[commandli
     if not _is_yes(environment.get(script.switch, "yes")):
         what = f"{script.switch}={environment[script.switch]}"
         yield commandline.Note("ignored", what, "so this service is not enabled", ("enabled",))
-    why = (
-        "stay in these files; what was for couriertcpd there (PORT, MAXDAEMONS, TCPDOPTS, ...) counts no more"
-    )
+    why = "stay in these files, but those for couriertcpd (PORT, MAXDAEMONS, TCPDOPTS, ...) no longer apply"
     yield commandline.Note("changed", "settings of the mail server", why, ("environment_files",))
     for change in script.changes.split(" ; "):
         name, _, value = change.partition("=$")

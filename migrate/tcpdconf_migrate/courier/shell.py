@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tcpdconf.daemon.worker import environment_files
 from tcpdconf_migrate.courier import installation
 from tcpdconf_migrate.courier import scripts as courier_scripts
 from tcpdconf_migrate.courier.scripts import Script
@@ -24,8 +25,6 @@ _DUMP: Final = """\
 printf '%s\\0' "$@" >"${0%/*}/words"
 exec /usr/bin/env -0 >"${0%/*}/environment"
 """
-# as tcpdconf sources a file with shell = true, which sees the variables of earlier ones
-_SOURCE: Final = 'exec 3>&1 1>&2; set -a; . "$1"; exec /usr/bin/env -0 >&3'
 
 
 class Started(NamedTuple):
@@ -55,46 +54,41 @@ def start(script: Script, there: installation.Installation, directory: str, file
         dump.chmod(0o700)
         text = courier_scripts.commands(script, there, directory, files, str(dump))
         inside = there.prefix if script.in_prefix and os.path.isdir(there.prefix) else folder
-        said = _shell(["-c", text], {}, inside)
+        said = _shell(text, inside)
         try:
             words, environment = (Path(folder) / name for name in ("words", "environment"))
-            return Started(
-                tuple(_items(words.read_bytes())), _variables(environment.read_bytes()), said.stderr
-            )
+            pairs = (item.partition("=") for item in _items(environment.read_bytes()))
+            variables = {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}
+            return Started(tuple(_items(words.read_bytes())), variables, said)
         except FileNotFoundError:
-            raise ShellError(f"/bin/sh gets to no command line: {said.stderr or 'it says nothing'}") from None
+            raise ShellError(f"/bin/sh reaches no command line: {said or 'no output'}") from None
 
 
-class _Said(NamedTuple):
-    stdout: bytes
-    stderr: str
+def _shell(text: str, directory: str) -> str:
+    """Run commands with an empty environment, and return what the shell and its children say.
 
-
-def _shell(arguments: Sequence[str], environment: Mapping[str, str], directory: str) -> _Said:
+    Raises:
+        ShellError: they take too long.
+    """
     with subprocess.Popen(
-        ["/bin/sh", *arguments],
+        ["/bin/sh", "-c", text],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment,
+        env={},
         cwd=directory,
         process_group=0,
     ) as shell:
         try:
-            stdout, stderr = shell.communicate(timeout=_SECONDS)
+            _, stderr = shell.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)  # its children hold the pipes as well
             raise ShellError(f"/bin/sh has not finished reading it after {_SECONDS:g} s") from None
-    return _Said(stdout, os.fsdecode(stderr).strip())
+    return os.fsdecode(stderr).strip()
 
 
 def _items(content: bytes) -> list[str]:
     return [os.fsdecode(item) for item in content.split(b"\0")[:-1]]
-
-
-def _variables(content: bytes) -> dict[str, str]:
-    pairs = (item.partition("=") for item in _items(content))
-    return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}
 
 
 def sourced(files: Sequence[str]) -> dict[str, str]:
@@ -105,8 +99,10 @@ def sourced(files: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for file in files:
-        said = _shell(["-c", _SOURCE, "sh", file], found, "/")
-        if not said.stdout:
-            raise ShellError(f"/bin/sh cannot source {file}: {said.stderr}")
-        found = _variables(said.stdout)
+        try:
+            found = environment_files.source(Path(file).read_bytes(), found, "/")
+        except environment_files.SourcingError as error:
+            raise ShellError(f"cannot read {file}: {error}") from None
+        except OSError as error:
+            raise ShellError(f"cannot read {file}: {error.strerror}") from None
     return found

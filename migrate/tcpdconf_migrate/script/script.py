@@ -43,7 +43,7 @@ _OPTION: Final = re.compile(
 )
 _SHELL_OF_ITS_OWN: Final = re.compile(r"#!.*\b(bash|ksh|zsh)\b")
 _SUBSTITUTION: Final = re.compile(r"(?:\$\(|[<>]\()(.*)\)|`(.*)`", re.DOTALL)
-_ITSELF: Final = "$$ is known only when it runs"
+_ITSELF: Final = "$$ is known only at run time"
 _DEEPEST: Final = 8  # nested files and command texts, at most
 
 
@@ -190,7 +190,7 @@ class _ScriptWalk:
         for assigned in filter(None, assignments):
             own[assigned.name] = value = self._assigned(assigned)
             if not rest:
-                why = f"{assigned.name} is set at line {line} only if the command before it says so"
+                why = f"{assigned.name} is set at line {line}, depending on the command before it"
                 self._variables.assign(assigned.name, self._variables.unknown(why) if conditional else value)
         if rest:
             fields = [field for word in rest for field in self._variables.fields(word)]
@@ -261,7 +261,7 @@ class _ScriptWalk:
         if changes.left:
             self._left += self._variables.reasons(" ".join(run.fields)) or changes.left
         for key, value in changes.state.items():
-            why = f"{' '.join(run.fields)} at line {run.line} happens only if the command before it says so"
+            why = f"{' '.join(run.fields)} at line {run.line} depends on the command before it"
             self._variables.assign(key, self._variables.unknown(why) if run.conditional else value)
 
     def _descriptors(self, command: SimpleCommand) -> dict[str, str]:
@@ -338,7 +338,7 @@ class _ScriptWalk:
         given = [field for field in (*run.fields, *run.own.values()) if field != inner.text]
         reasons = self._variables.reasons(" ".join(given))
         if inner.text is None or not set(inner.options) <= set("ceuxlfvhpamnb") or reasons:
-            why = "; ".join(reasons) or f"what {inner.name} does with couriertcpd is not known here"
+            why = "; ".join(reasons) or f"{inner.name} is not supported in front of couriertcpd"
             self.found.append(UnreadLine(line, why))
             return
         before = self._variables, self._front, self._notes, self._bash, self._sourced

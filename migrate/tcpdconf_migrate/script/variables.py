@@ -78,7 +78,7 @@ class Variables:
         for scope in reversed(self._scopes):
             if name in scope:
                 return scope[name]
-        return self.unknown(f"{name} is set nowhere in it")
+        return self.unknown(f"{name} is not set in this script")
 
     def names(self) -> set[str]:
         """Return the names of all variables that were assigned."""
@@ -124,14 +124,14 @@ class Variables:
         if part.kind == "text":
             return part.text
         if part.kind == "unknown":
-            return self.unknown(f"{part.text} is known only when it runs")
+            return self.unknown(f"{part.text} is known only at run time")
         if not part.operator or self.is_set(part.text):
             value = self.value(part.text)
             if value or not part.operator.startswith(":"):
                 return value
         value = self.text(part.otherwise)
         if not self.is_set(part.text):
-            self.assumed[f"{part.text} is set nowhere in it, so its default counts: {value}"] = None
+            self.assumed[f"{part.text} is not set in this script, so its default applies: {value}"] = None
         if part.operator.endswith("="):
             self.assign(part.text, value)
         return value

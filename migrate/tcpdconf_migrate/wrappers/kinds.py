@@ -149,7 +149,7 @@ def _prlimit(words: list[str], settings: Settings, notes: list[Note]) -> list[st
     return words
 
 
-BOTH: Final = "the soft limit holds as hard limit too: a service has one number"
+BOTH: Final = "the soft limit holds as hard limit too: a service has one number for both"
 
 
 def _courierlogger(words: list[str], settings: Settings, _: list[Note]) -> list[str]:

@@ -63,7 +63,7 @@ def options(words: list[str], valued: Sequence[str], flags: Sequence[str]) -> It
 
 def unknown_option(name: str, word: str) -> UnknownError:
     """Return the error for an option that is not listed."""
-    return UnknownError(f"what the option {word} of {name} does to couriertcpd is not known here")
+    return UnknownError(f"the option {word} of {name} is not supported")
 
 
 def _value(name: str, word: str, words: list[str]) -> str:

@@ -38,8 +38,8 @@ def start_stop_daemon(words: list[str], settings: Settings, notes: list[Note]) -
         raise wrapper_options.UnknownError("start-stop-daemon has no -- in front of couriertcpd's arguments")
     if {"-u", "--user"} & set(words[: words.index("--")]):
         raise wrapper_options.UnknownError(
-            "--user of start-stop-daemon is who runs couriertcpd on Gentoo, and whose processes to look for"
-            " on Debian: write --chuid where it is the former"
+            "--user of start-stop-daemon is the user of couriertcpd on Gentoo, and the owner of the processes"
+            " to look for on Debian: write --chuid for the first meaning"
         )
     given = dict(wrapper_options.options(words, _START_VALUED, _START_FLAGS))
     long = {_START_LONG.get(option, option): value for option, value in given.items()}
@@ -52,7 +52,7 @@ def start_stop_daemon(words: list[str], settings: Settings, notes: list[Note]) -
     program = long.get("startas", long.get("exec", ""))
     if not commandline.is_couriertcpd(program):
         raise wrapper_options.UnknownError(
-            f"what {program or 'start-stop-daemon'} does with couriertcpd is not known here"
+            f"{program or 'start-stop-daemon'} is not supported in front of couriertcpd"
         )
     return [program, *words]
 
@@ -94,7 +94,7 @@ def su(words: list[str], settings: Settings, notes: list[Note]) -> list[str]:
         return rest
     text = next((given[key] for key in ("c", "command", "session-command") if key in given), None)
     if text is None or len(plain) > 1:
-        raise wrapper_options.UnknownError(f"what {name} does with couriertcpd is not known here")
+        raise wrapper_options.UnknownError(f"{name} is not supported in front of couriertcpd")
     interpreter = given.get("s", given.get("shell", "/bin/sh"))
     return [interpreter if wrapper_options.is_shell([interpreter]) else "/bin/sh", "-c", text]
 
@@ -152,7 +152,7 @@ def setpriv(words: list[str], settings: Settings, notes: list[Note]) -> list[str
     given = dict(wrapper_options.options(words, _SETPRIV, flags))
     if not given.keys() & {"reuid"} or given.keys() & {"ruid", "euid", "rgid", "egid", "keep-groups"}:
         raise wrapper_options.UnknownError(
-            "setpriv leaves some of the rights of who runs it: only --reuid with --regid is known here"
+            "setpriv keeps some rights of its caller: only --reuid with --regid is supported"
         )
     wrapper_options.account(settings, given["reuid"] + (f":{given['regid']}" if "regid" in given else ""))
     if "reset-env" in given:

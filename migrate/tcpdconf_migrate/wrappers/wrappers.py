@@ -64,7 +64,7 @@ def merged(around: Settings, own: Settings) -> Settings:
 
 def _unknown(words: list[str], _: Settings, _notes: list[Note]) -> list[str]:
     name = words[0].rpartition("/")[2]
-    raise wrapper_options.UnknownError(f"what {name} does with couriertcpd is not known here")
+    raise wrapper_options.UnknownError(f"{name} is not supported in front of couriertcpd")
 
 
 class Shell(NamedTuple):

@@ -160,7 +160,7 @@ def _not_an_action(word: bytes, written: bytes) -> str:
     elif b"=" in word or (_NAME.fullmatch(word) and word.isupper() and word != b"DENY"):
         meant = "allow and a comma before the variables"
     text = f"{prefixes.shown(word)} is neither allow nor deny, and couriertcpd {effect} this network"
-    return f"{text}; write {meant}"
+    return f"{text}: write {meant}"
 
 
 def _items(value: bytes, begin: int = 0) -> Iterator[tuple[int, int, bytes]]:

@@ -21,8 +21,8 @@ _FORM: Final = re.compile(
 )
 _STAR: Final = "*"  # in place of a text: use the list's own
 _SAFE: Final = (
-    "couriertcpd takes any answer for a listing; here an answer counts in 127.0.0.0/8, error codes do not,"
-    " and neither does a list that fails its test (RFC 5782)"
+    "couriertcpd takes any answer for a listing, tcpdconf only an answer in 127.0.0.0/8 that is no error"
+    " code, from a list that passes its test (RFC 5782)"
 )
 _ANY: Final = "0.0.0.0"  # noqa: S104 (an answer that stands for all)
 
@@ -84,9 +84,9 @@ def _changes(action: str, parts: _Parts, *, exact: bool) -> Iterator[str]:
     if _reading(parts, exact=exact) == "safe":
         yield _SAFE
     if action == "block" and parts.shown and not text:
-        yield "couriertcpd names the zone in its text; here it is what is shown for the zone"
+        yield "couriertcpd names the zone in its text, tcpdconf the name shown for it"
     if action == "block" and text == _STAR and parts.answer is not None:
-        yield "couriertcpd sets the variable to * where an answer is named; here it is the list's text"
+        yield "couriertcpd sets the variable to * if an answer is named, tcpdconf to the list's text"
 
 
 def _table(action: str, parts: _Parts, *, exact: bool) -> dict[str, Any]:
@@ -100,16 +100,15 @@ def _table(action: str, parts: _Parts, *, exact: bool) -> dict[str, Any]:
         table["variable"] = parts.variable
     if parts.answer not in {None, _ANY}:
         table["match"] = [parts.answer]
-    table |= _allowed(parts) if action == "allow" else _blocked(parts, exact=exact)
+    if action == "block":
+        table |= _blocked(parts, exact=exact)
+    elif parts.text is not None:
+        table["txt"] = True
     if _reading(parts, exact=exact) == "any":
         table["answers"] = "any"
     if exact:
         table["probe"] = False
     return table
-
-
-def _allowed(parts: _Parts) -> dict[str, Any]:
-    return {} if parts.text is None else {"txt": True}
 
 
 def _blocked(parts: _Parts, *, exact: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 Action = Literal["run", "stop", "restart"]
 
 _USAGE: Final = "Usage: couriertcpd [options] port prog arg1 arg2..."
-_ATOI: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
+_ATOI: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)")
 _LONG: Final = 2**63 - 1
 _MOST: Final = 10_000_000  # the largest number that a service accepts
 
@@ -46,7 +46,7 @@ class Option(NamedTuple):
 
 
 OPTIONS: Final = (
-    Option("access", "FILE", ("access.file",), "has to be there and readable"),
+    Option("access", "FILE", ("access.file",), "must exist and be readable"),
     Option("accesslocal", "", ("access.local",)),
     Option("address", "ADDRESS", ("listeners.address", "listeners.freebind"), "`0` and `::` are `*`"),
     Option(
@@ -54,7 +54,7 @@ OPTIONS: Final = (
     ),
     Option("block", "ZONE[=SHOWN][,VAR[/A.B.C.D][,TEXT]]", ("dns_lists",), "TEXT `*`: `txt = true`"),
     Option("denymsg", "TEXT", ("deny_message",), "an empty TEXT is an empty line"),
-    Option("drop", "VAR,...", ("drop",), "`BLOCK` without a value; each of several is looked at"),
+    Option("drop", "VAR,...", ("drop",), "`BLOCK` without a value; all names count"),
     Option("forcebind", "", (), "of some builds: does nothing"),
     Option("group", "GROUP", ("group",), "0 without a value"),
     Option(
@@ -68,14 +68,14 @@ OPTIONS: Final = (
     Option("nodnslookup", "", ("lookup_names",), "true without the option"),
     Option("noidentlookup", "", (), "of old versions: does nothing"),
     Option("pid", "FILE", (), "goes into the background; `tcpdconf run` does not"),
-    Option("proxy", "", (), "does nothing, as there"),
+    Option("proxy", "", (), "does nothing, as in couriertcpd"),
     Option("restart", "", (), "`tcpdconf reload`"),
     Option("stderr", "FILE or socket", ("stderr",)),
-    Option("stderrlogger", "PROGRAM", ("stderr.logger",), "goes before a FILE of -stderr"),
+    Option("stderrlogger", "PROGRAM", ("stderr.logger",), "takes precedence over a FILE of -stderr"),
     Option("stderrloggername", "NAME", ("stderr.name",)),
     Option("stop", "", (), "`tcpdconf stop`"),
     Option("user", "USER", ("user",), "a number keeps the group: `group`; 0 without a value"),
-    Option("warn", "N", ("limits.warn_at",), "ignored when above -maxprocs"),
+    Option("warn", "N", ("limits.warn_at",), "ignored if above -maxprocs"),
 )
 _NAMES: Final = frozenset(option.name for option in OPTIONS)
 _LISTS: Final = frozenset({"allow", "block"})
@@ -143,7 +143,8 @@ def atoi(text: str) -> int:
     (7, 0, 1)
     """
     found = _ATOI.match(text)
-    number = max(-_LONG - 1, min(_LONG, int(found[1][:32]))) if found else 0
+    assert found is not None  # noqa: S101 (it may be empty)
+    number = max(-_LONG - 1, min(_LONG, int(found[1] + (found[2][:20] or "0"))))  # 20 digits are beyond _LONG
     return (number + 2**31) % 2**32 - 2**31
 
 

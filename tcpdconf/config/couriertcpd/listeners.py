@@ -41,9 +41,14 @@ def tables(draft: grammar.Draft) -> list[dict[str, Any]]:
         CommandLineError: a port or an address is invalid, or two items cannot be bound together.
     """
     found = list(_listed(draft))
-    _refuse_collisions(found)
+    bound = [
+        collisions.Bound("", place, table.get("address", _ALL), _number(table))
+        for place, table in enumerate(found)
+    ]
+    if any(collisions.pairs(bound)):
+        raise grammar.CommandLineError("bind: Address already in use")
     if (backlog := draft.positive("listen", "listen")) is not None:
-        why = "couriertcpd checks the number and does not use it; here it is the length of the queue"
+        why = "couriertcpd checks the number and ignores it, tcpdconf uses it as the length of the queue"
         draft.note_option("changed", "listen", why, "listeners", 0, "backlog")
         for table in found:
             table["backlog"] = backlog
@@ -58,8 +63,8 @@ def _listed(draft: grammar.Draft) -> Iterator[dict[str, Any]]:
         address = _address(written or given.values.get("address", "0"))
         table: dict[str, Any] = {} if address == _ALL else {"address": address}
         table["port"] = port
-        if _is_foreign(address):
-            table["freebind"] = True
+        if address not in {_ALL, _IPV4} and not collisions.is_loopback(address):
+            table["freebind"] = True  # couriertcpd binds addresses that this host may lack
         if isinstance(port, int) and str(port) != item.rpartition(".")[2]:
             draft.note("changed", item, f"is read as port {port}", "listeners", place)
         yield table
@@ -69,29 +74,15 @@ def _address(text: str) -> str:
     return _ALL if text == "0" else addresses.address(text)
 
 
-def _is_foreign(address: str) -> bool:
-    """Return whether this host may lack the address, which couriertcpd binds all the same."""
-    return address not in {_ALL, _IPV4} and not collisions.is_loopback(address)
-
-
 def _number(table: dict[str, Any]) -> int:
     return host.port_number(table["port"])
-
-
-def _refuse_collisions(listeners: Sequence[dict[str, Any]]) -> None:
-    bound = [
-        collisions.Bound("", place, table.get("address", _ALL), _number(table))
-        for place, table in enumerate(listeners)
-    ]
-    if any(collisions.pairs(bound)):
-        raise grammar.CommandLineError("bind: Address already in use")
 
 
 def _add_haproxy(draft: grammar.Draft, listeners: Sequence[dict[str, Any]]) -> None:
     written = draft.given.values["haproxy"]
     items = [_item(text) for text in written.split(",") if text] or [_item("")]
     if not written:
-        why = "means every port, as the manual says; couriertcpd does nothing then"
+        why = "means every port, as the manual says, while couriertcpd ignores it"
         draft.note_option("changed", "haproxy", why)
     if not draft.exact:
         why = "version 2 of the protocol is read as well as version 1"
@@ -101,7 +92,7 @@ def _add_haproxy(draft: grammar.Draft, listeners: Sequence[dict[str, Any]]) -> N
             table["haproxy"] = _haproxy(draft, timeouts, place)
     for item in items:
         if not any(_timeouts([item], table) for table in listeners):
-            draft.note_option("ignored", "haproxy", f"no listener is meant by {item.text}")
+            draft.note_option("ignored", "haproxy", f"{item.text} matches no listener")
 
 
 def _item(text: str) -> _Item:
@@ -136,7 +127,7 @@ def _timeouts(items: Iterable[_Item], table: dict[str, Any]) -> dict[str, int]:
 
 def _haproxy(draft: grammar.Draft, timeouts: dict[str, int], place: int) -> dict[str, Any]:
     key = ("listeners", place, "haproxy")
-    why = 'everybody who reaches this port can claim any address: name your proxies instead of "any"'
+    why = 'any client of this port can claim any address: list your proxies instead of "any"'
     draft.note_option("risk", "haproxy", why, *key)
     timeout = max(timeouts.values())
     if timeout != min(timeouts.values()):

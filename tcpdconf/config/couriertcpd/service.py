@@ -19,10 +19,10 @@ _WATCHED_FOLDERS: Final = 5  # connections that mail programs open to an IMAP se
 _IMAP: Final = frozenset({143, 993, "imap", "imap2", "imaps"})
 _FOR_NOTHING: Final = {
     "forcebind": ("obsolete", "does nothing: an address can be bound again at once"),
-    "lock": ("obsolete", "does nothing: it is from builds that had a lock file of their own"),
+    "lock": ("obsolete", "does nothing: some builds had a lock file of their own"),
     "noidentlookup": ("obsolete", "does nothing: there are no ident lookups, and new versions refuse it"),
     "proxy": ("obsolete", "does nothing, as with couriertcpd"),
-    "pid": ("ignored", "tcpdconf run stays in the foreground, for a service manager; it writes no pid file"),
+    "pid": ("ignored", "tcpdconf run stays in the foreground for a service manager and writes no pid file"),
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def translate(draft: grammar.Draft) -> tuple[Service, Log | None]:
     """
     given = draft.given
     for word in given.overruled:
-        draft.note("ignored", word, "is given again, and the last one counts")
+        draft.note("ignored", word, "is given again, and only the last one applies")
     for name, (kind, why) in _FOR_NOTHING.items():
         if name in given.values:
             draft.note_option(kind, name, why)
@@ -55,8 +55,10 @@ def translate(draft: grammar.Draft) -> tuple[Service, Log | None]:
         "access": _access(draft),
         "dns_lists": list_options.tables(draft),
     }
-    if not draft.exact:
-        why = "programs see what tcpdconf was started with, which is not what a start script has set"
+    if draft.exact:
+        table["keepalive"] = "kernel"
+    else:
+        why = "programs see the environment of tcpdconf, not the variables of a start script"
         draft.note("changed", "environment", why, "inherit_environment")
     return _service(table), log
 
@@ -111,7 +113,7 @@ def _refusals(draft: grammar.Draft) -> dict[str, Any]:
     if "denymsg" in values:
         found["deny_message"] = values["denymsg"] + ("\n" if draft.exact else "")
         if not draft.exact:
-            why = "ends in CR LF, as mail protocols want it; couriertcpd sends LF"
+            why = "ends in CR LF, as mail protocols require, while couriertcpd sends LF"
             draft.note_option("changed", "denymsg", why)
     return found
 
@@ -120,9 +122,9 @@ def _dropped(draft: grammar.Draft, value: str) -> list[str]:
     names = [name for name in value.split(",") if name] or ["BLOCK"]
     found = [name for name in names if fields.VARIABLE.fullmatch(name)]
     if len(found) < len(names):
-        draft.note_option("ignored", "drop", "not all of it are names of variables", "drop")
+        draft.note_option("ignored", "drop", "contains words that are not names of variables", "drop")
     if len(found) > 1:
-        why = f"couriertcpd looks at {found[0]} only; here each of them refuses"
+        why = f"couriertcpd reads {found[0]} only, tcpdconf refuses on each of them"
         draft.note_option("changed", "drop", why, "drop")
     return found
 
@@ -146,7 +148,9 @@ def _log(draft: grammar.Draft) -> Log | None:
     if file is None or file == "socket":
         return None
     if not file.startswith("/"):
-        why = f"is a file below {draft.directory}" + ("; syslog is none of its forms" * (file == "syslog"))
+        why = f"is a file below {draft.directory}" + (
+            ", because couriertcpd does not log to syslog" * (file == "syslog")
+        )
         draft.note_option("risk", "stderr", why, "stderr")
     return tables.StderrFile(file=draft.below(file))
 
@@ -162,7 +166,7 @@ def _limits(draft: grammar.Draft, listeners: list[dict[str, Any]]) -> dict[str, 
         if draft.exact:
             found["network"] = {"ipv6": 120}
         else:
-            why = "an IPv6 network is a /64 here, which is one customer; couriertcpd counts a /120"
+            why = "an IPv6 network is a /64, which is one customer, while couriertcpd counts a /120"
             draft.note_option("changed", "maxperc", why, "limits", "max_per_network")
     warn = _warn(draft, most)
     if warn is not None or draft.exact:

@@ -107,7 +107,7 @@ def _services_array(
     text = "must be a table of services by their names, not an array"
     right = [name for name in names if isinstance(name, str) and fields.NAME.fullmatch(name)]
     if len(set(right)) < len(names):
-        hint = "write [services.NAME] for each, and leave out the key name"
+        hint = "write [services.NAME] for each, and delete the key name"
         return finding._replace(text=text, hint=hint, meant=None)
     edits: list[problems.Edit] = []
     number = -1
@@ -121,7 +121,7 @@ def _services_array(
         place = source.places.get(("services", index, "name"))
         if place is not None:
             edits.append(problems.Edit(place.key.line, 1, place.end[0] + 1, 1, ""))
-    hint = f"write [services.{_part(right[0])}], and its other headers alike; leave out the key name"
+    hint = f"write [services.{_part(right[0])}], change its other headers alike, and delete the key name"
     return finding._replace(text=text, hint=hint, meant=None, edits=tuple(edits))
 
 

@@ -164,21 +164,20 @@ def _too_large(
 
     The file that has most of it is named.
     """
-    hint = 'put long lists of access rules into a file of their own, which access names: file = "..."'
+    hint = 'put long lists of access rules into a file of their own: [[services.NAME.access]] file = "..."'
     if files > _FILES:
-        yield _whole(str(directory), f"has {files} files, and {_FILES} are the most", "too-large")
+        yield _whole(str(directory), f"has {files} files, at most {_FILES} are allowed", "too-large")
     sizes = {path: content.size for path, content in contents.items()}
     if sum(sizes.values()) > _BYTES:
         path = max(sizes, key=sizes.__getitem__)
-        text = f"has {sizes[path]} bytes; all files together have more than {_BYTES}, which are the most"
+        text = f"has {sizes[path]} bytes, and all files together may have at most {_BYTES}"
         yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
         return
     tokens = {path: content.tokens for path, content in contents.items()}
     if sum(tokens.values()) > _TOKENS:
         path = max(tokens, key=tokens.__getitem__)
-        text = (
-            f"is too long: all files together have {sum(tokens.values())} tokens, and {_TOKENS} are the most"
-        )
+        count = sum(tokens.values())
+        text = f"is too long: all files together have {count} tokens, at most {_TOKENS} are allowed"
         yield problems.Problem(path, 0, 0, "", text, "too-large", hint=hint)
 
 

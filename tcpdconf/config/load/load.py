@@ -97,6 +97,7 @@ def load(
     unread = "\n".join(found.broken)
     services, rest = _services(loaded, seen, unread, valid)
     seen.add(_chains(loaded, {**services, **rest}, unread))
+    seen.add(_scopes(loaded, {**services, **rest}, unread))
     if not seen.errors():
         loaded = replaced(loaded, config=_config(loaded, services, seen))
     if to_serve:
@@ -154,7 +155,7 @@ class _Seen:
                 self._wrong = self._wrong or problem.severity == "error"
             if self._wrong and len(self.problems) >= _MOST:
                 self.full = True
-                text, hint = f"has more problems than {_MOST}", "mend these first"
+                text, hint = f"has more than {_MOST} problems", "correct these first"
                 more = problems.Problem(self._directory, 0, 0, "", text, "too-many-problems", hint=hint)
                 self.problems.append(more)
                 return
@@ -193,35 +194,40 @@ def _written_here(file: SourceFile, found: "validation_errors.Finding") -> probl
 
 
 def _twice(files: list[SourceFile]) -> Iterator[problems.Problem]:
-    """Yield problems of names that two files define: services, chains, keys of [dns] and [daemon]."""
+    """Yield problems of names that two files define: services, chains, keys of tables that files share."""
     twice: dict[str, codes.Code] = {"services": "duplicate-service", "dns_chains": "duplicate-chain"}
     first: dict[positions.Key, SourceFile] = {}
     for file in files:
-        for table in ("services", "dns_chains", "dns", "daemon"):
+        for table in ("services", "dns_chains", "dns", "daemon", "cluster"):
             for name in merge.table(file.data, table):
                 known = first.setdefault((table, name), file)
-                if known is not file:
-                    yield _second((table, name), file, known, twice.get(table, "duplicate-key"))
-
-
-def _second(key: positions.Key, file: SourceFile, known: SourceFile, code: codes.Code) -> problems.Problem:
-    span, text = known.span(key, "key"), "is defined twice"
-    if span is not None:
-        text += f"; first at {known.path}:{span.line}:{span.column}"
-    return file.problem(file.span(key, "key"), problems.dotted(key), text, code)
+                if known is file:
+                    continue
+                key = (table, name)
+                span, text = known.span(key, "key"), "is defined twice"
+                if span is not None:
+                    text += f", first at {known.path}:{span.line}:{span.column}"
+                code = twice.get(table, "duplicate-key")
+                yield file.problem(file.span(key, "key"), problems.dotted(key), text, code)
 
 
 def _too_many(loaded: Loaded) -> Iterator[problems.Problem]:
     """Yield problems of more services than one daemon runs, or of defaults too large for so many."""
     count = len(loaded.written.owners)
     if count > _SERVICES:
-        text = f"has {count} services, and {_SERVICES} are the most"
+        text = f"has {count} services, at most {_SERVICES} are allowed"
         yield problems.Problem(
-            loaded.directory, 0, 0, "services", text, "too-large", hint="run several daemons"
+            loaded.directory,
+            0,
+            0,
+            "services",
+            text,
+            "too-large",
+            hint="run several daemons, each with its own directory",
         )
     inherited = loaded.written.inherited()
     if inherited > _INHERITED:
-        text = f"give {count} services {inherited} values, and {_INHERITED} are the most"
+        text = f"gives {count} services {inherited} values, at most {_INHERITED} are allowed"
         hint = 'put access rules into a file: [[defaults.access]] file = "..."'
         yield loaded.problem(("defaults",), text, "too-large", hint=hint)
 
@@ -269,6 +275,8 @@ def _remains(data: dict[str, Any], wrong: set[str | int]) -> ServiceSettings:
 def _config(loaded: Loaded, services: Services, seen: _Seen) -> Config:
     """Return the whole configuration; conflicts in tables that files share go to `seen`."""
     shared = {name: loaded.written.whole(name) for name in ("dns", "dns_chains", "daemon")}
+    if cluster := loaded.written.whole("cluster"):
+        shared["cluster"] = cluster
     try:
         return Config.model_validate({"services": services, **shared}, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
@@ -276,6 +284,17 @@ def _config(loaded: Loaded, services: Services, seen: _Seen) -> Config:
 
         seen.add(loaded.found(found) for found in validation_errors.findings(error, shared, Settings))
         return loaded.config
+
+
+def _scopes(loaded: Loaded, services: Services, unread: str) -> Iterator[problems.Problem]:
+    """Yield a problem of each service that counts in an engine, if no file says where that is."""
+    if loaded.written.whole("cluster") or "cluster" in unread:
+        return
+    for service, settings in services.items():
+        if settings.limits.scope == "cluster":
+            key = ("services", service, "limits", "scope")
+            hint = 'add a table [cluster] with url = "redis://HOST:PORT", or leave scope out'
+            yield loaded.problem(key, 'is "cluster", but there is no [cluster]', "missing-key", hint=hint)
 
 
 def _chains(loaded: Loaded, services: Services, unread: str) -> Iterator[problems.Problem]:

@@ -9,6 +9,7 @@ from tcpdconf.config import codes, positions, problems
 from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.load import merge
 from tcpdconf.config.load.source import SourceFile, Spot
+from tcpdconf.config.model import presets
 from tcpdconf.config.model.service import Config
 
 if TYPE_CHECKING:
@@ -72,9 +73,23 @@ class Loaded:
         return None if span is None else (found[0].source.path, span.line)
 
     def comment(self, key: positions.Key) -> str:
-        """Return the origin of a key for people: `conf.d/10-smtp.toml:12`, or `default`."""
+        """Return the origin of a key for people: `conf.d/10-smtp.toml:12`, `preset psbl`, or `default`."""
         origin = self.origin(key)
-        return "default" if origin is None else f"{origin[0]}:{origin[1]}"
+        if origin is None:
+            preset = self._preset(key)
+            return "default" if preset is None else f"preset {preset}"
+        return f"{origin[0]}:{origin[1]}"
+
+    def _preset(self, key: positions.Key) -> str | None:
+        """Return the preset that set a key of a DNS list which was not written, or None."""
+        kind = "lists" if key[0] == "dns_chains" else "dns_lists"
+        if len(key) < 5 or key[2] != kind:
+            return None
+        table = self.written.locate(key[:4])
+        name = (
+            table[0].value.get("preset") if table is not None and isinstance(table[0].value, dict) else None
+        )
+        return name if name is not None and key[4] in presets.known()[name]["settings"] else None
 
 
 def advised(

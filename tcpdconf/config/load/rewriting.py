@@ -43,8 +43,8 @@ _COURIER: Final = {
     "nodnslookup": "[services.NAME]: lookup_names = false, the default",
 }  # fmt: skip
 _UNUSED: Final = {
-    "noidentlookup": "leave it out: nobody is asked for identity (RFC 1413)",
-    "pid": "leave it out: `tcpdconf status` knows the daemon's process",
+    "noidentlookup": "leave it out: tcpdconf makes no ident lookups (RFC 1413)",
+    "pid": "leave it out: `tcpdconf status` shows the daemon's pid",
     "tcpdopts": "write each option as a key of its own",
     "name": "leave it out: the name of a service is in its header, [services.NAME]",
 }
@@ -196,9 +196,9 @@ def _table(value: object, name: str) -> notations.Advice:  # noqa: PLR0911 (one 
 
 
 def _haproxy(value: object) -> notations.Advice:
-    text = 'say whose header is believed: haproxy = { trusted = ["ADDRESS-OF-THE-PROXY"] }'
+    text = 'name the proxies that may send a header: haproxy = { trusted = ["ADDRESS-OF-THE-PROXY"] }'
     if value is False:
-        return notations.Advice("leave haproxy out: no header is then expected")
+        return notations.Advice("leave haproxy out to expect no header")
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(item, str) for item in listed):
         return notations.Advice(text)

@@ -105,5 +105,5 @@ def parsed(text: str) -> dict[str, Any]:
         RecursionError: the text is nested too deeply.
     """
     if any(line.count(".") >= _PARTS for line in text.split("\n")) and _LONG_KEY.search(text):
-        raise ValueError(f"a key of more than {_PARTS} parts")
+        raise ValueError(f"a key with more than {_PARTS} parts")
     return tomllib.loads(text)

@@ -54,7 +54,7 @@ def duplicates(source: SourceFile) -> Iterator[problems.Problem]:
     for twice in source.places.duplicates:
         first = f"{source.path}:{twice.first.line}:{twice.first.column}"
         key = problems.dotted(twice.key)
-        yield source.problem(twice.span, key, f"is defined twice; first at {first}", "duplicate-key")
+        yield source.problem(twice.span, key, f"is defined twice, first at {first}", "duplicate-key")
 
 
 def is_twice(statement: str) -> bool:

@@ -128,7 +128,7 @@ def _instead(key: positions.Key, model: type[pydantic.BaseModel]) -> tuple[str, 
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("-", "_")
     meant = plain if plain in known else near(name, known, 0.85 if places else 0.6)
     if places and not (meant and plain == meant):
-        return "belongs to " + " or ".join(places), None
+        return f"belongs to {_alternatives(places)}", None
     theirs = rewriting.courier(key, known)
     if theirs and not (meant and plain == meant):
         return theirs
@@ -160,9 +160,13 @@ def _wrong(key: positions.Key, found: ErrorDetails) -> Finding:
     return Finding(key, "must not be empty" if kind in _EMPTY else "is not valid", "wrong-value")
 
 
+def _alternatives(words: list[str]) -> str:
+    """Return words as text: "A", "A or B", "A, B or C"."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def _no_word(key: positions.Key, words: list[str], value: object, otherwise: str) -> Finding:
-    quoted = [f'"{word}"' for word in words]
-    allowed = " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    allowed = _alternatives([f'"{word}"' for word in words])
     found = rewriting.word(value, words)
     meant = f'"{found}"' if found else None
     hint = f"did you mean {meant}?" if meant else None

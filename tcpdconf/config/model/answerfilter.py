@@ -8,7 +8,7 @@ form serves both.
 
 import ipaddress
 import re
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from tcpdconf.config.model import values
 
@@ -59,7 +59,8 @@ def read(value: object) -> Filter:
             break
         rest = rest[1:]
     if rest or len(octets) != 4 or value.endswith("."):
-        _refuse(value)
+        text = f'must be four octets such as "127.0.0.2" or "127.0.0.[2..11]", not {values.shown(value)}'
+        raise ValueError(text + _meant(value))
     first, second, third, fourth = (
         _bracket(value, place, inside) if inside is not None else frozenset({_number(value, place, plain)})
         for place, (inside, plain) in enumerate(octets, 1)
@@ -75,7 +76,7 @@ def octets(address: str) -> tuple[int, ...]:
 def _network(value: str) -> Filter:
     found = values.network(value)
     if not isinstance(found, ipaddress.IPv4Network):
-        raise ValueError(f"must be IPv4, as answers of DNS lists are (RFC 5782), not {values.shown(value)}")  # noqa: TRY004 (every reader fails with ValueError)
+        raise ValueError(f"must be IPv4, as all answers of DNS lists (RFC 5782), not {values.shown(value)}")  # noqa: TRY004 (every reader fails with ValueError)
     low, high = found.network_address.packed, found.broadcast_address.packed
     return Filter(*(frozenset(range(a, b + 1)) for a, b in zip(low, high, strict=True)))
 
@@ -102,11 +103,6 @@ def _number(value: str, place: int, text: str) -> int:
     if int(text) > _BYTE:
         raise ValueError(f"octet {place} of {values.shown(value)}: {text} is above {_BYTE}")
     return int(text)
-
-
-def _refuse(value: str) -> NoReturn:
-    text = f'must be four octets such as "127.0.0.2" or "127.0.0.[2..11]", not {values.shown(value)}'
-    raise ValueError(text + _meant(value))
 
 
 def _meant(value: str) -> str:

@@ -9,18 +9,23 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
-from tcpdconf.config import codes
+from tcpdconf.config import codes, collisions
 from tcpdconf.config.model import answerfilter, notations, values
 
 # The tags of union members that pydantic puts into an error's location; never keys.
-TAGS: Final = frozenset({"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>"})
+TAGS: Final = frozenset(
+    {"<any>", "<list>", "<word>", "<file>", "<logger>", "<name>", "<table>", "<switch>", "<times>"}
+)
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+EXIT_STATUS: Final = re.compile(r"[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]")  # eight bits (wait(2))
 LONGEST_LINE: Final = (
     400  # characters: with a code and an address in an SMTP reply of 512 (RFC 5321, 4.5.3.1.5)
 )
-_RATE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+LONGEST_INTERFACE: Final = 15  # IFNAMSIZ less the NUL
+_LEAST_HEADER: Final = 16 + 216  # bytes of a PROXY header of version 2 with the addresses of UNIX sockets
+_MOST_HEADER: Final = 16 + 0xFFFF  # its length has 16 bits
 LogLevel = Literal["debug", "info", "notice", "warning"]
 
 
@@ -89,6 +94,12 @@ def _name(name: str) -> str:
     return name
 
 
+def _exit_status(text: str) -> str:
+    if not EXIT_STATUS.fullmatch(text):
+        raise wrong(f"must be an exit status from 1 to 255, not {values.shown(text)}")
+    return text
+
+
 def _string_schema(**extra: object) -> WithJsonSchema:
     """Return the schema of a notation; its pattern may allow text that the reader refuses."""
     return WithJsonSchema({"type": "string", **extra})
@@ -105,6 +116,9 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_name), _string_schema(pattern=f"^{NAME.pattern}$")]
 Variable = Annotated[str, AfterValidator(_variable), _string_schema(pattern=f"^{VARIABLE.pattern}$")]
 Environment = dict[Variable, Text]
+ExitStatus = Annotated[
+    str, AfterValidator(_exit_status), _string_schema(pattern=f"^({EXIT_STATUS.pattern})$")
+]
 Path = Annotated[str, _reader(values.path), _string_schema(pattern="^/")]
 Network = Annotated[
     values.IPNetwork | str,
@@ -181,31 +195,44 @@ Size = Annotated[
 ]
 
 
-def _written_rate(rate: values.Rate) -> str:
-    seconds = int(rate.seconds)
-    size, unit = next((size, unit) for size, unit in _RATE_UNITS if seconds % size == 0)
-    return f"{rate.connections}/{'' if seconds == size else seconds // size}{unit}"
+def _header_size(value: object) -> int:
+    found = values.size(value)
+    if not _LEAST_HEADER <= found <= _MOST_HEADER:
+        raise ValueError(f"must be {_LEAST_HEADER} to {_MOST_HEADER} bytes, not {values.shown(value)}")
+    return found
+
+
+HeaderSize = Annotated[
+    int,
+    _reader(_header_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": _LEAST_HEADER, "maximum": _MOST_HEADER},
+                {"type": "string", "pattern": f"^{values.SIZE.pattern}$"},
+            ]
+        }
+    ),
+]
 
 
 Rate = Annotated[
     values.Rate,
     _reader(values.rate),
-    PlainSerializer(_written_rate, return_type=str),
+    PlainSerializer(str, return_type=str),
     _string_schema(pattern=f"^{values.RATE.pattern}$", examples=["30/min", "5/s"]),
 ]
-Umask = Annotated[
-    int,
-    _reader(values.umask),
-    PlainSerializer(lambda mask: f"{mask:03o}", return_type=str),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": "^[0-7]{1,4}$"},
-                {"type": "integer", "minimum": 0, "maximum": 511},
-            ]
-        }
-    ),
-]
+_written_bits = PlainSerializer(lambda bits: f"{bits:03o}", return_type=str)
+_BITS_SCHEMA: Final = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "pattern": "^[0-7]{1,4}$"},
+            {"type": "integer", "minimum": 0, "maximum": 511},
+        ]
+    }
+)
+Umask = Annotated[int, _reader(values.umask), _written_bits, _BITS_SCHEMA]
+Mode = Annotated[int, _reader(values.mode), _written_bits, _BITS_SCHEMA]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
@@ -221,10 +248,13 @@ class Duration:
     least: float
     most: float
     above: bool = False
+    whole: bool = False  # the kernel counts whole seconds
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
         """Return the validator."""
-        read = functools.partial(values.duration, least=self.least, most=self.most, above=self.above)
+        read = functools.partial(
+            values.duration, least=self.least, most=self.most, above=self.above, whole=self.whole
+        )
         written = core_schema.plain_serializer_function_ser_schema(_written_duration)
         return core_schema.no_info_plain_validator_function(_validating(read), serialization=written)
 
@@ -241,6 +271,54 @@ class Duration:
 
 Seconds = Annotated[float, Duration(0, 86400, above=True)]
 Ttl = Annotated[float, Duration(0, 604800)]
+PenaltySeconds = Annotated[float, Duration(0, 604800, above=True)]
+KeepaliveSeconds = Annotated[float, Duration(1, 32767, whole=True)]  # tcp(7): MAX_TCP_KEEPIDLE
+
+
+def _no_keepalive(value: object) -> Literal[False, "kernel"]:
+    """Read a value of `keepalive` that is no table."""
+    if value is False:
+        return False
+    if value == "kernel":
+        return "kernel"
+    text = f'must be a table with time, interval and count, false or "kernel", not {values.shown(value)}'
+    if value is True:
+        raise wrong(text, hint="leave it out to have the default")
+    try:
+        time = values.duration(value, 1, 32767)
+    except ValueError:
+        raise wrong(text, code="wrong-value" if isinstance(value, str) else "wrong-type") from None
+    written = notations.quoted(value) if isinstance(value, str) else f"{time:g}"
+    raise wrong(text, meant=f"{{ time = {written} }}")
+
+
+NoKeepalive = Annotated[
+    Literal[False, "kernel"],
+    _reader(_no_keepalive),
+    PlainSerializer(lambda value: value),
+    WithJsonSchema({"enum": [False, "kernel"]}),
+]
+
+
+def _interface(value: object) -> str:
+    """Read the name of a network interface, as the kernel allows it (dev_valid_name)."""
+    text = f"must be the name of a network interface, not {values.shown(value)}"
+    if not isinstance(value, str) or value in {"", ".", ".."} or re.search(r"[/\s]|[^ -~]", value):
+        raise wrong(text, code="wrong-value" if isinstance(value, str) else "wrong-type")
+    name, colon, _ = value.partition(":")
+    if colon:
+        meant = notations.quoted(name) if name else None
+        raise wrong(f"{text}: an alias is only an address", meant=meant)
+    if len(value) > LONGEST_INTERFACE:
+        raise wrong(f"must have at most {LONGEST_INTERFACE} characters, not {len(value)}")
+    return value
+
+
+Interface = Annotated[
+    str,
+    _reader(_interface),
+    _string_schema(pattern=r"^[^/:\s]+$", maxLength=LONGEST_INTERFACE, examples=["eth0"]),
+]
 
 
 def _program(argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -327,6 +405,68 @@ Server = Annotated[
     _reader(values.server),
     PlainSerializer(str, return_type=str),
     _string_schema(pattern=r"^[\[\]0-9A-Fa-f:.%]+$", examples=["127.0.0.1:5353", "::1"]),
+]
+
+
+def _written_http_end(value: values.ServerAddress | str) -> str:
+    return values.UNIX + value if isinstance(value, str) else str(value)
+
+
+HttpEnd = Annotated[
+    values.ServerAddress | str,
+    _reader(values.http_end),
+    PlainSerializer(_written_http_end, return_type=str),
+    _string_schema(
+        pattern=r"^(unix:/.*[^/]|[0-9.]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5})$",
+        examples=["127.0.0.1:9435", "unix:/run/tcpdconf/http.sock"],
+    ),
+]
+EngineUrl = Annotated[
+    values.EngineUrl,
+    _reader(values.engine_url),
+    PlainSerializer(str, return_type=str),
+    _string_schema(
+        pattern=r"^(rediss?://[^@/?#]+(:[0-9]{1,5})?(/[0-9]{0,4})?|unix:///[^?#]+(\?db=[0-9]{1,4})?)$",
+        examples=["rediss://192.0.2.10:6379/0"],
+    ),
+]
+EnginePrefix = Annotated[
+    str,
+    _reader(values.engine_prefix),
+    _string_schema(pattern=f"^{values.ENGINE_PREFIX.pattern}$", examples=["mail:"]),
+]
+HostLabel = Annotated[
+    str,
+    _reader(values.host_label),
+    _string_schema(pattern=f"^{values.HOST_LABEL.pattern}$", examples=["mx1"]),
+]
+AgentEnd = Annotated[
+    values.ServerAddress,
+    _reader(values.agent_end),
+    PlainSerializer(str, return_type=str),
+    _string_schema(
+        pattern=r"^([0-9.]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5})$", examples=["127.0.0.1:9143"]
+    ),
+]
+
+
+def require_allow(listen: values.ServerAddress, allow: tuple[object, ...]) -> None:
+    """Raise an error if other hosts reach `listen` and no network is allowed to ask there."""
+    if not allow and not collisions.is_loopback(listen.address):
+        raise wrong(
+            f"{listen} is no loopback address, so allow must say who may ask",
+            ("listen",),
+            "missing-key",
+            hint='add allow = ["NETWORK", ...], or listen on 127.0.0.1',
+        )
+
+
+HostName = Annotated[
+    str,
+    _reader(values.host_name),
+    _string_schema(
+        pattern=rf"^({values.LABEL.pattern}\.)*{values.LABEL.pattern}\.?$", examples=["mail.example.org"]
+    ),
 ]
 
 

@@ -7,9 +7,11 @@ check in code are repeated here, as far as JSON Schema can express them.
 
 from typing import Any, Final
 
+from tcpdconf.config.model import presets
 from tcpdconf.config.model.service import Settings
 
 _NULL: Final = {"type": "null"}
+ID: Final = "https://json.schemastore.org/tcpdconf.json"  # where SchemaStore serves it, once it is there
 _FIRST: Final = ("$schema", "title", "description", "type", "default", "examples")  # keywords, in order
 
 
@@ -31,6 +33,21 @@ def _also(**keys: dict[str, Any]) -> dict[str, Any]:
     return {"properties": keys, "additionalProperties": True}
 
 
+def _allowing() -> dict[str, Any]:
+    """Return the condition that a DNS list is an allow list, by its action or that of its preset."""
+    preset = {**_where("preset", *presets.allowing()), "not": {"required": ["action"]}}
+    return {"anyOf": [_where("action", "allow"), preset]}
+
+
+def _by_key() -> dict[str, Any]:
+    """Return the condition that the zone of a DNS list stands below a key."""
+    names = [name for name in presets.known() if presets.needs_key(name)]
+    return {
+        **_where("preset", *names),
+        "not": {"anyOf": [{"required": ["zone"]}, {"required": ["zone_file"]}]},
+    }
+
+
 _FORBIDDEN: Final[dict[str, Any]] = {"not": {}}
 _RULES: Final[dict[str, dict[str, Any]]] = {
     "AccessRule": _any_of("network", "local", "proxied_local"),
@@ -46,9 +63,14 @@ _RULES: Final[dict[str, dict[str, Any]]] = {
         ],
     },
     "DnsList": {
-        **_one_of("zone", "zone_file"),
+        "anyOf": [{"required": ["preset"]}, _one_of("zone", "zone_file")],
+        "not": {"required": ["zone", "zone_file"]},
         "dependencies": {"zone_file": ["display_zone"]},
-        "if": _where("action", "allow"),
+        "allOf": [
+            {"if": {"required": ["key_file"]}, "then": {"not": {"required": ["zone_file"]}}},
+            {"if": _by_key(), "then": {"required": ["key_file"]}},
+        ],
+        "if": _allowing(),
         "then": _also(message=_FORBIDDEN, weight={"maximum": -1}),
         "else": _also(weight={"minimum": 1}),
     },
@@ -78,6 +100,7 @@ def schema() -> dict[str, Any]:
         found["properties"][key]["x-tombi-additional-key-label"] = label
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
+        "$id": ID,
         "title": "tcpdconf configuration file",
         "x-tombi-toml-version": "v1.0.0",
         **found,

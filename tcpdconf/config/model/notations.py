@@ -60,11 +60,9 @@ def network(text: str) -> Advice:  # noqa: PLR0911 (one for each notation)
         return Advice(meant=f'"{ipaddress.ip_network(".".join(filled) + "/" + mask, strict=False)}"')
     host, colon, port = text.rpartition(":")
     if colon and port.isdigit() and _is_address(host):
-        return Advice(
-            f'a network has no port; write "{host}", and the port of this host as local = "*:{port}"'
-        )
+        return Advice(f'write "{host}", and the port of this host as local = "*:{port}"')
     if re.fullmatch(r"[A-Za-z][\w-]*(\.[\w-]+)*", text):
-        return Advice("names are not looked up; write the address")
+        return Advice("write the address: names are not looked up")
     return NONE
 
 
@@ -77,7 +75,7 @@ def _range(first: str, last: str) -> Advice:
     if len(found) == 1:
         return Advice(meant=f'"{found[0]}"')
     written = ", ".join(f'"{each}"' for each in found[:8]) + (", ..." if len(found) > 8 else "")
-    return Advice(f"a range is written as its networks, one a rule: {written}")
+    return Advice(f"write one rule for each network of the range: {written}")
 
 
 def _is_address(text: str) -> bool:
@@ -111,17 +109,17 @@ def address(text: str) -> Advice:  # noqa: PLR0911 (one for each notation)
     if bare.startswith("["):
         return _bracketed(bare, "the port belongs to port")
     if bare.lower() == "localhost":
-        return Advice('write "127.0.0.1" or "::1", in a listener each: names are not looked up')
+        return Advice('write a listener for "127.0.0.1" and one for "::1": names are not looked up')
     if "/" in bare:
         host = bare.partition("/")[0]
         if _is_address(host) and bare.rpartition("/")[2] in {"32", "128"}:
             return Advice(meant=f'"{host}"')
-        return Advice("a listener has one address; write it without a network's length")
+        return Advice("write one address without a prefix length")
     if "," in bare:
         return Advice("write a [[...listeners]] table for each address")
     if _is_address(bare) and bare != text:
         return Advice(meant=f'"{bare}"')
-    return Advice("names are not looked up; write the address") if re.match(r"[A-Za-z]", bare) else NONE
+    return Advice("write the address: names are not looked up") if re.match(r"[A-Za-z]", bare) else NONE
 
 
 def split(text: str) -> tuple[str, int] | None:
@@ -167,7 +165,7 @@ def size(value: object) -> Advice:
 def rate(value: object) -> Advice:
     """Advise on rates in other notations."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return Advice(f'say in which time: "{value}/s", "{value}/min" or "{value}/h"')
+        return Advice(f'add the time: "{value}/s", "{value}/min" or "{value}/h"')
     text = value.strip() if isinstance(value, str) else ""
     if text.isdigit():
         return rate(int(text))
@@ -189,7 +187,7 @@ def path(value: object) -> Advice:
         plain = url[1].lower() == "file" and url[2].startswith("/")
         return Advice(meant=quoted(url[2])) if plain else Advice("write the path of a file on this host")
     if _VARIABLE.search(text) or text.startswith("~"):
-        return Advice("variables and ~ are not expanded; write the path itself")
+        return Advice("write the path itself: variables and ~ are not expanded")
     if text.strip() != text and text.strip().startswith("/"):
         return Advice(meant=quoted(text.strip()))
     return Advice('write the whole path, from "/" on') if text else NONE
@@ -198,7 +196,9 @@ def path(value: object) -> Advice:
 def zone(text: str) -> Advice:
     """Advise on URLs, or Courier's `ZONE/ADDRESS,VARIABLE,MESSAGE`, in place of a zone."""
     if text == HIDDEN:
-        return Advice("tcpdconf show hides a zone that has a display_zone; write the zone itself")
+        return Advice(
+            "write the zone itself: tcpdconf show prints <hidden> for a zone that has a display_zone"
+        )
     url = _URL.fullmatch(text.strip())
     if url:
         host = url[2].split("/")[0].split(":")[0].strip(".")
@@ -237,7 +237,7 @@ def server(text: str) -> Advice:
     if found is not None and found[0] != "*":
         return Advice(meant=f'"{socket_address.shown(found[0], int(found[1]))}"')
     if url and url[1].lower() not in {"udp", "tcp", "dns"}:
-        return Advice("only plain DNS is spoken; write the address of a resolver")
+        return Advice("write the address of a resolver that speaks plain DNS")
     if _is_address(bare):
         return Advice(meant=f'"{bare}"')
     host = re.fullmatch(
@@ -247,7 +247,7 @@ def server(text: str) -> Advice:
         return Advice(meant=f'"{socket_address.shown(host[1], int(host[2]))}"')
     if "," in bare or " " in bare:
         return Advice("write each server as an element of its own")
-    return Advice("names are not looked up; write the address") if re.match(r"[A-Za-z]", bare) else NONE
+    return Advice("write the address: names are not looked up") if re.match(r"[A-Za-z]", bare) else NONE
 
 
 def account(text: str) -> Advice:

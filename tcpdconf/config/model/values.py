@@ -6,6 +6,7 @@ completes "KEY: ..." (`must be a size such as "512MiB", not 7.5`).
 
 import ipaddress
 import math
+import os
 import re
 from typing import Final, NamedTuple
 
@@ -30,6 +31,7 @@ _SIZE_UNITS: Final = {
 }  # fmt: skip
 RATE: Final = re.compile(r"(\d{1,9}) ?/ ?(?:(\d{1,6}) ?)?(s|sec|second|min|minute|h|hour|d|day)s?")
 _RATE_UNITS: Final = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # fmt: skip  # noqa: E501
+_UNITS_SHOWN: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 LONGEST_ZONE: Final = 253 - 64  # the 32 nibbles of an IPv6 address and their dots precede it
 DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|min|h|d)")
@@ -37,6 +39,8 @@ _DURATION_UNITS: Final = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d"
 _SPELT: Final = {
     "msec": "ms", "sec": "s", "second": "s", "m": "min", "minute": "min", "hr": "h", "hour": "h", "day": "d",
 }  # fmt: skip
+UNIX: Final = "unix:"  # begins the notation of a Unix socket
+_LONGEST_SOCKET: Final = 107  # bytes of its path (unix(7))
 _SERVICE_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 _TYPES: Final = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", list: "an array", dict: "a table"}  # fmt: skip  # noqa: E501
 
@@ -58,6 +62,12 @@ class Rate(NamedTuple):
 
     connections: int
     seconds: float
+
+    def __str__(self) -> str:
+        """Return the rate as people write it: `20/min`, `100/2h`."""
+        seconds = int(self.seconds)
+        size, unit = next((size, unit) for size, unit in _UNITS_SHOWN if seconds % size == 0)
+        return f"{self.connections}/{'' if seconds == size else seconds // size}{unit}"
 
 
 class ServerAddress(NamedTuple):
@@ -220,10 +230,10 @@ def rate(value: object) -> Rate:
     return Rate(int(found[1]), float(int(found[2] or 1) * _RATE_UNITS[found[3]]))
 
 
-def duration(value: object, least: float, most: float, *, above: bool = False) -> float:
+def duration(value: object, least: float, most: float, *, above: bool = False, whole: bool = False) -> float:
     """Read a duration as seconds: a number, or `"10s"`, `"5min"`, `"24h"`, `"500ms"`.
 
-    It must be from `least` to `most`; with `above`, more than `least`.
+    It must be from `least` to `most`; with `above`, more than `least`; with `whole`, without a fraction.
     """
     found = DURATION.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
@@ -238,6 +248,8 @@ def duration(value: object, least: float, most: float, *, above: bool = False) -
     if seconds < least or (above and seconds == least):
         bound = "more than" if above else "at least"
         raise ValueError(f"must be {bound} {least:.15g} seconds, not {shown(value)}")
+    if whole and seconds != int(seconds):
+        raise ValueError(f"must be a whole number of seconds, not {shown(value)}")
     return float(seconds)
 
 
@@ -263,9 +275,18 @@ def umask(value: object) -> int:
     A number is refused: once parsed, 18 and 0o022 are equal. `load.files` has turned numbers in octal
     notation into strings.
     """
+    return _octal(value, "022")
+
+
+def mode(value: object) -> int:
+    """Read the mode of a file, in the notation of `umask`."""
+    return _octal(value, "660")
+
+
+def _octal(value: object, example: str) -> int:
     if isinstance(value, str) and re.fullmatch(r"[0-7]{1,4}", value) and int(value, 8) <= 0o777:
         return int(value, 8)
-    text = f'must be octal digits such as "022", or 0o022 without quotes, not {shown(value)}'
+    text = f'must be octal digits such as "{example}", or 0o{example} without quotes, not {shown(value)}'
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 777
     digits = str(value) if is_number else ""
     if isinstance(value, str) and value[:2] in {"0o", "0O"}:
@@ -282,6 +303,16 @@ def account(value: object) -> int | str:
         return value
     advice = notations.account(value) if isinstance(value, str) else notations.NONE
     raise MistakeError(f"must be a name or a number, not {shown(value)}", *advice)
+
+
+ENGINE_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+HOST_LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_ENGINE_PORT: Final = 6379
+_ENGINE_URL: Final = re.compile(
+    r"(?P<scheme>rediss?)://(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+))"
+    r"(:(?P<port>[0-9]{1,5}))?(/(?P<database>[0-9]{1,4})?)?"
+)
+_ENGINE_SOCKET: Final = re.compile(r"unix://(?P<path>/[^?#\0]*[^/?#\0])(\?db=(?P<database>[0-9]{1,4}))?")
 
 
 def path(value: object) -> str:
@@ -334,3 +365,116 @@ def end(value: object, default: int | None) -> ServerAddress:
         kind = "ADDRESS:PORT" if default is None else "an address, perhaps with a port"
         raise ValueError(f'must be {kind}, such as "192.0.2.7:25" or "[2001:db8::7]:25", not {shown(value)}')
     return ServerAddress(found, number)
+
+
+def http_end(value: object) -> ServerAddress | str:
+    """Read the end at which HTTP is served: an address with its port, or the path of a Unix socket."""
+    if isinstance(value, str) and value.startswith(UNIX):
+        name = value.removeprefix(UNIX)
+        if not name.startswith("/") or name.endswith("/") or "\0" in name:
+            raise ValueError(f'must be "unix:" and an absolute path, not {shown(value)}')
+        if len(os.fsencode(name)) > _LONGEST_SOCKET:
+            raise ValueError(f"must have a path of at most {_LONGEST_SOCKET} bytes (unix(7))")
+        return name
+    try:
+        return end(value, None)
+    except ValueError:
+        text = (
+            f'must be ADDRESS:PORT or unix:PATH, such as "127.0.0.1:9435" or "unix:/run/tcpdconf/http.sock",'
+            f" not {shown(value)}"
+        )
+        meant = None
+        if isinstance(value, str) and value.startswith("/") and "\0" not in value:
+            meant = notations.quoted(UNIX + value)
+        raise MistakeError(text, None, meant or _loopback_meant(value)) from None
+
+
+def agent_end(value: object) -> ServerAddress:
+    """Read the end at which an agent answers: an address with its port."""
+    try:
+        return end(value, None)
+    except ValueError:
+        text = f'must be ADDRESS:PORT, such as "127.0.0.1:9143" or "[::1]:9143", not {shown(value)}'
+        raise MistakeError(text, None, _loopback_meant(value)) from None
+
+
+def _loopback_meant(value: object) -> str | None:
+    """Return the address and port, as TOML, that a port alone or localhost certainly means, or None."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PORT:
+        return f'"127.0.0.1:{value}"'
+    if isinstance(value, str) and re.fullmatch(r"localhost:[1-9]\d{0,4}", value):
+        return f'"127.0.0.1{value.removeprefix("localhost")}"'
+    return None
+
+
+class EngineUrl(NamedTuple):
+    """Says where an engine is: at a host and port, with TLS or without, or at the path of a Unix socket."""
+
+    tls: bool
+    host: str | None
+    port: int
+    path: str | None
+    database: int
+
+    def __str__(self) -> str:
+        """Return the URL, with port and database."""
+        if self.host is None:
+            return f"unix://{self.path}" + (f"?db={self.database}" if self.database else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.database}"
+
+
+def engine_url(value: object) -> EngineUrl:
+    """Read the URL of an engine: redis://, rediss:// or unix://."""
+    text = value if isinstance(value, str) else ""
+    if "@" in text:
+        raise MistakeError(
+            "must have no user and password", "write username, and the password into password_file", None
+        )
+    found = _ENGINE_SOCKET.fullmatch(text)
+    if found is not None:
+        if len(os.fsencode(found["path"])) > _LONGEST_SOCKET:
+            raise ValueError(f"must have a path of at most {_LONGEST_SOCKET} bytes (unix(7))")
+        return EngineUrl(False, None, 0, found["path"], int(found["database"] or 0))
+    found = _ENGINE_URL.fullmatch(text)
+    if found is not None:
+        host, port = found["v6"] or found["host"], int(found["port"] or _ENGINE_PORT)
+        try:
+            if found["v6"] is not None:
+                ipaddress.IPv6Address(host)
+            elif re.fullmatch(r"[0-9.]+", host):
+                ipaddress.IPv4Address(host)
+            else:
+                host = host_name(host)
+            if 1 <= port <= MAX_PORT:
+                return EngineUrl(found["scheme"] == "rediss", host, port, None, int(found["database"] or 0))
+        except ValueError:
+            pass
+    raise ValueError(
+        "must be redis://HOST:PORT/DATABASE, rediss:// with TLS, or unix:///PATH, such as"
+        f' "rediss://192.0.2.10:6379/0", not {shown(value)}'
+    )
+
+
+def engine_prefix(value: object) -> str:
+    """Read the beginning of the names of keys in an engine; no character of a glob pattern is among them."""
+    if isinstance(value, str) and ENGINE_PREFIX.fullmatch(value):
+        return value
+    raise ValueError(
+        f'must be 1 to 64 letters, digits and characters of _ . : -, such as "mail:", not {shown(value)}'
+    )
+
+
+def host_label(value: object) -> str:
+    """Read the name of this host among others."""
+    if isinstance(value, str) and HOST_LABEL.fullmatch(value):
+        return value
+    raise ValueError(f'must be 1 to 64 letters, digits, _ . and -, such as "mx1", not {shown(value)}')
+
+
+def host_name(value: object) -> str:
+    """Read the name of a host, as clients write it; it becomes lower case."""
+    text = value.lower().removesuffix(".") if isinstance(value, str) else ""
+    if not text or len(text) > 253 or not all(LABEL.fullmatch(label) for label in text.split(".")):
+        raise ValueError(f'must be the name of a host such as "mail.example.org", not {shown(value)}')
+    return text

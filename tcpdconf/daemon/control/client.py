@@ -1,4 +1,4 @@
-"""Connects commands to a running daemon through control.sock.
+"""Connects commands to a running daemon through control.sock, or some of them through guard.sock.
 
 It imports little, so that commands start quickly.
 """
@@ -31,18 +31,18 @@ class ControlConnection:
     `pid` is the daemon's. `fds` are the descriptors that came with the answers; the caller closes them.
     """
 
-    def __init__(self, directory: str | None) -> None:
-        """Connect to the daemon.
+    def __init__(self, directory: str | None, *, or_guard: bool = False) -> None:
+        """Connect to the daemon; with `or_guard`, through guard.sock if this user may not use control.sock.
 
         Raises:
             ControlError: no daemon runs, or this user may not talk to it.
         """
         self.fds: list[int] = []
         if directory is None:
-            raise ControlError("no daemon runs: this user has no runtime directory; see --runtime-dir")
+            raise ControlError("no daemon runs: neither --runtime-dir nor XDG_RUNTIME_DIR is set")
         self._end = socket.socket(socket.AF_UNIX)
         try:
-            _connect(self._end, directory)
+            _connect(self._end, directory, or_guard=or_guard)
             self.pid = credentials.of(self._end).pid
             # opened before any request: a process that answers afterwards still has this pid
             self._process = _process(self.pid)
@@ -74,7 +74,9 @@ class ControlConnection:
             with contextlib.suppress(BrokenPipeError):  # the daemon may have said why before it hung up
                 self._end.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
-            raise ControlError(f"the daemon (pid {self.pid}) has hung up: {error.strerror}") from error
+            raise ControlError(
+                f"the daemon (pid {self.pid}) closed the connection: {error.strerror}"
+            ) from error
         answer = json.loads(self._line(time.monotonic() + timeout, timeout))
         if "error" in answer:
             raise ControlError(f"the daemon (pid {self.pid}) says: {answer['error']}")
@@ -108,22 +110,26 @@ class ControlConnection:
         except TimeoutError:
             raise
         except OSError as error:
-            raise ControlError(f"the daemon (pid {self.pid}) has hung up: {error.strerror}") from error
+            raise ControlError(
+                f"the daemon (pid {self.pid}) closed the connection: {error.strerror}"
+            ) from error
         for fd in fds:
             os.set_inheritable(fd, False)  # recv_fds drops its flags, so MSG_CMSG_CLOEXEC cannot be used
         self.fds += fds
         if not data:
-            raise ControlError(f"the daemon (pid {self.pid}) has hung up")
+            raise ControlError(f"the daemon (pid {self.pid}) closed the connection")
         return data
 
 
-def ask(directory: str | None, request: dict[str, Any], timeout: float = _PATIENCE) -> dict[str, Any]:
+def ask(
+    directory: str | None, request: dict[str, Any], timeout: float = _PATIENCE, *, or_guard: bool = False
+) -> dict[str, Any]:
     """Send one request to the daemon with this runtime directory and return the answer.
 
     Raises:
         ControlError: there is no answer, or it is an error; a rejected reload is no error.
     """
-    with ControlConnection(directory) as connection:
+    with ControlConnection(directory, or_guard=or_guard) as connection:
         return connection.ask(request, timeout)
 
 
@@ -135,10 +141,20 @@ def _process(pid: int) -> int | OSError:
         return error
 
 
-def _connect(end: socket.socket, directory: str) -> None:
+def _connect(end: socket.socket, directory: str, *, or_guard: bool) -> None:
     opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         end.settimeout(_PATIENCE)
-        end.connect(runtimedir.address(opened))
+        try:
+            end.connect(runtimedir.address(opened))
+        except PermissionError:
+            if not or_guard:
+                raise
+            try:
+                end.connect(runtimedir.address(opened, runtimedir.GUARD))
+            except OSError as error:
+                if error.errno in _NOBODY:
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+                raise
     finally:
         os.close(opened)

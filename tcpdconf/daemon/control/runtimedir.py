@@ -1,4 +1,4 @@
-"""Finds and opens the runtime directory, which holds a daemon's control socket."""
+"""Finds and opens the runtime directory, which holds a daemon's sockets for commands."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ from typing import Final
 from tcpdconf.daemon.process import paths
 
 SOCKET: Final = "control.sock"
+GUARD: Final = "guard.sock"  # of daemon.control_group
 
 
 def find(argument: str | None = None) -> str | None:

@@ -1,7 +1,7 @@
-"""Serves control.sock for the daemon: commands and answers, each as JSON in one line.
+"""Serves the daemon's sockets for commands: requests and answers, each as JSON in one line.
 
-It runs in the supervisor's loop and never waits. Requests, answers, clients and their time are bounded. Only
-root and the daemon's own user are served. The supervisor implements the commands.
+It runs in the supervisor's loop and never waits. Requests, answers, clients and their time are bounded. Each
+request is logged with its caller. The supervisor implements the commands.
 """
 
 import contextlib
@@ -14,15 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from tcpdconf.daemon.control import credentials, runtimedir
-from tcpdconf.daemon.process import channel, log, loop
+from tcpdconf.daemon.process import channel, log, loop, privileges, throttle
 
 REQUEST: Final = 64 * 1024  # bytes
 ANSWER: Final = 4 * 1024 * 1024
 CLIENTS: Final = 16
 SECONDS: Final = 10.0  # for a request to arrive, and for an answer to be read
 _FDS: Final = 250  # descriptors with one byte; the kernel accepts 253 (unix(7))
-_DEFECT: Final = "a defect of tcpdconf; see the log"
+_DEFECT: Final = "a defect of tcpdconf: see the log"
 _BREATHER: Final = 1.0  # seconds without accepting after descriptors have run out
+_READS: Final = frozenset({"status", "connections", "compare", "bans"})  # they change nothing
+_NAME: Final = 40  # most characters of an unknown command's name in the log
 
 
 class Reply(Protocol):
@@ -34,6 +36,10 @@ class Reply(Protocol):
     @property
     def pid(self) -> int:
         """Return the pid of the process that connected; it must not have hung up."""
+
+    @property
+    def uid(self) -> int:
+        """Return the user of that process."""
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send the answer, with these descriptors."""
@@ -49,6 +55,10 @@ class RunningError(Exception):
     """Reports that a daemon uses this runtime directory already; the text says which."""
 
 
+class UnknownCommandError(LookupError):
+    """Reports a command that a socket does not take; the text names those that it takes."""
+
+
 def answer(reply: Reply, make: Callable[[], Mapping[str, object]]) -> None:
     """Answer with the result of `make`; if it raises, log a defect and answer with an error."""
     try:
@@ -60,9 +70,11 @@ def answer(reply: Reply, make: Callable[[], Mapping[str, object]]) -> None:
 
 
 class Control:
-    """Serves the socket and its clients; calls one of `commands` with each request.
+    """Serves one socket and its clients; calls one of `commands` with each request.
 
-    With `replace` it replaces the socket of a daemon that still runs.
+    The socket has mode 0600 and serves only root and the daemon's own user. With a `group` (a number) it
+    belongs to that group, has mode 0660, and serves everyone whom this mode lets in. With `replace` it
+    replaces a socket at which a daemon still listens.
 
     Raises:
         RunningError: a daemon listens there already.
@@ -70,34 +82,54 @@ class Control:
     """
 
     def __init__(
-        self, events: loop.Loop, directory: str, commands: Mapping[str, Command], *, replace: bool = False
+        self,
+        events: loop.Loop,
+        directory: str,
+        commands: Mapping[str, Command],
+        *,
+        name: str = runtimedir.SOCKET,
+        group: int | None = None,
+        replace: bool = False,
     ) -> None:
         self._loop = events
         self._commands = commands
+        self._name = name
+        self._group = group
         self._clients: set[_Client] = set()
+        self._throttle = throttle.Throttle()
         self._directory = runtimedir.open_(directory)
         try:
-            self._listener = _listen(self._directory, directory, replace)
+            self._listener = _listen(self._directory, directory, name, group, replace=replace)
         except BaseException:
             os.close(self._directory)
             raise
-        self._inode = os.stat(runtimedir.SOCKET, dir_fd=self._directory).st_ino
+        self._inode = os.stat(name, dir_fd=self._directory).st_ino
         self._accepting = True
         events.watch(self._listener, self._accept)
 
-    def close(self) -> None:
-        """Stop accepting, and remove the socket unless another daemon has replaced it.
+    @property
+    def reachable(self) -> bool:
+        """True if the directory's mode lets the socket's group through."""
+        found = os.fstat(self._directory)
+        return bool(found.st_mode & (0o010 if found.st_gid == self._group else 0o001))
 
-        Connected clients stay: one that waits for the daemon's exit sees it.
+    def close(self, *, dismiss: bool = False) -> None:
+        """Stop accepting, and remove the socket unless another one has replaced it.
+
+        Connected clients stay: one that waits for the daemon's exit sees it. With `dismiss`, each is closed
+        once it has the answer that it waits for.
         """
         if self._accepting:
             self._loop.forget(self._listener)
         self._accepting = False
-        self._listener.close()
         with contextlib.suppress(OSError):
-            if os.stat(runtimedir.SOCKET, dir_fd=self._directory).st_ino == self._inode:
-                os.unlink(runtimedir.SOCKET, dir_fd=self._directory)
+            # while the listener is open no other socket can get its inode
+            if os.stat(self._name, dir_fd=self._directory).st_ino == self._inode:
+                os.unlink(self._name, dir_fd=self._directory)
+        self._listener.close()
         os.close(self._directory)
+        for client in list(self._clients) if dismiss else ():
+            client.dismiss()
 
     def _accept(self) -> None:
         try:
@@ -109,10 +141,10 @@ class Control:
             self._accepting = False
             self._loop.after(_BREATHER, self._accept_again)
             return
-        client = _Client(self._loop, end, self._commands, self._clients.discard)
+        client = _Client(self._loop, end, self._find, self._clients.discard)
         try:
-            if credentials.of(end).uid not in {0, os.geteuid()}:
-                client.refuse("only root and the user of the daemon are answered")
+            if self._group is None and credentials.of(end).uid not in {0, os.geteuid()}:
+                client.refuse("permission denied: commands are for root and the daemon's user")
             elif len(self._clients) >= CLIENTS:
                 client.refuse("too many clients")
             else:
@@ -121,6 +153,24 @@ class Control:
         except Exception:
             client.close()
             raise
+
+    def _find(self, name: object, end: socket.socket) -> Command:
+        """Return the command that a client asks for, and log the request with its caller.
+
+        Raises:
+            UnknownCommandError: this socket takes no such command.
+        """
+        who = credentials.of(end)
+        fields = {"socket": self._name, "uid": who.uid, "pid": who.pid}
+        if isinstance(name, str) and name in self._commands:
+            log.write("debug" if name in _READS else "info", "command", name=name, **fields)
+            return self._commands[name]
+        held_back = self._throttle.pass_("refused", loop.now())
+        if held_back is not None:
+            unlogged = {"unlogged": held_back} if held_back else {}
+            shown = name[:_NAME] if isinstance(name, str) else ""
+            log.write("notice", "command refused", name=shown, **fields, **unlogged)
+        raise UnknownCommandError(", ".join(self._commands))
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:
@@ -138,13 +188,13 @@ class _Client:
         self,
         events: loop.Loop,
         end: socket.socket,
-        commands: Mapping[str, Command],
+        find: Callable[[object, socket.socket], Command],
         ended: Callable[["_Client"], None],
     ) -> None:
         end.setblocking(False)
         self._loop = events
         self._end = end
-        self._commands = commands
+        self._find = find
         self._ended = ended
         self._in = b""
         self._out = memoryview(b"")
@@ -159,6 +209,11 @@ class _Client:
     def pid(self) -> int:
         """Return the pid of the process that connected."""
         return credentials.of(self._end).pid
+
+    @property
+    def uid(self) -> int:
+        """Return the user of that process."""
+        return credentials.of(self._end).uid
 
     def __call__(self, answer: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send the answer to the client's request."""
@@ -177,6 +232,12 @@ class _Client:
         self._ended(self)
         if self._gone is not None:
             self._gone()
+
+    def dismiss(self) -> None:
+        """Close the connection, once the client has the answer that it waits for."""
+        self._last = True
+        if not self._waiting and not self._out:
+            self.close()
 
     def read_on(self) -> None:
         """Wait for a request, or handle one that has arrived already."""
@@ -209,7 +270,7 @@ class _Client:
         if b"\n" in self._in:
             self._request()
         elif len(self._in) > REQUEST:
-            self.refuse(f"a request has at most {REQUEST} bytes")
+            self.refuse(f"the request is too long: at most {REQUEST} bytes")
 
     def _request(self) -> None:
         """Run the next request's command; nothing is read from this client until it is answered."""
@@ -218,16 +279,16 @@ class _Client:
         self._waiting = True
         try:
             request = json.loads(line)
-            command = self._commands[request["command"]]
+            name = request.get("command") if isinstance(request, dict) else None
+            command = self._find(name, self._end)
         except (ValueError, RecursionError):
-            self.refuse("a request is JSON in one line")
-        except (KeyError, TypeError):
-            known = ", ".join(self._commands)
-            self._answer(_error(f'a request is an object with a "command": {known}'))
+            self.refuse("the request must be one line of JSON")
+        except UnknownCommandError as error:
+            self._answer(_error(f'the request must be an object with one of these as "command": {error}'))
         else:
-            self._obey(command, request)
+            self._run_command(command, request)
 
-    def _obey(self, command: Command, request: dict[str, Any]) -> None:
+    def _run_command(self, command: Command, request: dict[str, Any]) -> None:
         try:
             command(request, self)
         except Exception:  # noqa: BLE001 (a defect costs this answer, not the daemon)
@@ -323,24 +384,28 @@ def _line(answer: Mapping[str, object]) -> bytes:
     return data if len(data) <= ANSWER else _line(_error(f"an answer of {len(data)} bytes"))
 
 
-def _listen(directory: int, path: str, replace: bool) -> socket.socket:
+def _listen(directory: int, path: str, name: str, group: int | None, *, replace: bool) -> socket.socket:
     """Return the listening socket, which is moved into place only once it listens."""
     fcntl.flock(directory, fcntl.LOCK_EX)  # puts two daemons that start at once in order
     try:
         if not replace:
-            _require_free(directory, path)
+            _require_free(directory, path, name)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        new = f".{runtimedir.SOCKET}.{os.getpid()}"
+        new = f".{name}.{os.getpid()}"
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=directory)
-            mask = os.umask(0o177)  # chmod(2) would look the name up again, which may be a link by then
+            # chmod(2) would look the name up again, which may be a link by then
+            mask = os.umask(0o177 if group is None else 0o117)
             try:
                 listener.bind(runtimedir.address(directory, new))
             finally:
                 os.umask(mask)
+            if group is not None:
+                with privileges.in_group(group):
+                    os.chown(new, -1, group, dir_fd=directory, follow_symlinks=False)
             listener.listen(CLIENTS)
-            os.rename(new, runtimedir.SOCKET, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             listener.close()
             with contextlib.suppress(OSError):
@@ -351,7 +416,7 @@ def _listen(directory: int, path: str, replace: bool) -> socket.socket:
         fcntl.flock(directory, fcntl.LOCK_UN)
 
 
-def _require_free(directory: int, path: str) -> None:
+def _require_free(directory: int, path: str, name: str) -> None:
     """Check that no daemon listens on a socket that exists already.
 
     Raises:
@@ -360,7 +425,7 @@ def _require_free(directory: int, path: str) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(runtimedir.address(directory))
+            probe.connect(runtimedir.address(directory, name))
             pid = f"pid {credentials.of(probe).pid}"
         except BlockingIOError:  # its queue is full
             pid = "a daemon"
@@ -368,4 +433,4 @@ def _require_free(directory: int, path: str) -> None:
             if error.errno in {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK}:
                 return
             raise
-    raise RunningError(f"{pid} runs with {path}/{runtimedir.SOCKET} already; see --runtime-dir")
+    raise RunningError(f"{pid} already uses {path}/{name}: name another --runtime-dir")

@@ -145,20 +145,14 @@ class Lookup:
         if drop is not None:
             self._sent.append(drop)
 
-    def _send_again(self) -> None:
-        self._again_at = self._turn_ends
-        if self._server not in self._streams:
-            with contextlib.suppress(OSError):
-                self._send(self._server)
-
     def _wait(self) -> None:
         """Set the timer for the next event: a repeat, the end of the turn, or a caller's deadline."""
         if self._timer is not None:
             self._loop.cancel(self._timer)
         at = min(self._again_at, *(until for until, _ in self._waiting))
-        self._timer = self._loop.after(at - self._clock(), self._look)
+        self._timer = self._loop.after(at - self._clock(), self._time_out)
 
-    def _look(self) -> None:
+    def _time_out(self) -> None:
         """Answer callers whose deadline has passed, and end the turn of a server that has not answered."""
         now = self._clock()
         late = [done for until, done in self._waiting if until <= now]
@@ -173,7 +167,10 @@ class Lookup:
             self._next()
         else:
             if self._again_at <= now:
-                self._send_again()
+                self._again_at = self._turn_ends
+                if self._server not in self._streams:
+                    with contextlib.suppress(OSError):
+                        self._send(self._server)
             self._wait()
         for done in late:
             done(self._told or _TIMEOUT)

@@ -52,14 +52,17 @@ class Hostnames:
 
         During a pause `done` is called at once: with the cached answer, or with "timeout".
         """
+        now = loop.now()
         if self._health.state == "paused":
-            if self._health.tries(loop.now()):
+            if self._health.tries(now):
                 self._ask_own()
             until = _NOW
         elif question in self._failing and self._failing[question].paused:
-            self._try(question)
+            if self._failing[question].tries(now):
+                host_answered = functools.partial(self._host_answered, question)
+                self._resolver.ask(question, host_answered, now + self._seconds, fresh=True)
             until = _NOW
-        heard = self._heard if client else functools.partial(self._heard_of_host, question)
+        heard = self._client_answered if client else functools.partial(self._host_answered, question)
         self._resolver.ask(question, done, until, heard=heard)
 
     def probe(self, done: Callable[[dict[str, str]], None]) -> None:
@@ -88,12 +91,12 @@ class Hostnames:
         by_class = {name: counts[status] for status, name in _CLASSES.items()}
         return NamesStatus(self._health.state, self._health.why, counts.total(), **by_class)
 
-    def _heard(self, answer: query.Answer) -> None:
+    def _client_answered(self, answer: query.Answer) -> None:
         self._log(self._health.heard(answer.status, loop.now(), client=True))
         if self._health.doubtful:
             self._ask_own()
 
-    def _heard_of_host(self, question: query.Question, answer: query.Answer) -> None:
+    def _host_answered(self, question: query.Question, answer: query.Answer) -> None:
         now = loop.now()
         self._health.heard(answer.status, now, client=False)
         if answer.status not in name_health.SILENT:
@@ -107,20 +110,13 @@ class Hostnames:
             why = f"{breaker.FAILURES} failures in a row, the last: {answer.status}"
             self._log(list_health.Change("up", "paused", why), about=question.name)
 
-    def _try(self, question: query.Question) -> None:
-        """Ask a question about this host's end again, if its breaker allows a trial now."""
-        now = loop.now()
-        if self._failing[question].tries(now):
-            heard = functools.partial(self._heard_of_host, question)
-            self._resolver.ask(question, heard, now + self._seconds, fresh=True)
-
     def _ask_own(self) -> None:
         """Send a probe, unless one is running."""
         if not self._asking:
             self._asking = True
-            self._resolver.ask(_own_question(), self._proved, loop.now() + self._seconds)
+            self._resolver.ask(_own_question(), self._own_answered, loop.now() + self._seconds)
 
-    def _proved(self, answer: query.Answer) -> None:
+    def _own_answered(self, answer: query.Answer) -> None:
         self._asking = False
         self._log(self._health.proved(answer.status, loop.now()))
 

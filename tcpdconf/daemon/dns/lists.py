@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tcpdconf.daemon.dns import resolver
+from tcpdconf.daemon.messages.measures import LIST_BOUNDS, Times
 from tcpdconf.daemon.messages.worker import ListStatus
 from tcpdconf.daemon.process import log, loop
 from tcpdconf.policy.dns import answer as dns_answer
@@ -21,7 +22,7 @@ from tcpdconf.policy.dns.chain import Chain, Entry
 
 Answered = Callable[[query.Question, query.Answer], None]
 
-_LOOK: Final = 1.0  # seconds between two checks for lists that are due for a test
+_CHECK: Final = 1.0  # seconds between two checks for lists that are due for a test
 _TEST: Final = 5.0  # seconds that the questions of a test may take
 _WORST: Final[tuple[list_health.State, ...]] = ("suspended", "paused", "untested", "up")
 _CLASSES: Final[dict[Outcome, str]] = {
@@ -38,10 +39,11 @@ _CLASSES: Final[dict[Outcome, str]] = {
 
 
 class _List(NamedTuple):
-    """Pairs a list's displayed name with its health."""
+    """Holds a list's displayed name, its health and its answer times."""
 
     shown: str
     health: list_health.ListHealth
+    times: Times
 
 
 class Lists:
@@ -53,7 +55,9 @@ class Lists:
         self._resolver = asked
         self._lists = {
             entry.zone: _List(
-                entry.shown, list_health.ListHealth(entry.zone, entry.probe, entry.reading, entry.pause)
+                entry.shown,
+                list_health.ListHealth(entry.zone, entry.probe, entry.reading, entry.pause),
+                Times(LIST_BOUNDS),
             )
             for entry in chain.entries
         }
@@ -62,7 +66,7 @@ class Lists:
         self._shown: dict[str, dict[str, str]] = {}  # by zone: the result of the last test
         self._timer = 0
         if self._lists:
-            self._look()
+            self._test_due()
 
     def close(self) -> None:
         """Stop testing. Questions already sent are still answered."""
@@ -83,12 +87,12 @@ class Lists:
         each = self._lists[entry.zone]
         if each.health.state != "up":
             if question.type == "A" and each.health.tries(now):
-                tried = functools.partial(self._heard, each, entry)
+                tried = functools.partial(self._count, each, entry, now)
                 self._resolver.ask(question, tried, now + entry.deadline, fresh=True)
             done(question, query.SUSPENDED)
             return
         answered = functools.partial(done, question)
-        heard = functools.partial(self._heard, each, entry) if question.type == "A" else None  # not TXT
+        heard = functools.partial(self._count, each, entry, now) if question.type == "A" else None  # not TXT
         self._resolver.ask(question, answered, now + entry.deadline, heard=heard)
 
     def report(self) -> list[dict[str, str]]:
@@ -109,21 +113,24 @@ class Lists:
         Neither what comes out of the cache is counted nor a test. Of lists that are shown alike, the worst
         state.
         """
-        alike: dict[str, list[list_health.ListHealth]] = {}
+        alike: dict[str, list[_List]] = {}
         for each in self._lists.values():
-            alike.setdefault(each.shown, []).append(each.health)
-        return {shown: _status(healths) for shown, healths in alike.items()}
+            alike.setdefault(each.shown, []).append(each)
+        return {shown: _status(lists) for shown, lists in alike.items()}
 
-    def _heard(self, each: _List, entry: Entry, answer: query.Answer) -> None:
+    def _count(self, each: _List, entry: Entry, asked: float, answer: query.Answer) -> None:
+        """Count the answer to a question that was asked at this time."""
+        if answer.status != "timeout":
+            each.times.observe(loop.now() - asked)
         self._log(each, each.health.heard(dns_answer.outcome(answer, entry.reading), loop.now()))
 
-    def _look(self) -> None:
+    def _test_due(self) -> None:
         """Test the lists that are due."""
         now = loop.now()
         for zone, each in self._lists.items():
             if each.health.is_due(now):
                 _Test(self._resolver, each.health, functools.partial(self._tested, zone)).start(now)
-        self._timer = self._loop.after(_LOOK, self._look)
+        self._timer = self._loop.after(_CHECK, self._test_due)
 
     def _tested(self, zone: str, shown: dict[str, str], change: list_health.Change | None) -> None:
         self._shown[zone] = shown
@@ -141,11 +148,14 @@ class Lists:
         log.write(level, "list", service=self._service, zone=each.shown, state=change.after, why=change.why)
 
 
-def _status(healths: list[list_health.ListHealth]) -> ListStatus:
+def _status(lists: list[_List]) -> ListStatus:
+    healths = [each.health for each in lists]
     worst = min(healths, key=lambda health: _WORST.index(health.state))
     counts = sum((health.counts for health in healths), Counter[Outcome]())
     by_class = {name: counts[outcome] for outcome, name in _CLASSES.items()}
-    return ListStatus(worst.state, worst.why, counts.total(), **by_class)
+    times = tuple(map(sum, zip(*(each.times.counts for each in lists), strict=True)))
+    seconds = sum(each.times.total for each in lists)
+    return ListStatus(worst.state, worst.why, counts.total(), **by_class, times=times, seconds=seconds)
 
 
 class _Test:

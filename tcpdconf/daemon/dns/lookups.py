@@ -118,7 +118,7 @@ class _Lookup:
         for question, entry in asked.items():
             lookups.ask_list(question, entry, self._answered, now)
         self._busy = False
-        self._look()
+        self._pass_on()
 
     def _answered(self, question: query.Question, answer: query.Answer) -> None:
         self._answers[question] = answer
@@ -126,9 +126,9 @@ class _Lookup:
         if answer.addresses or answer.texts:
             self._told = True
         if not self._busy and (self._told or not self._missing):
-            self._look()
+            self._pass_on()
 
-    def _look(self) -> None:
+    def _pass_on(self) -> None:
         """Pass on the variables once missing answers cannot change them or save the connection."""
         if self._done is None:
             return

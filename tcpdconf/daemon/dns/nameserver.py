@@ -165,7 +165,7 @@ class _Port:
         except OSError as error:
             if error.errno not in _LOST:  # the error may belong to an earlier question
                 self._left = 0
-                self._loop.after(0, self._tell)
+                self._loop.after(0, self._tell_unreachable)
 
     def drop(self, number: bytes) -> None:
         """Expect no more answers to a question."""
@@ -183,7 +183,7 @@ class _Port:
             except BlockingIOError:
                 return
             except OSError:
-                self._tell()
+                self._tell_unreachable()
                 return
             asker = self._waiting.get(data[:2])
             if asker is None:
@@ -193,7 +193,7 @@ class _Port:
                 if not self._waiting:
                     return
 
-    def _tell(self) -> None:
+    def _tell_unreachable(self) -> None:
         """Tell all waiting askers that the server cannot be reached."""
         self._left = 0
         for number, asker in list(self._waiting.items()):

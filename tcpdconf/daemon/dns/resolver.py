@@ -94,7 +94,7 @@ class Resolver:
         elif heard is None:
             self._look_up(section, done, until)
         else:
-            self._look_up(section, functools.partial(_tell, heard, done), until)
+            self._look_up(section, functools.partial(_tell_both, heard, done), until)
 
     def close(self) -> None:
         """Close every socket and timer. Callers that wait are not called back."""
@@ -116,16 +116,13 @@ class Resolver:
             return question._replace(name=f"{question.name}.{self._settings.domain}")
         return question
 
-    def _renew(self) -> None:
+    def _look_up(self, section: bytes, done: exchange.Done, until: float) -> None:
         now = self._clock()
         if now >= self._renew_at:
             self._renew_at = now + _RENEW
             settings = self._renewed()
             if settings is not None:
                 self._use(settings)
-
-    def _look_up(self, section: bytes, done: exchange.Done, until: float) -> None:
-        self._renew()
         servers, beside = self._order()
         lookup = exchange.Lookup(
             section,
@@ -158,7 +155,7 @@ class Resolver:
             self._cache.put(lookup.section, answer, self._clock())
 
 
-def _tell(first: exchange.Done, second: exchange.Done, answer: query.Answer) -> None:
+def _tell_both(first: exchange.Done, second: exchange.Done, answer: query.Answer) -> None:
     first(answer)
     second(answer)
 

@@ -22,7 +22,7 @@ class File:
 
     def read(self) -> str:
         """Return the text of the file now."""
-        self._mark = self._look()  # before the file is read, so that a write meanwhile is noticed
+        self._mark = self._signature()  # before the file is read, so that a write meanwhile is noticed
         try:
             with open(self._path, encoding="utf-8", errors="replace", opener=_open) as file:
                 return file.read(_LONGEST)
@@ -35,10 +35,10 @@ class File:
 
         A missing file does not count as changed: somebody is replacing it.
         """
-        mark = self._look()
+        mark = self._signature()
         return bool(mark) and mark != self._mark
 
-    def _look(self) -> Signature:
+    def _signature(self) -> Signature:
         try:
             return file_signature.signature(os.stat(self._path))
         except OSError:

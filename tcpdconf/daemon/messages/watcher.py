@@ -27,6 +27,7 @@ class ReadFiles(NamedTuple):
 class Watch(wire.Parsed):
     """Asks the watcher to watch the files and directories in `WatchedFiles`, which comes beside it.
 
+    After it comes standard error, which changes when the log is rotated.
     The supervisor began to read them at `since` (time.time). Changes are reported after a debounce of
     `settle` seconds. With `poll` the watcher does not use inotify.
     """

@@ -81,7 +81,7 @@ def _work(work: Callable[[], None], ready: _Ready) -> None:
     try:
         work()
     except BaseException:  # noqa: BLE001 (the waiting loop must be told)
-        log.crash("work beside the loop fails")
+        log.crash("background work failed")
     finally:
         ready.set()
 

@@ -58,6 +58,15 @@ class Channel:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
+    @classmethod
+    def of(cls, fd: int) -> Self:
+        """Return the channel whose end is a descriptor, which was received through another one."""
+        return cls(socket.socket(fileno=fd))
+
+    def detach(self) -> int:
+        """Return the descriptor of this end, which the caller closes; the channel is not used any more."""
+        return self._socket.detach()
+
     def fileno(self) -> int:
         """Return the descriptor, which is readable when a message waits or the other side is gone."""
         return self._socket.fileno()

@@ -32,12 +32,18 @@ class Child:
         self._started = 0.0
         self._ends: collections.deque[float] = collections.deque(maxlen=2)  # latest exits or failed starts
         self.wanted = True
+        self.failures = 0  # exits and failed starts
         self.pid: int | None = None
 
     @property
     def stays_up(self) -> bool:
         """True unless the process has exited or failed to start twice within the last five minutes."""
         return len(self._ends) < 2 or time.monotonic() - self._ends[0] > _LATELY
+
+    @property
+    def running(self) -> float:
+        """The seconds since the latest start."""
+        return time.monotonic() - self._started
 
     def start(self) -> None:
         """Start the process now, unless it is running or no longer wanted."""
@@ -72,11 +78,12 @@ class Child:
             code = os.waitstatus_to_exitcode(status)
             how = f"signal {-code}" if code < 0 else f"status {code}"
             log.error(
-                f"{self.name} ended with {how}", pid=pid, seconds=f"{time.monotonic() - self._started:.1f}"
+                f"{self.name} ended with {how}", pid=pid, seconds=round(time.monotonic() - self._started, 1)
             )
             self._again()
 
     def _again(self) -> None:
+        self.failures += 1
         self._ends.append(time.monotonic())
         if time.monotonic() - self._started >= _STEADY:
             self._pause = 0.0
@@ -102,12 +109,13 @@ def _run(run: Callable[[], int], keep: set[int]) -> NoReturn:
     status = 1
     try:
         signals.restore()
+        log.forget_lost()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         _close_others(keep | {0, 1, 2})
         status = run()
     except BaseException:  # noqa: BLE001 (nothing may return into the supervisor's code)
-        log.crash("a process of the daemon fails")
+        log.crash("a process of the daemon failed")
     finally:
         os._exit(status)
 

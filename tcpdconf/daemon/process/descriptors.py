@@ -185,7 +185,9 @@ def _refuse_planted(end: paths.End) -> None:
     The kernel does the same (proc(5), protected_regular).
     """
     if end.planted:
-        raise paths.UntrustedError(errno.EPERM, "another user has made it, in a directory for everybody")
+        raise paths.UntrustedError(
+            errno.EPERM, "it belongs to another user, and others may write to its directory"
+        )
 
 
 def _is_directory(fd: int) -> bool:

@@ -1,8 +1,9 @@
-"""Writes the daemon's log to standard error.
+"""Writes the daemon's log.
 
-A line is an event and key=value pairs (`accept service=imap peer=192.0.2.1:40000 slots=3/40`). Under systemd
-it begins with its level (sd-daemon(3)). No value can end a line or begin another. Writing never blocks and
-never fails: a line that standard error does not accept at once is lost and counted.
+A line is an event and key=value pairs (`accept service=imap peer=192.0.2.1:40000 slots=3/40`). It goes to
+standard error. If that is the journal's stream, a process that serves sends entries with fields to the
+journal's own socket instead (`logs.journal`). No value can end a line or begin another. Writing never blocks
+and never fails: a line that cannot be written is lost and counted.
 
 A worker gathers its lines and writes them together at the end of each turn of its loop. Any thread may log;
 lines from a thread other than the loop's are written at once, since the loop may be asleep.
@@ -12,23 +13,49 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
-from tcpdconf.config import printable
+from tcpdconf.daemon.process.logs import journal, lines
 
-Level = Literal["alert", "error", "warning", "notice", "info", "debug"]
-PRIORITIES: Final[dict[str, int]] = {"alert": 1, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
+if TYPE_CHECKING:
+    from tcpdconf.config.problems import Problem
+
+Level = lines.Level
+Format = Literal["plain", "text", "json"]
+"""Names a form of lines. `plain` is text without times, for commands and for the drop-in."""
 _STDERR: Final = 2
-_LONGEST: Final = 4000  # bytes of a line with its level, without its newline
+_RETRY: Final = 0.02  # seconds after which the journal is tried again
+_PATIENCE: Final = 0.2  # seconds that a process which ends may wait for the journal
+After = Callable[[float, Callable[[], None]], object]
+"""Calls back after so many seconds, in the thread that has set the format."""
+
+
+class _Stderr:
+    """Writes to standard error what it takes at once."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._poll.register(_STDERR, select.POLLOUT)
+
+    def put(self, data: Sequence[bytes]) -> int:
+        """Write lines together; return how many were lost."""
+        try:
+            ready = self._poll.poll(0)
+            if ready and ready[0][1] == select.POLLOUT and os.write(_STDERR, b"".join(data)) > 0:
+                return 0
+        except OSError:
+            pass
+        return len(data)
 
 
 class _Stream:
-    """Writes lines to standard error: marks their level, filters them, and counts lost ones."""
+    """Gives lines their form, gathers and writes them, and counts lost ones."""
 
     def __init__(self) -> None:
-        self.threshold = PRIORITIES["info"]
+        self.threshold = lines.PRIORITIES["info"]
         self._lost = 0
+        self.lost = 0  # in all
         self._lock = (
             threading.Lock()
         )  # for all attributes below; no process forks while another thread may hold it
@@ -37,18 +64,63 @@ class _Stream:
         self._due = False
         self._gathered: list[bytes] = []
         self._size = 0
-        self._journal = _is_journal()
-        self._poll = select.poll()
-        self._poll.register(_STDERR, select.POLLOUT)
+        self._format: Format = "plain"
+        self._journal: journal.Journal | None = None
+        self._after: After | None = None
+        self._home = 0  # the thread that may call it
+        self._retrying = False
+        self.take_stderr()
+
+    def take_stderr(self, patience: float = 0) -> None:
+        """Write to what is standard error now; wait so long for the journal to take what it has not yet."""
+        if self._journal is not None:
+            self._lost += self._journal.close(patience)
+            self._journal = None
+        self._stderr = _Stderr()
+        self._out: _Stderr | journal.Journal = self._stderr
+        levels = _is_journal()
+        self.form: lines.Form = (
+            lines.Json(levels=levels)
+            if self._format == "json"
+            else lines.Text(levels=levels, times=self._format == "text" and not levels)
+        )
+
+    def set_format(self, wanted: Format, after: After | None) -> None:
+        """Write in this form; with `after`, text for the journal goes to its own socket."""
+        if self._journal is not None and wanted == self._format and after is not None:
+            return
+        self.flush()
+        with self._lock:
+            self._format = wanted
+            self._after, self._home = after, threading.get_ident()
+            self.take_stderr()
+            if wanted == "text" and after is not None and _is_journal():
+                try:
+                    self._journal = self._out = journal.Journal(journal.SOCKET)
+                except OSError:
+                    return  # standard error serves as well, without the fields
+                self.form = lines.Entry()
+
+    def leave_journal(self) -> None:
+        """Write to standard error from now on."""
+        with self._lock:
+            if self._journal is not None:
+                self.take_stderr(_PATIENCE)
+
+    def forget_journal(self) -> None:
+        """Write to standard error from now on, in a process that was just forked."""
+        if self._journal is not None:
+            self._journal.discard()
+            self._journal = None
+            self.take_stderr()
 
     def gather(self, later: Callable[[Callable[[], None]], None] | None) -> None:
         """Write lines of this thread when `later` calls back, or at once if it is None."""
         self.flush()
         self._later, self._thread = later, threading.get_ident()
 
-    def write(self, level: Level, text: str) -> None:
+    def write(self, line: bytes) -> None:
         """Write one line, or gather it for later."""
-        line = self._line(level, text)
         if self._later is None or self._thread != threading.get_ident():
             self._write([line])
             return
@@ -63,28 +135,37 @@ class _Stream:
     def flush(self) -> None:
         """Write the gathered lines; only the gathering thread calls this."""
         self._due = False
-        lines, self._gathered, self._size = self._gathered, [], 0
-        if lines:
-            self._write(lines)
+        gathered, self._gathered, self._size = self._gathered, [], 0
+        if gathered:
+            self._write(gathered)
 
-    def _write(self, lines: list[bytes]) -> None:
+    def _write(self, data: Sequence[bytes]) -> None:
         """Write lines, after one that tells how many were lost before them."""
         with self._lock:
-            if self._lost and self._put(self._line("warning", f"warning: log lines lost={self._lost}")):
-                self._lost = 0
-            if not self._put(b"".join(lines)):
-                self._lost += len(lines)
+            if self._lost:
+                told = self.form.event("warning", "log lines", {"lost": self._lost})
+                if not self._out.put([told]):
+                    self._lost = 0
+            self._lose(self._out.put(data))
+            self._retry_later()
 
-    def _line(self, level: Level, text: str) -> bytes:
-        start = f"<{PRIORITIES[level]}>" if self._journal else ""
-        return (start + text).encode("utf-8", "backslashreplace")[:_LONGEST] + b"\n"
+    def _lose(self, count: int) -> None:
+        self._lost += count
+        self.lost += count
 
-    def _put(self, data: bytes) -> bool:
-        try:
-            ready = self._poll.poll(0)
-            return bool(ready) and ready[0][1] == select.POLLOUT and os.write(_STDERR, data) > 0
-        except OSError:
-            return False
+    def _retry_later(self) -> None:
+        if self._journal is None or not self._journal.keeps or self._retrying or self._after is None:
+            return
+        if self._home == threading.get_ident():
+            self._retrying = True
+            self._after(_RETRY, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        with self._lock:
+            if self._journal is not None:
+                self._lose(self._journal.retry())
+                self._retry_later()
 
 
 def _is_journal() -> bool:
@@ -97,14 +178,29 @@ def _is_journal() -> bool:
 
 
 _stream = _Stream()
+os.register_at_fork(after_in_child=_stream.forget_journal)
 
 
 def redirect(fd: int) -> None:
     """Make another file standard error, here and in all processes forked from now on."""
-    global _stream
+    _stream.flush()
     os.dup2(fd, _STDERR)
-    threshold, _stream = _stream.threshold, _Stream()
-    _stream.threshold = threshold
+    _stream.take_stderr()
+
+
+def set_format(wanted: Format, after: After | None = None) -> None:
+    """Write lines in this form from now on.
+
+    With `after`, text for the journal goes to its socket, with a field for each key; `after` is used to try
+    lines again that it does not take at once. journald finds the unit of such an entry by the sender's pid,
+    so a process that may end at once must not ask for this. A forked process has no fields until it asks.
+    """
+    _stream.set_format(wanted, after)
+
+
+def leave_journal() -> None:
+    """Write to standard error from now on, also under the journal: this process will end at once."""
+    _stream.leave_journal()
 
 
 def gather(later: Callable[[Callable[[], None]], None] | None) -> None:
@@ -118,26 +214,34 @@ def gather(later: Callable[[Callable[[], None]], None] | None) -> None:
 
 def set_level(level: str) -> None:
     """Log lines of this level and of more important ones."""
-    _stream.threshold = PRIORITIES[level]
+    _stream.threshold = lines.PRIORITIES[level]
+
+
+def lost() -> int:
+    """Return the number of lines that this process has lost."""
+    return _stream.lost
+
+
+def forget_lost() -> None:
+    """Count lost lines from now on; a forked process has the number of its parent."""
+    _stream.lost = 0
 
 
 def enabled(level: Level) -> bool:
     """Return whether lines of this level are logged."""
-    return PRIORITIES[level] <= _stream.threshold
+    return lines.PRIORITIES[level] <= _stream.threshold
 
 
 def write(level: Level, event: str, **fields: object) -> None:
     """Log one line."""
     if enabled(level):
-        start = f"{level}: " if PRIORITIES[level] <= PRIORITIES["warning"] else ""
-        pairs = [f"{key}={_value(value)}" for key, value in fields.items()]
-        _stream.write(level, " ".join((start + printable.escaped(event), *pairs)))
+        _stream.write(_stream.form.event(level, event, fields))
 
 
-def excerpt(level: Level, text: str) -> None:
-    """Log lines unchanged; they must be complete and printable."""
-    for line in text.splitlines():
-        _stream.write(level, line)
+def problems(found: Iterable["Problem"]) -> None:
+    """Log problems of a configuration, each with the level of its severity."""
+    for line in _stream.form.problems(found):
+        _stream.write(line)
 
 
 def error(text: str, **fields: object) -> None:
@@ -173,14 +277,3 @@ def crash(what: str) -> None:
     except Exception:  # noqa: BLE001 (the crash must be logged nevertheless)
         text = "it cannot be shown"
     error(f"{what}: {kind.__name__ if kind else None}: {text}", at=" ".join(frames))
-
-
-def _value(value: object) -> str:
-    """Return a value for a line, quoted if it would not be told from what follows it.
-
-    A value that already contains a backslash before a quote is text like any other.
-    """
-    text = str(value)
-    if text and " " not in text and '"' not in text and "=" not in text:
-        return printable.escaped(text)
-    return '"' + printable.escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'

@@ -36,11 +36,11 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._masks: dict[int, int] = {}  # events to wait for, by descriptor
         self._resting: set[int] = set()  # descriptors whose callback has failed
         self._current: int | None = None  # the descriptor whose callback runs
-        self._timers: dict[int, Callable[[], None]] = {}
+        self._timers: dict[int, Callable[[], object]] = {}
         self._due: list[tuple[float, int]] = []  # a heap of (time, timer), cancelled timers included
         self._numbers = itertools.count()
         self._soon: collections.deque[Callable[[], object]] = collections.deque()
@@ -69,11 +69,23 @@ class Loop:
             return False
         return True
 
-    def watch(self, source: Watchable, callback: Callable[[], None], *, writing: bool = False) -> None:
+    def watch(self, source: Watchable, callback: Callable[[], object], *, writing: bool = False) -> None:
         """Call back whenever `source` can be read (or written); `forget` it before you close it."""
         self._register(source.fileno(), callback, select.EPOLLOUT if writing else select.EPOLLIN)
 
-    def watch_end(self, source: Watchable, callback: Callable[[], None]) -> None:
+    def watch_shared(self, source: Watchable, callback: Callable[[], object]) -> None:
+        """Call back when `source` can be read; the kernel wakes only one of the processes that watch it so.
+
+        It passes over a process that is stopped or busy. But one that is stopped when it has just been woken
+        does nothing. So another process should `watch` the same source, and be woken each time.
+        """
+        self._register(source.fileno(), callback, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    def watch_writes(self, source: Watchable, callback: Callable[[], object]) -> None:
+        """Call back after each write to `source`, an eventfd that nobody reads."""
+        self._register(source.fileno(), callback, select.EPOLLIN | select.EPOLLET)
+
+    def watch_end(self, source: Watchable, callback: Callable[[], object]) -> None:
         """Call back when the other side has closed a socket completely, even if there is data to read."""
         self._register(source.fileno(), callback, select.EPOLLHUP)
 
@@ -86,7 +98,7 @@ class Loop:
         else:
             self._epoll.unregister(fd)
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> int:
+    def after(self, seconds: float, callback: Callable[[], object]) -> int:
         """Call back once, after this number of seconds; return the timer's number."""
         number = next(self._numbers)
         self._timers[number] = callback
@@ -139,7 +151,7 @@ class Loop:
             if callback is not None:
                 callback()
 
-    def _register(self, fd: int, callback: Callable[[], None], mask: int) -> None:
+    def _register(self, fd: int, callback: Callable[[], object], mask: int) -> None:
         self._epoll.register(fd, mask)
         self._resting.discard(fd)
         self._callbacks[fd], self._masks[fd] = callback, mask
@@ -162,7 +174,7 @@ class Loop:
         self._resting.add(fd)
         self.after(_REST, lambda: self._wake(fd, callback))
 
-    def _wake(self, fd: int, callback: Callable[[], None]) -> None:
+    def _wake(self, fd: int, callback: Callable[[], object]) -> None:
         """Watch a descriptor again, unless it was forgotten and its number perhaps reused meanwhile."""
         if fd in self._resting and self._callbacks[fd] is callback:
             self._resting.discard(fd)

@@ -113,16 +113,14 @@ class _Walk:
         """Follow the path and return its end."""
         while self._ahead:
             name = self._ahead.pop()
+            if name == ".." and self._loose:
+                text = 'a ".." comes after a directory that others may replace'
+                raise UntrustedError(errno.EPERM, text)
             if name == "..":
-                self._up()
+                self._enter("..", self._at)
             elif (found := self._step(name)) is not None:
                 return found
         return End(self._at, ".", self._at, self._loose, planted=False)
-
-    def _up(self) -> None:
-        if self._loose:
-            raise UntrustedError(errno.EPERM, 'a ".." comes after a directory that others may replace')
-        self._enter("..", self._at)
 
     def _enter(self, directory: str, at: int | None = None) -> None:
         self._at = self._hold(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at))

@@ -134,7 +134,7 @@ class PidFile:
                 os.close(pidfd)
         finally:
             os.close(lock)
-        raise self._error(errno.EAGAIN, "another process holds the lock at each look")
+        raise self._error(errno.EAGAIN, "the process that holds the lock changes too often: try again")
 
     def _holder(self, lock: int) -> int | None:
         """Return the pid of the process that holds the lock, or None if there is none.
@@ -149,7 +149,7 @@ class PidFile:
         if pid <= 0:
             raise self._error(
                 errno.ESRCH,
-                "a process that is not visible here holds the lock; signal it on its own host and in its own"
+                "a process that is not visible here holds the lock: signal it on its own host and in its own"
                 " PID namespace",
             )
         return int(pid)

@@ -8,7 +8,8 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 from tcpdconf.config import host
@@ -22,6 +23,7 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _PR_GET_PDEATHSIG: Final = 2
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
 _KEEP: Final = ctypes.c_uint(0xFFFFFFFF)  # no user and no group: setfsuid(2) changes nothing
 
 _C: Final = ctypes.CDLL(None, use_errno=True)
@@ -53,6 +55,11 @@ def may_become(identity: host.Identity) -> bool:
     return has_user and has_group
 
 
+def may_join(groups: Collection[int]) -> bool:
+    """Return whether this process may have these supplementary groups, or has them already."""
+    return _has(_SETGID) or {os.getegid(), *os.getgroups()}.issuperset(groups)
+
+
 def exceed_those_of_the_user() -> bool:
     """Return whether this process has more rights than its user: it is root or has capabilities."""
     return os.geteuid() == 0 or _capabilities().permitted != 0
@@ -77,6 +84,50 @@ def become(identity: host.Identity) -> None:
         give_up_capabilities()
 
 
+def set_nice(value: int) -> None:
+    """Set the nice value of this process, which new processes inherit.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if value != os.getpriority(os.PRIO_PROCESS, 0):
+        os.setpriority(os.PRIO_PROCESS, 0, value)
+
+
+def set_oom_score_adjust(value: int) -> None:
+    """Set how soon this process is killed when memory runs out; new processes inherit it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        if int(file.read()) != value:
+            file.write(b"%d" % value)
+
+
+def forbid_new() -> None:
+    """Let no execution give this process more rights, or processes that it starts (PR_SET_NO_NEW_PRIVS(2)).
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    _check(_C.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def hide_memory() -> None:
+    """Keep other processes of the same user from reading this one's memory (PR_SET_DUMPABLE)."""
+    _C.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def dies_with(parent: int) -> bool:
+    """Have the kernel kill this process when its parent dies; return False if it has died already.
+
+    A process that changes its rights afterwards loses this (PR_SET_PDEATHSIG(2)).
+    """
+    _C.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    return os.getppid() == parent
+
+
 def give_up_capabilities() -> None:
     """Empty the permitted, effective and inheritable sets, and so the ambient set (capabilities(7)).
 
@@ -84,6 +135,33 @@ def give_up_capabilities() -> None:
         OSError: the kernel refuses.
     """
     _set_capabilities(_NONE)
+
+
+def may_give_to(group: int) -> bool:
+    """Return whether this process may make files belong to the group."""
+    return _has(_SETGID) or group in {os.getegid(), *os.getgroups()}
+
+
+@contextlib.contextmanager
+def in_group(group: int) -> Iterator[None]:
+    """Have the group among the supplementary ones for a moment, if this process may change them.
+
+    The owner of a file may give it to each of his groups, without CAP_CHOWN, which the shipped unit does not
+    give. This process exits if it cannot change back.
+    """
+    groups = os.getgroups()
+    if group in groups or not _has(_SETGID):
+        yield
+        return
+    os.setgroups([*groups, group])
+    try:
+        yield
+    finally:
+        try:
+            os.setgroups(groups)
+        except OSError as error:
+            log.error(f"cannot restore the daemon's privileges: {error.strerror}")
+            os._exit(1)
 
 
 @contextlib.contextmanager
@@ -119,7 +197,7 @@ def file_rights_of(identity: host.Identity) -> Iterator[None]:
             if os.getgroups() != groups:
                 os.setgroups(groups)
         except OSError as error:
-            log.error(f"cannot take back the rights of the daemon: {error.strerror}")
+            log.error(f"cannot restore the daemon's privileges: {error.strerror}")
             os._exit(1)
         if dumpable == 1:
             _C.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)

@@ -4,12 +4,15 @@ A pid is reused after its process has exited.
 """
 
 import contextlib
+import functools
 import os
 import signal
+import time
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _NOTED: Final = 1.0  # seconds between a program's start and its record, at most, generously
 
 
@@ -45,6 +48,33 @@ def look(pid: int) -> Process | None:
     return Process(pid, fields[0] in b"ZX", int(fields[1]), int(fields[2]), int(fields[19]))
 
 
+class Usage(NamedTuple):
+    """Holds what a process uses: processor time in seconds, resident bytes, descriptors.
+
+    `started` is the Unix time at which it was started.
+    """
+
+    cpu: float
+    resident: int
+    descriptors: int
+    started: float
+
+
+def usage() -> Usage:
+    """Return what this process uses."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b") ")[2].split()
+    started = _booted() + int(fields[19]) / _TICKS
+    return Usage(time.process_time(), int(fields[21]) * _PAGE, len(descriptors()) - 1, started)
+
+
+@functools.cache
+def _booted() -> int:
+    """Return the Unix time at which the host was booted, as the kernel tells it."""
+    with open("/proc/stat", "rb") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(b"btime "))
+
+
 class Lineage(NamedTuple):
     """Names the processes that can be parents of a service's programs: earlier workers and the supervisor.
 
@@ -66,16 +96,18 @@ class Lineage(NamedTuple):
         )
 
 
-def send(pid: int, start: int, number: signal.Signals) -> None:
-    """Signal the process with this pid if it started at `start`; otherwise do nothing."""
+def send(pid: int, start: int, number: signal.Signals) -> bool:
+    """Signal the process with this pid if it started at `start`; return whether the signal was sent."""
     with contextlib.suppress(OSError):
         handle = os.pidfd_open(pid)
         try:
             found = look(pid)  # the handle refers to the process that had the pid before this look
             if found is not None and found.start == start:
                 signal.pidfd_send_signal(handle, number)
+                return True
         finally:
             os.close(handle)
+    return False
 
 
 def group_is_empty(group: int) -> bool:

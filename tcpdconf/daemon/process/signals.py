@@ -45,6 +45,21 @@ def restore() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def dispositions() -> tuple[int, int]:
+    """Return the masks of the signals that this process ignores and of those that it catches.
+
+    Bit 0 stands for signal 1 (proc(5), status: SigIgn, SigCgt).
+    """
+    with open("/proc/self/status", "rb") as file:
+        found = dict(line.split(b":", 1) for line in file)
+    return int(found[b"SigIgn"], 16), int(found[b"SigCgt"], 16)
+
+
+def mask(numbers: Iterable[int]) -> int:
+    """Return signals as a mask, in which bit 0 stands for signal 1."""
+    return sum(1 << number - 1 for number in set(numbers))
+
+
 def name(number: int) -> str:
     """Return the name of a signal (SIGTERM), or its number if it has no name."""
     try:

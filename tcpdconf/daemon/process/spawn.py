@@ -1,20 +1,62 @@
-"""Calls posix_spawn(3) through ctypes.
+"""Starts programs, in one of two ways.
 
-os.posix_spawn holds the interpreter's lock until the child has reached its exec. This one releases it, so
-that another thread can start another program meanwhile.
+The native way does not wait for the exec (`_spawn.c`, on x86-64 and aarch64). It is there if a C compiler was
+when tcpdconf was installed. The portable way calls posix_spawn(3) through ctypes, which suspends this process
+until the exec. os.posix_spawn would not do: it refuses a variable without a name, which a program of
+couriertcpd may get.
 """
 
 import ctypes
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+try:
+    from tcpdconf.daemon.process import _spawn as native
+except ImportError:  # no compiler, or another processor
+    has_native = False
+else:
+    has_native = True
+
+__all__ = [
+    "WISH",
+    "SpawnAttributes",
+    "UnknownWayError",
+    "Way",
+    "Words",
+    "has_native",
+    "native",
+    "start",
+    "way",
+]
+
+Way = Literal["native", "portable"]
+WISH: Final = "TCPDCONF_SPAWN"  # a variable that chooses the way, for tests
 
 _C: Final = ctypes.CDLL(None)
 # Structures that only the C library reads: glibc's largest, posix_spawnattr_t, has 336 bytes.
 _Opaque: Final = ctypes.c_ulonglong * 64
 _SETSIGDEF: Final = 0x04
 _SETSIGMASK: Final = 0x08
+
+
+class UnknownWayError(Exception):
+    """Reports that `WISH` names no way, or one that is not available."""
+
+
+def way() -> Way:
+    """Return how this process starts programs: natively if it can and `WISH` does not say otherwise.
+
+    Raises:
+        UnknownWayError: it cannot as wished.
+    """
+    wish = os.environ.get(WISH) or ("native" if has_native else "portable")
+    if wish not in {"native", "portable"}:
+        raise UnknownWayError(f'{WISH} must be "native" or "portable", not {wish!r}')
+    if wish == "native" and not has_native:
+        raise UnknownWayError(f'{WISH} cannot be "native": tcpdconf was installed without a C compiler')
+    return "native" if wish == "native" else "portable"
 
 
 class SpawnAttributes:
@@ -47,9 +89,7 @@ class Words:
 
 
 def start(path: bytes, argv: Words, environment: Words, fds: Sequence[int], signals: SpawnAttributes) -> int:
-    """Start a program with `fds` as its standard input, output and so on; return its pid.
-
-    Other threads run meanwhile.
+    """Start a program with `fds` as its standard input, output and so on; return its pid after its exec.
 
     Raises:
         OSError: it cannot be run, or no process can be created; EMFILE: a descriptor is beyond RLIMIT_NOFILE,

@@ -4,15 +4,20 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from tcpdconf.config import collisions, host, socket_address
 from tcpdconf.config.model import tables
+from tcpdconf.config.model.service import ServiceSettings
+from tcpdconf.daemon.supervisor import socket_options
+from tcpdconf.daemon.supervisor.socket_options import Options
 
 STORED: Final = "tcpdconf listen "  # prefix of the names of our sockets in the store
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 _IP_FREEBIND: Final = 15  # linux/in.h
+_QUEUED: Final = struct.Struct("=24xI")  # tcpi_unacked in struct tcp_info (linux/tcp.h)
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
@@ -32,14 +37,14 @@ def key(listener: tables.Listener) -> ListenerKey:
     return ListenerKey(listener.address, host.port_number(listener.port))
 
 
-def key_of(found: socket.socket) -> ListenerKey:
+def key_of(sock: socket.socket) -> ListenerKey:
     """Return the key of the listener that would bind exactly this socket.
 
     It depends on family, address, port and IPV6_V6ONLY. A socket on IPv6's any address has the address "*" if
     it takes both families, else "::".
     """
-    address, port = found.getsockname()[:2]
-    if address == "::" and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+    address, port = sock.getsockname()[:2]
+    if address == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         address = "*"
     return ListenerKey(address, port)
 
@@ -56,7 +61,7 @@ class Opening:
     """Collects the sockets that a configuration listens on: open ones, and those that it opens.
 
     It does not touch an open socket before `commit`, except to set SO_REUSEPORT for a moment. `undo` closes
-    the sockets opened here.
+    the sockets opened here. An open socket gets the options of its service without being bound again.
     """
 
     def __init__(self, have: Mapping[ListenerKey, list[socket.socket]], activated: "Activated") -> None:
@@ -65,23 +70,28 @@ class Opening:
         self._bound = {key_of(each): each for each in self._all}
         self._activated = activated
         self._opened: list[socket.socket] = []
-        self._silent: list[tuple[socket.socket, tables.Listener]] = []  # listen at `commit`
+        self._silent: list[tuple[socket.socket, tables.Listener, Options]] = []  # listen at `commit`
         self.wanted: dict[ListenerKey, list[socket.socket]] = {}
 
-    def sockets(self, listener: tables.Listener) -> list[socket.socket]:
-        """Return the sockets of one more listener, opened if necessary.
+    def sockets(self, listener: tables.Listener, service: ServiceSettings) -> list[socket.socket]:
+        """Return the sockets of one more listener of a service, opened if necessary.
 
         Raises:
             CannotBindError: the kernel refuses, or a socket unit has bound an overlapping address.
+            RefusedError: the kernel refuses an option of the service.
         """
         which = key(listener)
-        found = self._known(which)
-        if found:
-            self._silent += [(each, listener) for each in found]  # its backlog may have changed
-        else:
-            found = self._activated.claim(listener, which.port) or [self._open(listener, which)]
-        self.wanted[which] = found
-        return found
+        sockets = self._known(which)
+        options = socket_options.of(service, lent=any(map(self._activated.lent, sockets)))
+        try:
+            socket_options.require(sockets, options)
+            claimed = [] if sockets else self._activated.claim(listener, which.port, service)
+        except OSError as error:
+            raise CannotBindError(which, str(error.strerror)) from None
+        self._silent += [(each, listener, options) for each in sockets]  # these and the backlog may be new
+        sockets = sockets or claimed or [self._open(listener, which, options)]
+        self.wanted[which] = sockets
+        return sockets
 
     def unwanted(self) -> frozenset[socket.socket]:
         """Return the open sockets that no listener wants any more."""
@@ -104,15 +114,21 @@ class Opening:
         """Listen on all wanted sockets; return the unwanted ones, for the caller to close.
 
         Raises:
-            CannotBindError: the kernel refuses.
+            CannotBindError: the kernel refuses; the sockets have the options that they had.
         """
         unwanted = self.unwanted()
-        for each, listener in self._silent:
+        before = []
+        for each, listener, options in self._silent:
             try:
+                before.append((each, socket_options.read(each)))
+                socket_options.apply(each, options)
                 # the kernel checks again whether the port is free, and others may have bound it since
                 with _shared([each, *unwanted]):
                     _listen(each, listener)
             except OSError as error:
+                for changed, had in before:
+                    with contextlib.suppress(OSError):
+                        socket_options.apply(changed, had)
                 raise CannotBindError(key(listener), str(error.strerror)) from None
         return unwanted
 
@@ -134,23 +150,23 @@ class Opening:
             return [self._bound[each] for each in each_family]
         return []
 
-    def _open(self, listener: tables.Listener, which: ListenerKey) -> socket.socket:
+    def _open(self, listener: tables.Listener, which: ListenerKey, options: Options) -> socket.socket:
         unit = self._activated.overlapping(which)
         if unit is not None:
             raise CannotBindError(which, f"it overlaps {unit}")
         try:
-            found = _bound(listener, which)
-            self._opened.append(found)
-            _listen(found, listener)
+            sock = _bound(listener, which, options)
+            self._opened.append(sock)
+            _listen(sock, listener)
         except OSError as error:
             in_the_way = [each for each in self._all if key_of(each).port == which.port]
             if error.errno != errno.EADDRINUSE or not in_the_way:
                 raise CannotBindError(which, str(error.strerror)) from None
-            found = self._open_beside(listener, which, in_the_way)
-        return found
+            sock = self._open_beside(listener, which, options, in_the_way)
+        return sock
 
     def _open_beside(
-        self, listener: tables.Listener, which: ListenerKey, others: list[socket.socket]
+        self, listener: tables.Listener, which: ListenerKey, options: Options, others: list[socket.socket]
     ) -> socket.socket:
         """Bind a port on which other sockets are open, for example when "*" replaces an address.
 
@@ -159,13 +175,13 @@ class Opening:
         """
         try:
             with _shared(others):
-                found = _bound(listener, which, beside=True)
+                sock = _bound(listener, which, options, beside=True)
         except OSError as error:
             raise CannotBindError(which, str(error.strerror)) from None
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
-        self._opened.append(found)
-        self._silent.append((found, listener))
-        return found
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        self._opened.append(sock)
+        self._silent.append((sock, listener, options))
+        return sock
 
 
 @contextlib.contextmanager
@@ -180,22 +196,25 @@ def _shared(sockets: list[socket.socket]) -> Iterator[None]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
-def _bound(listener: tables.Listener, which: ListenerKey, *, beside: bool = False) -> socket.socket:
+def _bound(
+    listener: tables.Listener, which: ListenerKey, options: Options, *, beside: bool = False
+) -> socket.socket:
     """Return a socket bound as configured; for "*" it takes both families if the host has IPv6."""
     if listener.address != "*":
         family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-        return _bind(listener, family, which, v6only=True, beside=beside)
+        return _bind(listener, options, family, which, v6only=True, beside=beside)
     try:
-        return _bind(listener, socket.AF_INET6, ("::", which.port), v6only=False, beside=beside)
+        return _bind(listener, options, socket.AF_INET6, ("::", which.port), v6only=False, beside=beside)
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise
         any_ipv4 = ("0.0.0.0", which.port)  # noqa: S104 (configured)
-        return _bind(listener, socket.AF_INET, any_ipv4, v6only=True, beside=beside)
+        return _bind(listener, options, socket.AF_INET, any_ipv4, v6only=True, beside=beside)
 
 
 def _bind(
     listener: tables.Listener,
+    options: Options,
     family: socket.AddressFamily,
     address: tuple[str, int],
     *,
@@ -203,24 +222,23 @@ def _bind(
     beside: bool,
 ) -> socket.socket:
     with contextlib.ExitStack() as undo:
-        found = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if beside:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         if listener.freebind:
-            found.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
-        found.bind(address)
+            sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+        socket_options.apply(sock, options)  # others may have the port on another interface
+        sock.bind(address)
         undo.pop_all()
-    return found
+    return sock
 
 
-def _listen(found: socket.socket, listener: tables.Listener) -> None:
-    """Listen, with SO_KEEPALIVE: on Linux accepted connections inherit it, which saves a call for each."""
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    found.setblocking(False)
-    found.listen(listener.backlog or socket.SOMAXCONN)
+def _listen(sock: socket.socket, listener: tables.Listener) -> None:
+    sock.setblocking(False)
+    sock.listen(listener.backlog or socket.SOMAXCONN)
 
 
 class Passed(NamedTuple):
@@ -244,17 +262,17 @@ class Activated:
         self._spare: list[socket.socket] = []  # sockets of units that a listener has given up
         self.stored: dict[str, list[socket.socket]] = {}  # by name in the store
         others = []
-        for found, unit in taken:
+        for sock, unit in taken:
             if unit is None:
-                others.append(found)
+                others.append(sock)
             else:
-                self._add(unit, found)
-        for name, found in _received(environment):
+                self._add(unit, sock)
+        for name, sock in _received(environment):
             if name.startswith(STORED):
-                self.stored.setdefault(name, []).append(found)
-                others.append(found)
+                self.stored.setdefault(name, []).append(sock)
+                others.append(sock)
             else:
-                self._add(name, found)
+                self._add(name, sock)
         # those of a daemon before this one, until this one serves
         self.inherited = frozenset(each for each in others if _is_tcp(each))
         for each in self.inherited:
@@ -267,12 +285,19 @@ class Activated:
             found.setdefault(key_of(each), []).append(each)
         return found
 
-    def claim(self, listener: tables.Listener, port: int) -> list[socket.socket]:
-        """Return the sockets that units have for a listener, listening, or none; "*" takes both families'."""
+    def claim(self, listener: tables.Listener, port: int, service: ServiceSettings) -> list[socket.socket]:
+        """Return the sockets that units have for a listener, listening, or none; "*" takes both families'.
+
+        Raises:
+            RefusedError: the kernel refuses an option of the service.
+        """
+        options = socket_options.of(service, lent=True)
         for source in (self._unclaimed, self._spare):
             found = [each for each in source if _is_for(each, listener.address, port)]
+            socket_options.require(found, options)
             for each in found:
                 source.remove(each)
+                socket_options.apply(each, options)
                 _listen(each, listener)
             if found:
                 return found
@@ -287,20 +312,20 @@ class Activated:
                     return f"{bound}, which {unit} has bound"
         return None
 
-    def let_go(self, found: socket.socket) -> None:
+    def let_go(self, sock: socket.socket) -> None:
         """Close a socket that no listener wants any more; keep one of a unit, which cannot be bound again."""
-        if self.lent(found):
-            self._spare.append(found)
+        if self.lent(sock):
+            self._spare.append(sock)
         else:
-            found.close()
+            sock.close()
 
-    def lent(self, found: socket.socket) -> bool:
+    def lent(self, sock: socket.socket) -> bool:
         """Return whether a socket belongs to a socket unit, which keeps it and passes it on again."""
-        return found in self._units
+        return sock in self._units
 
-    def unit(self, found: socket.socket) -> str | None:
+    def unit(self, sock: socket.socket) -> str | None:
         """Return the name of a socket's unit, or None."""
-        return self._units.get(found)
+        return self._units.get(sock)
 
     def unclaimed(self) -> list[str]:
         """Return descriptions of the sockets of socket units that no listener has claimed."""
@@ -310,9 +335,9 @@ class Activated:
         """Treat inherited sockets as this daemon's own from now on, because it serves."""
         self.inherited = frozenset()
 
-    def _add(self, unit: str, found: socket.socket) -> None:
-        self._units[found] = unit or "a socket unit"
-        self._unclaimed.append(found)
+    def _add(self, unit: str, sock: socket.socket) -> None:
+        self._units[sock] = unit or "a socket unit"
+        self._unclaimed.append(sock)
 
 
 def _received(environment: Mapping[str, str]) -> Iterator[tuple[str, socket.socket]]:
@@ -323,18 +348,18 @@ def _received(environment: Mapping[str, str]) -> Iterator[tuple[str, socket.sock
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     for number in range(int(count)):
         os.set_inheritable(_FIRST_FD + number, False)
-        found = socket.socket(fileno=_FIRST_FD + number)
-        yield names[number] if number < len(names) else "", found
+        sock = socket.socket(fileno=_FIRST_FD + number)
+        yield names[number] if number < len(names) else "", sock
 
 
-def _is_tcp(found: socket.socket) -> bool:
-    return found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
+def _is_tcp(sock: socket.socket) -> bool:
+    return sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM
 
 
-def _is_for(found: socket.socket, address: str, port: int) -> bool:
-    if not _is_tcp(found):
+def _is_for(sock: socket.socket, address: str, port: int) -> bool:
+    if not _is_tcp(sock):
         return False
-    host, its_port = found.getsockname()[:2]
+    host, its_port = sock.getsockname()[:2]
     wildcard = host in {"::", "0.0.0.0"}  # noqa: S104 (compared, not bound)
     return its_port == port and (host == address or (address == "*" and wildcard))
 
@@ -349,9 +374,21 @@ def _has_ipv6() -> bool:
     return True
 
 
-def described(found: socket.socket) -> str:
+def waiting(sock: socket.socket) -> int:
+    """Return the number of clients in the accept queue of a listening socket; 0 if the kernel does not tell.
+
+    For a listening socket, the kernel reports it as tcpi_unacked.
+    """
+    try:
+        found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUED.size)
+    except OSError:
+        return 0
+    return int(_QUEUED.unpack(found)[0]) if len(found) == _QUEUED.size else 0
+
+
+def described(sock: socket.socket) -> str:
     """Return the address of a socket as text: `0.0.0.0:25`, `[::]:25`."""
-    address = found.getsockname()
-    if found.family in {socket.AF_INET, socket.AF_INET6}:
+    address = sock.getsockname()
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
         return socket_address.shown(address[0], address[1])
     return repr(address)

@@ -12,21 +12,23 @@ from typing import Final, NamedTuple
 from tcpdconf.config import changes, positions, problems
 from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.dns import DnsList
+from tcpdconf.daemon.cluster import trial
 from tcpdconf.daemon.messages import assignment
 from tcpdconf.daemon.messages.assignment import Failure
 from tcpdconf.daemon.messages.worker import Reported, TryResult
 from tcpdconf.daemon.process import loop
-from tcpdconf.daemon.supervisor.service import CannotPrepareError, ManagedService, Surroundings
+from tcpdconf.daemon.supervisor.service.managed import ManagedService
+from tcpdconf.daemon.supervisor.service.setups import CannotPrepareError, Surroundings
 from tcpdconf.daemon.supervisor.worker_process import Observer
 
 _SECONDS: Final = 60.0  # for everything
 _PATIENCE: Final = 1.0  # seconds before a terminal shows which services are still being tried
 _EXAMPLES: Final = 3  # most lists that a warning names
-_ASK: Final = "name a resolver of your own (dns.servers), or delete lists that have closed"
+_ASK: Final = "set dns.servers to a resolver of your own, or delete lists that have closed"
 
 
 class Tried(NamedTuple):
-    """Holds the result of a trial: problems, each at its place, and by name the answers of each DNS list."""
+    """Holds the result of a probe: problems, each at its place, and by name the answers of each DNS list."""
 
     problems: list[problems.Problem]
     lists: dict[str, dict[str, str]]
@@ -34,10 +36,10 @@ class Tried(NamedTuple):
 
 def run(loaded: Loaded, environment: dict[str, str]) -> Tried:
     """Try the enabled services, for at most a minute, and return the result."""
-    return _Trial(loaded).run(environment)
+    return _Probe(loaded).run(environment)
 
 
-class _Trial(Observer[ManagedService]):
+class _Probe(Observer[ManagedService]):
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._loop = loop.Loop()
@@ -57,18 +59,22 @@ class _Trial(Observer[ManagedService]):
                 self._waiting.add(name)
             except CannotPrepareError as error:
                 for failure in error.failures:
-                    self._note(name, failure)
+                    self._add_problem(name, failure)
             except OSError as error:  # no process, no pipe or no memory is left
-                self._note(name, Failure((), f"cannot be tried: {error.strerror}"))
+                self._add_problem(name, Failure((), f"cannot be tried: {error.strerror}"))
+        self._try_engine()
         self._loop.after(_SECONDS, self._loop.stop)
         if sys.stderr.isatty():
-            self._loop.after(_PATIENCE, self._tell)
+            self._loop.after(_PATIENCE, self._show_progress)
         if self._waiting:
             self._loop.run()
         for name in sorted(self._waiting):
-            self._note(name, Failure((), f"could not be tried within {_SECONDS:g} s"))
+            self._add_problem(name, Failure((), f"could not be tried within {_SECONDS:g} s"))
         for each in self._services.values():
-            self._end(each)
+            each.kill()
+            for pid in each.pids:
+                os.waitpid(pid, 0)
+            each.close()
         return Tried(self._problems, self._lists)
 
     def tried(self, each: ManagedService, result: TryResult) -> None:
@@ -96,12 +102,25 @@ class _Trial(Observer[ManagedService]):
 
     def _finish(self, each: ManagedService, failures: Sequence[Failure] = ()) -> None:
         for failure in failures:
-            self._note(each.name, failure)
+            self._add_problem(each.name, failure)
         self._waiting.discard(each.name)
         if not self._waiting:
             self._loop.stop()
 
-    def _tell(self) -> None:
+    def _try_engine(self) -> None:
+        """Warn if the engine of [cluster] cannot be used; that it does not answer now is no error."""
+        settings = self._loaded.config.cluster
+        if settings is None:
+            return
+        try:
+            why = trial.run(settings)
+        except (OSError, LookupError) as error:
+            why = str(error)
+        if why is not None:
+            text = f"{settings.url} cannot be used: {why}"
+            self._problems.append(self._loaded.problem(("cluster", "url"), text, "cannot-use", "warning"))
+
+    def _show_progress(self) -> None:
         sys.stderr.write(f"trying {', '.join(sorted(self._waiting))} ...\n")
 
     def _warn(self, name: str, rows: Sequence[dict[str, str]]) -> None:
@@ -114,7 +133,7 @@ class _Trial(Observer[ManagedService]):
             self._warned.add(key)
             said = "; ".join(f"{row['list']} {row.get('why', '')}" for row in failing[:_EXAMPLES])
             more = f"; and {len(failing) - _EXAMPLES} more" if len(failing) > _EXAMPLES else ""
-            text = f"none of these DNS lists can be asked, so they judge nobody: {said}{more}"
+            text = f"none of these DNS lists works, so they have no effect: {said}{more}"
             self._problems.append(self._loaded.problem(key, text, "no-list-answers", "warning", hint=_ASK))
 
     def _chains(self, name: str) -> Iterator[tuple[positions.Key, Iterable[DnsList]]]:
@@ -125,11 +144,5 @@ class _Trial(Observer[ManagedService]):
             yield ("dns_chains", chain, "lists"), config.dns_chains[chain].lists
         yield ("services", name, "dns_lists"), [item for item in written if not isinstance(item, str)]
 
-    def _note(self, name: str, failure: Failure) -> None:
+    def _add_problem(self, name: str, failure: Failure) -> None:
         self._problems.append(assignment.problem(self._loaded, name, failure))
-
-    def _end(self, each: ManagedService) -> None:
-        each.kill()
-        for pid in each.pids:
-            os.waitpid(pid, 0)
-        each.close()

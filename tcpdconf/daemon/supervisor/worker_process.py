@@ -3,14 +3,15 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
-from tcpdconf.config import host
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.messages import worker as worker_messages
 from tcpdconf.daemon.messages.assignment import Failure
-from tcpdconf.daemon.messages.worker import FromWorker, Ping, Pong, Reported, ToWorker, TryResult
-from tcpdconf.daemon.process import channel, child, log, loop, privileges
+from tcpdconf.daemon.messages.worker import FromWorker, Ping, Pong, Report, Reported, ToWorker, TryResult
+from tcpdconf.daemon.process import channel, child, log, loop
+from tcpdconf.daemon.supervisor import process_settings
+from tcpdconf.daemon.supervisor.process_settings import ProcessSettings
 from tcpdconf.daemon.worker import main as worker
 
 _AT_ONCE: Final = 16  # most messages read from a worker in one turn
@@ -20,6 +21,7 @@ _LEFT: Final = 100  # turns to read what an ended worker has sent; a process tha
 # A worker mostly answers. Only a retired one sends more, about the connections that it still has.
 _BURST: Final = 20_000  # units of work that a worker may cause at once
 _STEADY: Final = 500.0  # units a second
+_ASKED: Final = 1 + channel.LARGEST // _UNIT  # units for a report: a worker may be asked at any rate
 
 Observed = TypeVar("Observed")
 Heard = Callable[["WorkerProcess", FromWorker], None]
@@ -50,15 +52,7 @@ class Observer(Generic[Observed]):
         """Handle the result of trying a service."""
 
     def reported(self, each: Observed, report: Reported) -> None:
-        """Handle a worker's report of its lists and names."""
-
-
-class ProcessSettings(NamedTuple):
-    """Holds the settings of a worker that need a new process to change."""
-
-    identity: host.Identity
-    directory: str
-    umask: int | None
+        """Handle a worker's report of its lists, names, penalties and refused addresses."""
 
 
 class WorkerProcess:
@@ -70,14 +64,13 @@ class WorkerProcess:
         OSError: no process or descriptor is available.
     """
 
-    def __init__(self, events: loop.Loop, name: str, identity: host.Identity, heard: Heard) -> None:
+    def __init__(self, events: loop.Loop, name: str, settings: ProcessSettings, heard: Heard) -> None:
         self.name = name
-        self.number = 0  # of its latest preparation or trial
         self.serves = False  # stays True when it is replaced
         self.missed = 0  # pings since its last answer
         self._over = False
         self._loop = events
-        self._identity = identity
+        self._settings = settings
         self._heard = heard
         self._left = float(_BURST)
         self._done = 0
@@ -85,19 +78,21 @@ class WorkerProcess:
         ours, theirs = channel.Channel.pair()
         ours.refuse_descriptors()
         try:
-            self.pid = child.fork(lambda: self._work(theirs), {theirs.fileno()})
+            self.pid = child.fork(lambda: self._serve(theirs), {theirs.fileno()})
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
         self._post: channel.Channel | None = ours
-        events.watch(ours, self._readable)
+        events.watch(ours, self._receive)
 
     def tell(self, message: ToWorker, fds: Sequence[int] = ()) -> None:
         """Send a message; drop it if the worker has ended, and kill a worker that does not read."""
         if self._post is None:
             return
+        if isinstance(message, Report):
+            self._left += _ASKED
         try:
             self._post.send(wire.written(message), fds)
         except channel.ChannelError as error:
@@ -122,20 +117,16 @@ class WorkerProcess:
         self._over = True
         try:
             for _ in range(_LEFT):
-                if not self._listen():
+                if not self._receive():
                     break
         finally:
             self._drop_post()
 
-    def _work(self, post: channel.Channel) -> int:
+    def _serve(self, post: channel.Channel) -> int:
         os.setpgid(0, 0)  # the programs stay in this group, so that one call signals them all
-        privileges.become(self._identity)
-        return worker.main(post)
+        return worker.main(post, process_settings.apply(self._settings))
 
-    def _readable(self) -> None:
-        self._listen()
-
-    def _listen(self) -> bool:
+    def _receive(self) -> bool:
         """Read some messages; return whether there may be more."""
         self._done = 0
         try:

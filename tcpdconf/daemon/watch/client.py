@@ -51,7 +51,7 @@ class WatchClient:
         if self._post is None:
             self.process.start()
         else:
-            self._tell()
+            self._send_paths()
 
     def read(self, read: Mapping[str, Signature]) -> None:
         """Record that a worker has read some of the files again.
@@ -89,11 +89,11 @@ class WatchClient:
         finally:
             theirs.close()
         self._post = ours
-        self._loop.watch(ours, self._listen)
-        self._tell()
+        self._loop.watch(ours, self._receive)
+        self._send_paths()
         return pid
 
-    def _tell(self) -> None:
+    def _send_paths(self) -> None:
         self._send(
             lambda post: watch.tell(
                 post,
@@ -113,25 +113,25 @@ class WatchClient:
         except (channel.ChannelError, OSError) as error:  # descriptors may have run out
             self._lose(error)
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         try:
             while self._post is not None and (received := self._post.receive()) is not None:
                 data, fds = received
                 try:
-                    self._hear(wire.parsed(data, messages.FROM_WATCHER), fds)
+                    self._handle(wire.parsed(data, messages.FROM_WATCHER), fds)
                 finally:
                     channel.close_all(fds)
         except channel.ChannelError as error:
             self._lose(error)
 
-    def _hear(self, message: messages.FromWatcher, fds: list[int]) -> None:
+    def _handle(self, message: messages.FromWatcher, fds: list[int]) -> None:
         match message:
             case messages.Changed():
                 paths = wire.paths_read(fds[0])
                 log.debug("changed", paths=" ".join(paths))
                 self._changed(paths)
             case messages.Polling(why):
-                log.warning(f"files are looked at every 2 s: {why}")
+                log.warning(f"cannot use inotify, checking files every 2 s: {why}")
 
     def _lose(self, error: Exception) -> None:
         """Close the channel: the watcher then exits and is started again."""

@@ -1,6 +1,6 @@
 """Observes directories with inotify, through watchdog.
 
-watchdog starts threads. So only the watcher's process, which never forks, imports this module.
+An `Observation` starts watchdog's threads. So only the watcher's process, which never forks, makes one.
 """
 
 import errno
@@ -44,7 +44,7 @@ class Observation(events.FileSystemEventHandler):
             OSError: there are no inotify instances left.
         """
         background_thread.lean()
-        self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._observed: dict[str, _Observed] = {}
         self._observer = observers.Observer()
         self._observer.start()
@@ -67,15 +67,15 @@ class Observation(events.FileSystemEventHandler):
         except BlockingIOError:
             return []
         found = []
-        while not self._heard.empty():
-            found.append(self._heard.get())
+        while not self._events.empty():
+            found.append(self._events.get())
         return found
 
     def on_any_event(self, event: events.FileSystemEvent) -> None:
         """Queue an event; watchdog calls this in one of its threads."""
         for path in (event.src_path, event.dest_path):
             if path:
-                self._heard.put(os.fsdecode(path))
+                self._events.put(os.fsdecode(path))
         os.eventfd_write(self._wake, 1)
 
     def cover(self, directories: Mapping[str, bool]) -> bool:

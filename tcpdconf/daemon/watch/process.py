@@ -17,13 +17,14 @@ from tcpdconf.config.file_signature import Signature
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.messages import watcher as messages
 from tcpdconf.daemon.messages import wire
-from tcpdconf.daemon.process import channel, loop
+from tcpdconf.daemon.process import channel, log, loop
 from tcpdconf.daemon.watch import debounce, path_dependencies
 from tcpdconf.policy.dns import chain as dns_chain
 
 if TYPE_CHECKING:
     from tcpdconf.daemon.watch import inotify
 
+_STDERR: Final = 2
 _POLL: Final = 2.0  # seconds between two comparisons of signatures, without inotify
 _BACKSTOP: Final = 10.0  # with it: events get lost if a directory is mounted over, or changed by another host
 Read = Mapping[str, Signature]
@@ -58,7 +59,7 @@ def tell(
         ChannelError: the watcher is gone or does not read.
     """
     content = messages.WatchedFiles(wanted.directories, wanted.files, dict(read))
-    _send(post, messages.Watch(since, settle, poll), wire.pickled(content))
+    _send(post, messages.Watch(since, settle, poll), wire.pickled(content), _STDERR)
 
 
 def tell_read(post: channel.Channel, read: Read) -> None:
@@ -68,6 +69,14 @@ def tell_read(post: channel.Channel, read: Read) -> None:
         ChannelError: the watcher is gone or does not read.
     """
     _send(post, messages.Reread(), wire.pickled(messages.ReadFiles(dict(read))))
+
+
+def preload() -> None:
+    """Import what a watcher needs, in the process that will fork it, so that both share that memory.
+
+    The import starts no thread; only an `Observation` does, in the watcher.
+    """
+    from tcpdconf.daemon.watch import inotify  # noqa: F401, PLC0415 (a daemon that does not watch has no use for it)
 
 
 def main(post: channel.Channel) -> int:
@@ -106,18 +115,23 @@ class _Watcher:
             while (received := self._post.receive()) is not None:
                 data, fds = received
                 try:
-                    self._obey(wire.parsed(data, messages.TO_WATCHER), fds)
+                    self._handle(wire.parsed(data, messages.TO_WATCHER), fds)
                 finally:
                     channel.close_all(fds)
         except channel.ChannelError:
             self._loop.stop()
 
-    def _obey(self, message: messages.ToWatcher, fds: list[int]) -> None:
+    def _handle(self, message: messages.ToWatcher, fds: list[int]) -> None:
         match message:
             case messages.Watch():
+                log.redirect(fds[1])
                 self._watch(message, wire.unpickled(fds[0], messages.WatchedFiles))
             case messages.Reread():
-                self._doubt(wire.unpickled(fds[0], messages.ReadFiles).read)
+                read = wire.unpickled(fds[0], messages.ReadFiles).read
+                changed = [path for path, signature in read.items() if not self._was_read(path, signature, 0)]
+                if changed:
+                    self._debounce.forget(changed)
+                    self._stirred()
 
     def _watch(self, message: messages.Watch, content: messages.WatchedFiles) -> None:
         """Watch these paths from now on. What was changed after `since` may not have been read."""
@@ -138,13 +152,6 @@ class _Watcher:
         self._stirred()
         self._check()
         self._post.send(wire.written(messages.Watching(self._polling)))
-
-    def _doubt(self, read: Read) -> None:
-        """Tell of files that were read again and are not as they were then, when they have settled."""
-        doubtful = [path for path, signature in read.items() if not self._was_read(path, signature, 0)]
-        if doubtful:
-            self._debounce.forget(doubtful)
-            self._stirred()
 
     def _was_read(self, path: str, signature: Signature | None, since: float) -> bool:
         """Return whether the file was read as it is now, or will be because its change was reported.
@@ -169,11 +176,13 @@ class _Watcher:
         except OSError as error:
             self._polling = True
             self._end_observation()
-            self._announce(f"cannot use inotify: {error.strerror or error}")
+            if not self._announced:
+                self._announced = True
+                self._post.send(wire.written(messages.Polling(error.strerror or str(error))))
             return True
 
     def _begin_observation(self) -> "inotify.Observation":
-        from tcpdconf.daemon.watch import inotify  # noqa: PLC0415 (only this process may have its threads)
+        from tcpdconf.daemon.watch import inotify  # noqa: PLC0415 (not needed for polling)
 
         if self._observation is None:
             self._observation = inotify.Observation()
@@ -185,11 +194,6 @@ class _Watcher:
             self._loop.forget(self._observation)
             self._observation.close()
             self._observation = None
-
-    def _announce(self, why: str) -> None:
-        if not self._announced:
-            self._announced = True
-            self._post.send(wire.written(messages.Polling(why)))
 
     def _events(self) -> None:
         happened = [] if self._observation is None else self._observation.take()
@@ -214,9 +218,9 @@ class _Watcher:
             self._loop.cancel(self._timer)
             self._timer = None
         if self._debounce.due is not None:
-            self._timer = self._loop.after(self._debounce.due - loop.now(), self._look)
+            self._timer = self._loop.after(self._debounce.due - loop.now(), self._compare)
 
-    def _look(self) -> None:
+    def _compare(self) -> None:
         try:
             missed_nothing = self._observe()
             found = path_dependencies.look(self._wanted)
@@ -230,9 +234,11 @@ class _Watcher:
         self._wait()
 
 
-def _send(post: channel.Channel, message: messages.ToWatcher | messages.FromWatcher, memory: int) -> None:
-    """Send a message with what is in a memfd, which is closed."""
+def _send(
+    post: channel.Channel, message: messages.ToWatcher | messages.FromWatcher, memory: int, *more: int
+) -> None:
+    """Send a message with what is in a memfd, which is closed, and with further descriptors."""
     try:
-        post.send(wire.written(message), [memory])
+        post.send(wire.written(message), [memory, *more])
     finally:
         os.close(memory)

@@ -37,6 +37,8 @@ _GONE: Final = frozenset(
 _REST: Final = 0.1  # seconds before another try when descriptors or memory have run out
 
 
+_STREAM: Final = int(socket.SOCK_STREAM)
+_TCP: Final = int(socket.IPPROTO_TCP)
 Listener = tuple[socket.socket, tables.HAProxy | None]
 
 
@@ -44,16 +46,29 @@ class _Door(NamedTuple):
     """Holds a listening socket, its local end if that is fixed, and a reader if it expects headers."""
 
     listener: socket.socket
+    family: int
     end: Endpoint | None
     reader: ProxyReader | None
+
+
+def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Address]:
+    """Accept a connection as `socket.accept` does, in two thirds of its time.
+
+    It makes no object of the class `socket.socket`, which has nothing that is needed here.
+
+    Raises:
+        OSError: as accept(2).
+    """
+    fd, address = listener._accept()  # type: ignore[attr-defined] # noqa: SLF001 (`socket.accept` calls it, too)
+    return socket.SocketType(family, _STREAM, _TCP, fd), address
 
 
 class Acceptor:
     """Accepts connections at the listeners of one service.
 
-    `arrived` is called with each connection, after its PROXY header if one is expected. `settle` is called
-    when descriptors have run out: it frees those of pending connections, or returns False if there are none.
-    `refused` and `left` are passed to each `ProxyReader`.
+    `arrived` is called with each connection, after its PROXY header if one is expected. `refused` and `left`
+    are passed to each `ProxyReader`. `look`, if given, is called before each accept(2). It calls `poll` if no
+    connection may be accepted now, because another worker has taken the last slot.
     """
 
     def __init__(
@@ -64,19 +79,20 @@ class Acceptor:
         listeners: Sequence[Listener],
         *,
         arrived: Arrived,
-        settle: Callable[[], bool],
         refused: RefusedWith,
         left: Arrived,
+        look: Callable[[], object] | None = None,
     ) -> None:
         self._loop = events
+        self._look = look
         self._name = name
         self._serving = serving
         self._arrived = arrived
-        self._settle = settle
         lenient = serving.ways.lenient_proxy
         self._doors = [
             _Door(
                 listener,
+                int(listener.family),
                 fixed_end(listener),
                 None
                 if haproxy is None
@@ -101,7 +117,8 @@ class Acceptor:
         self._polling = polling
         for door in self._doors:
             if polling:
-                self._loop.watch(door.listener, functools.partial(self._accept, door))
+                watch = self._loop.watch if self._serving.first else self._loop.watch_shared
+                watch(door.listener, functools.partial(self._accept, door))
             else:
                 self._loop.forget(door.listener)
 
@@ -117,6 +134,10 @@ class Acceptor:
             if os.fstat(door.listener.fileno()).st_ino not in kept:
                 self._empty(door)
             door.listener.close()
+
+    def leave(self) -> None:
+        """Close the listeners, which other workers have as well, but go on reading headers."""
+        self.retire([os.fstat(door.listener.fileno()).st_ino for door in self._doors])
 
     def close(self) -> None:
         """Stop accepting, and refuse the connections whose header is still awaited."""
@@ -135,21 +156,24 @@ class Acceptor:
 
     def _accept(self, door: _Door) -> None:
         for _ in range(_AT_ONCE):
+            if self._look is not None:
+                self._look()
             if not self._polling:
                 return
             try:
-                accepted, address = door.listener.accept()
+                accepted, address = accept(door.listener, door.family)
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in _GONE and not self._settle():
+                if error.errno not in _GONE:
                     self._rest(error)
                 continue
             self._enter(door, accepted, address)
 
-    def _enter(self, door: _Door, accepted: socket.socket, address: Address) -> None:
+    def _enter(self, door: _Door, accepted: socket.SocketType, address: Address) -> None:
         local = door.end or endpoint(accepted.getsockname())
         connection = Connection(self._serving, accepted, Link(endpoint(address), local), {})
+        connection.accepted = loop.now()
         if door.reader is None:
             self._arrived(connection)
         else:
@@ -159,11 +183,11 @@ class Acceptor:
         """Accept the clients in the kernel's queue, as far as descriptors allow."""
         for _ in range(_QUEUED):
             try:
-                accepted, address = door.listener.accept()
+                accepted, address = accept(door.listener, door.family)
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in _GONE and not self._settle():
+                if error.errno not in _GONE:
                     return
                 continue
             self._enter(door, accepted, address)

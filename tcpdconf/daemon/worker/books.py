@@ -8,15 +8,16 @@ Therefore one message carries many entries.
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from tcpdconf.daemon.messages import wire
-from tcpdconf.daemon.messages.worker import Adopt, Claim, Counted, Counter, Relay, Released
+from tcpdconf.daemon.messages.measures import Measure
+from tcpdconf.daemon.messages.worker import Adopt, Claim, Counted, Counter, Observed, Relay, Released
 from tcpdconf.daemon.process import channel, loop, procfs
 from tcpdconf.daemon.worker import ledger
 from tcpdconf.policy import connection
 
-_PART: Final = 300  # entries in a message, none longer than 200 bytes
+_PART: Final = 300  # entries in a message, none longer than 215 bytes
 
 _Entry = TypeVar("_Entry")
 
@@ -33,7 +34,7 @@ class RelayedBooks:
     def __init__(self, events: loop.Loop, post: channel.Channel) -> None:
         self._loop = events
         self._post = post
-        self._entries: list[Claim | Released | Counted] = []
+        self._entries: list[Claim | Released | Counted | Observed] = []
 
     def set(self, name: Counter, value: int) -> None:
         """Do nothing: the successor has a count of its own."""
@@ -42,16 +43,23 @@ class RelayedBooks:
         """Report an event for the successor to count."""
         self._add(Counted(name))
 
-    def hold(self, pid: int, peer: connection.Endpoint) -> ledger.Held:
+    def observe(self, name: Measure, seconds: float) -> None:
+        """Report a time for the successor's histogram."""
+        self._add(Observed(name, max(0.0, seconds)))
+
+    def hold(self, pid: int, peer: connection.Endpoint, lasts: float | None = None) -> ledger.Held:
         """Report a program that was started just now, for the successor to record."""
-        held = ledger.Held(-1, pid, peer, ledger.boot_time())
+        started = ledger.boot_time()
+        held = ledger.Held(-1, pid, peer, started, ledger.NEVER if lasts is None else started + lasts)
         self.tell(held)
         return held
 
     def tell(self, held: ledger.Held) -> None:
         """Report a running program, which the successor records unless it has done so."""
         peer = held.peer
-        self._add(Claim(held.pid, 4 if peer.version == 4 else 6, peer.value, peer.port, held.started))
+        version: Literal[4, 6] = 4 if peer.version == 4 else 6
+        until = None if held.until == ledger.NEVER else held.until
+        self._add(Claim(held.pid, version, peer.value, peer.port, held.started, until))
 
     def release(self, held: ledger.Held) -> None:
         """Report that a program has ended."""
@@ -64,15 +72,15 @@ class RelayedBooks:
             for some in parts(entries):
                 self._post.send(wire.written(Relay(tuple(some))))
 
-    def _add(self, entry: Claim | Released | Counted) -> None:
+    def _add(self, entry: Claim | Released | Counted | Observed) -> None:
         if not self._entries:
             self._loop.after(0, self.flush)
         self._entries.append(entry)
 
 
 def verified(
-    entries: Iterable[Claim | Released | Counted], lineage: procfs.Lineage
-) -> list[Adopt | Released | Counted]:
+    entries: Iterable[Claim | Released | Counted | Observed], lineage: procfs.Lineage
+) -> list[Adopt | Released | Counted | Observed]:
     """Return the entries, with each claim made an `Adopt` if a running program of this lineage proves it.
 
     Other claims are dropped.

@@ -2,25 +2,42 @@
 
 import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tcpdconf.config import dialect
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.dns.lookups import Lookups
+from tcpdconf.daemon.guard.early_talkers import EarlyTalkers
+from tcpdconf.daemon.shared.table import SharedTable
 from tcpdconf.daemon.worker.program import Program
-from tcpdconf.policy.connection import Endpoint, Link
+from tcpdconf.policy.connection import Endpoint, Link, Refused
 from tcpdconf.policy.decision import NamedTable
+from tcpdconf.policy.shared_limits import Shape
 
 Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+class Asking(NamedTuple):
+    """Says how a worker asks the process that counts connections which the worker does not know of.
+
+    `deadline` is the time for an answer, in seconds. Without an answer the client is refused if `refuses`.
+    """
+
+    deadline: float
+    refuses: bool = False
 
 
 class Serving(NamedTuple):
     """Holds the settings of a service; each connection keeps those under which it was accepted.
 
     `base` is the environment of every program. `messages` has the text that a refused client gets, by
-    reason.
+    reason. `sources` are the access sources that decide; if others only observe, `observed` has all of them.
+    `stop_timeout` is the time, in seconds, between SIGTERM and SIGKILL. `table` has the counts that the
+    worker shares with others, and `group` is what other services of the group count there. The kernel wakes
+    the `first` worker of a service for each client, and one of the others. `asking` is
+    set if the cluster process or the broker counts for the limits.
     """
 
     service: Service
@@ -30,6 +47,13 @@ class Serving(NamedTuple):
     lookups: Lookups | None
     messages: Mapping[str, bytes]
     ways: dialect.Dialect = dialect.TOML
+    early_talkers: EarlyTalkers | None = None
+    observed: Sequence[NamedTable] | None = None
+    stop_timeout: float = 0.0
+    table: SharedTable | None = None
+    group: frozenset[Shape] = frozenset()
+    first: bool = True
+    asking: Asking | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -39,16 +63,30 @@ class Connection:
     Attributes:
         link: the two ends, and those of the proxy once its header has been read.
         variables: the program's environment beyond `serving.base`, as far as it is known.
+        found: the names of those variables that no access rule has set, but DNS.
         admitted: True once it holds a slot.
-        until: the time, on the loop's clock, until which it may wait for a process.
+        awaited: the number of answers that are still awaited: from DNS, and about early data.
+        unenforced: the refusal that it would get if all limits and access sources were enforced.
+        until: the time, on the loop's clock, until which it may wait for a process, once it waits.
+        accepted: the time, on the same clock, at which it was accepted.
+        parked: the time at which it began to wait for a slot, if it had to.
+        max_per_ip: the maximum of its access rules for one address, if they have one.
+        ticket: what `ClusterShare.ask` has returned for it, or 0.
     """
 
     serving: Serving
-    socket: socket.socket
+    socket: socket.SocketType
     link: Link
-    variables: Mapping[str, str]
+    variables: dict[str, str]
+    found: Collection[str] = ()
     admitted: bool = False
+    awaited: int = 0
+    unenforced: Refused | None = None
     until: float = 0.0
+    accepted: float = 0.0
+    parked: float = 0.0
+    max_per_ip: int | None = None
+    ticket: int = 0
 
     def ends(self) -> dict[str, object]:
         """Return the fields of a log line that name the client, and its proxy if it has one."""
@@ -89,7 +127,7 @@ def _line(text: str) -> bytes:
     return (text if text.endswith("\n") else text + "\r\n").encode()
 
 
-def tell(client: socket.socket, message: bytes) -> None:
+def tell(client: socket.SocketType, message: bytes) -> None:
     """Send a last message to a client; the caller closes the socket.
 
     First it reads what the client has sent: unread data would turn the close into a reset.

@@ -8,21 +8,46 @@ this module decides as soon as a connection is accepted, and keeps nothing for o
 import collections
 import functools
 import os
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.messages.worker import Counter
+from tcpdconf.daemon.cluster import layout
+from tcpdconf.daemon.cluster.records import Answer
+from tcpdconf.daemon.cluster.share import REFUSED, ClusterShare
+from tcpdconf.daemon.dns.lookups import Lookups
+from tcpdconf.daemon.guard import ban_table
+from tcpdconf.daemon.guard.early_talkers import EarlyTalkers
+from tcpdconf.daemon.guard.refused_addresses import RefusedAddresses
+from tcpdconf.daemon.messages.cluster import NetworkPenalty
+from tcpdconf.daemon.messages.measures import Measure
+from tcpdconf.daemon.messages.worker import (
+    MOST_PENALTIES,
+    MOST_REFUSED,
+    WOULD,
+    Address,
+    Counter,
+    PenaltiesStatus,
+    PenaltyStatus,
+    RefusedAddress,
+)
 from tcpdconf.daemon.process import log, loop, procfs, throttle
+from tcpdconf.daemon.shared.table import SharedTable
 from tcpdconf.daemon.worker.acceptor import Acceptor, Listener
 from tcpdconf.daemon.worker.children import AdoptedProgram, Children
 from tcpdconf.daemon.worker.connection import Connection, Serving, tell
 from tcpdconf.daemon.worker.launcher import Launcher
-from tcpdconf.daemon.worker.ledger import Books, Ledger
-from tcpdconf.policy import decision, environ, limits
-from tcpdconf.policy.connection import Endpoint, Refused
+from tcpdconf.daemon.worker.ledger import NEVER, Books, Ledger
+from tcpdconf.policy import decision, environ, limits, penalties, shared_limits, shared_penalties
+from tcpdconf.policy.access import table as access_table
+from tcpdconf.policy.connection import Endpoint, Refused, endpoint
+from tcpdconf.policy.proxy import trust
 
 _STOPPING: Final = Refused("spawn", (("error", "stopping"),))
+_NO_ENGINE: Final = Refused("cluster", (("error", "the engine does not answer"),))
+_AGAIN: Final = 1.0  # seconds before another channel to the cluster process is asked for
+_LOOK: Final = 0.05  # seconds between two looks for a free slot while other workers may free one
 
 
 class Connections:
@@ -33,8 +58,11 @@ class Connections:
     """
 
     def __init__(self, name: str, events: loop.Loop, held: Ledger, lineage: procfs.Lineage) -> None:
-        self.children = Children(name, held, self._release)
+        self.bans: ban_table.Reader | None = None  # None while nobody was ever banned
+        self.link_lost: Callable[[], None] = lambda: None
+        self.children = Children(name, events, held, ended=self._ended, reaped=self._settle)
         self._name = name
+        self._scope = ban_table.scope(name)
         self._loop = events
         self._ledger = held
         self._books: Books = held
@@ -43,12 +71,21 @@ class Connections:
         self._former: list[Serving] = []  # earlier settings, each while a connection uses it
         self._acceptors: list[Acceptor] = []  # the last one accepts, the others only await headers
         self._slots = limits.Slots(tables.Limits())
+        self._table: SharedTable | None = None  # None: this worker alone counts its connections
+        self._paused = False  # the table says that all slots are taken
+        self._looking = False  # `_look` will be called
+        self._penalties: penalties.Penalties | None = None
+        self._refused = RefusedAddresses()
+        self._cluster: ClusterShare | None = None  # set while another process counts as well
+        self._link: int | None = None  # a channel to the cluster process that came before it
         self._open: set[Connection] = set()  # those that wait for a slot, DNS or their program
         self._parked: collections.deque[Connection] = collections.deque()  # those that wait for a slot
         self._launcher = Launcher(
             name,
             events,
             started=self._started,
+            executed=self._executed,
+            failed=self._failed,
             refused=self._refuse,
             broken=self._break_off,
             waits=self._poll,
@@ -57,6 +94,7 @@ class Connections:
         self._sweeping = False  # `_sweep` will be called
         self._closed = False
         self._throttle = throttle.Throttle()
+        self._observed = throttle.Throttle()  # of refusals that are not enforced
         self._seldom = throttle.Seldom()
 
     def serve(self, serving: Serving, listeners: list[Listener], inherited: Sequence[Listener] = ()) -> None:
@@ -66,11 +104,21 @@ class Connections:
         uses them. Clients that wait at an inherited listener are accepted before it is closed. The first call
         adopts the running programs of earlier workers from the ledger.
         """
-        self._slots = self._slots.resized(serving.service.limits)
+        if serving.table is self._table is None:
+            self._slots = self._slots.resized(serving.service.limits)
+        else:
+            self._share(serving)
+        self._count_together(serving)
+        self._penalties = shared_penalties.renewed(
+            self._penalties, self._name, serving.service, serving.table
+        )
         self._ledger.grow(self._slots.most)
+        self.children.patience = serving.stop_timeout
         if not self._acceptors:
             for held, runs in self._ledger.take_over(self._lineage):
                 self._adopt(AdoptedProgram(held, runs.start, proven=self._lineage.proves(runs)))
+        if self._table is not None and isinstance(self._slots, shared_limits.SharedSlots):
+            self._slots.publish()
         made = self._acceptor(serving, listeners)
         emptied = self._acceptor(serving, inherited)
         if self._serving is not None:
@@ -82,8 +130,53 @@ class Connections:
         self._acceptors = [each for each in self._acceptors if each.awaiting or each is made]
         self._books.set("connections", self._slots.total)
         self._launcher.renew()
+        self.measure_itself()
         self._sweep()
         self._poll()
+
+    def _share(self, serving: Serving) -> None:
+        """Apply the limits of these settings if counts are shared with other workers, or were until now."""
+        self._slots = shared_limits.renewed(self._slots, serving.service.limits, serving.table, serving.group)
+        if serving.table is self._table:
+            return
+        if self._table is not None:
+            self._loop.forget(self._table)
+        self._table, self._paused = serving.table, False
+        if self._table is not None:
+            self._table.set_paused(paused=False)  # an earlier worker may have been
+            self._loop.watch_writes(self._table, self._poll)
+
+    def link(self, fd: int | None) -> None:
+        """Use another channel to the cluster process from now on; None if this worker has lost it."""
+        if self._link is not None:
+            os.close(self._link)
+            self._link = None
+        if self._cluster is None:
+            self._link = fd
+        elif fd is not None:
+            self._cluster.use(fd)
+
+    def _count_together(self, serving: Serving) -> None:
+        """Begin or cease to count together with all hosts, or with a group, as the settings say."""
+        if serving.asking is None:
+            self._leave_cluster()
+            return
+        deadline = serving.asking.deadline
+        if self._cluster is None:
+            waiting = (each.link.peer for each in self._open if each.admitted)
+            held = (*self.children.clients(), *waiting)
+            self._cluster = ClusterShare(
+                self._loop, held, deadline, lost=self._link_lost, penalised=self._restore
+            )
+        self._cluster.settle(layout.of(serving.service.limits, serving.group), deadline)
+        if self._link is not None:
+            fd, self._link = self._link, None
+            self._cluster.use(fd)
+
+    def _leave_cluster(self) -> None:
+        if self._cluster is not None:
+            former, self._cluster = self._cluster, None
+            former.close()
 
     def _acceptor(self, serving: Serving, listeners: Sequence[Listener]) -> Acceptor:
         return Acceptor(
@@ -92,9 +185,9 @@ class Connections:
             serving,
             listeners,
             arrived=self._arrive,
-            refused=self._refuse,
+            refused=self._turn_away,
             left=self._leave,
-            settle=self._launcher.start,
+            look=None if serving.table is None else self._poll_if_full,
         )
 
     def retire(self, books: Books, kept: Collection[int]) -> None:
@@ -104,9 +197,19 @@ class Connections:
         that this worker had adopted, and alone is told of their exits.
         """
         self._books = self.children.books = books
+        self._penalties = None  # the successor has its own
+        self._leave_cluster()  # the successor tells of these connections
+        if self._table is not None:  # the successor writes there what this worker has told it
+            self._loop.forget(self._table)
+            self._table, self._paused = None, False
+            self._slots = self._slots.resized(tables.Limits(max_connections=self._slots.most))
         self._acceptors[-1].retire(kept)
         for client in self.children.give_up_adopted():
             self._slots.release(client)
+
+    def leave(self) -> None:
+        """Stop accepting; clients that wait in the kernel's queue are left to other workers."""
+        self._acceptors[-1].leave()
 
     def drain(self) -> None:
         """Stop accepting, except for clients that wait in the kernel's queue already."""
@@ -117,15 +220,16 @@ class Connections:
         """True while any connection is pending or any program runs."""
         return bool(self._slots.total > 0 or self._parked or any(each.awaiting for each in self._acceptors))
 
-    def adopt(self, pid: int, peer: Endpoint, started: float, start: int) -> None:
+    def adopt(self, pid: int, peer: Endpoint, started: float, start: int, until: float = NEVER) -> None:
         """Adopt a program of an earlier worker, which the supervisor has verified.
 
-        `started` is the time at which that worker recorded it, in seconds since boot. `start` is the
-        program's own start, in clock ticks since boot. A program that was adopted before is ignored.
+        `started` is the time at which that worker recorded it, `until` the one at which it must end, both in
+        seconds since boot. `start` is the program's own start, in clock ticks since boot. A program that was
+        adopted before is ignored.
         """
         if self.children.has_adopted(pid, start):
             return
-        held = self._ledger.hold(pid, peer, started)
+        held = self._ledger.record(pid, peer, started, until)
         self._adopt(AdoptedProgram(held, start, proven=True))
         self._ledger.set("connections", self._slots.total)
         self._poll()
@@ -133,19 +237,68 @@ class Connections:
     def _adopt(self, program: AdoptedProgram) -> None:
         self.children.adopt(program)
         self._slots.hold(program.held.peer)
+        if self._cluster is not None:
+            self._cluster.hold(program.held.peer)
+
+    def offend(self, peer: Endpoint, kind: penalties.Kind) -> None:
+        """Charge a client with an offence, if the service has a penalty for it."""
+        if self._penalties is not None:
+            self._charge(self._penalties, peer, penalties.Offence(kind))
+
+    def penalties_status(self, about: Sequence[Address]) -> PenaltiesStatus | None:
+        """Return the penalties of the service, or None if it has none.
+
+        Those of the addresses in `about` are among them in any case.
+        """
+        if self._penalties is None:
+            return None
+        now = loop.now()
+        active = self._penalties.active(now)  # forgets those that have expired
+        sources = self._penalties.latest(now, MOST_PENALTIES)
+        for version, value in about:
+            wanted = self._penalties.of(endpoint(version, value, 0), now)
+            if wanted is not None and wanted not in sources:
+                sources.append(wanted)
+        return PenaltiesStatus(active, tuple(_penalty_status(source, now) for source in sources))
+
+    def refused_addresses(self) -> tuple[RefusedAddress, ...]:
+        """Return the addresses that this worker has refused most in the last ten minutes."""
+        found = self._refused.most(loop.now(), MOST_REFUSED)
+        return tuple(
+            RefusedAddress(4 if version == 4 else 6, value, count) for (version, value), count in found
+        )
 
     def count(self, name: Counter) -> None:
         """Count an event that a retired worker reports."""
         self._books.count(name)
+
+    def observe(self, name: Measure, seconds: float) -> None:
+        """Add a time that a retired worker reports to a histogram."""
+        self._books.observe(name, seconds)
+
+    def measure_itself(self) -> None:
+        """Record what this process uses, unless another worker has taken its place."""
+        if self._books is not self._ledger:
+            return
+        used = procfs.usage()
+        self._record_parked()
+        self._ledger.set("headers", sum(len(each.awaiting) for each in self._acceptors))
+        self._ledger.set("lost_lines", log.lost())
+        self._ledger.set("cpu_milliseconds", int(used.cpu * 1000))
+        self._ledger.set("resident_bytes", used.resident)
+        self._ledger.set("descriptors", used.descriptors)
+        self._ledger.set("started", int(used.started))
 
     def close(self) -> None:
         """Stop accepting, and refuse the connections that have no program yet."""
         self._closed = True
         for each in self._acceptors:
             each.close()
-        for connection in (*self._parked, *self._launcher.give_up()):
+        undecided = [each for each in self._open if each.awaited]
+        for connection in (*self._parked, *undecided, *self._launcher.give_up()):
             self._refuse(connection, _STOPPING)
         self._parked.clear()
+        self._record_parked()
 
     @property
     def _serves(self) -> bool:
@@ -157,93 +310,293 @@ class Connections:
             self._admitting = True
             self._loop.soon(self._admit)
         self._acceptors[-1].poll(self._serves and not self._parked)
+        if self._table is not None:
+            self._tell_paused(self._table)
+
+    def _poll_if_full(self) -> None:
+        """Pause if another worker has taken the last slot; the client is left to the one that frees one."""
+        if self._slots.full:
+            self._poll()
+
+    def _tell_paused(self, table: SharedTable) -> None:
+        """Tell the other workers when this one needs to be woken, because all slots are taken.
+
+        A slot that another worker has freed just before is found by the second look. One that was freed at
+        the same moment, or whose worker was killed, is found a moment later.
+        """
+        full = self._slots.full
+        if full == self._paused:
+            return
+        self._paused = full
+        table.set_paused(full)
+        if full:
+            self._loop.after(0, self._poll)
+        if full and not self._looking:
+            self._looking = True
+            self._loop.after(_LOOK, self._look)
+
+    def _look(self) -> None:
+        """Look whether a slot is free, again and again while this worker has paused."""
+        self._looking = self._paused
+        if self._looking:
+            self._loop.after(_LOOK, self._look)
+            self._poll()
 
     def _admit(self) -> None:
         """Decide on connections that have waited for a slot, while slots are free."""
         self._admitting = False
         while self._parked and self._serves:
-            self._decide(self._parked.popleft())
+            connection = self._parked.popleft()
+            waited = loop.now() - connection.parked
+            self._decide(connection)
+            if self._parked and self._parked[0] is connection:
+                break
+            self._books.observe("slot_wait", waited)
+        self._record_parked()
         self._poll()
+
+    def _record_parked(self) -> None:
+        """Record how many connections wait for a slot, unless another worker has taken this one's place."""
+        if self._books is self._ledger:
+            self._ledger.set("parked", len(self._parked))
 
     def _arrive(self, connection: Connection) -> None:
         """Decide on a connection, or let it wait if no slot was free when its header was complete."""
         if self._serves and not self._parked:
             self._decide(connection)
         else:
-            self._open.add(connection)
-            self._parked.append(connection)
+            self._park(connection)
+
+    def _park(self, connection: Connection) -> None:
+        """Let a connection wait for a slot; one that has waited already stays the first."""
+        if connection.parked:
+            self._parked.appendleft(connection)
+            return
+        connection.parked = loop.now()
+        self._open.add(connection)
+        self._parked.append(connection)
+        self._record_parked()
 
     def _decide(self, connection: Connection) -> None:
-        """Refuse a connection, or give it a slot, and then ask DNS about it or screen it."""
+        """Refuse a connection, or give it a slot, and then ask about it or screen it."""
         serving, link = connection.serving, connection.link
         try:
-            verdict = decision.admit(serving.sources, self._slots, link, loop.now())
+            banned = None if self.bans is None else self.bans.find(link.peer, self._scope, time.time())
+            if banned is not None:
+                self._refuse(connection, Refused("banned", (("network", ban_table.shown(banned)),)))
+                return
+            verdict = decision.admit(
+                serving.sources, self._slots, link, loop.now(), serving.observed, penalties=self._penalties
+            )
             if isinstance(verdict, Refused):
+                if verdict is shared_limits.ALL_TAKEN:
+                    self._park(connection)
+                    self._poll()
+                    return
+                if verdict.reason in penalties.CHARGED:
+                    self.offend(link.peer, "refused")
                 self._refuse(connection, verdict)
                 return
             connection.admitted = True
+            connection.unenforced, connection.max_per_ip = verdict.unenforced, verdict.max_per_ip
             self._open.add(connection)
             self._taken()
             form, ways = serving.service.address_format, serving.ways
             connection.variables = environ.of(link, connection.variables, verdict.variables, form, ways)
-            if serving.lookups is None:
+            if self._cluster is not None and not self._cluster.asks:
+                self._cluster.hold(link.peer)
+                if self._is_refused_without_engine(connection):
+                    self._refuse(connection, _NO_ENGINE)
+                    return
+            asks = self._cluster is not None and self._cluster.asks
+            if serving.lookups is None and serving.early_talkers is None and not asks:
                 self._screen(connection)
             else:
-                known = {**serving.base, **connection.variables}
-                serving.lookups.begin(link, known, functools.partial(self._looked_up, connection))
+                self._ask(connection, serving.lookups, serving.early_talkers)
         except Exception:  # noqa: BLE001 (a defect costs only the connection that has met it)
             self._break_off(connection)
 
-    def _looked_up(self, connection: Connection, found: dict[str, str]) -> None:
-        """Screen a connection once DNS has answered; `found` are the variables from DNS."""
+    def _ask(self, connection: Connection, lookups: Lookups | None, early: EarlyTalkers | None) -> None:
+        """Look a connection up in the DNS, and wait for early data of its client at the same time.
+
+        The other hosts' connections are asked for at the same time, too.
+
+        The client need not wait if it has a pass, or if an access rule has set the variable.
+        """
+        link = connection.link
+        known = {**connection.serving.base, **connection.variables}
+        if early is not None and (early.variable in known or early.knows(link.peer)):
+            early = None
+        share = None if self._cluster is None or not self._cluster.asks else self._cluster
+        connection.awaited = (lookups is not None) + (early is not None) + (share is not None)
+        if share is not None:
+            counted = functools.partial(self._counted, connection)
+            connection.ticket = share.ask(link.peer, connection.max_per_ip, counted)
+        if early is not None:
+            early.listen(connection.socket, link.peer, functools.partial(self._heard, connection))
+        elif lookups is None and share is None:
+            self._screen(connection)
+        if lookups is not None and connection.awaited:
+            lookups.begin(link, known, functools.partial(self._found, connection))
+
+    def _heard(self, connection: Connection, talked: bool) -> None:
+        """Count a client that has sent data before the program has greeted it."""
+        settings = connection.serving.service.early_talker
+        if talked and settings is not None:
+            self._books.count("early_talker")
+            self.offend(connection.link.peer, "early_talker")
+            self._found(connection, {settings.variable: "1"})
+        else:
+            self._found(connection, {})
+
+    def _counted(self, connection: Connection, answer: Answer) -> None:
+        """Refuse a connection if it is one too many over all hosts or for the group, or screen it."""
+        ticket, connection.ticket = connection.ticket, 0
+        share = self._cluster
         try:
-            connection.variables = {**connection.variables, **found}
-            if self._closed:
-                self._refuse(connection, _STOPPING)
+            limit = None if share is None else share.described(answer)
+            refused = None if limit is None else limit.refusal(answer, connection.max_per_ip)
+            if answer.verdict == "refused":
+                connection.ticket = REFUSED
+            elif answer.verdict == "unknown":
+                connection.ticket = ticket  # it may still be answered
+                refused = _NO_ENGINE if self._is_refused_without_engine(connection) else None
             else:
-                self._screen(connection)
+                connection.unenforced = connection.unenforced or refused
+                refused = None
+            if refused is None:
+                self._found(connection, {})
+                return
+            if refused.reason in penalties.CHARGED:
+                self.offend(connection.link.peer, "refused")
+            self._refuse(connection, refused)
+        except Exception:  # noqa: BLE001 (as above)
+            self._break_off(connection)
+
+    def _is_refused_without_engine(self, connection: Connection) -> bool:
+        """Return whether a connection is refused while the engine does not answer."""
+        asking = connection.serving.asking
+        return asking is not None and asking.refuses
+
+    def _link_lost(self) -> None:
+        """Ask for another channel to the cluster process, a moment later."""
+        self._loop.after(_AGAIN, self.link_lost)
+
+    def _found(self, connection: Connection, found: dict[str, str]) -> None:
+        """Screen a connection; `found` are the variables from DNS or about early data.
+
+        If it has been refused already, it awaits nothing.
+        """
+        if not connection.awaited:
+            return
+        try:
+            connection.awaited -= 1
+            connection.found = (*connection.found, *found)
+            connection.variables = {**connection.variables, **found}
+            self._screen(connection)
         except Exception:  # noqa: BLE001 (as above)
             self._break_off(connection)
 
     def _screen(self, connection: Connection) -> None:
-        """Refuse a connection if a variable named in `drop` has a value, else have its program started."""
+        """Refuse a connection if a variable named in `drop` has a value, or start its program.
+
+        The program starts once no answer is awaited. One that refuses the connection is enough. A client that
+        a DNS list names is not charged with an offence: the list may be wrong, and only `deny_message` tells
+        the client about it.
+        """
         serving = connection.serving
         dropped = decision.screen(serving.service.drop, connection.variables, serving.base)
-        if dropped is None:
-            self._launcher.launch(connection)
-        else:
+        if dropped is not None:
+            if dict(dropped.detail)["variable"] not in connection.found:
+                self.offend(connection.link.peer, "refused")
             self._refuse(connection, dropped)
+        elif not connection.awaited:
+            if connection.unenforced is not None:
+                self._observe(connection, connection.unenforced)
+            self._launcher.launch(connection)
 
     def _started(self, connection: Connection, pid: int) -> None:
         """Record the program of a connection, and close this process's descriptor of it."""
-        self.children.started(pid, connection.link.peer)
-        self._books.count("accepted")
+        self.children.started(pid, connection.link.peer, connection.serving.service.max_duration)
+        self._books.observe("start", loop.now() - connection.accepted)
         self._let_go(connection)
+
+    def _settle(self, pid: int) -> None:
+        """Handle the exec of a program that has ended."""
+        self._launcher.settle(pid)
+
+    def _executed(self, connection: Connection, pid: int) -> None:
+        """Count and log a connection whose program runs."""
+        self._books.count("accepted")
         if log.enabled("info"):
             ends = connection.ends() | {"local": connection.link.local}
-            slots = f"{self._slots.total}/{self._slots.most}"
+            slots = f"{self._slots.taken}/{self._slots.most}"
             log.info("accept", service=self._name, **ends, pid=pid, slots=slots)
 
+    def _failed(self, connection: Connection, pid: int, refused: Refused) -> None:
+        """Forget a process that could not execute the program; it has told the client."""
+        self.children.never_ran(pid)
+        self._count_refusal(connection, refused)
+        self._note_refusal(connection, refused)
+
+    def _turn_away(self, connection: Connection, refused: Refused) -> None:
+        """Refuse a connection that is not accepted at a listener for proxies.
+
+        Only a peer that is not trusted is charged. The faults of a trusted proxy are not its client's, whose
+        address is not known yet, and a penalty for the proxy would be one for all of its clients.
+        """
+        if self._penalties is not None and refused is trust.STRANGER:
+            peer = connection.link.peer
+            penalised = self._penalties.enforced(peer, loop.now())
+            if penalised is None:
+                self.offend(peer, "proxy")
+            else:
+                refused = penalised
+        self._refuse(connection, refused)
+
     def _refuse(self, connection: Connection, refused: Refused) -> None:
-        """Send the refusal message, if there is one, close the connection, and log the reason."""
-        serving, reason = connection.serving, refused.reason
-        self._books.count(reason)
-        message = serving.messages.get(reason)
+        """Count a refusal, send its message, if there is one, close the connection, and log the reason.
+
+        It is counted first, since the client may ask for the counter as soon as it is told.
+        """
+        self._count_refusal(connection, refused)
+        serving = connection.serving
+        message = serving.messages.get(refused.reason)
         if message is not None and (serving.ways.tells_local_denial or not refused.local):
             tell(connection.socket, message)
         self._let_go(connection)
-        held_back = self._throttle.pass_(reason, loop.now())
+        self._note_refusal(connection, refused)
+
+    def _count_refusal(self, connection: Connection, refused: Refused) -> None:
+        """Count a refusal by its reason and by the address of its client."""
+        self._books.count(refused.reason)
+        peer = connection.link.peer
+        self._refused.count((peer.version, peer.value), loop.now())
+
+    def _note_refusal(self, connection: Connection, refused: Refused) -> None:
+        """Log a refusal, and free the slot of the connection."""
+        self._log_refusal("refuse", self._throttle, connection, refused)
+        if connection.admitted:
+            self._release(connection.link.peer, connection.ticket)
+
+    def _observe(self, connection: Connection, refused: Refused) -> None:
+        """Count and log a connection that is served only because a limit or source is not enforced."""
+        self._books.count(WOULD[refused.reason])
+        self._log_refusal("would-refuse", self._observed, connection, refused)
+
+    def _log_refusal(
+        self, event: str, limit: throttle.Throttle, connection: Connection, refused: Refused
+    ) -> None:
+        held_back = limit.pass_(refused.reason, loop.now())
         if held_back is not None:
             fields = connection.ends() | dict(refused.detail)
             fields |= {"unlogged": held_back} if held_back else {}
-            log.write("notice", "refuse", service=self._name, reason=reason, **fields)
-        if connection.admitted:
-            self._release(connection.link.peer)
+            log.write("notice", event, service=self._name, reason=refused.reason, **fields)
 
     def _leave(self, connection: Connection) -> None:
         """Close a connection whose peer closed without sending a byte, as health checks do."""
-        self._let_go(connection)
         self._books.count("left")
+        self._let_go(connection)
         log.debug("left", service=self._name, peer=connection.link.peer)
 
     def _break_off(self, connection: Connection) -> None:
@@ -251,10 +604,13 @@ class Connections:
         log.crash(f"cannot serve {connection.link.peer}")
         self._let_go(connection)
         if connection.admitted:
-            self._release(connection.link.peer)
+            self._release(connection.link.peer, connection.ticket)
 
     def _let_go(self, connection: Connection) -> None:
         """Close this process's descriptor of a connection, which no longer uses its settings."""
+        if connection.awaited and connection.serving.early_talkers is not None:
+            connection.serving.early_talkers.forget(connection.socket)
+        connection.awaited = 0
         connection.socket.close()
         self._open.discard(connection)
         if self._former and not self._sweeping:
@@ -279,11 +635,70 @@ class Connections:
             self._poll()
             if self._seldom.due("full", loop.now()):
                 log.write("alert", "all slots are taken", service=self._name, max_connections=slots.most)
-        elif slots.total >= slots.warn_at and self._seldom.due("warn", loop.now()):
-            log.warning("slots run out", service=self._name, slots=f"{slots.total}/{slots.most}")
+        elif slots.taken >= slots.warn_at and self._seldom.due("warn", loop.now()):
+            log.warning("slots run out", service=self._name, slots=f"{slots.taken}/{slots.most}")
 
-    def _release(self, peer: Endpoint) -> None:
-        """Free the slot of a client."""
+    def _charge(self, charged: penalties.Penalties, peer: Endpoint, offence: penalties.Offence) -> None:
+        """Charge a client with an offence; count and log its penalty."""
+        now = loop.now()
+        penalty = charged.offend(peer, offence, now)
+        if penalty is None:
+            return
+        self._books.count("penalties")
+        if penalty.active and self._cluster is not None:
+            self._tell_penalty(self._cluster, charged, peer, now)
+        held_back = self._throttle.pass_("(penalty)", now)
+        if held_back is not None:
+            fields: dict[str, object] = {"peer": peer, "network": charged.networks.shown(peer)}
+            fields |= {"offence": offence, "seconds": round(penalty.until - now, 1)}
+            fields |= {"active": "yes" if penalty.active else "no"}
+            fields |= {"unlogged": held_back} if held_back else {}
+            log.write("notice", "penalty", service=self._name, **fields)
+
+    def _tell_penalty(
+        self, share: ClusterShare, charged: penalties.Penalties, peer: Endpoint, now: float
+    ) -> None:
+        """Tell the other hosts of the penalty of a client's network."""
+        source = charged.of(peer, now)
+        if source is not None and source.penalty.until > now:
+            version, bits, length, penalty = source
+            left = penalty.until - now
+            share.penalise(NetworkPenalty(4 if version == 4 else 6, bits, length, left, penalty.offence))
+
+    def _restore(self, told: Sequence[NetworkPenalty]) -> None:
+        """Take on penalties of other hosts, for as long as this service allows them."""
+        charged = self._penalties
+        if charged is None:
+            return
+        now = loop.now()
+        for version, bits, length, seconds, offence in told:
+            peer = endpoint(version, bits << access_table.BITS[version] - length, 0)
+            before = charged.of(peer, now)
+            until = now + min(seconds, charged.settings.max)
+            if before is None or before.penalty.until < until:
+                penalty = penalties.Penalty(until, True, offence)
+                charged.restore(penalties.Source(version, bits, length, penalty))
+
+    def _ended(self, peer: Endpoint, status: int | None) -> None:
+        """Free the slot of a client whose program has ended; charge the client if that is an offence."""
+        if self._penalties is not None and status is not None:
+            offence = penalties.of_exit(os.waitstatus_to_exitcode(status))
+            if offence is not None:
+                self._charge(self._penalties, peer, offence)
+        self._release(peer)
+
+    def _release(self, peer: Endpoint, ticket: int = 0) -> None:
+        """Free the slot of a client; `ticket` as for `ClusterShare.release`."""
         self._slots.release(peer)
+        if self._cluster is not None:
+            self._cluster.release(peer, ticket)
         self._books.set("connections", self._slots.total)
+        if self._table is not None:
+            self._table.wake()
         self._poll()
+
+
+def _penalty_status(source: penalties.Source, now: float) -> PenaltyStatus:
+    version, bits, length, penalty = source
+    left = max(0.0, round(penalty.until - now, 1))
+    return PenaltyStatus(4 if version == 4 else 6, bits, length, penalty.offence, left, penalty.active)

@@ -1,4 +1,7 @@
-"""Reads a service's environment files, in the worker and therefore with the service's rights only."""
+"""Reads a service's environment files, in the worker and therefore with the service's rights only.
+
+The migration calls `source` as well: it compares what the files give with what a start script passes on.
+"""
 
 import os
 import subprocess
@@ -32,26 +35,27 @@ def read(file: tables.EnvironmentFile, fd: int, before: dict[str, str]) -> dict[
     """
     try:
         content = descriptors.content(fd, LARGEST)
-        return _source(content, before) if file.shell else before | envfile.read(content)
+        return source(content, before) if file.shell else before | envfile.read(content)
     except envfile.EnvironmentSyntaxError as error:
         raise EnvironmentFileError(f"{file.path}:{error.line}: {error}") from None
-    except _ShellError as error:
+    except SourcingError as error:
         raise EnvironmentFileError(f"cannot read {file.path}: {error}") from None
     except OSError as error:
         raise EnvironmentFileError(f"cannot read {file.path}: {error.strerror}") from None
 
 
-class _ShellError(Exception):
+class SourcingError(Exception):
     """Reports that the shell has not sourced a file to its end."""
 
 
-def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
+def source(content: bytes, before: dict[str, str], directory: str | None = None) -> dict[str, str]:
     """Return the variables that /bin/sh exports after sourcing the file, as Courier's start scripts do.
 
-    The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open.
+    The shell reads a copy: the worker may hold a descriptor of a file that its user cannot open. It runs in
+    `directory`, or in this process's own.
 
     Raises:
-        _ShellError: the shell does not reach the end of the file.
+        SourcingError: the shell does not reach the end of the file.
         OSError: the shell cannot be started.
     """
     copy = os.memfd_create("environment", os.MFD_CLOEXEC)
@@ -63,17 +67,18 @@ def _source(content: bytes, before: dict[str, str]) -> dict[str, str]:
             capture_output=True,
             env=environ.block(before),
             pass_fds=[copy],
+            cwd=directory,
             timeout=_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise _ShellError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
+        raise SourcingError(f"/bin/sh has not finished sourcing it after {_SECONDS:g} s") from None
     finally:
         os.close(copy)
     # a worker that serves meanwhile reaps every child, perhaps the shell too: its status proves nothing
     if not found.stdout.endswith(f"\0{_WHOLE}=1\0".encode()):
         said = " ".join(environ.decoded(found.stderr).split()).replace(f"/proc/self/fd/{copy}", "line")
         status = f" with status {found.returncode}" if found.returncode else " too early"
-        raise _ShellError(f"/bin/sh ends{status}: {said or 'it says nothing'}")
+        raise SourcingError(f"/bin/sh ends{status}: {said or 'no output'}")
     pairs = (environ.decoded(item).partition("=") for item in found.stdout.split(b"\0") if item)
     return {name: value for name, _, value in pairs if name not in _OF_THE_SHELL}

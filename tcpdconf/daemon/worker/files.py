@@ -107,7 +107,11 @@ class ServiceFiles:
         """Return the origin of each access source."""
         roles = [role for role in self._task.roles if role.kind == "access"]
         return [
-            (index, source.model_dump_json(), tuple(role for role in roles if role.place == index))
+            (
+                index,
+                source.model_dump_json(exclude={"enforce"}),  # which changes no rule
+                tuple(role for role in roles if role.place == index),
+            )
             for index, source in enumerate(self._service.access)
         ]
 
@@ -130,12 +134,16 @@ class ServiceFiles:
         return environ.base(self._service, self._task.environment, found, self._task.ways)
 
     def chain(self) -> Chain | None:
-        """Return the DNS lists; None, and a failure, if a zone file cannot be read."""
+        """Return the DNS lists; None, and a failure, if a zone or key file cannot be used."""
         zones = {role.path: self._zone(role, fd) for role, fd in self._files if role.kind == "zone"}
         if None in zones.values():
             return None
         known = {path: zone for path, zone in zones.items() if zone is not None}
-        return dns_chain.build(self._service, self._task.config.dns_chains, known)
+        chains = self._task.config.dns_chains
+        wrong = dns_chain.wrong_keys(self._service, chains, known)
+        for path in wrong:
+            self._fail(("dns_lists",), f"cannot use {path}: holds no key of a DNS list")
+        return None if wrong else dns_chain.build(self._service, chains, known)
 
     def name_servers(self) -> resolvconf.ResolverSettings:
         """Return the resolver settings: the servers to ask, and how."""
@@ -171,7 +179,9 @@ class ServiceFiles:
             self._fail(("access", index, "file"), f"cannot load access rules: {error}", place(error, read))
         if table.dead:
             some = ", ".join(table.dead[:3])
-            log.warning("records that match nobody", source=source.file, count=len(table.dead), such_as=some)
+            log.warning(
+                "records that match no address", source=source.file, count=len(table.dead), such_as=some
+            )
         if table.doubts:
             log.warning("records with doubtful values", source=source.file, such_as=table.doubts[0])
         return decision.NamedTable(source.file or f"access[{index}]", table)

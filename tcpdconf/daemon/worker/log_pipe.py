@@ -28,32 +28,27 @@ class LogPipe:
         self._before = 0
         self._lost = 0
         self._timer = 0
-        self._look()
+        self._check()
 
     def close(self) -> None:
         """Stop checking, and close the descriptor."""
         self._loop.cancel(self._timer)
         os.close(self._fd)
 
-    def _look(self) -> None:
-        waiting = self._waiting()
+    def _check(self) -> None:
+        (waiting,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
         stuck = waiting > self._size // 2 and waiting >= self._before
         if stuck:
-            waiting -= self._discard()
+            try:
+                lost = len(os.read(self._fd, self._size // 2))
+            except BlockingIOError:  # the logger has read it meanwhile
+                lost = 0
+            waiting -= lost
+            self._lost += lost
         elif self._lost:
-            log.warning("the logger did not read", service=self._service, lost=f"{self._lost}B")
+            log.warning(
+                "the logger reads too slowly, output discarded", service=self._service, lost=f"{self._lost}B"
+            )
             self._lost = 0
         self._before = waiting
-        self._timer = self._loop.after(_OFTEN if stuck else _EVERY, self._look)
-
-    def _discard(self) -> int:
-        try:
-            count = len(os.read(self._fd, self._size // 2))
-        except BlockingIOError:
-            count = 0
-        self._lost += count
-        return count
-
-    def _waiting(self) -> int:
-        found: tuple[int] = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
-        return found[0]
+        self._timer = self._loop.after(_OFTEN if stuck else _EVERY, self._check)

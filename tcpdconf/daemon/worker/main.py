@@ -11,8 +11,10 @@ import errno
 import functools
 import os
 import signal
+from collections.abc import Sequence
 from typing import Final
 
+from tcpdconf.daemon.guard import ban_table
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.messages import worker as messages
 from tcpdconf.daemon.messages.assignment import Assignment, Failure
@@ -23,32 +25,40 @@ from tcpdconf.daemon.worker.serving import ServingBuilder
 from tcpdconf.policy import connection
 
 _FAILURES: Final = 20  # most failures in a message, which has a limit
-_LOOK: Final = 0.2  # seconds between two checks whether a worker that accepts no more is idle
+_RETRY: Final = 1.0  # seconds before a channel that could not be received is asked for again
+_CHECK: Final = 0.2  # seconds between two checks whether a worker that accepts no more is idle
 
 
-def main(post: channel.Channel) -> int:
-    """Serve until the supervisor says stop or is gone; return the exit status."""
+def main(post: channel.Channel, unmet: Sequence[Failure] = ()) -> int:
+    """Serve until the supervisor says stop or is gone; return the exit status.
+
+    `unmet` says which settings of this process could not be applied: it then reports that it cannot serve.
+    """
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # only the supervisor stops a worker
         signal.signal(number, signal.SIG_IGN)
     try:
-        return _Worker(post).run()
+        return _Worker(post, unmet).run()
     finally:
         log.gather(None)
+        log.leave_journal()
 
 
 class _Worker:
     """Serves one service as the supervisor's messages say."""
 
-    def __init__(self, post: channel.Channel) -> None:
+    def __init__(self, post: channel.Channel, unmet: Sequence[Failure]) -> None:
         self._post = post
+        self._unmet = unmet
         self._loop = loop.Loop()
         self._arrived = signals.Signals((signal.SIGCHLD,))
         self._server: Connections | None = None
         self._built: ServingBuilder | None = None  # the assignment that is served
         self._prepared: ServingBuilder | None = None
+        self._bans: ban_table.Reader | None = None
+        self._link: int | None = None  # a channel to the cluster process, until something is served
         self._wanted = 0  # number of the preparation that is still wanted, or 0
         self._relay: books.RelayedBooks | None = None  # set once this worker is retired
-        self._stopping = False
+        self._leaving = False  # True once this worker accepts no more and ends with its last connection
         self._status = 0
 
     def run(self) -> int:
@@ -63,13 +73,19 @@ class _Worker:
         try:
             while (received := self._post.receive()) is not None:
                 data, fds = received
-                self._obey(wire.parsed(data, messages.TO_WORKER), fds)
+                self._handle(wire.parsed(data, messages.TO_WORKER), fds)
         except channel.LostError as lost:
-            self._miss_descriptors(wire.parsed(lost.data, messages.TO_WORKER))
+            message = wire.parsed(lost.data, messages.TO_WORKER)
+            if isinstance(message, messages.Prepare | messages.Try):
+                self._lack(message.number, os.strerror(errno.EMFILE))
+            elif isinstance(message, messages.BanTable):  # a successor gets the bans from the start
+                self._end(1)
+            elif isinstance(message, messages.ClusterLink):
+                self._loop.after(_RETRY, lambda: self._send(messages.ClusterLost()))
         except channel.ChannelError:
             self._end()
 
-    def _obey(self, message: messages.ToWorker, fds: list[int]) -> None:
+    def _handle(self, message: messages.ToWorker, fds: list[int]) -> None:  # noqa: C901 (a case for each)
         match message:
             case messages.Prepare(number):
                 self._prepare(number, fds)
@@ -79,16 +95,55 @@ class _Worker:
                 self._discard()
             case messages.Try(number):
                 self._try(number, fds)
-            case messages.Ping():
-                self._send(messages.Pong())
+            case messages.Ping() | messages.Report():
+                self._answer(message)
+            case messages.BanTable() | messages.LogFile():
+                self._take_file(message, fds)
+            case messages.ClusterLink():
+                self._take_link(fds)
             case messages.Stop(drain, seconds):
                 self._stop(drain, seconds)
             case _ if self._server is not None:
-                self._hear(self._server, message)
+                self._handle_serving(self._server, message)
             case messages.Retire():
                 self._end()
 
-    def _hear(self, serving: Connections, message: messages.ToWorker) -> None:
+    def _answer(self, message: messages.Ping | messages.Report) -> None:
+        """Report, or answer a ping, which also is the time to record what this process uses."""
+        if isinstance(message, messages.Report):
+            self._report(message.about)
+            return
+        self._send(messages.Pong())
+        if self._server is not None:
+            self._server.measure_itself()
+
+    def _take_file(self, message: messages.BanTable | messages.LogFile, fds: list[int]) -> None:
+        """Refuse clients by another table of banned networks, or write to another standard error.
+
+        Programs that are started from now on have that standard error too.
+        """
+        (fd,) = fds
+        try:
+            if isinstance(message, messages.LogFile):
+                log.redirect(fd)
+            else:
+                self._bans = ban_table.Reader(fd)
+        finally:
+            os.close(fd)
+        if self._server is not None:
+            self._server.bans = self._bans
+
+    def _take_link(self, fds: list[int]) -> None:
+        """Speak with the cluster process through another channel; keep it if nothing is served yet."""
+        (fd,) = fds
+        if self._server is not None:
+            self._server.link(fd)
+            return
+        if self._link is not None:
+            os.close(self._link)
+        self._link = fd
+
+    def _handle_serving(self, serving: Connections, message: messages.ToWorker) -> None:
         """Handle a message that only a worker which serves gets."""
         match message:
             case messages.Gone(ended):
@@ -104,8 +159,9 @@ class _Worker:
                     self._relay.tell(held)
             case messages.Retire(kept):
                 self._retire(serving, kept)
-            case messages.Report():
-                self._report()
+            case messages.Leave():
+                serving.leave()
+                self._leave()
         self._end_when_idle()
 
     def _prepare(self, number: int, fds: list[int]) -> None:
@@ -119,6 +175,7 @@ class _Worker:
             return
         os.close(fds[0])
         found = ServingBuilder(task, fds[1:], self._built)
+        found.failures.extend(self._unmet)
         done = functools.partial(self._read, number, found)
         if self._server is None:  # no connection has to wait meanwhile
             found.read()
@@ -140,11 +197,6 @@ class _Worker:
         if number == self._wanted:
             self._fail(number, found.failures[:_FAILURES])
 
-    def _miss_descriptors(self, message: messages.ToWorker) -> None:
-        """Report that the assignment cannot be prepared, because its descriptors could not be received."""
-        if isinstance(message, messages.Prepare | messages.Try):
-            self._lack(message.number, os.strerror(errno.EMFILE))
-
     def _lack(self, number: int, what: str) -> None:
         """Report that the assignment cannot be prepared, because a resource has run out."""
         self._fail(number, [Failure((), f"its worker cannot prepare: {what}")])
@@ -155,12 +207,25 @@ class _Worker:
             self._end(1)
 
     def _commit(self, found: ServingBuilder, workers: tuple[int, ...]) -> None:
-        log.set_level(found.task.config.daemon.log_level)
+        daemon = found.task.config.daemon
+        log.set_level(found.task.service.log_level or daemon.log_level)
+        log.set_format("plain" if found.task.ways.plain_log else daemon.log_format, self._loop.after)
         held = found.ledger()
         if self._server is None:
             most = found.task.service.limits.max_connections
             lineage = procfs.Lineage(os.getppid(), workers)
-            self._server = Connections(found.task.name, self._loop, ledger.Ledger(held, most), lineage)
+            try:
+                kept = ledger.Ledger(held, most)
+            except ledger.LedgerError as error:
+                log.error(str(error), service=found.task.name)
+                self._end(1)
+                return
+            self._server = Connections(found.task.name, self._loop, kept, lineage)
+            self._server.bans = self._bans
+            self._server.link_lost = lambda: self._send(messages.ClusterLost())
+            if self._link is not None:
+                fd, self._link = self._link, None
+                self._server.link(fd)
         else:
             os.close(held)
         before, self._built, self._prepared = self._built, found, None
@@ -178,6 +243,7 @@ class _Worker:
     def _try(self, number: int, fds: list[int]) -> None:
         """Report whether the service could be served, and what its DNS lists answer; serve nothing."""
         found = ServingBuilder(wire.unpickled(fds[0], Assignment), fds[1:])
+        found.failures.extend(self._unmet)
         log.set_level("error")  # the result of testing a list is reported, not logged
         found.read()
         found.try_program()
@@ -191,40 +257,33 @@ class _Worker:
         self._send(messages.TryResult(number, tuple(failures), tuple(lists)))
         self._end()
 
-    def _report(self) -> None:
-        """Report the health of DNS lists and of host name lookups."""
+    def _report(self, about: Sequence[messages.Address]) -> None:
+        """Report the health of DNS lists and of host name lookups, the penalties, and who is refused."""
         asked = None if self._built is None else self._built.lookups
         names = None if asked is None else asked.names_status()
+        penalties = None if self._server is None else self._server.penalties_status(about)
+        refused = () if self._server is None else self._server.refused_addresses()
         try:
-            self._send(messages.Reported({} if asked is None else asked.status(), names))
+            self._send(messages.Reported({} if asked is None else asked.status(), names, penalties, refused))
         except channel.ChannelError:  # too many lists for one message
-            self._send(messages.Reported({}, names))
+            self._send(messages.Reported({}, names, penalties, refused))
 
     def _retire(self, serving: Connections, kept: tuple[int, ...]) -> None:
         """Leave new connections to another worker, and end when the last program of this one has."""
         self._relay = books.RelayedBooks(self._loop, self._post)
         serving.retire(self._relay, kept)
         self._send(messages.Retired())
-        self._look()
-
-    def _look(self) -> None:
-        assert self._server is not None  # noqa: S101 (only a worker that has served gets here)
-        if self._server.busy:
-            self._loop.after(_LOOK, self._look)
-        else:
-            self._end()
+        self._leave()
 
     def _stop(self, drain: float, seconds: float) -> None:
         """Stop accepting; terminate programs after `drain` seconds, end `seconds` later or once idle."""
-        self._stopping = True
         if self._server is not None and drain:
             self._server.drain()
-            self._look()
         elif self._server is not None:
             self._server.close()
         self._send(messages.Stopped())
         self._loop.after(drain, functools.partial(self._terminate, seconds))
-        self._end_when_idle()
+        self._leave()
 
     def _terminate(self, seconds: float) -> None:
         if self._server is not None:
@@ -238,8 +297,14 @@ class _Worker:
             self._server.children.reap()
         self._end_when_idle()
 
+    def _leave(self) -> None:
+        """End once idle. A message or the end of a program may show it; for all else, look now and then."""
+        self._leaving = True
+        self._end_when_idle()
+        self._loop.after(_CHECK, self._leave)
+
     def _end_when_idle(self) -> None:
-        if self._stopping and (self._server is None or not self._server.busy):
+        if self._leaving and (self._server is None or not self._server.busy):
             self._end()
 
     def _send(self, message: messages.FromWorker) -> None:
@@ -252,13 +317,18 @@ class _Worker:
         self._loop.stop()
 
 
-def _take_on(serving: Connections, entry: messages.Adopt | messages.Released | messages.Counted) -> None:
+def _take_on(
+    serving: Connections, entry: messages.Adopt | messages.Released | messages.Counted | messages.Observed
+) -> None:
     """Apply an entry of a retired worker, which the supervisor has verified."""
     match entry:
         case messages.Adopt(program, start):
             peer = connection.endpoint(program.version, program.value, program.port)
-            serving.adopt(program.pid, peer, program.started, start)
+            until = ledger.NEVER if program.until is None else program.until
+            serving.adopt(program.pid, peer, program.started, start, until)
         case messages.Released(pid, started):
             serving.children.adopted_released(pid, started)
         case messages.Counted(name):
             serving.count(name)
+        case messages.Observed(measure, seconds):
+            serving.observe(measure, seconds)

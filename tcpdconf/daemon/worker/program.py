@@ -1,32 +1,27 @@
 """Starts a service's program with a connection as its standard input and output.
 
-posix_spawn shares the daemon's memory until the exec (vfork), so that its cost does not grow with the
-daemon's size. It leaves directory, umask and identity as they are, since the worker has those already. The
-exec closes descriptors other than 0, 1 and 2, since nothing here is inheritable (PEP 446).
-
-The calling thread is blocked until the exec. A second thread therefore shares the work when there are several
-programs to start, so that more than one processor is busy.
+Directory, umask and identity of the program are the worker's. The exec closes descriptors other than 0, 1
+and 2, since nothing here is inheritable (PEP 446). There are two ways to start a program (`spawn`), and
+a class for each.
 """
 
-import collections
 import errno
 import os
-import queue
+import resource
 import signal
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, Protocol
 
 from tcpdconf.config import dialect
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.process import background_thread, spawn
+from tcpdconf.daemon.process import signals, spawn
 from tcpdconf.policy import environ
 
-# setrlimit(2) has to happen between fork and exec. posix_spawn cannot, a real fork costs more than this exec
-# of a small program, and setting a limit from outside after the start would be a race.
+# posix_spawn cannot set limits between fork and exec, a real fork costs more than this exec of a small
+# program, and setting a limit from outside after the start would be a race.
 PRLIMIT: Final = "/usr/bin/prlimit"
 
-_DEFAULTED: Final = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # signals that couriertcpd sets itself, and those that the interpreter ignores
 _OWN: Final = (
     signal.SIGCHLD,
@@ -37,49 +32,68 @@ _OWN: Final = (
     signal.SIGXFSZ,
 )
 
+Stderr = int | Literal["socket", "inherit"]
+Started = tuple[int, int | None]
+"""The pid, and the number to ask `Program.outcome` for; None if the program has been executed."""
 
-class Program:
-    """Starts one service's program any number of times.
 
-    `stderr` says what the program gets as standard error: "socket" for the connection, "inherit" for the
-    daemon's own, or a descriptor, which this object owns from now on.
+class Setting(NamedTuple):
+    """Describes a service's program.
 
-    Raises:
-        ValueError: an argument contains a NUL.
+    Attributes:
+        environment: the variables of every program; those of a connection override them.
+        stderr: what the program gets as standard error: "socket" for the connection, "inherit" for the
+            daemon's own, or a descriptor, which the `Program` owns from now on.
+        told: what a client is told if the program cannot be executed.
+        tells_reason: tell it the error after that.
     """
 
-    def __init__(
-        self,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        stderr: int | Literal["socket", "inherit"],
-        rlimits: tables.Rlimits,
-        ways: dialect.Dialect = dialect.TOML,
-    ) -> None:
-        words = [environ.encoded(word) for word in (*_limited(rlimits), *argv)]
-        self._path, self._argv = words[0], spawn.Words(words)
-        self._environment = environ.entries(environment)
-        self._stderr = stderr
-        self._signals = spawn.SpawnAttributes(
-            _OWN if ways.keeps_signals else _DEFAULTED, unblocked=not ways.keeps_signals
-        )
-        self._behind_prlimit = argv[0] if _limited(rlimits) else None
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    stderr: Stderr
+    rlimits: tables.Rlimits = tables.Rlimits()
+    ways: dialect.Dialect = dialect.TOML
+    told: bytes = b""
+    tells_reason: bool = False
 
-    def start(self, connection: int, variables: Mapping[str, str]) -> int:
-        """Start the program on a connection; return its pid.
+
+class Program(Protocol):
+    """Starts one service's program any number of times."""
+
+    def start(self, connection: int, variables: dict[str, str]) -> Started:
+        """Start the program on a connection.
 
         Raises:
-            OSError: the program cannot be run (ENOENT, EACCES, ENOEXEC, E2BIG, ...), or no process can be
-                started now (EAGAIN, ENOMEM).
+            OSError: no process can be started now (EAGAIN, ENOMEM, ...), or the program cannot be executed
+                (ENOENT, EACCES, ENOEXEC, E2BIG, ...), if that is known at once.
             ValueError: a variable contains a NUL.
         """
-        if self._behind_prlimit is not None:
-            check(self._behind_prlimit)  # prlimit(1) reports an error only on standard error
-        environment = spawn.Words([*(self._environment | environ.entries(variables)).values()])
-        fds = [connection, connection]
-        if self._stderr != "inherit":
-            fds.append(connection if self._stderr == "socket" else self._stderr)
-        return spawn.start(self._path, self._argv, environment, fds, self._signals)
+
+    def outcome(self, number: int) -> OSError | Literal["pending", "executed"]:
+        """Return what has become of a start; ask until it is no longer "pending", and then no more.
+
+        With an error, the client has been told.
+        """
+
+    def close(self) -> None:
+        """Close the descriptor for standard error, if there is one; start nothing afterwards."""
+
+
+def make(setting: Setting) -> Program:
+    """Return the program, which is started natively if this process can do that.
+
+    Raises:
+        UnknownWayError: it cannot be started as the environment wishes.
+        ValueError: an argument or variable contains a NUL.
+    """
+    return NativeProgram(setting) if spawn.way() == "native" else PortableProgram(setting)
+
+
+class _Owner:
+    """Owns the descriptor for the standard error of a program, if there is one."""
+
+    def __init__(self, stderr: Stderr) -> None:
+        self._stderr = stderr
 
     def close(self) -> None:
         """Close the descriptor for standard error, if there is one; start nothing afterwards."""
@@ -88,84 +102,103 @@ class Program:
             self._stderr = "inherit"
 
 
-Started = int | Exception  # a pid, or the error
-_Start = Callable[[], int]  # starts a program, returns its pid
+class NativeProgram(_Owner):
+    """Starts a program without waiting for its exec. The child tells the client of an error."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting.stderr)
+        self._path = setting.argv[0]
+        numbers = {"socket": spawn.native.CONNECTION, "inherit": spawn.native.INHERIT}
+        ignored, caught = signals.dispositions()
+        keeps = setting.ways.keeps_signals
+        self._order = spawn.native.order(
+            _joined(environ.encoded(word) for word in setting.argv),
+            _joined(environ.entries(setting.environment).values()),
+            tuple(setting.environment),
+            setting.stderr if isinstance(setting.stderr, int) else numbers[setting.stderr],
+            signals.mask(_OWN) | caught if keeps else ignored | caught,
+            keeps,
+            tuple(_limits(setting.rlimits)),
+            setting.told,
+            setting.tells_reason,
+        )
+        self._start = spawn.native.start
+
+    def start(self, connection: int, variables: dict[str, str]) -> Started:
+        """Start the program on a connection."""
+        return self._start(self._order, connection, variables)
+
+    def outcome(self, number: int) -> OSError | Literal["pending", "executed"]:
+        """Return what has become of a start."""
+        found = spawn.native.outcome(number)
+        if found is None:
+            return "pending"
+        code, limit = found
+        if code == 0:
+            return "executed"
+        text = os.strerror(code)
+        if limit >= 0:
+            text = f"cannot set the limit {_NAMES[limit]}: {text}"
+        return OSError(code, text, self._path)
 
 
-class Starter:
-    """Starts programs, with a second thread once there are several to start."""
+class PortableProgram(_Owner):
+    """Starts a program with posix_spawn(3), and waits for its exec."""
 
-    def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-        self._helped = False
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting.stderr)
+        limited = _prefix(setting.rlimits)
+        words = [environ.encoded(word) for word in (*limited, *setting.argv)]
+        self._path, self._argv = words[0], spawn.Words(words)
+        self._environment = environ.entries(setting.environment)
+        keeps = setting.ways.keeps_signals
+        defaulted = _OWN if keeps else signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+        self._signals = spawn.SpawnAttributes(defaulted, unblocked=not keeps)
+        self._behind_prlimit = setting.argv[0] if limited else None
 
-    def start(self, starts: Sequence[_Start]) -> Iterator[tuple[int, Started]]:
-        """Call each of `starts`; yield (index, pid or exception) in completion order.
+    def start(self, connection: int, variables: dict[str, str]) -> Started:
+        """Start the program on a connection."""
+        if self._behind_prlimit is not None:
+            check(self._behind_prlimit)  # prlimit(1) reports an error only on standard error
+        environment = spawn.Words([*(self._environment | environ.entries(variables)).values()])
+        fds = [connection, connection]
+        if self._stderr != "inherit":
+            fds.append(connection if self._stderr == "socket" else self._stderr)
+        return spawn.start(self._path, self._argv, environment, fds, self._signals), None
 
-        Exhaust the iterator: it makes the calls.
-        """
-        work = _Work(collections.deque(enumerate(starts)), collections.deque(), queue.SimpleQueue())
-        helped = len(starts) > 1 and self._has_help()
-        if helped:
-            self._orders.put(work)
-        while work.go_on():
-            yield from work.news()
-        if helped:
-            work.finished.get()
-            yield from work.news()
-
-    def _has_help(self) -> bool:
-        """Start the second thread unless it runs; return whether it does."""
-        if not self._helped:
-            self._helped = True  # set first: the thread resets it when it ends
-            try:
-                background_thread.start(self._help)
-            except (RuntimeError, MemoryError):
-                self._helped = False
-        return self._helped
-
-    def _help(self) -> None:
-        try:
-            while True:
-                work = self._orders.get()
-                try:
-                    while work.go_on():
-                        pass
-                finally:
-                    work.finished.put(None)
-        finally:
-            self._helped = False
+    def outcome(self, number: int) -> OSError | Literal["pending", "executed"]:  # noqa: ARG002 (a `Program`)
+        """Return "executed": `start` waits for it."""
+        return "executed"
 
 
-class _Work(NamedTuple):
-    """Holds the starts that are left, which two threads share, and the results of the others.
+def _joined(words: Iterable[bytes]) -> bytes:
+    """Return strings with a NUL after each.
 
-    `finished` gets one entry when the second thread has nothing left to do.
+    Raises:
+        ValueError: a string contains a NUL.
     """
-
-    left: collections.deque[tuple[int, _Start]]
-    done: collections.deque[tuple[int, Started]]
-    finished: queue.SimpleQueue[None]
-
-    def go_on(self) -> bool:
-        """Start one more program; return False if none was left."""
-        try:
-            place, start = self.left.popleft()
-        except IndexError:
-            return False
-        try:
-            self.done.append((place, start()))
-        except Exception as error:  # noqa: BLE001 (the other programs are still started)
-            self.done.append((place, error))
-        return True
-
-    def news(self) -> Iterator[tuple[int, Started]]:
-        """Yield the results that have not been yielded yet."""
-        while self.done:
-            yield self.done.popleft()
+    found = list(words)
+    if b"\0" in b"".join(found):
+        raise ValueError("embedded null byte")
+    return b"".join(word + b"\0" for word in found)
 
 
-def _limited(rlimits: tables.Rlimits) -> list[str]:
+_INFINITY: Final = 2**64 - 1  # the kernel's RLIM_INFINITY; that of `resource` is -1
+_RESOURCES: Final = {
+    name: getattr(resource, f"RLIMIT_{name.strip('_').upper()}") for name in tables.Rlimits.model_fields
+}
+_NAMES: Final = {number: name.strip("_") for name, number in _RESOURCES.items()}
+
+
+def _limits(rlimits: tables.Rlimits) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of the limited resources and their values (setrlimit(2))."""
+    for name, number in _RESOURCES.items():
+        value = getattr(rlimits, name)
+        if value is not None:
+            yield number, value & _INFINITY
+
+
+def _prefix(rlimits: tables.Rlimits) -> list[str]:
     """Return the command prefix that sets the limits, or an empty list without limits."""
     wanted = rlimits.model_dump(exclude_none=True, mode="json")
     options = [f"--{name}={size}:{size}" for name, size in wanted.items()]

@@ -18,8 +18,8 @@ from tcpdconf.policy.proxy import trust
 from tcpdconf.policy.proxy.header import Header, HeaderError, Options
 
 _LATE: Final = (
-    "no whole PROXY header in time; a proxy that sends it only with the client's first data (an AWS target"
-    " group with on_first_ack_with_payload) deadlocks protocols in which the server speaks first"
+    "a proxy must send it at once, not with the client's first data (AWS: on_first_ack, not"
+    " on_first_ack_with_payload)"
 )
 _LEFT: Final = "left without a byte"
 
@@ -58,7 +58,7 @@ class ProxyReader:
         self._arrived = arrived
         self._refused = refused
         self._left = left
-        self._options = Options(frozenset(settings.versions), lenient)
+        self._options = Options(frozenset(settings.versions), lenient, settings.max_header)
         self._terms = trust.Terms(settings)
         self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
         self._peers: Counter[str] = Counter()
@@ -73,10 +73,10 @@ class ProxyReader:
         elif standing == "stranger":
             self._refused(connection, trust.STRANGER)
         elif len(self._pending) >= self._settings.max_pending:
-            self._refuse(connection, f"{self._settings.max_pending} PROXY headers are awaited already")
+            self._refuse(connection, f"{self._settings.max_pending} PROXY headers are already awaited")
         elif self._peers[link.peer.text] >= self._settings.max_pending_per_peer:
             most = self._settings.max_pending_per_peer
-            self._refuse(connection, f"{most} PROXY headers of this proxy are awaited already")
+            self._refuse(connection, f"{most} PROXY headers of this proxy are already awaited")
         else:
             self._await(connection)
 
@@ -117,7 +117,7 @@ class ProxyReader:
             while wanted := proxy_header.wanted(data, self._options):
                 received = pending.connection.socket.recv(wanted)
                 if not received:
-                    return "closed within the PROXY header" if data else _LEFT
+                    return "connection closed within the PROXY header" if data else _LEFT
                 data += received
             return proxy_header.parse(data, self._options)
         except BlockingIOError:
@@ -163,5 +163,7 @@ class ProxyReader:
         now = loop.now()
         while self._pending and (oldest := next(iter(self._pending.values()))).until <= now:
             self._forget(oldest)
-            self._refuse(oldest.connection, f"{_LATE} ({self._settings.timeout:g} s)")
+            self._refuse(
+                oldest.connection, f"no complete PROXY header within {self._settings.timeout:g} s: {_LATE}"
+            )
         self._arm()

@@ -4,21 +4,26 @@ It runs in the worker, with the service's rights. The supervisor has opened the 
 the directory and the umask of the process, so that a worker can read while it serves.
 """
 
+import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from tcpdconf.daemon.dns import lookups, resolver
+from tcpdconf.daemon.guard import early_talkers, passes
 from tcpdconf.daemon.messages.assignment import Assignment, Failure, Kind, Role
-from tcpdconf.daemon.process import channel, loop
+from tcpdconf.daemon.process import channel, log, loop, spawn
+from tcpdconf.daemon.shared.table import SharedTable
 from tcpdconf.daemon.worker import acceptor, connection, log_pipe, program
 from tcpdconf.daemon.worker import files as service_files
-from tcpdconf.daemon.worker.connection import Serving
+from tcpdconf.daemon.worker.connection import Asking, Serving
 from tcpdconf.daemon.worker.files import Compiled, ServiceFiles
+from tcpdconf.policy import decision, environ
 
 if TYPE_CHECKING:
-    from tcpdconf.policy import decision
     from tcpdconf.policy.dns.chain import Chain
+
+_BROKER_DEADLINE: Final = 0.25  # seconds; it answers within a millisecond unless the host is overloaded
 
 
 class ServingBuilder:
@@ -43,6 +48,7 @@ class ServingBuilder:
         self._base: dict[str, str] = {}
         self.lookups: lookups.Lookups | None = None
         self._log_pipe: log_pipe.LogPipe | None = None
+        self.table: SharedTable | None = None
 
     def read(self) -> None:
         """Read all files, and close them."""
@@ -58,12 +64,72 @@ class ServingBuilder:
         """Return the settings for connections; call it only once `complete` is True."""
         service = self._service
         self.lookups = self.asking(events)
+        self.table = self._table()
         self._before = None
-        runner = program.Program(service.program, self._base, self._stderr(), service.rlimits, self.task.ways)
+        messages = connection.messages(service)
+        runner = program.make(self._program(messages.get("spawn", b"")))
+        log.debug("starts programs", service=self.task.name, way=spawn.way())
         for _, fd in self._fds.pop("log_pipe", ()):
             self._log_pipe = log_pipe.LogPipe(events, self.task.name, fd)
-        messages = connection.messages(service)
-        return Serving(service, self._sources, self._base, runner, self.lookups, messages, self.task.ways)
+        sources = decision.enforced(self._sources, service.access)
+        return Serving(
+            service,
+            sources,
+            self._base,
+            runner,
+            self.lookups,
+            messages,
+            self.task.ways,
+            self._early_talkers(events),
+            observed=self._sources if len(sources) < len(self._sources) else None,
+            stop_timeout=self.task.config.daemon.stop_timeout,
+            table=self.table,
+            group=self.task.group.shapes,
+            first=self.task.first,
+            asking=self._asking(),
+        )
+
+    def _asking(self) -> Asking | None:
+        """Return how the process is asked that counts for this service and others, if there is one."""
+        cluster = self.task.config.cluster
+        if cluster is not None:
+            return Asking(cluster.deadline, cluster.on_failure == "refuse")
+        return Asking(_BROKER_DEADLINE) if self.task.group.brokered else None
+
+    def _table(self) -> SharedTable | None:
+        """Return the table of shared counts, if there is one; that of `before` if it is the same."""
+        if "counts" not in self._fds:
+            return None
+        ((role, fd),), ((_, wake),) = self._fds.pop("counts"), self._fds.pop("wake")
+        known = None if self._before is None else self._before.table
+        if known is not None and known.is_at(fd, role.place):
+            channel.close_all([fd, wake])
+            return known
+        return SharedTable(fd, role.place, wake)
+
+    def _early_talkers(self, events: loop.Loop) -> early_talkers.EarlyTalkers | None:
+        settings = self._service.early_talker
+        if settings is None:
+            return None
+        ((_, fd),) = self._fds.pop("passes")
+        try:
+            return early_talkers.EarlyTalkers(events, settings, passes.Passes(fd))
+        finally:
+            os.close(fd)
+
+    def _program(self, message: bytes) -> program.Setting:
+        """Return the program's setting; a client is told `message` if the program cannot be executed.
+
+        For couriertcpd with -stderr=socket, it is told the error instead.
+        """
+        service, stderr = self._service, self._stderr()
+        setting = program.Setting(
+            service.program, self._base, stderr, service.rlimits, self.task.ways, told=message
+        )
+        if self.task.ways.tells_exec_error and stderr == "socket":
+            told = environ.encoded(f"{service.program[0]}: ")
+            return setting._replace(told=told, tells_reason=True)
+        return setting
 
     def asking(self, events: loop.Loop) -> lookups.Lookups | None:
         """Return the lookups for connections, or None if the service wants none.
@@ -109,6 +175,8 @@ class ServingBuilder:
         """
         if self.lookups is not None and self.lookups is not successor.lookups:
             self.lookups.close()
+        if self.table is not None and self.table is not successor.table:
+            self.table.close()
         if self._log_pipe is not None:
             self._log_pipe.close()
 

@@ -7,6 +7,7 @@ and takes a tenth of its memory. Networks share their `Rule` objects.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
+from tcpdconf.config.couriertcpd import grammar
 from tcpdconf.config.model import tables, values
 from tcpdconf.policy import connection
 
@@ -227,11 +228,9 @@ def prefixes(network: values.IPNetwork | str) -> Iterator[tuple[int, int, int]]:
 
 
 def per_ip_override(environment: Iterable[tuple[str, str]]) -> int | None:
-    """Return the limit per address that MAXCPERIP sets (manual, ACCESS FILE), read like atoi; None if 0."""
-    text = dict(environment).get("MAXCPERIP", "").lstrip()
-    digits = text.removeprefix("+")
-    length = next((i for i, c in enumerate(digits) if c not in "0123456789"), len(digits))
-    return int(digits[:length][:9] or "0") or None
+    """Return the limit that MAXCPERIP sets, as atoi reads it (manual, ACCESS FILE); None below 1."""
+    number = grammar.atoi(dict(environment).get("MAXCPERIP", ""))
+    return number if number > 0 else None
 
 
 def _is_at(where: values.Local, end: connection.Endpoint) -> bool:

@@ -13,7 +13,7 @@ from tcpdconf.policy.access import table as access_table
 from tcpdconf.policy.dns.answer import Reading
 
 Chains = Mapping[str, DnsChain]
-Zones = Mapping[str, str]  # path of a zone_file -> the zone in it
+Zones = Mapping[str, str]  # path of a zone_file or key_file -> the zone or key in it
 
 
 class Scope(NamedTuple):
@@ -66,9 +66,10 @@ class Chain(NamedTuple):
 
 
 def zone_files(settings: ServiceSettings, chains: Chains) -> list[str]:
-    """Return the paths of the zone files that the lists of a service need, each once."""
+    """Return the paths of the zone and key files that the lists of a service need, each once."""
     lists = [item for _, items in _groups(settings, chains) for item in items]
-    return list(dict.fromkeys(item.zone_file for item in lists if item.zone_file is not None))
+    paths = (item.zone_file or item.key_file for item in lists)
+    return list(dict.fromkeys(path for path in paths if path is not None))
 
 
 def zone(content: bytes) -> str:
@@ -83,11 +84,17 @@ def zone(content: bytes) -> str:
         raise ValueError("holds no domain name") from None
 
 
+def wrong_keys(settings: ServiceSettings, chains: Chains, zones: Zones) -> list[str]:
+    """Return the paths of the key files that hold no key: more than one label, or one too long for a zone."""
+    keyed = [item for _, items in _groups(settings, chains) for item in items if item.key_file is not None]
+    return list(dict.fromkeys(item.key_file or "" for item in keyed if not _is_key(item, zones)))
+
+
 def build(settings: ServiceSettings, chains: Chains, zones: Zones) -> Chain:
     """Return the lists of a service, including those of named chains, ready to be judged.
 
     Raises:
-        KeyError: `zones` lacks a zone file.
+        KeyError: `zones` lacks a zone file or key file.
     """
     entries: list[Entry] = []
     scopes: list[Scope] = []
@@ -96,7 +103,11 @@ def build(settings: ServiceSettings, chains: Chains, zones: Zones) -> Chain:
     for judging, items in _groups(settings, chains):
         scope = places.setdefault(id(judging), len(scopes))
         if scope == len(scopes):
-            scopes.append(Scope(tuple(_exempt(judging))))
+            exempt = (prefix for network in judging.exempt for prefix in access_table.prefixes(network))
+            shifts = (
+                (version, access_table.BITS[version] - length, bits) for version, length, bits in exempt
+            )
+            scopes.append(Scope(tuple(shifts)))
         for item in items:
             tally = None
             if item.variable in judging.threshold and (item.action == "block" or item.weight is not None):
@@ -117,9 +128,8 @@ def _groups(settings: ServiceSettings, chains: Chains) -> Iterator[tuple[Judging
 
 
 def _entry(item: DnsList, scope: int, judging: Judging, tally: int | None, zones: Zones) -> Entry:
-    written = item.zone if item.zone_file is None else zones[item.zone_file]
     return Entry(
-        zone=(written or "").lower().removesuffix("."),
+        zone=_asked(item, zones).lower().removesuffix("."),
         shown=item.shown,
         action=item.action,
         variable=item.variable,
@@ -136,7 +146,15 @@ def _entry(item: DnsList, scope: int, judging: Judging, tally: int | None, zones
     )
 
 
-def _exempt(judging: Judging) -> Iterator[tuple[int, int, int]]:
-    for network in judging.exempt:
-        for version, length, bits in access_table.prefixes(network):
-            yield version, access_table.BITS[version] - length, bits
+def _asked(item: DnsList, zones: Zones) -> str:
+    """Return the zone in which a list is asked."""
+    if item.zone_file is not None:
+        return zones[item.zone_file]
+    zone = item.zone or ""
+    return zone if item.key_file is None else f"{zones[item.key_file]}.{zone}"
+
+
+def _is_key(item: DnsList, zones: Zones) -> bool:
+    """Return whether the key file of a list holds one label that its zone has room for."""
+    asked = _asked(item, zones).removesuffix(".")
+    return "." not in zones[item.key_file or ""] and len(asked) <= values.LONGEST_ZONE

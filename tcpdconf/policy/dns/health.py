@@ -26,17 +26,17 @@ State = Literal["up", "untested", "suspended", "paused"]
 
 EVERY: Final = 1800.0  # seconds between tests while the list passes
 
-_GOOD: Final = "answers as it should"
+_GOOD: Final = "answers correctly"
 _SILENCE: Final = query.Answer("timeout")
 _ANSWERED: Final = frozenset({"answer", "nxdomain"})
 _SIGNS: Final[dict[Outcome, str]] = {
-    "error": "answers an error code",
-    "outside": "answers an address outside of 127.0.0.0/8",
+    "error": "answers with an error code",
+    "outside": "answers with an address outside 127.0.0.0/8",
 }
 _EVERYBODY: Final[dict[Outcome, str]] = {
-    "listed": "lists everybody: it has a name that nobody can have",
-    "error": "answers an error code whatever is asked",
-    "outside": "answers whatever is asked: the domain is parked, or the resolver rewrites",
+    "listed": "lists everything: it lists a random name",
+    "error": "answers every query with an error code",
+    "outside": "answers every query: the domain is parked, or the resolver rewrites answers",
 }
 _LISTED: Final = (connection.endpoint(4, 0x7F000002, 0), connection.Endpoint(6, 0xFFFF7F000002, 0, ""))
 _UNLISTED: Final = (connection.endpoint(4, 0x7F000001, 0), connection.Endpoint(6, 0xFFFF7F000001, 0, ""))

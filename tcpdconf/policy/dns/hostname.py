@@ -50,10 +50,10 @@ def judge(end: connection.Endpoint, answers: Answers) -> Verdict:
     if answer.status in _FAILED:
         return Verdict(SOFT, f"PTR: {answer.status}")
     if not answer.names:
-        return Verdict(None, "the address has no name")
+        return Verdict(None, "the address has no PTR record")
     name = answer.names[-1]
     if not is_valid(name):
-        return Verdict(None, "the name of the address is no host name")
+        return Verdict(None, "the PTR record is not a valid host name")
     verdict = _forward(end, name, answers)
     return verdict._replace(value=displayed(name)) if verdict.value == name else verdict
 
@@ -100,16 +100,17 @@ def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
     An IPv4 address may appear in an AAAA record as ::ffff:1.2.3.4. For an IPv4 address, a failure of AAAA
     counts only if there is no A record, as for couriertcpd.
     """
-    first, other = _questions(end, name)
+    a, aaaa = query.Question(name.lower(), "A"), query.Question(name.lower(), "AAAA")
+    first, other = (a, aaaa) if end.version == 4 else (aaaa, a)
     own, answer = _followed(first, answers)
     if answer is None:
         return Verdict(None, "not asked yet", own)
     if end.text in answer.addresses:
-        return Verdict(name, "leads back")
+        return Verdict(name, "the name resolves to the address")
     if end.version == 4 and answer.status in _FAILED:
         return Verdict(SOFT, f"A: {answer.status}")
     if answer.status == "nxdomain":
-        return Verdict(None, "the name does not lead back")
+        return Verdict(None, "the name does not resolve to the address")
     other, second = _followed(other, answers)
     if second is None:
         return Verdict(None, "not asked yet", other)
@@ -117,11 +118,11 @@ def _forward(end: connection.Endpoint, name: str, answers: Answers) -> Verdict:
     if end.version == 6 and answer.status in _FAILED and not second.addresses:
         failed = True
     if end.version == 4 and f"::ffff:{end.text}" in second.addresses:
-        verdict = Verdict(name, "leads back")
+        verdict = Verdict(name, "the name resolves to the address")
     elif failed:
         verdict = Verdict(SOFT, "A or AAAA failed")
     else:
-        verdict = Verdict(None, "the name does not lead back")
+        verdict = Verdict(None, "the name does not resolve to the address")
     return verdict
 
 
@@ -137,8 +138,3 @@ def _followed(question: query.Question, answers: Answers) -> tuple[query.Questio
         question = query.Question(answer.alias, question.type)
         answer = answers.get(question)
     return question, answer
-
-
-def _questions(end: connection.Endpoint, name: str) -> tuple[query.Question, query.Question]:
-    a, aaaa = query.Question(name.lower(), "A"), query.Question(name.lower(), "AAAA")
-    return (a, aaaa) if end.version == 4 else (aaaa, a)

@@ -67,15 +67,15 @@ _NOT_LISTED: Final[dict[Outcome, _Finding]] = {
 _ADDRESSES: Final[tuple[query.Type, ...]] = ("A",)
 _WITH_TEXT: Final[tuple[query.Type, ...]] = ("A", "TXT")
 _WORDS: Final[dict[Outcome, str]] = {
-    "listed": "listed, but no answer that matches",
+    "listed": "listed, but no answer matches",
     "unlisted": "not listed",
-    "error": "answers an error code",
-    "outside": "answers an address outside of 127.0.0.0/8",
+    "error": "answers with an error code",
+    "outside": "answers with an address outside 127.0.0.0/8",
     "servfail": "the name server failed",
     "refused": "the name server refused",
     "timeout": "no answer in time",
-    "unreachable": "no name server is there",
-    "malformed": "an answer that cannot be read",
+    "unreachable": "no name server is reachable",
+    "malformed": "the answer is malformed",
     "suspended": "suspended",
     "missing": "no answer yet",
 }
@@ -155,7 +155,7 @@ class _Judging:
 
     def skip(self, entry: Entry) -> None:
         """Record an entry whose variable is set already; it may still count if that value is not sure."""
-        self.pass_over(entry, "skipped", f"{entry.variable} is set already")
+        self.pass_over(entry, "skipped", f"{entry.variable} is already set")
         self._loosen(entry)
 
     def take(self, entry: Entry, finding: _Finding) -> None:
@@ -238,7 +238,9 @@ def _finding(entry: Entry, name: str, answers: Answers) -> _Finding:
     question = query.Question(name, "A")
     answer = answers.get(question)
     if answer is None:
-        return _unknown(question, entry.txt, answers)
+        text = query.Question(name, "TXT")
+        missing = (question, text) if entry.txt and text not in answers else (question,)
+        return _Finding(None, "missing", missing=missing)
     outcome = dns_answer.outcome(answer, entry.reading)
     if not entry.txt:
         if outcome != "listed":
@@ -246,13 +248,6 @@ def _finding(entry: Entry, name: str, answers: Answers) -> _Finding:
         passing = dns_answer.passing(answer, entry.reading, entry.filters)
         return _Finding(bool(passing), "listed", passing)
     return _with_text(entry, name, answers, answer, outcome)
-
-
-def _unknown(question: query.Question, txt: bool, answers: Answers) -> _Finding:
-    missing = [question]
-    if txt and (text := query.Question(question.name, "TXT")) not in answers:
-        missing.append(text)
-    return _Finding(None, "missing", missing=tuple(missing))
 
 
 def _with_text(entry: Entry, name: str, answers: Answers, answer: query.Answer, outcome: Outcome) -> _Finding:

@@ -47,7 +47,7 @@ class Options(NamedTuple):
 
     versions: frozenset[str] = frozenset({"v1", "v2"})
     lenient: bool = False
-    largest: int = 4096  # bytes of a whole v2 header
+    largest: int = 4096  # bytes of a whole v2 header; `max_header` of a listener
 
 
 class Header(NamedTuple):
@@ -80,7 +80,7 @@ def parse(data: bytes | bytearray, options: Options) -> Header:
     data = bytes(data)
     version = _version(data, options)
     if _missing(version, data, options) != 0:
-        raise HeaderError("not exactly one PROXY header")
+        raise HeaderError("must be exactly one PROXY header")
     return _read_v2(data) if version == 2 else _read_v1(data, options)
 
 
@@ -115,18 +115,18 @@ def _missing(version: int, data: bytes, options: Options) -> int:
 
 def _missing_v2(data: bytes, largest: int) -> int:
     if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
-        raise HeaderError(f"v2: version {data[12] >> 4}, command {data[12] & 15}")
+        raise HeaderError(f"v2: unknown version {data[12] >> 4} or command {data[12] & 15}")
     proxied = len(data) > 13 and data[12] == _PROXY  # the family of LOCAL has no meaning
     if proxied and (data[13] >> 4 > _UNIX or data[13] & 15 > _DATAGRAM):
-        raise HeaderError(f"v2: family {data[13] >> 4}, transport {data[13] & 15}")
+        raise HeaderError(f"v2: unknown family {data[13] >> 4} or transport {data[13] & 15}")
     if len(data) < _PREFIX:
         return _PREFIX - len(data)
     length = int.from_bytes(data[14:16])
     if _PREFIX + length > largest:
-        raise HeaderError(f"v2: {_PREFIX + length} bytes, more than {largest}")
+        raise HeaderError(f"v2: {_PREFIX + length} bytes, at most {largest} are allowed")
     block = _BLOCKS.get(data[13])
     if proxied and block is not None and length < block.size:
-        raise HeaderError(f"v2: {length} bytes for addresses of {block.size}")
+        raise HeaderError(f"v2: {length} bytes of addresses, {block.size} are needed")
     return _PREFIX + length - len(data)
 
 

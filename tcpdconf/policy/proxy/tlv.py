@@ -1,7 +1,9 @@
 """Parses the type-length-value vectors (TLVs) of a PROXY v2 header and checks their checksum.
 
-Source: proxy-protocol.txt, 2.2 to 2.2.8. Every length is checked, also in the vectors within PP2_TYPE_SSL: a
-header that is inconsistent anywhere is not reliable anywhere.
+Sources: proxy-protocol.txt, 2.2 to 2.2.8; for the types of clouds, their documentation of private endpoints.
+Every length is checked, also in the vectors within PP2_TYPE_SSL: a header that is inconsistent anywhere is
+not reliable anywhere. A type without a name here is ignored, and so is the client's certificate
+(PP2_SUBTYPE_SSL_CLIENT_CERT, 0x28), which is not text.
 """
 
 import struct
@@ -14,11 +16,22 @@ _CRC32C: Final = 0x03
 _NOOP: Final = 0x04
 _UNIQUE_ID: Final = 0x05
 _SSL: Final = 0x20
-_SSL_VERSION: Final = 0x21
 _SSL_CN: Final = 0x22
-_SSL_CIPHER: Final = 0x23
-_AWS: Final = 0xEA  # in the range for applications; its first byte is a subtype
-_AWS_VPCE_ID: Final = 0x01
+_SSL_TEXTS: Final = {  # variables by type, except the common name's
+    0x21: "PROXY_SSL_VERSION",
+    0x23: "PROXY_SSL_CIPHER",
+    0x24: "PROXY_SSL_SIG_ALG",
+    0x25: "PROXY_SSL_KEY_ALG",
+    0x26: "PROXY_SSL_GROUP",
+    0x27: "PROXY_SSL_SIG_SCHEME",
+}
+# In the range for applications. The first byte of AWS and Azure is a subtype, and 1 is an endpoint's.
+_GCP: Final = 0xE0
+_AWS: Final = 0xEA
+_AZURE: Final = 0xEE
+_ENDPOINT: Final = b"\x01"
+_GCP_ID: Final = struct.Struct("!Q")
+_AZURE_ID: Final = struct.Struct("<L")
 
 _HEAD: Final = struct.Struct("!BH")  # type, length of the value
 _SSL_HEAD: Final = struct.Struct("!BL")  # struct pp2_tlv_ssl: client, verify
@@ -70,15 +83,19 @@ def variables(tlvs: TLVs) -> dict[str, str]:
 
     If a type occurs more than once, the first vector counts. A value must be printable UTF-8 text of at most
     255 bytes; otherwise there is no variable, since half a name would be another name. Only a unique id,
-    which may be any bytes, is written in hexadecimal digits instead. PROXY_SSL_CN is set only if the proxy
-    has verified the client's certificate.
+    which may be any bytes, is written in hexadecimal digits instead. The numbers of Azure and Google Cloud
+    are decimal. PROXY_SSL_CN is set only if the proxy has verified the client's certificate.
     """
     first = dict(reversed(tlvs))
     values = {"PROXY_AUTHORITY": _text(first.get(_AUTHORITY)), "PROXY_ALPN": _text(first.get(_ALPN))}
     unique = first.get(_UNIQUE_ID, b"")
     values["PROXY_UNIQUE_ID"] = _text(unique) or unique.hex()
-    aws = next((value for kind, value in tlvs if kind == _AWS and value[:1] == bytes([_AWS_VPCE_ID])), b"")
+    aws = next((value for kind, value in tlvs if kind == _AWS and value[:1] == _ENDPOINT), b"")
     values["PROXY_AWS_VPCE_ID"] = _text(aws[1:])
+    azure = [value[1:] for kind, value in tlvs if kind == _AZURE and value[:1] == _ENDPOINT]
+    values["PROXY_AZURE_LINK_ID"] = _number(_AZURE_ID, azure)
+    google = [value for kind, value in tlvs if kind == _GCP]
+    values["PROXY_GCP_PSC_CONNECTION_ID"] = _number(_GCP_ID, google)
     if _SSL in first:
         values |= _ssl_variables(_ssl(first[_SSL]))
     return {name: value for name, value in values.items() if value}
@@ -96,12 +113,12 @@ def _split(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
     """Yield each vector as (type, offset of its value, value)."""
     while start < len(data):
         if len(data) - start < _HEAD.size:
-            raise TLVError(f"bytes behind the last vector: {len(data) - start}")
+            raise TLVError(f"bytes after the last TLV: {len(data) - start}")
         kind, length = _HEAD.unpack_from(data, start)
         begin = start + _HEAD.size
         start = begin + length
         if start > len(data):
-            raise TLVError(f"value of type 0x{kind:02x} is longer than what is left")
+            raise TLVError(f"value of type 0x{kind:02x} is cut off by the end of the header")
         yield kind, begin, data[begin:start]
 
 
@@ -115,7 +132,7 @@ def _check_sum(header: bytes, begin: int, value: bytes) -> None:
 
 def _ssl(value: bytes) -> _SSLInfo:
     if len(value) < _SSL_HEAD.size:
-        raise TLVError(f"SSL vector of less than {_SSL_HEAD.size} bytes")
+        raise TLVError(f"SSL TLV of less than {_SSL_HEAD.size} bytes")
     client, verify = _SSL_HEAD.unpack_from(value)
     parts: dict[int, bytes] = {}
     for kind, _, part in _split(value, _SSL_HEAD.size):
@@ -127,12 +144,8 @@ def _ssl_variables(ssl: _SSLInfo) -> dict[str, str]:
     if not ssl.client & _CLIENT_SSL:
         return {}
     verified = ssl.client & _CLIENT_CERTIFICATE and ssl.verify == 0
-    return {
-        "PROXY_SSL": "1",
-        "PROXY_SSL_VERSION": _text(ssl.parts.get(_SSL_VERSION)),
-        "PROXY_SSL_CIPHER": _text(ssl.parts.get(_SSL_CIPHER)),
-        "PROXY_SSL_CN": _text(ssl.parts.get(_SSL_CN)) if verified else "",
-    }
+    texts = {name: _text(ssl.parts.get(kind)) for kind, name in _SSL_TEXTS.items()}
+    return {"PROXY_SSL": "1", **texts, "PROXY_SSL_CN": _text(ssl.parts.get(_SSL_CN)) if verified else ""}
 
 
 def _text(value: bytes | None) -> str:
@@ -144,6 +157,15 @@ def _text(value: bytes | None) -> str:
     except UnicodeDecodeError:
         return ""
     return text if text.isprintable() else ""
+
+
+def _number(form: struct.Struct, found: list[bytes]) -> str:
+    """Return the first value that has the size of this number, in decimal digits, or "" without one.
+
+    A value of another size is another thing of the same provider, not this number.
+    """
+    value = next((value for value in found if len(value) == form.size), None)
+    return "" if value is None else str(form.unpack(value)[0])
 
 
 def _crc_table() -> tuple[int, ...]:

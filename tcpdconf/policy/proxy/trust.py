@@ -39,7 +39,7 @@ class Terms:
     def take(self, link: connection.Link, header: Header) -> connection.Link | connection.Refused:
         """Return the link that the header describes; LOCAL and UNKNOWN keep the socket's ends, or refuse."""
         if header.local and self._closes:
-            return refused("a connection of the proxy's own")
+            return refused("the proxy's own connection")
         if header.source is None or header.destination is None:
             return link
         proxy = connection.Proxy(link.peer, link.local)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from tcpdconf.config.couriertcpd import grammar
 from tcpdconf.policy import connection
 
 Ends = tuple[connection.Endpoint, connection.Endpoint]  # source, destination
@@ -23,7 +24,6 @@ _IPV4: Final = re.compile(rb"(?:%b\.){3}%b" % (_OCTET, _OCTET))
 _IPV4_BEGUN: Final = re.compile(rb"(?:%b\.){0,3}%b?" % (_OCTET, _OCTET))
 _IPV6: Final = re.compile(rb"[0-9A-Fa-f:.]{0,45}")  # and no zone, which `ipaddress` would accept
 _PORT: Final = re.compile(rb"(?:0|[1-9][0-9]{0,4})?")
-_ATOI: Final = re.compile(rb"[\t\v\f]*([+-]?[0-9]+)")
 
 
 class ProxyLineError(Exception):
@@ -58,11 +58,16 @@ def missing(line: bytes) -> int:
     if start is None:
         if any(known.startswith(line) for known in _FIELDS):
             return _SHORTEST - len(line)
-        raise ProxyLineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(line[6:])}")
+        raise ProxyLineError(f"must be TCP4, TCP6 or UNKNOWN, not {shown(line[6:])}")
     body, cr, behind = line[len(start) :].partition(b"\r")
     if b"\n" in body or behind[:1] not in (b"", b"\n"):
         raise ProxyLineError("a CR or LF alone does not end the line")
-    lacks = _lacking(body, _FIELDS[start], ended=bool(cr)) if _FIELDS[start] else _unknown_lacking(body)
+    if start != _UNKNOWN:
+        lacks = _lacking(body, _FIELDS[start], ended=bool(cr))
+    elif body[:1] in (b"", b" "):
+        lacks = len(b"\r\n")
+    else:
+        raise ProxyLineError(f"must be TCP4, TCP6 or UNKNOWN, not {shown(b'UNKNOWN' + body)}")
     if len(start) + len(body) + lacks > _LONGEST:
         raise ProxyLineError(f"longer than {_LONGEST} bytes")
     return 1 - len(behind) if cr else lacks
@@ -108,23 +113,15 @@ def lenient_read(line: bytes) -> Ends | None:
             one, other = form.value(source), form.value(destination)
             if one is None or other is None:
                 raise ProxyLineError(f"bad address: {shown(source if one is None else destination)}")
-            return (
-                connection.endpoint(version, one, _atoi(from_port)),
-                connection.endpoint(version, other, _atoi(to_port)),
-            )
+            ports = [grammar.atoi(port.decode("latin-1")) & 0xFFFF for port in (from_port, to_port)]
+            return connection.endpoint(version, one, ports[0]), connection.endpoint(version, other, ports[1])
         case words:
-            raise ProxyLineError(f"no such line: {shown(b' '.join(words))}")
+            raise ProxyLineError(f"malformed line: {shown(b' '.join(words))}")
 
 
 def shown(data: bytes) -> str:
     """Return the first 16 bytes that a peer sent, escaped for a log line."""
     return repr(data[:16])[1:] + ("..." if len(data) > 16 else "")
-
-
-def _unknown_lacking(body: bytes) -> int:
-    if body[:1] not in (b"", b" "):
-        raise ProxyLineError(f"neither TCP4, TCP6 nor UNKNOWN: {shown(b'UNKNOWN' + body)}")
-    return len(b"\r\n")
 
 
 def _lacking(body: bytes, fields: tuple[_Field, ...], *, ended: bool) -> int:
@@ -173,12 +170,6 @@ def _port(text: bytes) -> int | None:
 
 def _port_begun(text: bytes) -> bool:
     return bool(_PORT.fullmatch(text)) and int(text or b"0") <= 0xFFFF
-
-
-def _atoi(text: bytes) -> int:
-    """Return the number as atoi reads it (strtol without the upper half), then its lower 16 bits."""
-    number = _ATOI.match(text)
-    return min(max(int(number[1]), -(2**63)), 2**63 - 1) & 0xFFFF if number else 0
 
 
 def _fields(address: _Form, shortest: int) -> tuple[_Field, ...]:

@@ -14,6 +14,7 @@ def test_the_defaults_of_couriertcpd_are_written_out() -> None:
         "inherit_environment": True,
         "lookup_names": True,
         "listeners": [{"port": 25}],
+        "keepalive": "kernel",
         "limits": {"max_per_ip": 4, "warn_at": 35},
     }
 

@@ -116,7 +116,8 @@ def test_every_required_key_has_an_example() -> None:
         (("services", "x", "access", 1, "network"), "belongs to [[services.x.access.rules]]"),
         (("services", "x", "rlimits", "as_"), "did you mean as?"),
         (("program",), "belongs to [services.NAME] or [defaults]"),
-        (("dns", "log_level"), "belongs to [daemon]"),
+        (("dns", "settle"), "belongs to [daemon]"),
+        (("dns", "log_level"), "belongs to [services.NAME], [defaults] or [daemon]"),
         (("daemon", "services"), "belongs to the top of the file"),
         (
             ("dns", "colour"),

@@ -1,11 +1,13 @@
 """Keys that may be written in two ways: as octal digits or a number, as seconds or with a unit."""
 
-import os
+import contextlib
+import io
 import pathlib
-import subprocess
-import sys
+from typing import NamedTuple
 
 import pytest
+
+from tcpdconf.cli import main as cli
 
 SERVICE = """[services.a]
 program = ["/bin/cat"]
@@ -14,12 +16,20 @@ listeners = [{ address = "127.0.0.1", port = 4999 }]
 """
 
 
-def run(folder: pathlib.Path, command: str, text: str) -> subprocess.CompletedProcess[str]:
+class Result(NamedTuple):
+    """Holds the output of a command and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(folder: pathlib.Path, command: str, text: str) -> Result:
     folder.joinpath("a.toml").write_text(text, encoding="utf-8")
-    return subprocess.run(
-        [sys.executable, "-m", "tcpdconf", command, str(folder)],
-        capture_output=True, encoding="utf-8", check=False, env={**os.environ, "PYTHONUTF8": "1"},
-    )  # fmt: skip
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        status = cli.main([command, str(folder)])
+    return Result(status, stdout.getvalue(), stderr.getvalue())
 
 
 @pytest.mark.parametrize(

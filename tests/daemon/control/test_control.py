@@ -90,16 +90,22 @@ def test_many_questions_of_one_client_come_in_order(server: controls.Server) -> 
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
-        (b"echo\n", "a request is JSON in one line"),
-        (b"\xff\n", "a request is JSON in one line"),
-        (b"[" * 60_000 + b"\n", "a request is JSON in one line"),
-        (b"[]\n", 'a request is an object with a "command": echo, descriptors'),
-        (b"{}\n", 'a request is an object with a "command": echo, descriptors'),
-        (b'{"command": []}\n', 'a request is an object with a "command": echo, descriptors'),
-        (b'{"command": "x"}\n', 'a request is an object with a "command": echo, descriptors'),
-        (b"x" * (control_server.REQUEST + 1), "a request has at most 65536 bytes"),
-        (b'{"command": "fail"}\n', "a defect of tcpdconf; see the log"),
-        (b'{"command": "unanswerable"}\n', "a defect of tcpdconf; see the log"),
+        (b"echo\n", "the request must be one line of JSON"),
+        (b"\xff\n", "the request must be one line of JSON"),
+        (b"[" * 60_000 + b"\n", "the request must be one line of JSON"),
+        (b"[]\n", 'the request must be an object with one of these as "command": echo, descriptors'),
+        (b"{}\n", 'the request must be an object with one of these as "command": echo, descriptors'),
+        (
+            b'{"command": []}\n',
+            'the request must be an object with one of these as "command": echo, descriptors',
+        ),
+        (
+            b'{"command": "x"}\n',
+            'the request must be an object with one of these as "command": echo, descriptors',
+        ),
+        (b"x" * (control_server.REQUEST + 1), "the request is too long: at most 65536 bytes"),
+        (b'{"command": "fail"}\n', "a defect of tcpdconf: see the log"),
+        (b'{"command": "unanswerable"}\n', "a defect of tcpdconf: see the log"),
         (b'{"command": "large", "size": 4194304}\n', "an answer of 4194329 bytes"),
     ],
 )
@@ -323,7 +329,7 @@ def test_who_got_in_all_the_same_is_not_answered(
 ) -> None:
     peers.need_root()
     monkeypatch.setattr(credentials, "of", lambda _: credentials.Credentials(1, 65534, 65534))
-    with pytest.raises(ControlError, match="only root and the user of the daemon are answered"):
+    with pytest.raises(ControlError, match="permission denied: commands are for root and the daemon's user"):
         control_client.ask(str(server.directory), {"command": "echo"})
 
 
@@ -335,7 +341,7 @@ def test_the_socket_goes_with_the_daemon(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_second_daemon_is_told_about_the_first(server: controls.Server) -> None:
-    with pytest.raises(RunningError, match=rf"^pid {os.getpid()} runs with {server.directory}/control"):
+    with pytest.raises(RunningError, match=rf"^pid {os.getpid()} already uses {server.directory}/control"):
         Control(loop.Loop(), str(server.directory), {})
     assert control_client.ask(str(server.directory), {"command": "echo"})["ok"]
 

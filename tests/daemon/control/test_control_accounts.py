@@ -13,6 +13,8 @@ from support.running import daemons, reloads
 from tcpdconf.daemon.control import server as control_server
 from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
+pytestmark = pytest.mark.slow
+
 ECHO = 'program = ["/bin/echo", "in"]'
 LIST = 'dns_lists = [{ zone = "bl.test", action = "block", probe = false }]'
 DNS = '[dns]\nservers = ["127.0.0.1:9"]\n'

@@ -159,6 +159,60 @@ def test_a_secret_zone_is_shown_to_nobody(tmp_path: pathlib.Path) -> None:
     assert not re.search(r"key\d", log + probe.stdout + probe.stderr + repr(found))
 
 
+KEY = "abcdefghijklmnopqrstuvwxyz"
+PRESETS = """drop = ["DROPPED"]
+    dns_lists = [
+      {{ preset = "dnswl" }},
+      {{ preset = "spamhaus-zen", variable = "ZEN" }},
+      {{ preset = "spamhaus-authbl", key_file = "{}", variable = "AUTHBL" }},
+    ]
+    [daemon]
+    log_level = "debug"
+    """
+
+
+def test_presets_count_the_documented_answers_and_show_no_key(tmp_path: pathlib.Path) -> None:
+    """127.0.0.9 has an answer of each list that counts, 127.0.0.10 one that does not."""
+    key_file = tmp_path / "key"
+    key_file.write_text(f"{KEY}\n")
+    key_file.chmod(0o600)
+    authbl = f"{KEY}.authbl.dq.spamhaus.net"
+    with dnsservers.Server() as server:
+        lookedup.healthy(server, "list.dnswl.org", "zen.spamhaus.org", authbl)
+        for zone, counts, other in (
+            ("zen.spamhaus.org", "127.0.0.4", "127.255.255.254"), (authbl, "127.0.0.20", "127.0.0.21"),
+        ):  # fmt: skip
+            server.says(f"9.0.0.127.{zone}", "A", dnsservers.Reply(records=(f"A {counts}",)))
+            server.says(f"10.0.0.127.{zone}", "A", dnsservers.Reply(records=(f"A {other}",)))
+        with lookedup.running(tmp_path, server, PRESETS.format(key_file)) as (daemon, port):
+            listed = lookedup.answer(port, "127.0.0.9")
+            not_listed = lookedup.answer(port, "127.0.0.10")
+            log = "\n".join(daemon.log)
+        probe = lookedup.probed(daemon.conf)
+
+    assert listed["ZEN"] == "Blocked by Spamhaus ZEN, see https://www.spamhaus.org/"
+    assert listed["AUTHBL_ZONE"] == "authbl.dq.spamhaus.net"
+    assert not_listed == {}
+    assert KEY not in log + probe.stdout + probe.stderr + repr(listed)
+
+
+@pytest.mark.parametrize("content", ["two.labels", "a b", "", "x" * 64])
+def test_a_file_without_a_key_keeps_the_service_from_starting(tmp_path: pathlib.Path, content: str) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text(content)
+    text = f"""
+        [services.test]
+        program = ["/bin/true"]
+        listeners = [{{ address = "127.0.0.1", port = 4999 }}]
+        dns_lists = [{{ preset = "spamhaus-authbl", key_file = "{key_file}" }}]
+    """
+    found = lookedup.probed(daemons.configure(tmp_path, text))
+
+    assert found.returncode == 78
+    assert f"cannot use {key_file}: holds no" in found.stderr + found.stdout
+    assert not content or content not in (found.stderr + found.stdout).replace(str(tmp_path), "")
+
+
 def test_the_probe_shows_what_each_list_answers(tmp_path: pathlib.Path) -> None:
     with dnsservers.Server() as server:
         lookedup.healthy(server, "good.example")
@@ -224,7 +278,7 @@ def test_the_probe_warns_of_lists_that_all_fail(
 
     assert found.returncode == 0
     said = {each["key"]: each for each in json.loads(found.stdout) if each["code"] == "no-list-answers"}
-    start = "none of these DNS lists can be asked, so they judge nobody: "
+    start = "none of these DNS lists works, so they have no effect: "
     assert {key: each["message"] for key, each in said.items()} == {
         key: start + why for key, why in warned.items()
     }

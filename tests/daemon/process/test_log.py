@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpdconf.config import printable
-from tcpdconf.daemon.process import log, throttle
+from tcpdconf.daemon.process import throttle
+from tcpdconf.daemon.process.logs import lines
 
 
 @given(st.text(), st.text())
 def test_nothing_ends_a_line_or_begins_another(event: str, value: str) -> None:
-    written = printable.escaped(event) + log._value(value)
+    written = printable.escaped(event) + lines.value(value)
 
     assert written.isprintable()
     assert "\n" not in written.encode("utf-8", "backslashreplace").decode()
@@ -33,7 +34,7 @@ def test_nothing_ends_a_line_or_begins_another(event: str, value: str) -> None:
     ],
 )
 def test_values(value: object, expected: str) -> None:
-    assert log._value(value) == expected
+    assert lines.value(value) == expected
 
 
 WRITE = """
@@ -139,17 +140,17 @@ def test_threads_log_each_line_whole_and_in_their_order(tmp_path: pathlib.Path) 
     assert len(lines) == 8000
 
 
-ASIDE = """
+IN_A_THREAD = """
 import os, threading
 from tcpdconf.daemon.process import log
 later = []
 log.gather(later.append)
 log.info("first")
-thread = threading.Thread(target=log.info, args=("aside",))
+thread = threading.Thread(target=log.info, args=("thread",))
 thread.start()
 thread.join()
 before = os.fstat(2).st_size
-assert before == len("aside\\n"), before
+assert before == len("thread\\n"), before
 log.info("last")
 assert len(later) == 1
 later[0]()
@@ -160,9 +161,9 @@ def test_what_another_thread_says_does_not_wait_for_the_loop(tmp_path: pathlib.P
     """It may be asleep for long, and its list of what is to be done soon is not for other threads."""
     path = tmp_path / "log"
     with path.open("w") as file:
-        subprocess.run([sys.executable, "-c", ASIDE], stderr=file, check=True)
+        subprocess.run([sys.executable, "-c", IN_A_THREAD], stderr=file, check=True)
 
-    assert path.read_text().split() == ["aside", "first", "last"]
+    assert path.read_text().split() == ["thread", "first", "last"]
 
 
 GATHER = """

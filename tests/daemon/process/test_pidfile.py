@@ -28,7 +28,7 @@ HOLD: Final = """
 import importlib.abc, os, sys, time
 class Hold(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "tcpdconf.daemon.dropin":
+        if name == "tcpdconf.daemon.run":
             sys.meta_path.remove(self)
             from tcpdconf.daemon.supervisor.reload import queue as reloads
             request = reloads.ReloadQueue.request
@@ -318,7 +318,7 @@ def test_a_daemon_of_another_pid_namespace_is_said(tmp_path: pathlib.Path) -> No
                 command, env={"PATH": os.defpath}, text=True, capture_output=True, check=False
             )
             assert done.returncode == 1
-            assert "pid.lock: a process that is not visible here holds the lock; " in done.stderr
+            assert "pid.lock: a process that is not visible here holds the lock: " in done.stderr
         assert daemon.poll() is None
 
 

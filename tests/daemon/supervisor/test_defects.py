@@ -15,7 +15,7 @@ from tcpdconf.daemon.control.client import ControlError
 
 OLD: Final = 'program = ["/bin/echo", "old"]'
 NEW: Final = 'program = ["/bin/echo", "new"]'
-DEFECT: Final = "a defect of tcpdconf; see the log"
+DEFECT: Final = "a defect of tcpdconf: see the log"
 
 # Read by the daemon's interpreter before anything else.
 BREAK: Final = """
@@ -82,7 +82,7 @@ def goes_on(daemon: Daemon, port: int) -> None:
         "daemon.supervisor.reload.transaction.Reload.prepared",
         "daemon.supervisor.reload.transaction.Reload._commit",
         "daemon.supervisor.listeners.Opening.commit",
-        "daemon.supervisor.service.ManagedService.prepare",
+        "daemon.supervisor.service.managed.ManagedService.prepare",
         "config.changes.between",
         "daemon.run.chosen",
     ],
@@ -106,7 +106,7 @@ def test_a_service_that_cannot_take_its_part_on_is_started_again_with_it(tmp_pat
     """What all others have taken on counts: there is no way back."""
     port, other = daemons.free_port(), daemons.free_port()
     both = reloads.service(port, OLD) + reloads.service(other, OLD, name="more")
-    with Daemon(tmp_path, both, "daemon.supervisor.service.ManagedService.commit") as daemon:
+    with Daemon(tmp_path, both, "daemon.supervisor.service.managed.ManagedService.commit") as daemon:
         before = daemon.uses()["pid"], daemon.uses("more")["pid"]
         daemon.write(both.replace("old", "new"))
         daemon.break_(once=True)
@@ -147,6 +147,7 @@ def test_what_follows_a_reload_may_break(path: str, tmp_path: pathlib.Path) -> N
         assert daemon.change(reloads.service(port, NEW)) == ["test"]
         assert daemon.change(reloads.service(port, OLD)) == ["test"]
         assert daemons.talk(port) == b"old\n"
+        daemons.until(lambda: daemon.defects() > 0, "the line about it")
         assert daemon.defects() == 1
         daemon.mend()
         goes_on(daemon, port)
@@ -169,7 +170,7 @@ def test_a_command_that_breaks_says_so(command: str, tmp_path: pathlib.Path) -> 
 def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with Daemon(
-        tmp_path, reloads.service(port, OLD), "daemon.supervisor.service.ManagedService._open"
+        tmp_path, reloads.service(port, OLD), "daemon.supervisor.service.place.Place._open"
     ) as daemon:
         worker = daemon.worker("test")
         daemon.break_()

@@ -160,9 +160,9 @@ class Clock(loop.Loop):
         super().__init__()
         self.time = 0.0
         self._next = 0.0
-        self._call: Callable[[], None] = lambda: None
+        self._call: Callable[[], object] = lambda: None
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> int:
+    def after(self, seconds: float, callback: Callable[[], object]) -> int:
         """Keep what is to be called."""
         self._next, self._call = self.time + seconds, callback
         return 0

@@ -16,6 +16,8 @@ from support.running import daemons, processes, reloads, stores
 
 from tcpdconf.daemon.control import client as control_client
 
+pytestmark = pytest.mark.slow
+
 
 def service(port: int, address: str = "127.0.0.1", name: str = "test", program: str = "echo in") -> str:
     return f"""

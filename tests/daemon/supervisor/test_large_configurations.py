@@ -123,7 +123,7 @@ def test_a_size_is_enough_to_refuse_a_file(tmp_path: pathlib.Path) -> None:
     (found,) = check(tmp_path)
 
     assert (found["file"], found["code"]) == (str(tmp_path / "sparse.toml"), "too-large")
-    assert found["message"].startswith("has 1073741824 bytes; ")
+    assert found["message"].startswith("has 1073741824 bytes, ")
     assert 'file = "..."' in found["hint"]
 
 
@@ -186,7 +186,7 @@ def test_a_daemon_does_not_start_with_it(tmp_path: pathlib.Path) -> None:
 
 def asked(daemon: reloads.Daemon, until: int) -> Iterator[float]:
     """How long each answer takes, while so many reloads are refused."""
-    while len([line for line in daemon.log if "not taken on" in line]) < until:
+    while len([line for line in daemon.log if "reload rejected" in line]) < until:
         began = time.monotonic()
         assert control_client.ask(daemon.runtime, {"command": "status"}, daemons.SECONDS)["pid"]
         yield time.monotonic() - began

@@ -118,7 +118,7 @@ def test_a_bad_configuration_is_shown_as_check_shows_it(tmp_path: pathlib.Path) 
         assert "max_per_ip = 0\n" in excerpt
         assert "^" in excerpt
         assert dry_run(daemon) == (78, "", excerpt + "a reload would be rejected\n")
-        rejected = "rejected: what was loaded before goes on\n"
+        rejected = "rejected: the previous configuration stays in effect\n"
         assert tcpdconf(daemon, "reload") == (1, "", excerpt + rejected)
         status, _, err = tcpdconf(daemon, "reload", "--color", "always")
         assert (status, "\x1b[1;31merror\x1b[0m: services.test.limits.max_per_ip" in err) == (1, True)
@@ -147,7 +147,10 @@ def test_a_bad_access_file_is_shown_as_check_shows_it(tmp_path: pathlib.Path) ->
         )
         assert " 2 | 192.0.3\tDENY\n" in excerpt
         assert dry_run(daemon) == (78, "", excerpt + "a reload would be rejected\n")
-        assert tcpdconf(daemon, "reload")[2] == excerpt + "rejected: what was loaded before goes on\n"
+        assert (
+            tcpdconf(daemon, "reload")[2]
+            == excerpt + "rejected: the previous configuration stays in effect\n"
+        )
         last = daemon.ask("status")["last_reload"]["problems"]
         assert [(each["file"], each["line"], each["column"]) for each in last] == [(str(rules), 2, 9)]
 
@@ -219,7 +222,7 @@ def test_a_log_file_that_was_moved_would_be_opened_anew(tmp_path: pathlib.Path) 
     with reloads.Daemon(tmp_path, text) as daemon:
         assert dry_run(daemon)[0] == 0
         log.rename(tmp_path / "programs.log.1")
-        assert dry_run(daemon) == (1, f"test: {log} is another file\n", "")
+        assert dry_run(daemon) == (1, f"test: {log} was replaced\n", "")
         assert not log.exists()
         assert daemon.reload() == ["test"]
         assert dry_run(daemon)[0] == 0

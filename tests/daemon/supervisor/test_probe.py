@@ -13,7 +13,7 @@ from support.running import daemons
 
 from tcpdconf.config.load import load
 from tcpdconf.daemon.supervisor import probe
-from tcpdconf.daemon.supervisor.service import ManagedService
+from tcpdconf.daemon.supervisor.service.managed import ManagedService
 
 
 def check(conf: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -259,7 +259,7 @@ def test_a_reload_while_a_worker_waits_to_be_started_again(tmp_path: pathlib.Pat
     ) as daemon:
         rules.unlink()
         os.kill(daemon.uses()["pid"], signal.SIGKILL)
-        daemon.await_log("^error: cannot start worker of test: what it needs cannot be opened", 3)
+        daemon.await_log("^error: cannot start worker of test: a file that it needs cannot be opened", 3)
         with daemons.connect(port) as waiting:
             assert daemon.refusal(reloads.service(port, f'{NEW}\naccess = [{{ file = "{rules}" }}]')) == [
                 f"cannot read {rules}: No such file or directory"

@@ -147,22 +147,17 @@ input()
 """
     with daemons.public_folder() as folder:
         folder.chmod(0o777)
-        with (
-            subprocess.Popen(
-                [*AS_NOBODY, sys.executable, "-c", take],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            ) as taker,
-            daemons.Daemon(folder, reloads.service(port, OLD), before=AS_NOBODY) as daemon,
-        ):
+        with subprocess.Popen(
+            [*AS_NOBODY, sys.executable, "-c", take], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as taker:
+            assert taker.stdin is not None
             assert taker.stdout is not None
             assert taker.stdout.readline() == "none is left\n"
-            daemon.await_log("^warning: files are looked at every 2 s: cannot use inotify: ")
-            (daemon.conf / "test.toml").write_text(reloads.service(port, NEW))
-            daemon.await_log("^reloaded changed=test$")
-            assert daemons.talk(port) == b"new\n"
-            assert taker.stdin is not None
+            with daemons.Daemon(folder, reloads.service(port, OLD), before=AS_NOBODY) as daemon:
+                daemon.await_log("^warning: cannot use inotify, checking files every 2 s: ")
+                (daemon.conf / "test.toml").write_text(reloads.service(port, NEW))
+                daemon.await_log("^reloaded changed=test$")
+                assert daemons.talk(port) == b"new\n"
             taker.stdin.close()
 
 

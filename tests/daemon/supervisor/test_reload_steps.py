@@ -13,13 +13,13 @@ from tcpdconf.daemon.supervisor.reload.steps import (
     CannotListen,
     Do,
     Event,
-    Failed,
     GivenUp,
     Impossible,
     Late,
     Listens,
+    PrepareFailed,
     Progress,
-    Released,
+    SocketsReleased,
     Told,
     step,
 )
@@ -48,16 +48,16 @@ ROWS: list[tuple[Progress, Event, Progress, list[Action]]] = [
     (Progress(awaited=A), Answered("a", "prepared"), START, []),  # others are still to be asked
     (FAILED, Answered("a", "prepared"), UNDONE, [Action(Do.UNDO)]),
     (WAITS, Answered("a", "serving"), WAITS, []),
-    (WAITS, Failed(), UNDONE, [Action(Do.UNDO)]),
-    (Progress(awaited=A), Failed(), Progress(failed=True), []),
+    (WAITS, PrepareFailed(), UNDONE, [Action(Do.UNDO)]),
+    (Progress(awaited=A), PrepareFailed(), Progress(failed=True), []),
     (WAITS, GivenUp(), UNDONE, [Action(Do.UNDO)]),
     (Progress(awaited=A), GivenUp(), UNDONE, [Action(Do.UNDO)]),
     (WAITS, Late(), UNDONE, [Action(Do.REPORT_LATE, BOTH), Action(Do.UNDO)]),
     (WAITS, Broken(), UNDONE, [Action(Do.UNDO)]),
     (START, Broken(), UNDONE, [Action(Do.UNDO)]),
-    (WAITS, Released(), WAITS, []),
-    (RELEASING, Released(), RELEASING, [Action(Do.COMMIT)]),
-    (RELEASING, Failed(), UNDONE, [Action(Do.UNDO)]),  # a worker has ended that had prepared
+    (WAITS, SocketsReleased(), WAITS, []),
+    (RELEASING, SocketsReleased(), RELEASING, [Action(Do.COMMIT)]),
+    (RELEASING, PrepareFailed(), UNDONE, [Action(Do.UNDO)]),  # a worker has ended that had prepared
     (RELEASING, GivenUp(), UNDONE, [Action(Do.UNDO)]),
     (RELEASING, Broken(), UNDONE, [Action(Do.UNDO)]),
     (RELEASING, CannotListen(), UNDONE, [Action(Do.UNDO)]),
@@ -72,9 +72,9 @@ ROWS: list[tuple[Progress, Event, Progress, list[Action]]] = [
     (BEGINNING, Answered("a", "prepared"), BEGINNING, []),
     (BEGINNING, Late(), DONE, [Action(Do.KILL, BOTH), Action(Do.FINISH)]),
     (BEGINNING, Broken(), DONE, [Action(Do.FINISH_BROKEN)]),
-    (BEGINNING, Failed(), BEGINNING, []),  # it counts: the worker is started again with it
+    (BEGINNING, PrepareFailed(), BEGINNING, []),  # it counts: the worker is started again with it
     (BEGINNING, GivenUp(), BEGINNING, []),
-    (UNDONE, Released(), UNDONE, []),  # undone while the service manager was waited for
+    (UNDONE, SocketsReleased(), UNDONE, []),  # undone while the service manager was waited for
     (UNDONE, Broken(), UNDONE, [Action(Do.UNDO)]),  # to undo has met a defect: again, as far as it goes
     (DONE, Broken(), DONE, [Action(Do.FINISH_BROKEN)]),  # to report has: what counts is not taken back
     (DONE, Late(), DONE, []),
@@ -92,7 +92,17 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Awaits, NAMES),
     st.builds(Answered, NAMES, st.sampled_from(["prepared", "serving", "stopped"])),
     st.sampled_from(
-        [Asked(), Impossible(), Failed(), GivenUp(), Late(), Broken(), Released(), CannotListen(), Listens()]
+        [
+            Asked(),
+            Impossible(),
+            PrepareFailed(),
+            GivenUp(),
+            Late(),
+            Broken(),
+            SocketsReleased(),
+            CannotListen(),
+            Listens(),
+        ]
     ),
     st.builds(Told, st.frozensets(NAMES)),
 )

@@ -17,6 +17,7 @@ from tcpdconf.daemon.messages.watcher import Polling, Watching
 from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
 
+SETTLE = 0.3  # seconds without a change after which it is told
 QUIET = 0.8  # seconds after which nothing more is to be expected; watchdog keeps a move for half a second
 
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
@@ -144,10 +145,17 @@ def test_what_changes_no_content_is_not_told(place: Place) -> None:
 
 def test_many_writes_are_one_change(place: Place) -> None:
     with watchers.Watcher(place.wanted) as watcher:
-        for number in range(20):
-            (place.conf / "10.toml").write_text(f"a = {number + 5}\n")
-            place.access.write_text(f"{number}\n")
-            time.sleep(0.05)
+        for _ in range(5):
+            longest, last = 0.0, time.monotonic()
+            for number in range(20):
+                (place.conf / "10.toml").write_text(f"a = {number + 5}\n")
+                place.access.write_text(f"{number}\n")
+                time.sleep(0.05)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            if longest < SETTLE / 2:
+                break
+            while watcher.changed(QUIET) is not None:  # this process was held up: they were several
+                pass
 
         assert watcher.changed() == [str(place.conf / "10.toml"), str(place.access)]
         assert watcher.changed(QUIET) is None
@@ -231,7 +239,7 @@ def use_up_inotify() -> None:
 
 def test_when_inotify_runs_out_it_says_so_once_and_polls(place: Place) -> None:
     with watchers.Watcher(place.wanted, first=use_up_inotify) as watcher:
-        why = "cannot use inotify: inotify instance limit reached"
+        why = "inotify instance limit reached"
         assert watcher.said == [Polling(why), Watching(polling=True)]
         watcher.watch(place.wanted)
         assert watcher.said == [Watching(polling=True)]
@@ -239,6 +247,7 @@ def test_when_inotify_runs_out_it_says_so_once_and_polls(place: Place) -> None:
         assert watcher.changed() == [str(place.conf / "10.toml")]
 
 
+@pytest.mark.slow
 def test_ten_thousand_paths_fit_a_message(place: Place) -> None:
     """They come at once, as one directory: a slow machine could have let the first of them settle."""
     many = [f"{place.folder}/{'x' * 100}/{number}" for number in range(10_000)]
@@ -252,11 +261,14 @@ def test_ten_thousand_paths_fit_a_message(place: Place) -> None:
         assert watcher.changed(6 * watchers.SECONDS) == sorted(many)
 
 
-def test_nothing_of_watchdog_gets_into_the_supervisor() -> None:
-    """It has threads, and the supervisor forks."""
+def test_watchdog_is_imported_for_the_watcher_alone_and_without_threads() -> None:
+    """The supervisor forks, and a daemon that does not watch pays nothing."""
     code = (
-        "import sys; from tcpdconf.daemon import run; from tcpdconf.daemon.watch import process; "
-        "sys.exit('watchdog' in sys.modules)"
+        "import os, sys; from tcpdconf.daemon import run; from tcpdconf.daemon.watch import process\n"
+        "assert 'watchdog' not in sys.modules\n"
+        "process.preload()\n"
+        "assert 'watchdog.observers.inotify' in sys.modules\n"
+        "assert len(os.listdir('/proc/self/task')) == 1\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=6 * watchers.SECONDS)
 

@@ -1,6 +1,7 @@
 """What a running daemon cannot be made to do: a defect in the middle of a connection."""
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -10,10 +11,9 @@ import subprocess
 import pytest
 from support.running import daemons, processes
 
-from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.process import loop, procfs
-from tcpdconf.daemon.worker import ledger, program
+from tcpdconf.daemon.worker import children, launcher, ledger, program
 from tcpdconf.daemon.worker.children import AdoptedProgram, Children
 from tcpdconf.daemon.worker.connection import Serving
 from tcpdconf.daemon.worker.connections import Connections
@@ -46,7 +46,7 @@ class Made:
             service=service,
             sources=[],
             base={},
-            runner=runner or program.Program(["/bin/true"], {}, "inherit", tables.Rlimits()),  # type: ignore[arg-type]
+            runner=runner or program.make(program.Setting(["/bin/true"], {}, "inherit")),  # type: ignore[arg-type]
             lookups=lookups,  # type: ignore[arg-type] # its only use is to fail
             messages={},
         )
@@ -95,16 +95,56 @@ def test_a_defect_at_a_start_is_told_with_its_place(capfd: pytest.CaptureFixture
     assert all("ZeroDivisionError" in line and "test_connections.py" in line for line in told)
 
 
-def test_who_is_ready_when_it_closes_is_let_go() -> None:
-    made = Made(20)
-    with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(daemons.connect(made.port)) for _ in range(3)]
-        made.events.after(0, made.server.close)  # in the turn in which they are accepted
-        made.run()
-        assert [client.recv(1) for client in clients] == [b""] * 3
+class NoProcess:
+    """A program for which no process is to be had."""
 
-    assert not made.server.busy
-    assert (made.held.counts()["connections"], made.held.counts()["spawn"]) == (0, 3)
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def start(self, *_: object) -> None:
+        """Start nothing.
+
+        Raises:
+            BlockingIOError: always.
+        """
+        self.tries += 1
+        raise BlockingIOError(errno.EAGAIN, "no process")
+
+
+class Slow:
+    """A program that waits for its exec for ever, and has no process that could be killed."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def start(self, *_: object) -> tuple[int, int]:
+        """Start something that does not get far."""
+        self.tries += 1
+        return 2**22 + self.tries, self.tries
+
+    def outcome(self, _: int) -> str:
+        """Return what has become of it."""
+        return "pending"
+
+
+@pytest.mark.parametrize(
+    ("runner", "served", "tries"), [(NoProcess(), 0, 3), (Slow(), launcher.AT_ONCE, launcher.AT_ONCE)]
+)
+def test_who_waits_for_a_process_when_it_closes_is_let_go(
+    runner: NoProcess | Slow, served: int, tries: int
+) -> None:
+    """Meanwhile further clients wait in the kernel's queue."""
+    made = Made(200, runner=runner)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(daemons.connect(made.port)) for _ in range(served + 3)]
+        made.run(0.3)
+        assert runner.tries >= tries
+        assert made.held.counts()["connections"] == served + 1
+        made.server.close()
+        assert clients[served].recv(1) == b""
+
+    assert made.held.counts()["connections"] == served
+    assert (made.held.counts()["accepted"], made.held.counts()["spawn"]) == (0, 1)
 
 
 def test_who_waits_at_a_listener_that_is_given_up_needs_no_descriptor_of_his_own() -> None:
@@ -130,7 +170,7 @@ PEERS = [connection.endpoint(4, 0xC0000200 + number, number) for number in range
 
 def test_what_others_say_is_of_adopted_programs_only() -> None:
     """A program of its own may have the number of one whose end is told late, or not yet."""
-    sleeps = program.Program(["/bin/sleep", "1000"], {}, "inherit", tables.Rlimits())
+    sleeps = program.make(program.Setting(["/bin/sleep", "1000"], {}, "inherit"))
     made = Made(10, runner=sleeps)
     with daemons.connect(made.port):
         made.run()
@@ -178,9 +218,12 @@ def test_adopted_programs_whose_worker_has_ended_are_looked_for() -> None:
             made.server.adopt(found.pid, peer, ledger.boot_time(), found.start)
         made.server.adopt(runs.pid, PEERS[2], 1.0, 1)
         made.server.children.recount()
+        made.run(children._REPORTED + 0.1)
         assert peers_of(made) == set(PEERS[:2])  # of the other one the supervisor is still to be told
         ended.wait()
         made.server.children.recount()
+        assert peers_of(made) == set(PEERS[:2])  # the supervisor may be about to tell
+        made.run(children._REPORTED + 0.1)
         assert peers_of(made) == {PEERS[0]}
     made.server.close()
 
@@ -191,7 +234,13 @@ def test_a_signal_goes_to_the_program_that_was_adopted_and_to_no_other(
     """Not to one that has got its number since, and not to what a ledger only claims."""
     groups: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "killpg", lambda *given: groups.append(given))
-    programs = Children("test", ledger.Ledger(ledger.create(), 10), lambda _: None)
+    programs = Children(
+        "test",
+        loop.Loop(),
+        ledger.Ledger(ledger.create(), 10),
+        ended=lambda _, __: None,
+        reaped=lambda _: None,
+    )
     with contextlib.ExitStack() as stack:
         cats = [stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)) for _ in range(3)]
         for cat, later, proven in zip(cats, (0, 1, 0), (True, True, False), strict=True):

@@ -78,8 +78,8 @@ def test_a_plain_file_is_utf8(tmp_path: pathlib.Path) -> None:
     [
         ("A=1\nif\n", "ends with status 2: "),
         ("echo why >&2; exit 3\n", "ends with status 3: why"),
-        ("exit 4\n", "ends with status 4: it says nothing"),
-        ("kill -9 $$\n", "ends with status -9: it says nothing"),
+        ("exit 4\n", "ends with status 4: no output"),
+        ("kill -9 $$\n", "ends with status -9: no output"),
     ],
 )
 def test_a_shell_file_that_fails(tmp_path: pathlib.Path, text: str, said: str) -> None:

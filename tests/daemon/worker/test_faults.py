@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 import pytest
 from support import peers
-from support.running import daemons
+from support.running import daemons, reloads
+
+from tcpdconf.daemon.process import spawn
 
 GREET = r"""program = ["/bin/sh", "-c", "echo here; read answer; echo \"$answer\""]"""
 ECHO = 'program = ["/bin/echo", "in"]'
@@ -83,12 +85,17 @@ def _limit_processes(pid: int, soft: str) -> None:
     subprocess.run([*as_user, "prlimit", f"--pid={pid}", f"--nproc={soft}"], check=True)
 
 
+@pytest.mark.parametrize("way", ["native", "portable"])
 @pytest.mark.parametrize("rlimits", ["", 'rlimits = { as = "1GiB" }'])
-def test_a_program_that_cannot_be_run_is_said_once(tmp_path: pathlib.Path, rlimits: str) -> None:
+def test_a_program_that_cannot_be_run_is_said_once(tmp_path: pathlib.Path, rlimits: str, way: str) -> None:
+    if way == "native" and not spawn.has_native:
+        pytest.skip("tcpdconf was installed without a C compiler")
     port = daemons.free_port()
     program = tmp_path / "program"
     text = service(f'program = ["{program}"]\n{rlimits}\nmessages.spawn = "try later"', port)
-    with daemons.Daemon(tmp_path, text) as daemon:
+    text = f'log_level = "debug"\n{text}'  # of the daemon, whose table `reloads` has begun
+    with reloads.Daemon(tmp_path, text, environment={spawn.WISH: way}) as daemon:
+        daemon.await_log(f"^starts programs service=test way={way}$")
         assert [daemons.talk(port) for _ in range(3)] == [b"try later\r\n"] * 3
         missing = daemon.await_log(f"cannot run {program}: No such file or directory service=test errno=2$")
         program.write_text("#!/bin/sh\necho in\n")
@@ -96,8 +103,14 @@ def test_a_program_that_cannot_be_run_is_said_once(tmp_path: pathlib.Path, rlimi
         daemon.await_log(f"cannot run {program}: Permission denied service=test errno=13$")
         program.chmod(0o755)
         assert daemons.talk(port) == b"in\n"
+        daemon.await_log("^end service=test ")
         assert len(missing) == 1
         assert len(daemon.await_log("^refuse service=test reason=spawn ")) == 4
+        assert len(daemon.await_log("^accept service=test ")) == 1
+        assert len(daemon.await_log("^end service=test ")) == 1
+        status = daemon.ask("status")["services"]["test"]
+        assert (status["accepted"], status["refused"]["spawn"]) == (1, 4)
+        assert status["connections"] == 0
 
 
 LOGGER = """#!/bin/sh
@@ -151,7 +164,7 @@ def test_a_logger_that_does_not_read_stops_nobody(tmp_path: pathlib.Path) -> Non
             assert daemons.talk(port) == b"done\n"
         finally:
             os.kill(pid, signal.SIGCONT)
-        daemon.await_log("^warning: the logger did not read service=test lost=")
+        daemon.await_log("^warning: the logger reads too slowly, output discarded service=test lost=")
 
     assert started(tmp_path) == [f"{pid} n"]
 
@@ -219,6 +232,32 @@ def test_limits_hold_when_a_worker_dies(tmp_path: pathlib.Path) -> None:
         daemon.await_log("^end service=test .* status=0 ")
         third = clients.enter_context(daemons.connect(port))
         assert daemons.line(third) == b"here\n"
+
+
+@pytest.mark.peer
+def test_the_end_of_an_adopted_program_is_logged_though_its_worker_has_ended_just_before(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Both are reported to the worker that has adopted it while that one reads nothing."""
+    port = daemons.free_port()
+    with reloads.Daemon(tmp_path, service(GREET, port)) as daemon, daemons.connect(port) as client:
+        assert daemons.line(client) == b"here\n"
+        before = daemon.uses()["pid"]
+        (said,) = daemon.await_log("^accept ")
+        program = int(said.partition(" pid=")[2].split()[0])
+        daemon.change(service(GREET + '\numask = "027"', port))
+        after = daemon.uses()["pid"]
+        os.kill(after, signal.SIGSTOP)
+        try:
+            os.kill(before, signal.SIGKILL)
+            daemons.until(lambda: not pathlib.Path(f"/proc/{before}").exists(), "the end of the worker")
+            client.sendall(b"bye\n")
+            assert daemons.read(client) == b"bye\n"
+            daemons.until(lambda: not pathlib.Path(f"/proc/{program}").exists(), "the end of the program")
+        finally:
+            os.kill(after, signal.SIGCONT)
+        daemon.await_log(rf"^end service=test peer=\S+ pid={program} status=0 ")
+        daemons.until(lambda: daemon.uses()["connections"] == 0, "the slot")
 
 
 def test_a_full_disk_under_the_logs_stops_nobody(tmp_path: pathlib.Path) -> None:
@@ -378,7 +417,10 @@ def test_a_passed_socket_that_no_listener_wants_is_an_error(tmp_path: pathlib.Pa
         found = run(conf, *before, pass_fds=[passed.fileno()])
 
     assert found.returncode == 1
-    assert f"no listener is configured for the passed-on descriptor 3 (127.0.0.1:{port})\n" in found.stderr
+    assert (
+        f"the service manager passes descriptor 3 (127.0.0.1:{port}), but no listener uses it\n"
+        in found.stderr
+    )
 
 
 def test_a_signal_during_the_start_is_not_lost(tmp_path: pathlib.Path) -> None:

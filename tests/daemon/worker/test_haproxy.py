@@ -2,13 +2,11 @@
 
 import contextlib
 import pathlib
-import socket
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 from support import peers
-from support.running import daemons
+from support.running import daemons, haproxies
 
 pytestmark = pytest.mark.peer
 
@@ -19,15 +17,6 @@ program = ["/usr/bin/env", "-0"]
 address = "{address}"
 port = {port}
 haproxy = {{ trusted = ["127.0.0.1", "::1"] }}
-"""
-HAPROXY = """
-global
-    stats socket {folder}/admin level admin
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 20s
-    timeout server 20s
 """
 ROUTE = """
 frontend {name}
@@ -54,12 +43,12 @@ def where(address: str, port: int) -> str:
 
 
 class HAProxy:
-    """A running haproxy with every route; `fronts` are the addresses to connect to, by name."""
+    """A haproxy with every route; `fronts` are the addresses to connect to, by name."""
 
     def __init__(self, folder: pathlib.Path, services: dict[str, int]) -> None:
         self.fronts = {name: (address, daemons.free_port(address)) for name, (address, _) in ROUTES.items()}
-        self._admin = folder / "admin"
-        text = HAPROXY.format(folder=folder)
+        self._folder = folder
+        self._text = ""
         for name, (address, options) in ROUTES.items():
             back = services[name]
             unique = "    unique-id-format id-%ci\n" if "unique-id" in options else ""
@@ -69,31 +58,19 @@ class HAProxy:
                 back=where(address, back),
                 options=options.format(port=back),
             )
-            text += route.replace("    default_backend", unique + "    default_backend")
-        self._file = folder / "haproxy.cfg"
-        self._file.write_text(text)
+            self._text += route.replace("    default_backend", unique + "    default_backend")
 
     @contextlib.contextmanager
     def running(self) -> Iterator["HAProxy"]:
         """Run it until the caller is done, from when every check has passed."""
-        process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(self._file)])
-        try:
-            daemons.until(lambda: process.poll() is not None or self._admin.exists(), "haproxy")
-            daemons.until(lambda: self._states() == dict.fromkeys(ROUTES, "L4OK"), "the health checks")
-            yield self
-        finally:
-            process.terminate()
-            process.wait(daemons.SECONDS)
+        with haproxies.running(self._folder, self._text) as admin:
 
-    def _states(self) -> dict[str, str]:
-        """The result of the last check of each backend's server."""
-        with socket.socket(socket.AF_UNIX) as admin:
-            admin.connect(str(self._admin))
-            admin.sendall(b"show stat -1 4 -1\n")
-            lines = daemons.read(admin).decode().splitlines()
-        names = lines[0].lstrip("# ").split(",")
-        rows = [dict(zip(names, line.split(","), strict=False)) for line in lines[1:] if line]
-        return {row["pxname"]: row["check_status"] for row in rows if row["svname"] == "one"}
+            def checked() -> bool:
+                servers = admin.servers()
+                return all(servers[name, "one"]["check_status"] == "L4OK" for name in ROUTES)
+
+            daemons.until(checked, "the health checks")
+            yield self
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,15 @@ def fd() -> Iterator[int]:
     os.close(made)
 
 
+def test_a_ledger_of_another_layout_is_refused_and_left_as_it_is() -> None:
+    other = os.memfd_create(f"tcpdconf-ledger-{ledger.LAYOUT + 1}")
+    os.write(other, b"something")
+    with pytest.raises(ledger.LedgerError, match=r"^cannot use the ledger tcpdconf-ledger-\d+: this version"):
+        ledger.Ledger(other, 10)
+    assert os.pread(other, 100, 0) == b"something"
+    os.close(other)
+
+
 @pytest.fixture
 def program() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as running:
@@ -37,9 +46,22 @@ def test_running_programs_are_taken_over(fd: int, program: subprocess.Popen[byte
     first = ledger.Ledger(fd, 10)
     held = first.hold(program.pid, PEERS[0])
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as second:
-        more = first.hold(second.pid, PEERS[1])
+        more = first.hold(second.pid, PEERS[1], 60.0)
+        assert (held.until, more.until) == (ledger.NEVER, more.started + 60)
 
         assert taken_over(fd) == [held, more]
+
+
+@pytest.mark.parametrize(
+    ("until", "found"),
+    [(float("inf"), ledger.NEVER), (float("nan"), ledger.NEVER), (-1.0, ledger.NEVER), (1e300, 1e300)],
+)
+def test_a_moment_that_nobody_can_mean_is_none(
+    fd: int, program: subprocess.Popen[bytes], until: float, found: float
+) -> None:
+    ledger.Ledger(fd, 10).record(program.pid, PEERS[0], ledger.boot_time(), until)
+
+    assert [held.until for held in taken_over(fd)] == [found]
 
 
 def test_ended_programs_and_other_processes_of_that_number_are_not(fd: int) -> None:
@@ -56,7 +78,7 @@ def test_two_records_of_one_process_are_one(fd: int, program: subprocess.Popen[b
     """The process that had the number before has been recorded earlier."""
     first = ledger.Ledger(fd, 10)
     earlier = first.hold(program.pid, PEERS[0])
-    later = first.hold(program.pid, PEERS[1], earlier.started + 0.1)
+    later = first.record(program.pid, PEERS[1], earlier.started + 0.1)
     first.hold(program.pid, PEERS[0])
 
     after = ledger.Ledger(fd, 10)
@@ -70,7 +92,7 @@ def test_what_was_recorded_before_a_process_began_was_another_one(
     made = ledger.Ledger(fd, 10)
     runs = procfs.look(program.pid)
     assert runs is not None
-    made.hold(program.pid, PEERS[0], runs.start / os.sysconf("SC_CLK_TCK") - 0.001)
+    made.record(program.pid, PEERS[0], runs.start / os.sysconf("SC_CLK_TCK") - 0.001)
 
     assert taken_over(fd) == []
 
@@ -132,9 +154,9 @@ def test_any_bytes_in_it_are_survived(data: bytes) -> None:
 
 def test_a_ledger_as_large_as_a_file_can_be(fd: int) -> None:
     first = ledger.Ledger(fd, 10)
-    first.hold(os.getpid(), PEERS[0], float("-inf"))
-    held = first.hold(os.getpid(), PEERS[1], 1.0)
-    first.hold(os.getpid(), PEERS[1], float("nan"))
+    first.record(os.getpid(), PEERS[0], float("-inf"))
+    held = first.record(os.getpid(), PEERS[1], 1.0)
+    first.record(os.getpid(), PEERS[1], float("nan"))
     os.ftruncate(fd, 1 << 60)
 
     assert ledger.snapshot(fd).held == [held]
@@ -145,9 +167,11 @@ NUMBERS = [0.0, -1.0, 1e308, float("inf"), float("-inf"), float("nan")]
 
 @pytest.mark.parametrize("pid", [1, 2, 1 << 22, 1 << 31, (1 << 32) - 1])
 def test_numbers_that_nobody_can_mean(fd: int, pid: int) -> None:
-    record = struct.Struct("=IHBxd16s")
-    data = b"".join(record.pack(pid, 1, 4, started, bytes(16)) for started in NUMBERS)
-    os.pwrite(fd, b"\xff" * 256 + data, 0)
+    record = struct.Struct("=IHBxdd16s")
+    data = b"".join(
+        record.pack(pid, 1, 4, started, until, bytes(16)) for started in NUMBERS for until in NUMBERS
+    )
+    os.pwrite(fd, b"\xff" * ledger.HEADER + data, 0)
     os.ftruncate(fd, 1 << 60)
     made = ledger.Ledger(fd, 10)
 
@@ -155,3 +179,13 @@ def test_numbers_that_nobody_can_mean(fd: int, pid: int) -> None:
     made.count("accepted")
     assert made.counts()["accepted"] == (1 << 64) - 1
     assert made.hold(os.getpid(), PEERS[0]).record == 0
+
+
+def test_counters_end_where_records_begin(fd: int) -> None:
+    made = ledger.Ledger(fd, 1)
+    held = made.hold(os.getpid(), PEERS[1])
+    for name in ledger.COUNTERS:
+        made.set(name, 2**64 - 1)
+
+    assert set(made.counts().values()) == {2**64 - 1}
+    assert [(each.pid, each.peer) for each in ledger.snapshot(fd).held] == [(held.pid, PEERS[1])]

@@ -1,72 +1,68 @@
-"""Starting programs: one, and several at once."""
+"""Starting programs, natively and portably: what both ways do. The native one has more in test_spawn.py."""
 
-import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import resource
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 
 import pytest
-from support.running import daemons
+from support import peers
+from support.running import programs
 
-from tcpdconf.config import dialect
 from tcpdconf.config.model import tables
-from tcpdconf.daemon.process import background_thread
+from tcpdconf.daemon.process import spawn
 from tcpdconf.daemon.worker import program
 
-
-@contextlib.contextmanager
-def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(daemons.SECONDS)
-    with ours, theirs:
-        yield ours, theirs
+NATIVE = pytest.mark.skipif(
+    not spawn.has_native, reason="needs the C extension: install tcpdconf where there is a C compiler"
+)
 
 
-def said(
-    argv: list[str],
-    variables: dict[str, str],
-    base: dict[str, str] | None = None,
-    ways: dialect.Dialect = dialect.TOML,
-) -> bytes:
-    """What a program writes to its connection, which has ended."""
-    made = program.Program(argv, base or {}, "socket", tables.Rlimits(), ways)
-    with connected() as (ours, theirs):
-        pid = made.start(theirs.fileno(), variables)
-        theirs.close()
-        found = daemons.read(ours)
-        assert os.waitpid(pid, 0) == (pid, 0)
-    return found
+def test_the_extension_is_there() -> None:
+    """Without it, the tests of the native way are skipped; in CI this test fails then."""
+    if not spawn.has_native:
+        peers.without("a C compiler and Python's headers, when tcpdconf is installed")
 
 
+@pytest.fixture(params=[pytest.param("native", marks=NATIVE), "portable"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How this test's programs are started."""
+    monkeypatch.setenv(spawn.WISH, request.param)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 def test_a_program_has_its_connection_and_its_environment() -> None:
     script = "printenv | sort; echo error >&2"
-    found = said(
-        ["/bin/sh", "-c", script], {"B": "2", "C": "one\udce9\nC=2"}, {"A": "1", "B": "1", "PATH": "/bin"}
-    )
+    base = {"A": "1", "B": "1", "PATH": "/bin"}
+    setting = program.Setting(["/bin/sh", "-c", script], base, "socket")
+    found = programs.said(setting, {"B": "2", "C": "one\udce9\nC=2"})
 
     assert found == b"A=1\nB=2\nC=2\nC=one\xe9\nPATH=/bin\nPWD=" + os.getcwdb() + b"\nerror\n"
 
 
-SIGNALS = ["/bin/grep", "-E", "^Sig(Blk|Ign):", "/proc/self/status"]
+@pytest.mark.usefixtures("way")
+def test_environments_of_any_size() -> None:
+    """One after the other, so that a job is used again; also a variable without a name."""
+    base = {f"BASE{number}": "é" for number in range(300)}
+    for count, size in ((0, 0), (1000, 1), (1, 100_000), (50, 50), (1000, 100)):
+        variables = {f"NAME{number}": "x" * size for number in range(count)} | {"BASE7": "1", "": "nothing"}
+        wanted = {f"{name}={value}".encode() for name, value in (base | variables).items()}
+        found = programs.said(program.Setting(["/usr/bin/env"], base, "socket"), variables).splitlines()
+        assert (set(found), len(found)) == (wanted, len(wanted))
 
 
-def masks(text: bytes) -> dict[str, set[int]]:
-    """The signals of proc(5), status, by name of the field."""
-    found: dict[str, set[int]] = {}
-    for line in text.decode().splitlines():
-        name, mask = line.split()
-        found[name] = {int(number) for number in signal.valid_signals() if int(mask, 16) >> (number - 1) & 1}
-    return found
+@pytest.mark.usefixtures("way")
+def test_arguments_are_passed_as_they_are() -> None:
+    setting = program.Setting(["/usr/bin/printf", "%s|", "", "a b", "\udcff", "é"], {}, "socket")
+
+    assert programs.said(setting) == b"|a b|\xff|\xc3\xa9|"
 
 
+@pytest.mark.usefixtures("way")
 def test_the_signals_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is ignored or blocked; with the drop-in they are as its own were, but for those it sets itself."""
     script = (
@@ -74,12 +70,15 @@ def test_the_signals_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
         "for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:\n"
         "    signal.signal(number, signal.SIG_DFL)\n"  # a shell may have had some ignored
         "signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGWINCH, lambda *_: None)\n"
         "signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR2])\n"
-        "import test_program; test_program.tell(sys.argv[1])"
+        "from support.running import programs; programs.tell(sys.argv[1])"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     toml, dropin = (
-        masks(subprocess.run([sys.executable, "-c", script, name], check=True, capture_output=True).stdout)
+        programs.masks(
+            subprocess.run([sys.executable, "-c", script, name], check=True, capture_output=True).stdout
+        )
         for name in ("TOML", "COURIERTCPD")
     )
 
@@ -87,106 +86,121 @@ def test_the_signals_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dropin == {"SigBlk:": {signal.SIGUSR2}, "SigIgn:": {signal.SIGUSR1}}
 
 
-def tell(ways: str) -> None:
-    """Show a program's signals."""
-    sys.stdout.buffer.write(said(SIGNALS, {}, ways=getattr(dialect, ways)))
-
-
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("missing", errno.ENOENT), ("plain", errno.EACCES), ("garbage", errno.ENOEXEC)],
+    [
+        ("missing", errno.ENOENT),
+        ("plain", errno.EACCES),
+        ("garbage", errno.ENOEXEC),
+        ("loop", errno.ELOOP),
+        ("plain/below", errno.ENOTDIR),
+        ("x" * 300, errno.ENAMETOOLONG),
+        ("busy", errno.ETXTBSY),
+        (".", errno.EACCES),
+    ],
 )
 def test_what_cannot_be_run(tmp_path: pathlib.Path, path: str, expected: int) -> None:
     (tmp_path / "plain").touch(0o600)
     (tmp_path / "garbage").write_bytes(b"\0\1")
     (tmp_path / "garbage").chmod(0o700)
-    made = program.Program([str(tmp_path / path)], {}, "inherit", tables.Rlimits())
-    with connected() as (_, theirs), pytest.raises(OSError, match=path) as raised:
-        made.start(theirs.fileno(), {})
+    (tmp_path / "loop").symlink_to("loop")
+    made = program.make(programs.plain(str(tmp_path / path)))
+    with (tmp_path / "busy").open("wb") as writer, programs.connected() as (_, theirs):
+        (tmp_path / "busy").chmod(0o700)
+        writer.write(pathlib.Path("/bin/true").read_bytes())
+        writer.flush()
+        with pytest.raises(OSError, match=r".") as raised:
+            programs.start(made, theirs.fileno())
 
-    assert raised.value.errno == expected
+    assert (raised.value.errno, raised.value.strerror) == (expected, os.strerror(expected))
+    assert raised.value.filename == str(tmp_path / path)
 
 
-def test_a_connection_beyond_the_limit_of_descriptors_has_to_wait() -> None:
-    """Somebody has lowered the limit since: there is no lower descriptor to be had now."""
-    made = program.Program(["/bin/true"], {}, "inherit", tables.Rlimits())
+@pytest.mark.usefixtures("way")
+def test_too_long_an_environment() -> None:
+    made = program.make(programs.plain("/bin/true"))
+    with programs.connected() as (_, theirs):
+        with pytest.raises(OSError, match="Argument list too long"):
+            programs.start(made, theirs.fileno(), {"A": "x" * 200_000})
+        pid = programs.start(made, theirs.fileno())
+        assert os.waitpid(pid, 0) == (pid, 0)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_nul_does_not_end_a_variable() -> None:
+    made = program.make(programs.plain("/bin/true"))
+    with programs.connected() as (_, theirs):
+        for variables in ({"A": "b\0c"}, {"A\0": "b"}, {"A": "\udcff\0"}):
+            with pytest.raises(ValueError, match="null byte"):
+                made.start(theirs.fileno(), variables)
+    with pytest.raises(ValueError, match="null byte"):
+        program.make(programs.plain("/bin/true", "a\0b"))
+
+
+@pytest.mark.usefixtures("way")
+def test_limits_are_those_of_the_program() -> None:
+    wanted = {"as": "1GiB", "core": 0, "cpu": 60, "nofile": 77, "stack": "4MiB", "fsize": "unlimited"}
+    setting = program.Setting(
+        ["/bin/cat", "/proc/self/limits"], {}, "socket", tables.Rlimits.model_validate(wanted)
+    )
+    found = {
+        line[:25].strip(): line[25:].split()[:2] for line in programs.said(setting).decode().splitlines()
+    }
+
+    assert found["Max address space"] == [str(2**30)] * 2
+    assert found["Max core file size"] == ["0"] * 2
+    assert found["Max cpu time"] == ["60"] * 2
+    assert found["Max open files"] == ["77"] * 2
+    assert found["Max stack size"] == [str(2**22)] * 2
+    assert found["Max file size"] == ["unlimited"] * 2
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] != 77
+
+
+def test_any_descriptors_become_the_standard_ones(way: str) -> None:
+    """Posix_spawn would replace descriptors 0 and 1 before it duplicates them; a worker has those open."""
+    script = """
+        import itertools
+        for connection, stderr in itertools.product((0, 1, 2, 7), (0, 1, 2, 8, "socket")):
+            if connection != stderr and (sys.argv[1] == "native" or stderr not in (0, 1)):
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        programs.become_standard(connection, stderr)
+                    finally:
+                        os._exit(1)
+                assert os.waitpid(pid, 0) == (pid, 0), (connection, stderr)
+        print("all of them")
+    """
+    assert programs.alone(script, way) == b"all of them\n"
+
+
+@pytest.mark.usefixtures("way")
+def test_the_interpreters_descriptors_stay_here(tmp_path: pathlib.Path) -> None:
+    with (tmp_path / "file").open("w") as opened:
+        os.set_inheritable(opened.fileno(), False)
+        found = programs.said(program.Setting(["/bin/ls", "/proc/self/fd"], {}, "socket"))
+
+    assert found.split() == [b"0", b"1", b"2", b"3"]  # the last is the directory
+
+
+@pytest.mark.usefixtures("way")
+def test_a_connection_beyond_the_limit_of_descriptors(way: str) -> None:
+    """Somebody has lowered the limit since: posix_spawn refuses that, the kernel does not."""
+    made = program.make(programs.plain("/bin/true"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with connected() as (_, theirs):
+    with programs.connected() as (_, theirs):
         resource.setrlimit(resource.RLIMIT_NOFILE, (theirs.fileno(), hard))
         try:
-            with pytest.raises(OSError, match="Too many open files") as raised:
-                made.start(theirs.fileno(), {})
+            begun = made.start(theirs.fileno(), {})
+        except OSError as error:
+            refused = error.errno
+        else:
+            refused = 0
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    assert raised.value.errno == errno.EMFILE
-
-
-def test_a_nul_does_not_end_a_variable() -> None:
-    made = program.Program(["/bin/true"], {}, "inherit", tables.Rlimits())
-    with connected() as (_, theirs), pytest.raises(ValueError, match="null byte"):
-        made.start(theirs.fileno(), {"A": "b\0c"})
-
-
-def test_other_threads_go_on_while_a_program_is_started(tmp_path: pathlib.Path) -> None:
-    """An exec waits until who has a lease of the file gives it up (fcntl(2)): this thread."""
-    path = tmp_path / "program"
-    path.write_text("#!/bin/true\n")
-    path.chmod(0o700)
-    made = program.Program([str(path)], {}, "inherit", tables.Rlimits())
-    started: list[int] = []
-    with connected() as (_, theirs), path.open() as lease:
-        fcntl.fcntl(lease, fcntl.F_SETSIG, signal.SIGURG)  # that it is wanted; of itself it does nothing
-        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        thread = background_thread.start(lambda: started.append(made.start(theirs.fileno(), {})))
-        daemons.until(lambda: fcntl.fcntl(lease, fcntl.F_GETLEASE) != fcntl.F_WRLCK, "the exec")
-        assert not started
-        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        thread.join(daemons.SECONDS)
-
-        assert os.waitpid(started[0], 0) == (started[0], 0)
-
-
-def test_several_are_started_at_once() -> None:
-    """By two threads: each start waits for another one."""
-    both = threading.Barrier(2, timeout=daemons.SECONDS)
-
-    def start(number: int) -> Callable[[], int]:
-        def wait() -> int:
-            both.wait()
-            return number
-
-        return wait
-
-    found = list(program.Starter().start([start(number) for number in range(8)]))
-    assert sorted(found) == [(number, number) for number in range(8)]
-
-
-def test_one_that_cannot_be_started_does_not_keep_the_others() -> None:
-    def fail() -> int:
-        raise ZeroDivisionError
-
-    starter = program.Starter()
-    for _ in range(10):
-        found = dict(starter.start([fail, lambda: 1, fail, fail, lambda: 2]))
-        assert found.keys() == set(range(5))
-        assert (found[1], found[4]) == (1, 2)
-        assert {type(found[place]) for place in (0, 2, 3)} == {ZeroDivisionError}
-
-
-def test_without_a_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is wanted again with the next ones."""
-    wanted: list[Callable[[], None]] = []
-
-    def start(work: Callable[[], None]) -> threading.Thread:
-        wanted.append(work)
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(background_thread, "start", start)
-    starter = program.Starter()
-
-    assert list(starter.start([lambda: 1])) == [(0, 1)]
-    assert not wanted
-    assert list(starter.start([lambda: 1, lambda: 2])) == [(0, 1), (1, 2)]
-    assert list(starter.start([lambda: 3, lambda: 4])) == [(0, 3), (1, 4)]
-    assert len(wanted) == 2
+    if way == "portable":
+        assert refused == errno.EMFILE
+    else:
+        assert os.waitpid(begun[0], 0)[1] == 0
+        assert programs.settled(made, begun[1] or 0) == "executed"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from support import headers
 from support.running import daemons
 
 ENV = 'program = ["/usr/bin/env", "-0"]'
@@ -197,10 +198,10 @@ def test_pending_headers_are_bounded_in_all_and_per_proxy(tmp_path: pathlib.Path
         for _ in range(2):
             silent.enter_context(daemons.connect(port, source="127.0.0.2"))
         assert daemons.talk(port, source="127.0.0.2") == b""
-        daemon.await_log('peer=127.0.0.2:\\d+ error="2 PROXY headers of this proxy are awaited already"')
+        daemon.await_log('peer=127.0.0.2:\\d+ error="2 PROXY headers of this proxy are already awaited"')
         third = silent.enter_context(daemons.connect(port, source="127.0.0.3"))
         assert daemons.talk(port, source="127.0.0.4") == b""
-        daemon.await_log('peer=127.0.0.4:\\d+ error="3 PROXY headers are awaited already"')
+        daemon.await_log('peer=127.0.0.4:\\d+ error="3 PROXY headers are already awaited"')
         third.sendall(V1)
         assert b"192.0.2.7" in daemons.read(third)
         assert b"192.0.2.7" in daemons.talk(port, source="127.0.0.4", say=V1)
@@ -256,6 +257,16 @@ def test_values_of_v2_reach_the_program_clean(tmp_path: pathlib.Path) -> None:
     found = seen(answer)
     assert (found["PROXY_AUTHORITY"], found["PROXY_AWS_VPCE_ID"]) == ("mail.example", "vpce")
     assert all(value.isprintable() for value in found.values())
+
+
+def test_the_largest_header_is_a_setting(tmp_path: pathlib.Path) -> None:
+    certificate = headers.ssl(7, 0, headers.tlv(0x28, bytes(range(256)) * 40))
+    with running(tmp_path, haproxy="max_header = 16384") as (daemon, port):
+        found = seen(daemons.talk(port, say=v2(tlvs=certificate)))
+        assert found["PROXY_SSL"] == "1"
+        assert not any(value.startswith("\1") or len(value) > 255 for value in found.values())
+        assert daemons.talk(port, say=v2(tlvs=headers.tlv(4, bytes(16384)))) == b""
+        daemon.await_log('error="v2: 16439 bytes, at most 16384 are allowed"')
 
 
 def test_many_silent_peers_do_not_delay_a_good_one(tmp_path: pathlib.Path) -> None:

@@ -65,8 +65,8 @@ def test_upstream_courier_imap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("echo oh >&2; exit 3", "/bin/sh gets to no command line: oh"),
-        ("X='", "/bin/sh gets to no command line: .*: Syntax error"),
+        ("echo oh >&2; exit 3", "/bin/sh reaches no command line: oh"),
+        ("X='", "/bin/sh reaches no command line: .*: Syntax error"),
     ],
 )
 def test_a_file_that_the_shell_does_not_get_through(tmp_path: Path, name: str, text: str, why: str) -> None:

@@ -191,6 +191,7 @@ def test_every_answer_is_the_same(
     assert expected == actual
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "answer"), [("127.0.0.7", b"513 "), ("127.0.0.8", b"250 ")])
 def test_who_may_relay_is_the_same(ours: Served, theirs: dict[str, int], source: str, answer: bytes) -> None:
     """RELAYCLIENT comes from the access database."""

@@ -68,15 +68,18 @@ def test_words_are_those_of_the_shell(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("couriertcpd $X", "X is set nowhere in it"),
-        ("couriertcpd $(port)", "$(port) is known only when it runs"),
-        ("couriertcpd `port`", "`port` is known only when it runs"),
-        ("couriertcpd $((1 + 2))", "$((1 + 2)) is known only when it runs"),
-        ("couriertcpd $1", "$1 is known only when it runs"),
-        ("couriertcpd ${X%.dat}", "${X%.dat} is known only when it runs"),
-        ("X=$(port)\nY=-a$X\ncouriertcpd $Y", "$(port) is known only when it runs"),
+        ("couriertcpd $X", "X is not set in this script"),
+        ("couriertcpd $(port)", "$(port) is known only at run time"),
+        ("couriertcpd `port`", "`port` is known only at run time"),
+        ("couriertcpd $((1 + 2))", "$((1 + 2)) is known only at run time"),
+        ("couriertcpd $1", "$1 is known only at run time"),
+        ("couriertcpd ${X%.dat}", "${X%.dat} is known only at run time"),
+        ("X=$(port)\nY=-a$X\ncouriertcpd $Y", "$(port) is known only at run time"),
         ("if test -f x; then X=1; fi\ncouriertcpd $X", "X is set in a branch that ends at line 1"),
-        ("test -f x && X=1\ncouriertcpd $X", "X is set at line 1 only if the command before it says so"),
+        (
+            "test -f x && X=1\ncouriertcpd $X",
+            "X is set at line 1, depending on the command before it",
+        ),
         ("for X in 25 26; do couriertcpd $X; done", "X is the variable of a loop"),
         ("read X\ncouriertcpd $X", "X is set by read at line 1"),
         ("X=1\nX+=2\ncouriertcpd $X", "X is appended to with +=, which not every /bin/sh understands"),
@@ -84,10 +87,13 @@ def test_words_are_those_of_the_shell(text: str, expected: list[str]) -> None:
             "X=1\n. /missing\ncouriertcpd $X",
             "/missing, which is sourced, cannot be read: No such file or directory",
         ),
-        ("X=1\n. $Y\ncouriertcpd $X", "a file is sourced whose name cannot be told: Y is set nowhere in it"),
+        (
+            "X=1\n. $Y\ncouriertcpd $X",
+            "a file is sourced whose name cannot be told: Y is not set in this script",
+        ),
         (". /again", "files and commands are nested too deeply"),
         ("couriertcpd 'x", "the ' is not closed"),
-        ("strace couriertcpd 25 x", "what strace does with couriertcpd is not known here"),
+        ("strace couriertcpd 25 x", "strace is not supported in front of couriertcpd"),
     ],
 )
 def test_what_cannot_be_told_is_said_and_not_guessed(text: str, why: str) -> None:
@@ -117,7 +123,7 @@ def test_the_state_of_the_shell_belongs_to_the_command() -> None:
     assert line.settings == {"umask": "077", "directory": "/var", "rlimits": {"as": 1 << 20, "nofile": 64}}
     assert line.environment == {"A": "1", "C": "3"}
     assert line.sourced == ("/rc",)
-    assert line.unclear == ("B is set nowhere in it",)
+    assert line.unclear == ("B is not set in this script",)
 
 
 @settings(max_examples=300)

@@ -48,9 +48,12 @@ def test_limits_are_carried_over(text: str, rlimits: dict[str, Any]) -> None:
         ("ulimit -Sx 3", "ulimit -Sx 3: the limit -x is not carried over: set rlimits"),
         ("ulimit -n hard", "ulimit -n hard: the limit -n is not carried over: set rlimits"),
         ("#!/bin/bash\nulimit -i 3 -n 5", "ulimit -i 3 -n 5: the limit -i is not carried over: set rlimits"),
-        ("ulimit -n $FILES", "FILES is set nowhere in it"),
-        ("test -n 1 && ulimit -n 5", "ulimit -n 5 at line 1 happens only if the command before it says so"),
-        ("test -n 1 && umask 0", "umask 0 at line 1 happens only if the command before it says so"),
+        ("ulimit -n $FILES", "FILES is not set in this script"),
+        (
+            "test -n 1 && ulimit -n 5",
+            "ulimit -n 5 at line 1 depends on the command before it",
+        ),
+        ("test -n 1 && umask 0", "umask 0 at line 1 depends on the command before it"),
         ("cd -", "cd - is not carried over: set directory or umask"),
         ("cd", "cd is not carried over: set directory or umask"),
         ("renice 5 $$", "renice at line 1 changes the shell itself, which is not carried over"),
@@ -59,7 +62,7 @@ def test_limits_are_carried_over(text: str, rlimits: dict[str, Any]) -> None:
             "prlimit at line 1 changes the shell itself, which is not carried over",
         ),
         ("newgrp mail", "newgrp at line 1 changes the shell itself, which is not carried over"),
-        (". $RC", "a file is sourced whose name cannot be told: RC is set nowhere in it"),
+        (". $RC", "a file is sourced whose name cannot be told: RC is not set in this script"),
         ("trap '' HUP", "trap  HUP: programs no longer ignore these signals"),
     ],
 )
@@ -127,14 +130,14 @@ def test_standard_error_goes_where_the_shell_sends_it(text: str, file: str | Non
     [
         ("{} 2>&1 | logger -t mail", "standard error goes to a pipe, which is not carried over: set stderr"),
         ("#!/bin/bash\n{} |& logger", "standard error goes to a pipe, which is not carried over: set stderr"),
-        ("#!/bin/bash\n{} 2> >(logger)", ">(logger) is known only when it runs"),
-        ("{} 2>>$LOG", "LOG is set nowhere in it"),
+        ("#!/bin/bash\n{} 2> >(logger)", ">(logger) is known only at run time"),
+        ("{} 2>>$LOG", "LOG is not set in this script"),
         ("{} 2>/var/log/x", "/var/log/x is appended to, and no longer emptied at each start"),
         ("{} 2>log", "standard error goes to log in a directory that is not known: set stderr"),
         ("{{ {}; }} 2>>/log", BEHIND_A_GROUP),
         ("( {} ) 2>&1 | logger", BEHIND_A_GROUP),
         ("while :; do {}; done 2>/log", BEHIND_A_GROUP),
-        ("test -t 2 || exec 2>>/log; {}", "exec at line 1 happens only if the command before it says so"),
+        ("test -t 2 || exec 2>>/log; {}", "exec at line 1 depends on the command before it"),
     ],
 )  # fmt: skip
 def test_where_else_standard_error_goes_is_said(text: str, said: str) -> None:

@@ -183,8 +183,8 @@ def test_a_known_rule_is_found_for_exactly_its_network_and_local_end() -> None:
 @pytest.mark.parametrize(
     ("text", "limit"),
     [
-        ("3", 3), (" 3", 3), ("+3", 3), ("3x", 3), ("007", 7),
-        ("0", None), ("-1", None), ("x", None), ("", None), ("٣", None),
+        ("3", 3), (" 3", 3), ("+3", 3), ("3x", 3), ("007", 7), ("0" * 40 + "9", 9), ("9" * 5000, None),
+        ("4294967297", 1), ("0", None), ("-1", None), ("x", None), ("", None), ("٣", None),
     ],
 )  # fmt: skip
 def test_maxcperip_is_read_as_atoi_reads_it(text: str, limit: int | None) -> None:

@@ -338,10 +338,10 @@ def test_steps_say_what_happened_to_each_list() -> None:
 
     assert [(s.entry.shown, s.outcome, s.effect, s.why) for s in judgement.steps] == [
         ("w", "servfail", "none", "the name server failed"),
-        ("a", "listed", "none", "listed, but no answer that matches"),
+        ("a", "listed", "none", "listed, but no answer matches"),
         ("b", "listed", "set", "listed as 127.0.0.2"),
-        ("c", None, "skipped", "BLOCK is set already"),
-        ("d", "error", "none", "answers an error code"),
+        ("c", None, "skipped", "BLOCK is already set"),
+        ("d", "error", "none", "answers with an error code"),
     ]
 
 

@@ -53,7 +53,7 @@ def test_a_list_is_asked_once_it_has_passed_its_first_test() -> None:
     made = health()
 
     assert (made.state, asked(made, 0)) == ("untested", False)
-    assert feed(made, GOOD) == list_health.Change("untested", "up", "answers as it should")
+    assert feed(made, GOOD) == list_health.Change("untested", "up", "answers correctly")
     assert asked(made, 0)
     assert feed(made, GOOD) is None
 
@@ -71,12 +71,12 @@ def test_a_list_without_probe_is_asked_at_once_and_never_tested() -> None:
         ({}, "does not list 127.0.0.2"),
         ({**GOOD, V4.format(1): A2}, "lists 127.0.0.1, as 127.0.0.2"),
         ({**GOOD, V6.format(1): A2}, "lists 127.0.0.1, as 127.0.0.2"),
-        ({**GOOD, RANDOM: A2}, "lists everybody: it has a name that nobody can have"),
+        ({**GOOD, RANDOM: A2}, "lists everything: it lists a random name"),
         (
             {**GOOD, RANDOM: {"A": ["203.0.113.1"]}},
-            "answers whatever is asked: the domain is parked, or the resolver rewrites",
+            "answers every query: the domain is parked, or the resolver rewrites answers",
         ),
-        ({RANDOM: {"A": ["127.255.255.254"]}}, "answers an error code whatever is asked"),
+        ({RANDOM: {"A": ["127.255.255.254"]}}, "answers every query with an error code"),
         ({V4.format(2): {"A": ["127.255.255.254"]}}, "answers 127.255.255.254 for 127.0.0.2"),
         ({V4.format(2): {"A": ["203.0.113.1"]}}, "answers 203.0.113.1 for 127.0.0.2"),
     ],
@@ -97,7 +97,7 @@ def test_a_list_that_fails_its_test_is_suspended_until_it_passes(
     assert made.heard("listed", 1e6) is None
     assert not asked(made, 1e6)
     back = feed(made, GOOD, 300)
-    assert back == list_health.Change("suspended", "up", "answers as it should")
+    assert back == list_health.Change("suspended", "up", "answers correctly")
     assert asked(made, 300)
 
 
@@ -219,7 +219,7 @@ def test_a_paused_list_gets_one_question_and_then_a_longer_pause() -> None:
 
     assert asked_at == [10, 30, 70, 150, 310, 630, 1230, 1830, 2430]
     assert asked(made, 3030)
-    assert made.heard("unlisted", 3031) == list_health.Change("paused", "up", "answers as it should")
+    assert made.heard("unlisted", 3031) == list_health.Change("paused", "up", "answers correctly")
     assert [asked(made, 3031) for _ in range(3)] == [True] * 3
     for _ in range(3):
         made.heard("timeout", 4000)

@@ -52,13 +52,21 @@ def test_a_header_is_read_in_any_pieces_and_what_follows_is_left(row: dict[str, 
         assert (said, peer.left) == (expected, behind)
 
 
+def test_the_vectors_variables_are_what_a_program_gets() -> None:
+    told = [row for row in headers.ROWS if "variables" in row]
+    assert len(told) > 20
+    for row in told:
+        header = headers.Peer(headers.sent(row)).header()
+        assert proxy_header.variables(header) == row["variables"], row["name"]
+
+
 @rows("accept")
 def test_a_header_that_lacks_its_last_byte_is_none(row: dict[str, Any]) -> None:
     data = headers.sent(row)
     with pytest.raises(headers.EndedError):
         headers.Peer(data[:-1]).header()
     for other in (data[:-1], data + b"\n", data + data):
-        with pytest.raises(HeaderError, match=r"^not exactly one PROXY header$"):
+        with pytest.raises(HeaderError, match=r"^must be exactly one PROXY header$"):
             proxy_header.parse(other, headers.STRICT)
 
 
@@ -105,19 +113,19 @@ def test_a_byte_that_cannot_be_of_a_header_is_the_last_that_is_read(begin: bytes
     [
         (b"\x16\x03\x01\0\xf8", r"no PROXY header: '\x16\x03\x01\x00\xf8'"),
         (b"GET / HTTP/1.1\r\nHost: x", r"no PROXY header: 'GET / HTTP/1.1\r'"),
-        (b"PROXY UDP4 1.2.3.4", "v1: neither TCP4, TCP6 nor UNKNOWN: 'UDP4 1.2.'"),
+        (b"PROXY UDP4 1.2.3.4", "v1: must be TCP4, TCP6 or UNKNOWN, not 'UDP4 1.2.'"),
         (headers.V1.replace(b" 5555", b" 70000"), "v1: bad source port: '70000'"),
         (headers.V1.replace(b"198", b"298"), "v1: bad destination address: '298.51.100.9'"),
         (headers.V1.replace(b" 25", b""), "v1: no destination port"),
         (headers.V1.replace(b"25", b"25 25"), "v1: more than four fields"),
         (headers.V1.replace(b"\r\n", b"\n"), "v1: a CR or LF alone does not end the line"),
         (b"PROXY UNKNOWN " + b"x" * 100, "v1: longer than 107 bytes"),
-        (headers.v2(command=0x31), "v2: version 3, command 1"),
-        (headers.v2(kind=0x41), "v2: family 4, transport 1"),
-        (headers.v2(kind=0x21), "v2: 0 bytes for addresses of 36"),
-        (headers.v2(bytes(5000)), "v2: 5016 bytes, more than 4096"),
-        (headers.v2(headers.IPV4 + b"\2"), "v2: bytes behind the last vector: 1"),
-        (headers.v2(headers.IPV4 + b"\2\0\1"), "v2: value of type 0x02 is longer than what is left"),
+        (headers.v2(command=0x31), "v2: unknown version 3 or command 1"),
+        (headers.v2(kind=0x41), "v2: unknown family 4 or transport 1"),
+        (headers.v2(kind=0x21), "v2: 0 bytes of addresses, 36 are needed"),
+        (headers.v2(bytes(5000)), "v2: 5016 bytes, at most 4096 are allowed"),
+        (headers.v2(headers.IPV4 + b"\2"), "v2: bytes after the last TLV: 1"),
+        (headers.v2(headers.IPV4 + b"\2\0\1"), "v2: value of type 0x02 is cut off by the end of the header"),
         (headers.v2(headers.IPV4 + headers.tlv(3, bytes(5))), "v2: checksum of 5 bytes"),
         (headers.v2(headers.IPV4 + headers.tlv(3, bytes(4))), "v2: wrong checksum"),
         (
@@ -125,7 +133,7 @@ def test_a_byte_that_cannot_be_of_a_header_is_the_last_that_is_read(begin: bytes
             "v2: two checksums",
         ),
         (headers.v2(headers.IPV4 + headers.tlv(5, bytes(129))), "v2: unique id of 129 bytes"),
-        (headers.v2(headers.IPV4 + headers.tlv(32, b"\1")), "v2: SSL vector of less than 5 bytes"),
+        (headers.v2(headers.IPV4 + headers.tlv(32, b"\1")), "v2: SSL TLV of less than 5 bytes"),
     ],
 )
 def test_the_log_is_told_what_is_wrong(data: bytes, reason: str) -> None:
@@ -171,7 +179,7 @@ def test_a_version_that_is_not_wanted_is_refused(versions: str, data: bytes, err
 def test_a_v2_header_may_be_as_large_as_the_options_say() -> None:
     data = headers.v2(headers.IPV4 + headers.tlv(4, bytes(100)))
     assert headers.Peer(data).header(Options(largest=len(data))).version == 2
-    with pytest.raises(HeaderError, match=rf"^v2: {len(data)} bytes, more than {len(data) - 1}$"):
+    with pytest.raises(HeaderError, match=rf"^v2: {len(data)} bytes, at most {len(data) - 1} are allowed$"):
         headers.Peer(data).header(Options(largest=len(data) - 1))
 
 
@@ -214,6 +222,10 @@ def test_each_family_byte_has_one_answer(family: int) -> None:
         (headers.tlv(0xEA, b""), {}),
         (headers.tlv(0xEA, b"\1"), {}),
         (headers.tlv(0xEE, b"\1LINKID"), {}),
+        (headers.tlv(0xEE, b"\1\0\0\0\0"), {"PROXY_AZURE_LINK_ID": "0"}),
+        (headers.tlv(0xE0, bytes(8)), {"PROXY_GCP_PSC_CONNECTION_ID": "0"}),
+        (headers.tlv(0xE0, bytes(9)), {}),
+        (headers.ssl(1, 0, headers.tlv(0x24, b"a\nb"), headers.tlv(0x27, b"\xff")), {"PROXY_SSL": "1"}),
         (headers.ssl(1, 1), {"PROXY_SSL": "1"}),
         (headers.ssl(0, 1, headers.tlv(0x21, b"TLSv1.3")), {}),
         (

@@ -6,6 +6,7 @@ which imapd leaves behind for half a minute.
 """
 
 import pathlib
+import re
 import socket
 import subprocess
 import threading
@@ -70,6 +71,7 @@ class Host:
         self._folder = folder
         self._commands = folder / "commands.log"
         self.syslog: list[str] = []
+        self._copied = 0
 
     def __enter__(self) -> Self:
         self._log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -135,6 +137,15 @@ class Host:
                 check=False,
             )
         assert done.returncode == 0, self._commands.read_text()
+
+    def copy_syslog(self, path: pathlib.Path) -> None:
+        """Append to a file what was logged since the last call, as a syslog daemon writes it."""
+        new = self.syslog[self._copied :]
+        self._copied += len(new)
+        with path.open("a") as file:
+            for line in new:
+                stamp, message = re.match(r"<\d+>(.{15}) (.*)", line, re.DOTALL).groups()  # type: ignore[union-attr]
+                file.write(f"{stamp} mail {message}\n")
 
     def _answers(self) -> bool:
         try:

@@ -1,18 +1,20 @@
 """Name servers for tests: one that says what a test tells it to, faults included, and a real rbldnsd."""
 
+import contextlib
 import dataclasses
 import heapq
 import itertools
 import os
 import pathlib
 import selectors
+import signal
 import socket
 import struct
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
@@ -261,10 +263,10 @@ def nowhere() -> values.ServerAddress:
 class Rbldnsd:
     """A real rbldnsd that serves zones, each of a type and with data: {"list.example": ("ip4set", "...")}."""
 
-    def __init__(self, zones: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, zones: Mapping[str, tuple[str, str]], port: int | None = None) -> None:
         peers.need("rbldnsd")
         self._zones = zones
-        self.address = values.ServerAddress("127.0.0.1", daemons.free_port())
+        self.address = values.ServerAddress("127.0.0.1", port or daemons.free_port())
 
     def __enter__(self) -> Self:
         # it refuses to be root, and another user does not get into pytest's folders
@@ -299,3 +301,17 @@ class Rbldnsd:
         self._process.terminate()
         self._process.communicate()
         self._folder.cleanup()
+
+    def change(self, zone: str, data: str) -> None:
+        """Serve other data, of another length: rbldnsd reads a file again if its time or its size differs."""
+        (pathlib.Path(self._folder.name) / zone).write_text(data)
+        self._process.send_signal(signal.SIGHUP)
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let it answer nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)

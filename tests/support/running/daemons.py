@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from support import loglines
+
 _PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range
 SECONDS = 20.0  # the longest that anything is waited for
 
@@ -67,7 +69,8 @@ def until(true: Callable[[], object], what: str) -> None:
 class Daemon:
     """`tcpdconf run` over FOLDER/conf.d, made of one text or there already; READY has been said when entered.
 
-    `log` is what it wrote to standard error so far, `notified` what it told its service manager.
+    `log` is what it wrote to standard error so far, without the times of its lines; `raw` has them as well.
+    `notified` is what it told its service manager.
     """
 
     def __init__(
@@ -85,13 +88,16 @@ class Daemon:
     ) -> None:
         self.folder = folder
         self.conf = folder / "conf.d" if text is None else configure(folder, text)
-        self._environment = {"PATH": os.defpath, **(environment or {})}
+        chosen = {name: os.environ[name] for name in ("TCPDCONF_SPAWN",) if name in os.environ}
+        own = {"PATH": os.defpath, "STATE_DIRECTORY": str(folder / "state")}
+        self._environment = {**own, **chosen, **(environment or {})}
         self._command = [*before, sys.executable, "-m", "tcpdconf", "run", str(self.conf), *arguments]
         self.runtime = str(folder / "run")
         self._command += ["--runtime-dir", self.runtime]
         self._stderr = stderr
         self._pass_fds = pass_fds
         self._lines: list[str] = []
+        self.raw: list[str] = []
         self._grown = threading.Condition()
         self._attention = threading.Lock()
         self.notified: list[str] = []
@@ -110,8 +116,8 @@ class Daemon:
             stderr=subprocess.PIPE if self._stderr is None else self._stderr,
             pass_fds=self._pass_fds,
         )
-        self._ear = threading.Thread(target=self._hear, daemon=True)
-        self._ear.start()
+        self._listener = threading.Thread(target=self._receive_notices, daemon=True)
+        self._listener.start()
         if self._stderr is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
@@ -129,11 +135,11 @@ class Daemon:
         self.stop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", self._manager.getsockname())
-        self._ear.join(SECONDS)
+        self._listener.join(SECONDS)
         self._manager.close()
 
-    def _hear(self) -> None:
-        """What a service manager hears until the daemon has ended."""
+    def _receive_notices(self) -> None:
+        """Receives what a service manager is told until the daemon has ended."""
         while (received := socket.recv_fds(self._manager, 4096, 1))[0]:
             said = received[0].decode().split("\n")
             with self._attention, self._grown:
@@ -166,7 +172,8 @@ class Daemon:
         with self.process.stderr as stream:
             for line in stream:
                 with self._grown:
-                    self._lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
+                    self.raw.append(line.decode(errors="backslashreplace").rstrip("\n"))
+                    self._lines.append(loglines.without_times(self.raw[-1]))
                     self._grown.notify_all()
 
     @property
@@ -237,7 +244,8 @@ def talk(port: int, address: str = "127.0.0.1", source: str | None = None, say: 
     with connect(port, address, source) as client, _held_up(port):
         if say:
             client.sendall(say)
-            client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # what was said may have made the daemon reset the connection
+                client.shutdown(socket.SHUT_WR)
         return read(client)
 
 

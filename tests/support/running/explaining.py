@@ -16,6 +16,7 @@ from tcpdconf.config.load import load
 from tcpdconf.explain import dns as explain_dns
 from tcpdconf.explain import listener as explain_listener
 from tcpdconf.explain import process as explain
+from tcpdconf.explain.decide import Live
 from tcpdconf.explain.listener import Request
 
 
@@ -47,7 +48,11 @@ def main() -> None:
             **ends,
         )
         held = wanted.get("live")
-        live = None if held is None else {request.service: [explain_listener.end(text, 0) for text in held]}
+        charged = wanted.get("penalties")
+        live = None
+        if held is not None:
+            clients = [explain_listener.end(text, 0) for text in held]
+            live = Live({request.service: clients}, {request.service: charged})
         print(json.dumps(explain.explain(loaded, request, wanted.get("daemon", {}), live)))
 
 

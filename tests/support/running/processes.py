@@ -43,6 +43,11 @@ def over(pid: int) -> bool:
     return not status or status.rpartition(") ")[2].startswith("Z")
 
 
+def stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process."""
+    return _contents(pathlib.Path(f"/proc/{pid}/stat")).rpartition(") ")[2].startswith("T")
+
+
 def listening() -> set[int]:
     """The TCP ports of this host on which somebody listens (proc(5), net/tcp)."""
     lines = [

@@ -61,11 +61,11 @@ class Daemon(daemons.Daemon):
         last = self.ask("status")["last_reload"]
         assert (last["ok"], last["problems"], last["changed"]) == (False, answer["problems"], [])
         daemons.until(
-            lambda: "error: the configuration is not taken on; the one before goes on" in self.log[before:],
+            lambda: "error: reload rejected: the previous configuration stays in effect" in self.log[before:],
             "the log",
         )
         assert all(any(text in line for line in self.log[before:]) for text in said)
-        daemons.until(lambda: "the last reload was refused: " in self.notified[-1], "the status")
+        daemons.until(lambda: "last reload rejected: " in self.notified[-1], "the status")
         return said
 
     def uses(self, name: str = "test") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from support.running import daemons
 
@@ -20,7 +20,9 @@ def store() -> Iterator[dict[str, list[int]]]:
                 os.close(fd)
 
 
-def activated(folder: pathlib.Path, text: str, stored: dict[str, list[int]]) -> daemons.Daemon:
+def activated(
+    folder: pathlib.Path, text: str, stored: dict[str, list[int]], before: Sequence[str] = ()
+) -> daemons.Daemon:
     """A daemon that a service manager starts with what is in its store."""
     folder.mkdir()
     fds = [fd for each in stored.values() for fd in each]
@@ -34,7 +36,7 @@ def activated(folder: pathlib.Path, text: str, stored: dict[str, list[int]]) -> 
         folder,
         text,
         environment={"LISTEN_FDNAMES": names},
-        before=["/bin/bash", "-c", start, "bash"],
+        before=["/bin/bash", "-c", start, "bash", *before],
         pass_fds=fds,
         stored=stored,
     )

@@ -1,7 +1,8 @@
 """Debian's systemd as PID 1 of namespaces of its own, with the shipped units and nothing of the host's.
 
-It has its own processes, network (the loopback), mounts, cgroup and host name. /run, /tmp and /var/tmp are
-empty there; everything else is the host's. It boots in a second, and none of it outlives the test.
+It has its own processes, network (the loopback), mounts, cgroup and host name. /run, /tmp, /var/tmp and
+/var/lib are empty there; everything else is the host's. It boots in a second, and none of it outlives the
+test.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from support.running import daemons
 
 _TOP: Final = pathlib.Path(__file__).parents[3]
 _SHIPPED: Final = _TOP / "deploy/systemd"
-_COMMAND: Final = pathlib.Path(sys.executable).with_name("tcpdconf")
+COMMAND: Final = pathlib.Path(sys.executable).with_name("tcpdconf")
 _SYSTEMD: Final = "/lib/systemd/systemd"
 _NAMESPACES: Final = ["--pid", "--mount", "--cgroup", "--uts", "--ipc", "--net"]
 # all of what daemons are started from: the tree, and the virtual environment
@@ -48,9 +49,9 @@ ExecStart=/lib/systemd/systemd-journald
 # What the shipped unit cannot know: where the tests' tcpdconf is. PrivateTmp= hides it if it is below /tmp.
 _DROP_IN: Final = f"""[Service]
 ExecStart=
-ExecStart={_COMMAND} run /run/box/conf.d
+ExecStart={COMMAND} run /run/box/conf.d
 ExecReload=
-ExecReload={_COMMAND} reload
+ExecReload={COMMAND} reload
 BindReadOnlyPaths={" ".join(_TREES)}
 WatchdogSec=4
 """
@@ -70,6 +71,7 @@ shift
 for tree; do mkdir -p "/run/kept$tree"; mount --rbind "$tree" "/run/kept$tree"; done
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp
+mount -t tmpfs -o mode=755 tmpfs /var/lib
 for tree; do mkdir -p "$tree"; mount --rbind "/run/kept$tree" "$tree"; done
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=box NOTIFY_SOCKET=/run/box/notify \\
   SYSTEMD_UNIT_PATH=/run/systemd/system \\
@@ -82,6 +84,8 @@ class Box:
 
     `folder` is /run/box in it, with conf.d, which the service serves, and units.
     """
+
+    _boot = _BOOT
 
     def __init__(self) -> None:
         peers.need_root()
@@ -98,7 +102,7 @@ class Box:
         self.conf = self.folder / "conf.d"
         self.conf.mkdir()
         self._write_units()
-        boot = [*unshare, "sh", "-c", _BOOT, "boot", str(self.folder), *_TREES]
+        boot = [*unshare, "sh", "-c", self._boot, "boot", str(self.folder), *self._trees()]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.settimeout(daemons.SECONDS)
             manager.bind(str(self.folder / "notify"))
@@ -127,6 +131,10 @@ class Box:
         self._inside.close()
         self._end()
 
+    def _trees(self) -> list[str]:
+        """The further arguments of `_boot`."""
+        return _TREES
+
     def _write_units(self) -> None:
         units = self.folder / "units"
         shutil.copytree(_SHIPPED, units)
@@ -140,19 +148,19 @@ class Box:
         self._process.kill()
         self._process.wait()
         daemons.until(lambda: not _members(self._cgroup), "the end of all processes")
-        for path in sorted(self._cgroup.rglob("*/"), reverse=True):
-            path.rmdir()
-        self._cgroup.rmdir()
+        daemons.until(lambda: _removed(self._cgroup), "the end of all cgroups")
         shutil.rmtree(self.folder)
 
-    def run(self, *command: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | pathlib.Path, seconds: float = 3 * daemons.SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in there, as root; both of its streams are its `stdout`."""
         return subprocess.run(
             ["nsenter", f"--target={self._init}", *_NAMESPACES, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=3 * daemons.SECONDS,
+            timeout=seconds,
             text=True,
             check=False,
         )
@@ -193,6 +201,17 @@ def _new_cgroup() -> pathlib.Path:
         return pathlib.Path(tempfile.mkdtemp(prefix="tcpdconf-box-", dir=pathlib.Path(found[1], own[1])))
     except OSError as error:
         peers.without(f"a cgroup2 that can be written ({error})")
+
+
+def _removed(cgroup: pathlib.Path) -> bool:
+    """Remove a cgroup with those below it; False while the kernel still has an ended process in one."""
+    try:
+        for path in sorted(cgroup.rglob("*/"), reverse=True):
+            path.rmdir()
+        cgroup.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _members(cgroup: pathlib.Path) -> list[int]:

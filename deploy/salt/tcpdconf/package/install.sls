@@ -9,7 +9,28 @@
 include:
   - tcpdconf.check
 
-{%- if package.install %}
+{%- if package.install and package.deb %}
+
+tcpdconf-package-install-deb:
+  file.managed:
+    - name: /var/cache/tcpdconf.deb
+    - source: {{ package.deb }}
+    - mode: '0644'
+    - require:
+      - test: tcpdconf-check-pillar
+
+# Its own scripts restart a running daemon, if the new version accepts the configuration.
+tcpdconf-package-install-apt:
+  cmd.run:
+    - name: apt-get install --yes --no-install-recommends /var/cache/tcpdconf.deb
+    - env:
+      - DEBIAN_FRONTEND: noninteractive
+    - unless: >-
+        test "$(dpkg-query --show --showformat='${db:Status-Status} ${Version}' tcpdconf)"
+        = "installed $(dpkg-deb --field /var/cache/tcpdconf.deb Version)"
+    - require:
+      - file: tcpdconf-package-install-deb
+{%- elif package.install %}
 
 tcpdconf-package-install-venv:
   cmd.run:
@@ -47,6 +68,16 @@ tcpdconf-package-install-pip:
     {%- endif %}
     - require:
       - cmd: tcpdconf-package-install-venv
+{%-   endif %}
+{%-   if tcpdconf.config.cluster is defined %}
+
+# the extra `cluster` of the package: a wheel cannot name it
+tcpdconf-package-install-cluster:
+  cmd.run:
+    - name: {{ pip }} 'hiredis>=3'
+    - unless: {{ package.venv }}/bin/python -c 'import hiredis'
+    - require:
+      - cmd: tcpdconf-package-install-pip
 {%-   endif %}
 {%- else %}
 

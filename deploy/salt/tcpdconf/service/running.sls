@@ -7,6 +7,9 @@ include:
   - tcpdconf.config.file
 
 {%- if tcpdconf.service.manager == "systemd" %}
+{#- A Debian package has it. #}
+{%-   set unit = not (tcpdconf.package.install and tcpdconf.package.deb) %}
+{%-   if unit %}
 
 tcpdconf-service-running-unit:
   file.managed:
@@ -15,6 +18,7 @@ tcpdconf-service-running-unit:
     - mode: '0644'
     - require:
       - test: tcpdconf-check-pillar
+{%-   endif %}
 
 tcpdconf-service-running-paths:
   file.managed:
@@ -49,7 +53,9 @@ tcpdconf-service-running-daemon-reload:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
+{%-   if unit %}
       - file: tcpdconf-service-running-unit
+{%-   endif %}
       - file: tcpdconf-service-running-paths
 {%-   if grows %}
       - file: tcpdconf-service-running-restart
@@ -64,7 +70,9 @@ tcpdconf-service-running:
       - module: tcpdconf-service-running-daemon-reload
     - watch:
       - sls: tcpdconf.package.install
+{%-   if unit %}
       - file: tcpdconf-service-running-unit
+{%-   endif %}
       - file: tcpdconf-service-running-paths
 {%- endif %}
 

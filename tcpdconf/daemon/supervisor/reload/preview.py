@@ -23,18 +23,21 @@ from tcpdconf.daemon.control.server import Reply
 from tcpdconf.daemon.descriptors import WorkerDescriptors
 from tcpdconf.daemon.messages import assignment, wire
 from tcpdconf.daemon.messages.assignment import Assignment, Failure, Role, Unusable
-from tcpdconf.daemon.process import child, log, loop, privileges
+from tcpdconf.daemon.process import child, log, loop
+from tcpdconf.daemon.supervisor import process_settings
+from tcpdconf.daemon.supervisor.process_settings import ProcessSettings
 from tcpdconf.daemon.supervisor.reload import queue as reload_queue
 from tcpdconf.daemon.supervisor.reload import transaction as reload_step
 from tcpdconf.daemon.supervisor.reload.queue import ReloadQueue
 from tcpdconf.daemon.supervisor.reload.transaction import Outcome, State
-from tcpdconf.daemon.supervisor.service import Setup, Surroundings
+from tcpdconf.daemon.supervisor.service.setups import Setup, Surroundings
+from tcpdconf.daemon.supervisor.service.shares import GROUP_CHANGED, group_of
 from tcpdconf.daemon.worker import files as service_files
 from tcpdconf.daemon.worker.files import ServiceFiles
 
 _SECONDS: Final = 120.0  # enough to read tables of a million networks
 _LARGEST: Final = control_server.ANSWER
-_DEFECT: Final = "a defect of tcpdconf; see the log"
+_DEFECT: Final = "a defect of tcpdconf: see the log"
 
 
 class Preview:
@@ -52,7 +55,7 @@ class Preview:
             reply({"ok": False, "error": "the daemon is starting"})
             return
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        work = functools.partial(_work, theirs, self._read, self._reloads.state, self._reloads.around)
+        work = functools.partial(_compare, theirs, self._read, self._reloads.state, self._reloads.around)
         try:
             pid = child.fork(work, {theirs})
         except OSError as error:
@@ -94,10 +97,10 @@ class _Answer:
         self._reply = reply
         self._kill = kill
         self._said = b""
-        events.watch(self._end, self._listen)
+        events.watch(self._end, self._receive)
         self._timer = events.after(_SECONDS, lambda: self._finish(f"no answer within {_SECONDS:g} s"))
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         data = self._end.read(65536)
         if data is None:
             return
@@ -120,7 +123,7 @@ class _Answer:
         self._reply(said)
 
 
-def _work(end: int, read: Callable[[], Loaded], state: State, around: Surroundings) -> int:
+def _compare(end: int, read: Callable[[], Loaded], state: State, around: Surroundings) -> int:
     """Compare, and write the answer to the pipe `end`; return the exit status."""
     os.setpgid(0, 0)  # so that it can be killed with its children
     log.set_level("error")  # the worker logs the warnings about access files
@@ -149,14 +152,14 @@ class _Comparison:
         """Return the outcome that a reload would have, as far as it can be known without one."""
         if not self._problems:
             for name, settings in self._loaded.config.enabled().items():
-                self._look(name, settings)
+                self._compare_files(name, settings)
         if self._problems:
             return Outcome([], [], self._problems)
         changed = sorted({*self._touched, *self._changes.names()})
         lines = changes.lines(self._changes, self._loaded.config.enabled(), self._touched)
         return Outcome(changed, list(lines), list(self._loaded.warnings))
 
-    def _look(self, name: str, settings: Service) -> None:
+    def _compare_files(self, name: str, settings: Service) -> None:
         """Open the files of a service; read them if a reload would prepare it again."""
         who = host.identity(settings)
         given = WorkerDescriptors()
@@ -166,9 +169,10 @@ class _Comparison:
             found = list(given.failures)
             known = self._state.services.get(name)
             if known is not None and known.setup is not None:
-                self._touched |= (
-                    {name: lines} if (lines := list(_others(known.setup, settings, given))) else {}
-                )
+                lines = list(_others(known.setup, settings, given))
+                if known.setup.group != group_of(self._loaded.config, name):
+                    lines.append(GROUP_CHANGED)
+                self._touched |= {name: lines} if lines else {}
             if not found and {name} & {*self._touched, *self._changes.names()}:
                 found = self._unreadable(name, settings, given)
         finally:
@@ -188,7 +192,7 @@ class _Comparison:
             if role.kind != "environment" or not settings.environment_files[role.place].shell
         ]
         ours, theirs = os.pipe2(os.O_CLOEXEC)
-        work = functools.partial(_read_files, theirs, task, opened, host.identity(settings))
+        work = functools.partial(_read_files, theirs, task, opened, process_settings.of(settings))
         try:
             pid = child.fork(work, {theirs, *(fd for _, fd in opened)})
         finally:
@@ -199,18 +203,19 @@ class _Comparison:
         try:
             return list(wire.parsed(said, assignment.FROM_READER).failures)
         except wire.MalformedError:
-            return [Failure((), "the process that reads its files has ended; see the log")]
+            return [Failure((), "the process that reads its files has failed: see the log")]
 
 
 def _read_files(
     end: int,
     task: Assignment,
     opened: list[tuple[Role, int]],
-    who: host.Identity,
+    settings: ProcessSettings,
 ) -> int:
     """Read the files of a service with its rights, and write the failures to the pipe `end`."""
-    privileges.become(who)
+    failures = process_settings.apply(settings)
     found = ServiceFiles(task, opened)
+    found.failures.extend(failures)
     found.sources()
     found.base()
     found.chain()
@@ -222,7 +227,7 @@ def _read_files(
 def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterator[str]:
     """Yield the changes outside the configuration for which a reload would prepare a service again."""
     if host.identity(settings) != setup.process.identity:
-        yield "its user has other numbers or groups"
+        yield "the ids or groups of its user have changed"
     before = {role[:3]: role.signature for role in setup.roles if role.kind in service_files.READ}
     after = {role[:3]: role.signature for role in given.roles}
     for role in dict.fromkeys((*after, *before)):
@@ -230,7 +235,7 @@ def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterat
             yield f"{role[2]} has changed"
     for log_file in (role for role in setup.roles if role.kind == "stderr" and role.path):
         if settings.stderr == tables.StderrFile(file=log_file.path) and not _is_open(log_file):
-            yield f"{log_file.path} is another file"
+            yield f"{log_file.path} was replaced"
 
 
 def _is_open(role: Role) -> bool:

@@ -12,12 +12,13 @@ from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.process import log
 from tcpdconf.daemon.supervisor import listeners
 from tcpdconf.daemon.supervisor.reload.transaction import Outcome, Release, Reload, State
-from tcpdconf.daemon.supervisor.service import ManagedService, Surroundings
+from tcpdconf.daemon.supervisor.service.managed import ManagedService
+from tcpdconf.daemon.supervisor.service.setups import Surroundings
 
 if TYPE_CHECKING:
     from tcpdconf.config.file_signature import Signature
 
-_DEFECT: Final = "a defect of tcpdconf; see the log"
+_DEFECT: Final = "a defect of tcpdconf: see the log"
 
 Then = Callable[["Last"], None]
 
@@ -72,6 +73,7 @@ class ReloadQueue:
         self.read_at = 0.0  # a time before the latest configuration was read
         self.read: dict[str, Signature] = {}  # signatures of its files when they were opened
         self.last: Last | None = None
+        self.results = {"succeeded": 0, "rejected": 0}  # numbers of reloads, the start among them
         self.refused: Config | None = None  # the latest configuration, unless it was applied
         self.around = around
         self._read = read
@@ -121,7 +123,7 @@ class ReloadQueue:
         """Start no more reloads, and undo the present one while it is being prepared."""
         self._closed = True
         if (reload := self._reload) is not None:
-            self._attempt(lambda: reload.give_up("the daemon stops"))
+            self._attempt(lambda: reload.give_up("the daemon is stopping"))
 
     def _schedule(self) -> None:
         """Start the requested reload, unless the first configuration or another reload is being applied."""
@@ -167,7 +169,7 @@ class ReloadQueue:
             return
         self._due = False
         self.refused, self.read = loaded.config, dict(loaded.signatures)
-        log.excerpt("warning", problems.render(loaded.warnings))
+        log.problems(loaded.warnings)
         self._reload = reload = Reload(
             self.state,
             loaded,
@@ -189,7 +191,7 @@ class ReloadQueue:
         except Exception:
             if self.last is None:  # no service runs yet that could go on
                 raise
-            log.crash("cannot take on the configuration")
+            log.crash("cannot apply the configuration")
             if self._reload is not None:
                 self._reload.abandon(_DEFECT)
 
@@ -202,6 +204,7 @@ class ReloadQueue:
         if outcome.ok:
             self.loaded_at, self.refused = time.time(), None
             outcome = outcome._replace(problems=[*outcome.problems, *self.state.loaded.warnings])
+        self.results["succeeded" if outcome.ok else "rejected"] += 1
         self.last = last = Last(outcome, time.time(), self._asked)
         present, self._present = self._present, []
         self.around.loop.attempt(lambda: self._ended(last))

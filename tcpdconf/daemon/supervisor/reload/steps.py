@@ -77,7 +77,7 @@ class Impossible:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class PrepareFailed:
     """Says that a worker cannot prepare, or has ended: the reload waits for no other worker."""
 
 
@@ -87,7 +87,7 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class SocketsReleased:
     """Says that the service manager has closed its copies of sockets."""
 
 
@@ -123,9 +123,9 @@ Event = (
     | Asked
     | Answered
     | Impossible
-    | Failed
+    | PrepareFailed
     | GivenUp
-    | Released
+    | SocketsReleased
     | CannotListen
     | Listens
     | Told
@@ -149,11 +149,11 @@ def step(now: Progress, event: Event) -> tuple[Progress, list[Action]]:  # noqa:
             return _next(replace(now, awaited=now.awaited - {service}))
         case "preparing", Impossible():
             return replace(now, failed=True), []
-        case "preparing" | "releasing", Failed():
+        case "preparing" | "releasing", PrepareFailed():
             return _next(replace(now, failed=True, awaited=frozenset()))
         case "preparing" | "releasing", GivenUp():
             return _next(replace(now, asked=True, failed=True, awaited=frozenset()))
-        case "releasing", Released():
+        case "releasing", SocketsReleased():
             return now, [Action(Do.COMMIT)]
         case "releasing", CannotListen():
             return _next(replace(now, failed=True))

@@ -1,0 +1,233 @@
+"""Runs the HTTP process (`process`) for the supervisor, and writes the snapshots that it reads."""
+
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NamedTuple
+
+from tcpdconf.config import host
+from tcpdconf.config.model.http import Http
+from tcpdconf.daemon.http import process, snapshot
+from tcpdconf.daemon.http.unix_socket import UnixSocket
+from tcpdconf.daemon.process import child, log, loop, throttle
+
+_INTERVAL: Final = 1.0  # seconds between two snapshots, at least
+_LATEST: Final = 10.0  # seconds between two snapshots, at most
+_SHARE: Final = 0.01  # of the supervisor's time that snapshots may take
+_ENVIRONMENT: Final = re.compile(r"\benvironment\b")
+
+Status = Callable[[], Mapping[str, Any]]
+Ask = Callable[[Callable[[Status], None]], None]
+
+
+class _Setup(NamedTuple):
+    """Holds what one HTTP process serves with; `made` is its Unix socket, if it has one."""
+
+    settings: Http
+    identity: host.Identity
+    socket: socket.socket
+    made: UnixSocket | None
+
+
+class HttpClient:
+    """Keeps the HTTP process of one daemon; `ask` calls back when the workers have reported.
+
+    The callback is given a function that returns the answer to `status`. A reload calls `prepare`, and then
+    `commit` or `discard`.
+    """
+
+    def __init__(self, events: loop.Loop, ask: Ask) -> None:
+        self._loop = events
+        self._ask = ask
+        self._setup: _Setup | None = None
+        self._next: _Setup | None = None
+        self._process: child.Child | None = None
+        self._killed: set[int] = set()  # processes that were replaced and have not been waited for
+        self._memory: snapshot.Writer | None = None
+        self._timer = 0
+        self._stopping = False
+        self._seldom = throttle.Seldom()
+
+    def prepare(self, settings: Http, listener: socket.socket | None) -> None:
+        """Prepare to serve; `listener` is the socket for an address, None for a Unix socket.
+
+        Raises:
+            OSError: the Unix socket cannot be made, or no memory is available.
+            UnknownNameError: user or group does not exist (a LookupError).
+        """
+        identity = host.own_identity(settings.user)
+        if self._memory is None:
+            self._memory = snapshot.Writer()
+        made = None
+        if listener is None:
+            present = None if self._setup is None else self._setup.made
+            is_same = present is not None and present.is_there() and _place(settings) == _place(self._setup)
+            made = present if is_same else UnixSocket(settings)
+            assert made is not None  # noqa: S101 (for the type)
+            listener = made.socket
+        self._next = _Setup(settings, identity, listener, made)
+
+    def discard(self) -> None:
+        """Forget what was prepared."""
+        prepared, self._next = self._next, None
+        present = None if self._setup is None else self._setup.made
+        if prepared is not None and prepared.made is not None and prepared.made is not present:
+            prepared.made.close()
+        if self._setup is None:
+            self._drop_memory()
+
+    def commit(self, closed: Collection[socket.socket] = ()) -> None:
+        """Serve with what was prepared, or end if that is nothing. A process with the same setup goes on.
+
+        `closed` are sockets that the caller will close. A process that has been killed may hold one of them
+        for another moment, so it stops listening here.
+        """
+        prepared, self._next = self._next, None
+        before, self._setup = self._setup, prepared
+        if prepared == before:
+            return
+        self._end()
+        if before is not None and before.socket in closed:
+            before.socket.shutdown(socket.SHUT_RDWR)
+        if prepared is not None and prepared.made is not None and not prepared.made.is_there():
+            try:
+                prepared.made.publish()
+            except OSError as error:
+                log.error(f"cannot serve HTTP at {prepared.settings.path}: {error.strerror}")
+        if before is not None and before.made is not None and before.made is not (prepared and prepared.made):
+            before.made.close()
+        if prepared is None:
+            self._drop_memory()
+            return
+        self._begin()
+
+    def renew(self) -> None:
+        """Replace the process by one that logs as this process does now; clients wait at the listener."""
+        if self._process is not None:
+            self._end()
+            self._begin()
+
+    def drain(self) -> None:
+        """Tell clients from now on that the daemon is stopping."""
+        self._stopping = True
+        if self._process is not None:
+            self._publish()
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Record the exit of a process, and return True if it is an HTTP process."""
+        if pid in self._killed:
+            self._killed.discard(pid)
+            return True
+        if self._process is None or self._process.pid != pid:
+            return False
+        self._process.ended(status)
+        return True
+
+    def close(self) -> None:
+        """End the process and remove its Unix socket."""
+        self._end()
+        for pid in self._killed:
+            os.waitpid(pid, 0)
+        self._killed.clear()
+        self.discard()
+        if self._setup is not None and self._setup.made is not None:
+            self._setup.made.close()
+        self._setup = None
+        self._drop_memory()
+
+    def _start(self) -> int:
+        setup, memory, parent = self._setup, self._memory, os.getpid()
+        if setup is None or memory is None:
+            raise child.CannotStartError("it is not configured")
+        return child.fork(
+            lambda: process.main(setup.settings, setup.identity, setup.socket, memory.fd, parent),
+            {setup.socket.fileno(), memory.fd},
+        )
+
+    def _begin(self) -> None:
+        self._process = child.Child(self._loop, "http", self._start)
+        self._process.start()
+        self._publish()
+
+    def _end(self) -> None:
+        """Kill the process; it holds nothing that is worth saving."""
+        self._loop.cancel(self._timer)
+        former, self._process = self._process, None
+        if former is None:
+            return
+        former.finish()
+        if former.pid is not None:
+            os.kill(former.pid, signal.SIGKILL)
+            self._killed.add(former.pid)
+
+    def _publish(self) -> None:
+        """Ask for the status and write it, at intervals."""
+        self._again(_INTERVAL)  # first, in case of a defect
+        self._ask(self._write)
+
+    def _again(self, seconds: float) -> None:
+        self._loop.cancel(self._timer)
+        self._timer = self._loop.after(seconds, self._publish)
+
+    def _write(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a snapshot of the status; the longer it takes to make, the later comes the next one."""
+        if self._memory is None or self._setup is None:
+            return
+        begun = loop.now()
+        answer = {**status(), "stopping": self._stopping}
+        answer = _for_others(answer, addresses=self._setup.settings.addresses)
+        text = json.dumps(answer).encode()
+        if len(text) <= snapshot.LARGEST:
+            self._memory.write(text)
+        elif self._seldom.due("size", begun):
+            log.error("cannot write the status for HTTP: it is too large", bytes=len(text))
+        self._again(min(_LATEST, max(_INTERVAL, (loop.now() - begun) / _SHARE)))
+
+    def _drop_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _for_others(answer: Mapping[str, Any], *, addresses: bool) -> dict[str, Any]:
+    """Return the status without what clients of HTTP may not see, who may be anybody on this host.
+
+    A reload's differences lose the values of lines with `environment`, which may be secrets; without
+    `addresses` all lines do, since access rules hold addresses.
+    """
+    last = answer["last_reload"]
+    if last is not None:
+        details = [
+            line if addresses and not _ENVIRONMENT.search(line) else _key(line) for line in last["details"]
+        ]
+        answer = {**answer, "last_reload": {**last, "details": details}}
+    return dict(answer) if addresses else _without_addresses(answer)
+
+
+def _key(line: str) -> str:
+    """Return a line about a difference without values: `smtp: limits.max_per_ip changed`."""
+    if not any(sign in line for sign in (" = ", " -> ", "…")):  # "…": the end was cut off
+        return line
+    service, _, rest = line.partition(" ")
+    return f"{service} {rest.partition(' ')[0]} changed"
+
+
+def _without_addresses(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status without the addresses of clients."""
+    services = {}
+    for name, service in answer["services"].items():
+        penalties = service["penalties"]
+        services[name] = (
+            service if penalties is None else {**service, "penalties": {**penalties, "sources": []}}
+        )
+    hidden: dict[str, list[object]] = {"connections_by_address": [], "refused_by_address": [], "banned": []}
+    return {**answer, **hidden, "services": services}
+
+
+def _place(of: Http | _Setup | None) -> tuple[object, ...]:
+    """Return the settings that make a Unix socket."""
+    settings = of.settings if isinstance(of, _Setup) else of
+    return () if settings is None else (settings.path, settings.group, settings.socket_mode)

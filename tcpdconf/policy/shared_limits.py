@@ -1,0 +1,312 @@
+"""Applies the limits of a service whose connections are accepted by several workers, or that is in a group.
+
+Each worker counts its own connections as `limits` does, and publishes its counts in a table that it shares
+with the others. A limit compares with the sum. Services of a group may have different limits: each connection
+is counted for every network size and every rate that one of them has, and each service applies its own
+numbers.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
+
+from tcpdconf.config.model import tables, values
+from tcpdconf.policy import connection, limits
+
+_Result = TypeVar("_Result")
+
+ALL_TAKEN: Final = connection.Refused("spawn", (("error", "all slots are taken"),))
+"""Says that another worker has taken the last slot meanwhile. It refuses nobody: the client has to wait."""
+
+
+class Shape(NamedTuple):
+    """Names what is counted: networks of one family and size, at once or against a rate.
+
+    `shift` is the number of address bits below a network.
+    """
+
+    version: Literal[4, 6]
+    shift: int
+    rate: values.Rate | None = None
+
+    @property
+    def networks(self) -> limits.Grouping:
+        """Return the networks."""
+        return limits.Grouping({self.version: self.shift})
+
+
+class Table(Protocol):
+    """Describes the shared table, from the view of one worker."""
+
+    def exclusively(self, act: Callable[[], _Result], undo: Callable[[_Result], object]) -> _Result:
+        """Call `act` while no other worker does. If that fails, call `undo` with its result and try again."""
+
+    def others(self, key: bytes) -> int:
+        """Return how many connections the other workers hold under a key."""
+
+    def put(self, key: bytes, count: int) -> None:
+        """Set how many connections this worker holds under a key."""
+
+    def full_at(self, key: bytes) -> float:
+        """Return the latest time that a worker has set for a key, or 0."""
+
+    def spend(self, key: bytes, full_at: float, now: float) -> float:
+        """Set when the token bucket of a key is full again; return what this worker had set before, or 0."""
+
+    def taken(self) -> int:
+        """Return how many slots the other workers of the service have taken."""
+
+    def take(self, total: int) -> None:
+        """Set how many slots this worker has taken."""
+
+    def replace(self, counts: dict[bytes, int], entries: int) -> None:
+        """Hold these counts and no others; make room for so many `entries`."""
+
+
+def shapes(settings: tables.Limits) -> Iterator[Shape]:
+    """Yield what the limits of a service count."""
+    for count in limits.counts(settings):
+        yield from (_shape(*each) for each in count.networks.shifts.items())
+    for rate in limits.rates(settings):
+        yield from (_shape(*each, rate.rate) for each in rate.networks.shifts.items())
+
+
+def _shape(version: int, shift: int, rate: values.Rate | None = None) -> Shape:
+    return Shape(4 if version == 4 else 6, shift, rate)
+
+
+def renewed(
+    before: limits.Slots, settings: tables.Limits, table: Table | None, group: Iterable[Shape] = ()
+) -> limits.Slots:
+    """Return the same connections under other limits, in a shared table if there is one.
+
+    The result publishes nothing before its `publish`.
+    """
+    if table is None:
+        return before.resized(settings)
+    found = SharedSlots(settings, table, group)
+    found.take_over(before)
+    return found
+
+
+class SharedSlots(limits.Slots):
+    """Holds the slots of one worker, and applies the limits to those of all workers.
+
+    Until `publish` is called the table keeps what the worker, or the one before it, has published: so counts
+    of adopted programs are never missing there.
+
+    Args:
+        settings: the limits of the service.
+        table: the shared table.
+        group: what the other services of the group count.
+    """
+
+    def __init__(self, settings: tables.Limits, table: Table, group: Iterable[Shape] = ()) -> None:
+        super().__init__(settings)
+        self._table = table
+        self._spent: list[tuple[bytes, float]] = []  # keys of rates, and what this worker had set before
+        self._published = False
+        further = sorted({*group} - {*shapes(settings)}, key=repr)
+        counts = [_SharedCount(each, table) for each in self._counts]
+        counts += [_SharedCount(_without_limit(each), table) for each in further if each.rate is None]
+        self._shared = counts
+        self._apply(counts, [_SharedRate(each, table, self._spent) for each in self._all_rates])
+        self._foreign = [
+            _SharedRate(limits.RateLimiter("", each.networks, each.rate), table, self._spent)
+            for each in further
+            if each.rate is not None
+        ]
+        # limits for networks of the same size have the same counts, which one of them publishes
+        self._writers = {
+            version: [
+                *{
+                    each.networks.shifts[version]: each for each in counts if version in each.networks.shifts
+                }.values()
+            ]
+            for version in (4, 6)
+        }
+
+    @property
+    def full(self) -> bool:
+        """True while every slot is taken, by whichever worker."""
+        return self.total + self._table.taken() >= self.most
+
+    @property
+    def taken(self) -> int:
+        """The slots that all workers of the service have taken."""
+        return self.total + self._table.taken()
+
+    def take(
+        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+    ) -> connection.Refused | None:
+        """Take a slot as `Slots.take` does; return `ALL_TAKEN` if no slot is free any more."""
+        return self._table.exclusively(
+            lambda: self._take(peer, max_per_ip, now), lambda refused: self._undo(peer, now, refused)
+        )
+
+    def _take(
+        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+    ) -> connection.Refused | None:
+        self._spent.clear()
+        if self.full:
+            return ALL_TAKEN
+        refused = super().take(peer, max_per_ip, now)
+        if refused is None:
+            for rate in self._foreign:
+                rate.spend(peer, now)
+        return refused
+
+    def _undo(self, peer: connection.Endpoint, now: float, refused: connection.Refused | None) -> None:
+        if refused is None:
+            self.release(peer)
+        self._restore(now)
+
+    def _restore(self, now: float) -> None:
+        """Take back the tokens that were spent last."""
+        for key, before in self._spent:
+            self._table.spend(key, before, now)
+
+    def would_refuse(
+        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+    ) -> connection.Refused | None:
+        """Return the refusal that a connection, which has a slot since just now, would get (`Slots`)."""
+        return self._table.exclusively(
+            lambda: self._would_refuse(peer, max_per_ip, now), lambda _: self._restore(now)
+        )
+
+    def _would_refuse(
+        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+    ) -> connection.Refused | None:
+        self._spent.clear()
+        refused = None
+        for count in self._shared:
+            most = max_per_ip if count is self._addresses else None
+            refused = refused or count.refusal(peer, most, without=1)
+        observing = [rate for rate in self._all_rates if not rate.enforced]
+        for rate in observing:
+            refused = refused or rate.refusal(peer, now)
+        if refused is None:
+            for rate in observing:
+                rate.spend(peer, now)
+        return refused
+
+    def hold(self, peer: connection.Endpoint) -> None:
+        """Count a connection that exists already, even beyond the limits."""
+        super().hold(peer)
+        self._write(peer)
+
+    def release(self, peer: connection.Endpoint) -> None:
+        """Release the slot of a connection that `take` or `hold` counted."""
+        super().release(peer)
+        self._write(peer)
+
+    def publish(self) -> None:
+        """Publish all counts, and each change from now on."""
+        counts = {
+            writer.key(version, network): held
+            for version, writers in self._writers.items()
+            for writer in writers
+            for (family, network), held in writer.held.items()
+            if family == version
+        }
+        entries = self.most * max(len(writers) for writers in self._writers.values())
+        self._table.replace(counts, entries)
+        self._table.take(self.total)
+        self._published = True
+
+    def _write(self, peer: connection.Endpoint) -> None:
+        if self._published:
+            self._table.take(self.total)
+            for writer in self._writers[peer.version]:
+                writer.publish(peer)
+
+
+class _SharedCount(limits.Count):
+    """Counts the connections of this worker, and adds those of the others to judge."""
+
+    def __init__(self, plain: limits.Count, table: Table) -> None:
+        super().__init__(plain.name, plain.reason, plain.networks, plain.most, enforced=plain.enforced)
+        self._table = table
+        self._tags = _tags(plain.networks)
+
+    def key(self, version: int, network: int) -> bytes:
+        """Return the key of a network in the table."""
+        return self._tags[version] + network.to_bytes(16)
+
+    def refusal(
+        self, peer: connection.Endpoint, most: int | None, without: int = 0
+    ) -> connection.Refused | None:
+        """Return a refusal if one more connection exceeds the limit, `without` some that are held."""
+        most = most or self.most
+        network = self.networks.of(peer)
+        if most is None or network is None or (held := self._held_by_all(network) - without) < most:
+            return None
+        return connection.Refused(self.reason, (("limit", self.name), ("value", most), ("held", held)))
+
+    def use(self, peer: connection.Endpoint, most: int | None) -> limits.Use | None:
+        """Return the current use of the limit by this peer's network, or None if the limit does not apply."""
+        network = self.networks.of(peer)
+        most = most or self.most
+        if most is None or network is None:
+            return None
+        held, shown = self._held_by_all(network), self.networks.shown(peer)
+        return limits.Use(self.name, shown, held, most, enforced=self.enforced)
+
+    def publish(self, peer: connection.Endpoint) -> None:
+        """Set the count of the peer's network in the table."""
+        network = self.networks.of(peer)
+        if network is not None:
+            self._table.put(self.key(*network), self.held.get(network, 0))
+
+    def _held_by_all(self, network: tuple[int, int]) -> int:
+        return self.held.get(network, 0) + self._table.others(self.key(*network))
+
+
+class _SharedRate(limits.RateLimiter):
+    """Keeps its buckets in the table.
+
+    Each worker writes its own time for a network, computed from the latest one of all. So the latest one
+    counts.
+    """
+
+    def __init__(self, plain: limits.RateLimiter, table: Table, spent: list[tuple[bytes, float]]) -> None:
+        super().__init__(plain.name, plain.networks, plain.rate, enforced=plain.enforced)
+        self._table = table
+        self._spent = spent
+        self._tags = _tags(plain.networks, plain.rate)
+
+    def take_over(self, other: limits.RateLimiter) -> None:
+        """Continue with the buckets of a limiter that is like this one, unless the table has them."""
+        for network, full_at in other.buckets().items():
+            self._table.spend(self._key(network), full_at, 0.0)
+
+    def spend(self, peer: connection.Endpoint, now: float) -> None:
+        """Take one token from the bucket of the peer's network, unless an equal limit has taken it.
+
+        A service of the group with a rate of its own may let in more: the bucket is then empty.
+        """
+        network = self.networks.of(peer)
+        key = None if network is None else self._key(network)
+        if network is None or key is None or any(key == spent for spent, _ in self._spent):
+            return
+        full_at = min(self._full_at(network, now) + self._interval, now + self.rate.seconds)
+        self._spent.append((key, self._table.spend(key, full_at, now)))
+
+    def _full_at(self, key: tuple[int, int], now: float) -> float:
+        return max(min(self._table.full_at(self._key(key)), now + self.rate.seconds), now)
+
+    def _key(self, network: tuple[int, int]) -> bytes:
+        version, value = network
+        return self._tags[version] + value.to_bytes(16)
+
+
+def _tags(networks: limits.Grouping, rate: values.Rate | None = None) -> dict[int, bytes]:
+    """Return the beginning of the keys, for each family: other sizes and rates have other ones."""
+    return {
+        version: hashlib.blake2b(repr(_shape(version, shift, rate)).encode(), digest_size=8).digest()
+        for version, shift in networks.shifts.items()
+    }
+
+
+def _without_limit(shape: Shape) -> limits.Count:
+    return limits.Count("", "per_network", shape.networks, None, enforced=False)
