@@ -12,11 +12,14 @@ import os
 import pathlib
 import platform
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench import alone, clients, dns, figures, growth, proxy, serving, sizes, steps
+from bench import alone, clients, dns, figures, growth, observing, proxy, serving, sizes, steps, workers
 
-SECTIONS = ("serving", "dns", "proxy", "sizes", "steps", "growth")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECTIONS = ("serving", "dns", "proxy", "sizes", "observing", "steps", "workers", "growth")
 
 
 class Extent(NamedTuple):
@@ -26,12 +29,13 @@ class Extent(NamedTuple):
     connections: int = 2000
     lookups: int = 400
     networks: int = 1_000_000
+    bans: int = 100_000
     checked: int = 200
     held: tuple[int, ...] = (1, 10, 100, 1000)
     services: tuple[int, ...] = (1, 10, 100)
 
 
-QUICK = Extent(2, 100, 20, 20_000, 20, (1, 10), (1, 3))
+QUICK = Extent(2, 100, 20, 20_000, 2000, 20, (1, 10), (1, 3))
 
 
 def main() -> None:
@@ -67,22 +71,28 @@ def main() -> None:
 def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Extent) -> list[figures.Figure]:
     """The figures of a section."""
     few = (extent.rounds + 1) // 2  # rounds of what takes long and varies little
-    if section == "serving":
-        return serving.measure(tools, folder, count=extent.connections, rounds=extent.rounds)
-    if section == "dns":
-        return dns.measure(tools, folder, count=extent.lookups, rounds=extent.rounds)
-    if section == "proxy":
-        return proxy.measure(
-            tools, count=extent.connections, rounds=extent.rounds * 3
-        )  # it differs by little
-    if section == "steps":
-        return steps.measure(tools, count=extent.lookups, rounds=few)
-    if section == "sizes":
-        held = extent.held[-1]
-        return sizes.measure(tools, networks=extent.networks, held=held, checked=extent.checked, rounds=few)
-    return growth.measure(
-        tools, held=extent.held, services=extent.services, count=extent.connections // 3, rounds=few
-    )
+    rounds, third = extent.rounds, extent.connections // 3
+    sections: dict[str, Callable[[], list[figures.Figure]]] = {
+        "serving": lambda: serving.measure(tools, folder, count=extent.connections, rounds=rounds),
+        "dns": lambda: dns.measure(tools, folder, count=extent.lookups, rounds=rounds),
+        # it differs by little
+        "proxy": lambda: proxy.measure(tools, count=extent.connections, rounds=rounds * 3),
+        "steps": lambda: steps.measure(tools, count=extent.lookups, rounds=few),
+        "workers": lambda: workers.measure(tools, count=extent.connections, rounds=few),
+        "observing": lambda: observing.measure(tools, rounds=few),
+        "sizes": lambda: sizes.measure(
+            tools,
+            networks=extent.networks,
+            held=extent.held[-1],
+            bans=extent.bans,
+            checked=extent.checked,
+            rounds=few,
+        ),
+        "growth": lambda: growth.measure(
+            tools, held=extent.held, services=extent.services, count=third, rounds=few
+        ),
+    }
+    return sections[section]()
 
 
 def machine() -> dict[str, Any]:

@@ -29,6 +29,9 @@ class Service(NamedTuple):
     max_per_ip: int = MOST
     haproxy: bool = False
     lists: int = 0
+    limited: bool = False
+    early_talker: bool = False
+    workers: int = 1
 
 
 class Server(NamedTuple):
@@ -53,10 +56,13 @@ def toml(service: Service) -> str:
     return f"""
         [services.s{service.number}]
         program = ["{service.program}"]
+        workers = {service.workers}
         listeners = [{{ address = "127.0.0.1", port = {4000 + service.number}{haproxy * service.haproxy} }}]
         limits = {{ max_connections = {MOST}, max_per_ip = {service.max_per_ip}, max_per_network = {MOST} }}
         dns_lists = [{lists}]
         access = [{access}]
+        {"rlimits = { nofile = 64, core = 0 }" * service.limited}
+        {"early_talker = { wait = '60s' }" * service.early_talker}
     """
 
 
@@ -75,15 +81,21 @@ class Daemon(NamedTuple):
 
 
 @contextlib.contextmanager
-def daemon(text: str, module: str = "tcpdconf", log: int = subprocess.DEVNULL) -> Iterator[Daemon]:
-    """A tcpdconf with this configuration; it has said that it is ready. `module` may run it otherwise."""
+def daemon(
+    text: str, module: str = "tcpdconf", log: int = subprocess.DEVNULL, state: str | None = None
+) -> Iterator[Daemon]:
+    """A tcpdconf with this configuration; it has said that it is ready. `module` may run it otherwise.
+
+    `state` is its state directory; when left out, it has one of its own.
+    """
     with clients.folder() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         folder = pathlib.Path(name)
         (folder / "bench.toml").write_text(text)
         heard.bind(f"{name}/notify")
         heard.settimeout(clients.SECONDS)
         command = [sys.executable, "-m", module, "run", name, "--runtime-dir", f"{name}/run"]
-        with running(command, {"NOTIFY_SOCKET": f"{name}/notify"}, log) as pid:
+        variables = {"NOTIFY_SOCKET": f"{name}/notify", "STATE_DIRECTORY": state or f"{name}/state"}
+        with running(command, variables, log) as pid:
             while "READY=1" not in heard.recv(4096).decode().split("\n"):
                 pass
             heard.close()
@@ -107,14 +119,21 @@ def _couriertcpd(service: Service, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def tcpserver(services: Sequence[Service]) -> Iterator[Server]:
-    """One for each of the services; it knows neither limits per address nor lists."""
+    """One for each of the services; it knows neither limits per address nor lists, and does not log."""
     with _each(6000, services, _tcpserver) as server:
         yield server
 
 
-def _tcpserver(service: Service, port: int) -> list[str]:
+@contextlib.contextmanager
+def logging_tcpserver(services: Sequence[Service]) -> Iterator[Server]:
+    """The same with -v: it logs connections, as tcpdconf and couriertcpd do."""
+    with _each(8000, services, lambda service, port: _tcpserver(service, port, "-v")) as server:
+        yield server
+
+
+def _tcpserver(service: Service, port: int, *more: str) -> list[str]:
     access = [] if service.cdb is None else ["-x", str(service.cdb)]
-    options = ["-RH", "-l0", f"-c{MOST}", "-b1000", *access]
+    options = [*more, "-RH", "-l0", f"-c{MOST}", "-b1000", *access]
     return ["tcpserver", *options, "127.0.0.1", str(port), service.program]
 
 

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from bench import clients, figures, servers
 
@@ -16,6 +16,7 @@ STARTS: Final[Mapping[str, servers.Start]] = {
     "tcpdconf": servers.tcpdconf,
     "couriertcpd": servers.couriertcpd,
     "tcpserver": servers.tcpserver,
+    "tcpserver -v": servers.logging_tcpserver,
 }
 Once = Callable[[servers.Server], Sequence[float]]
 
@@ -75,17 +76,22 @@ def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: i
     bare = servers.Service(2, tools.bare)
     denied = servers.Service(3, tools.static, gdbm, cdb)
     single = servers.Service(4, tools.static, max_per_ip=1)
+    limited = servers.Service(5, tools.bare, limited=True)
     every = [static, dynamic, bare, denied, single]
     with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(start(every)) for name, start in STARTS.items()}
-        limiting = {name: server for name, server in running.items() if name != "tcpserver"}
+        running = {
+            name: stack.enter_context(start([*every, limited] if name == figures.SUBJECT else every))
+            for name, start in STARTS.items()
+        }
+        limiting = {name: running[name] for name in ("tcpdconf", "couriertcpd")}
         for server in limiting.values():
             stack.enter_context(clients.hold(server.port(single)))
         refused = count * REFUSALS
         cases = [
-            *served(tools, static, count, running, "static program"),
-            *served(tools, dynamic, count, running, "dynamic program"),
-            *served(tools, bare, count, running, "static program without a C library"),
+            *served(tools, static, count, running, STATIC),
+            *served(tools, dynamic, count, running, DYNAMIC),
+            *served(tools, bare, count, running, BARE),
+            rlimits(tools, limited, bare, count, running[figures.SUBJECT]),
             compare([REFUSED_BY_RULE], refusals(tools, denied, refused), running),
             compare([REFUSED_BY_LIMIT], refusals(tools, single, refused, clients.HOLDING), limiting),
             ceiling(tools, stack, refused),
@@ -98,16 +104,29 @@ def served(
     service: servers.Service,
     count: int,
     running: Mapping[str, servers.Server],
-    what: str,
+    program: "Program",
 ) -> list[figures.Case]:
     """A program's cases."""
-    alone = figures.Metric(f"admitted, one at a time, {what}", "us", "less", ONE_AT_A_TIME)
-    many = figures.Metric(f"admitted, {AT_ONCE} at once, {what}", "1/s", "more", MANY_AT_ONCE)
-    spent = figures.Metric(f"processor for 10,000 admitted, {what}", "s", "less", PROCESSOR)
+    alone = figures.Metric(f"admitted, one at a time, {program.name}", "us", "less", program.alone)
+    many = figures.Metric(f"admitted, {AT_ONCE} at once, {program.name}", "1/s", "more", program.many)
+    spent = figures.Metric(f"processor for 10,000 admitted, {program.name}", "s", "less", program.spent)
     return [
         compare([alone], latency(tools, service, count), running),
         compare([many, spent], rate(tools, service, count), running),
     ]
+
+
+def rlimits(
+    tools: clients.Tools, limited: servers.Service, free: servers.Service, count: int, server: servers.Server
+) -> figures.Case:
+    """Return the case that measures what resource limits add to one connection, one at a time."""
+    metric = figures.Metric("what rlimits add, one at a time", "us", "less", {figures.SUBJECT: 30})
+
+    def added() -> Sequence[float]:
+        with_, without = (latency(tools, service, count)(server)[0] for service in (limited, free))
+        return (with_ - without,)
+
+    return figures.Case((metric,), {figures.SUBJECT: added})
 
 
 def ceiling(tools: clients.Tools, stack: contextlib.ExitStack, count: int) -> figures.Case:
@@ -134,9 +153,33 @@ def databases(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     return gdbm, cdb
 
 
-ONE_AT_A_TIME: Final = {"couriertcpd": 0.80, "tcpserver": 0.90}
-MANY_AT_ONCE: Final = {"couriertcpd": 1.10, "tcpserver": 1.00}
-PROCESSOR: Final = {"couriertcpd": 0.80}
+class Program(NamedTuple):
+    """Names a program, and has the targets of its cases: one at a time, many at once, processor time."""
+
+    name: str
+    alone: Mapping[str, float]
+    many: Mapping[str, float]
+    spent: Mapping[str, float]
+
+
+STATIC: Final = Program(
+    "static program",
+    {"couriertcpd": 0.70, "tcpserver": 0.90},
+    {"couriertcpd": 1.35, "tcpserver": 1.12},
+    {"couriertcpd": 0.70, "tcpserver": 0.90},
+)
+DYNAMIC: Final = Program(
+    "dynamic program",
+    {"couriertcpd": 0.75, "tcpserver": 0.92},
+    {"couriertcpd": 1.30, "tcpserver": 1.08},
+    {"couriertcpd": 0.80},
+)
+BARE: Final = Program(
+    "static program without a C library",
+    {"couriertcpd": 0.50, "tcpserver": 0.85},
+    {"couriertcpd": 1.9, "tcpserver": 1.35},
+    {"couriertcpd": 0.50, "tcpserver": 0.72},
+)
 REFUSED_BY_RULE: Final = figures.Metric(
     f"refused by access rule, {AT_ONCE} at once", "1/s", "more", {"couriertcpd": 4.0, "tcpserver": 2.5}
 )

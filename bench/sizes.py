@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -13,18 +14,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench import clients, figures, servers
+from tcpdconf.daemon.control import client
 
 SERVICES: Final = 6
 
+_REQUEST: Final = 1000  # bans in a request
+_SINGLE: Final = 1000  # bans one after the other
+_REST: Final = 1.0  # seconds after which each process has done what it does at its start
+
 
 def measure(
-    tools: clients.Tools, *, networks: int, held: int, checked: int, rounds: int
+    tools: clients.Tools, *, networks: int, held: int, bans: int, checked: int, rounds: int
 ) -> list[figures.Figure]:
-    """All figures: tables of `networks`, `held` connections, a configuration of `checked` services."""
+    """All figures: tables of `networks` and `bans`, `held` connections, a set of `checked` services."""
     cases = [
         _case(_access_metrics(networks), functools.partial(access, networks)),
         _case(_MEMORY, functools.partial(memory, tools)),
         _case((_held(held),), functools.partial(each_held, tools, held)),
+        _case((_waiting(held),), functools.partial(waiting, tools, held)),
+        _case(_ban_metrics(bans), functools.partial(banned, tools, bans)),
         _case((_START,), functools.partial(start, tools)),
         _case((_check(checked),), functools.partial(check, tools, checked)),
     ]
@@ -43,11 +51,13 @@ def access(networks: int) -> Sequence[float]:
 
 
 def memory(tools: clients.Tools) -> Sequence[float]:
-    """Megabytes (proportional, PSS) of the supervisor and idle workers, and of the watcher beside them."""
+    """PSS in megabytes of supervisor and workers, of the watcher, of all; memory private to the watcher."""
     with servers.tcpdconf(_services(tools, SERVICES)) as server:
         watcher = _await_watcher(server)
-        rest = set(servers.tree(server.pids)) - watcher
-        return [sum(map(proportional, pids)) / 1e6 for pids in (rest, watcher)]
+        time.sleep(_REST)
+        every = set(servers.tree(server.pids))
+        shared = [sum(map(proportional, pids)) / 1e6 for pids in (every - watcher, watcher, every)]
+        return [*shared, sum(map(_private, watcher)) / 1e6]
 
 
 def each_held(tools: clients.Tools, held: int) -> Sequence[float]:
@@ -57,11 +67,61 @@ def each_held(tools: clients.Tools, held: int) -> Sequence[float]:
         port = server.port(service)
         tools.run(port, 200, 10)  # what is allocated once is there before it is counted
         _await_watcher(server)
+        time.sleep(_REST)
         daemon = [*server.pids, *servers.children(server.pids[0])]
         before = sum(map(_private, daemon))
         for _ in range(held):
             stack.enter_context(clients.hold(port))
         return ((sum(map(_private, daemon)) - before) / held,)
+
+
+def waiting(tools: clients.Tools, count: int) -> Sequence[float]:
+    """Megabytes of a daemon for clients that wait for the greeting; they have no process."""
+    service = servers.Service(0, tools.static, early_talker=True)
+    with servers.tcpdconf([service]) as server, contextlib.ExitStack() as stack:
+        port = server.port(service)
+        _await_watcher(server)
+        time.sleep(_REST)
+        daemon = servers.tree(server.pids)
+        before = sum(map(_private, daemon))
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), clients.SECONDS))
+        time.sleep(_REST)
+        if servers.tree(server.pids) != daemon:
+            raise RuntimeError("a client that waits has a process")
+        return ((sum(map(_private, daemon)) - before) / 1e6,)
+
+
+def banned(tools: clients.Tools, bans: int) -> Sequence[float]:
+    """Return the megabytes that bans add to supervisor and workers, when made and after a restart.
+
+    Then microseconds of a look-up, and milliseconds of each of 1,000 bans in a row.
+    """
+    text = "".join(map(servers.toml, _services(tools, SERVICES)))
+    with clients.folder() as state:
+        with servers.daemon(text, state=state) as running:
+            before = _at_work(running)
+            with client.ControlConnection(f"{running.folder}/run") as control:
+                names = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(bans)]
+                for first in range(0, bans, _REQUEST):
+                    control.ask({"command": "ban", "networks": names[first : first + _REQUEST]})
+                added = _at_work(running) - before
+                began = time.perf_counter()
+                for number in range(_SINGLE):
+                    control.ask({"command": "ban", "networks": [f"172.16.{number >> 8}.{number & 255}"]})
+                single = (time.perf_counter() - began) / _SINGLE
+        with servers.daemon(text, state=state) as running:
+            read = _at_work(running) - before
+    command = [sys.executable, "-m", "bench.bans", str(bans)]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return added / 1e6, read / 1e6, found["lookup"] * 1e6, single * 1e3
+
+
+def _at_work(daemon: servers.Daemon) -> int:
+    """PSS of supervisor and workers at rest, in bytes."""
+    watcher = _await_watcher(servers.Server(4000, (daemon.pid,)))
+    time.sleep(_REST)
+    return sum(map(proportional, set(servers.tree((daemon.pid,))) - watcher))
 
 
 def start(tools: clients.Tools) -> Sequence[float]:
@@ -125,8 +185,22 @@ def _access_metrics(networks: int) -> tuple[figures.Metric, ...]:
     return tuple(_metric(f"{name}: {what}", unit, most) for what, unit, most in limits)
 
 
+def _ban_metrics(bans: int) -> tuple[figures.Metric, ...]:
+    limits = (
+        (f"memory of {bans:,} bans, supervisor and {SERVICES} workers", "MB", 20),
+        (f"memory of {bans:,} bans after a restart", "MB", 20),
+        (f"look-up among {bans:,} bans", "us", 1),
+        (f"each of {_SINGLE:,} bans in a row", "ms", 10),
+    )
+    return tuple(_metric(name, unit, most) for name, unit, most in limits)
+
+
 def _held(held: int) -> figures.Metric:
     return _metric(f"each of {held:,} held connections", "bytes", 4096)
+
+
+def _waiting(count: int) -> figures.Metric:
+    return _metric(f"{count:,} connections that wait for the greeting", "MB", 2)
 
 
 def _check(checked: int) -> figures.Metric:
@@ -136,5 +210,7 @@ def _check(checked: int) -> figures.Metric:
 _MEMORY: Final = (
     _metric(f"PSS of supervisor and {SERVICES} idle workers", "MB", 60),
     figures.Metric("PSS of the watcher beside them", "MB", "less"),
+    _metric("PSS of all of these", "MB", 60),
+    figures.Metric("memory that only the watcher has", "MB", "less"),
 )
 _START: Final = _metric(f"start to READY with {SERVICES} services", "s", 0.5)

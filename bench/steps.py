@@ -17,7 +17,8 @@ from typing import Final, ParamSpec, TypeVar
 
 from bench import clients, figures, servers
 from tcpdconf.cli import main as cli
-from tcpdconf.daemon.process import log, spawn
+from tcpdconf.daemon.worker import acceptor, program
+from tcpdconf.daemon.worker.connections import Connections
 from tcpdconf.policy import decision
 
 _P = ParamSpec("_P")
@@ -30,10 +31,9 @@ WORKER: Final = (
     "who is at the ends",
     "rules, limits",
     "the program's environment",
-    "posix_spawn: a process that shares our memory, to its exec",
+    "clone: a process that shares our memory",
     "ledger, counters",
     "close",
-    "log line",
 )
 CLIENT: Final = ("connect to its first byte", "connect to its end")
 
@@ -90,26 +90,25 @@ class Clock:
 
         return marked
 
-    def info(self, text: str, **fields: object) -> None:
-        """Log a line, and after a connection's first one its steps."""
-        log.write("info", text, **fields)
-        if text == "accept":
-            self._marks.append(time.monotonic_ns())
+    def last(self, step: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Mark a step's begin and its end, and tell of all steps of the connection."""
+
+        def marked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            result = self.around(step)(*args, **kwargs)
             os.write(2, f"{_MARK}{json.dumps(self._marks)}\n".encode())
             self._marks.clear()
+            return result
+
+        return marked
 
 
 def main() -> None:
     """Be a tcpdconf with a clock."""
     clock = Clock()
-    for place, name in (
-        (socket.socket, "accept"),
-        (decision, "admit"),
-        (spawn, "start"),
-        (socket.socket, "close"),
-    ):
+    for place, name in ((acceptor, "accept"), (decision, "admit"), (program.NativeProgram, "start")):
         setattr(place, name, clock.around(getattr(place, name)))
-    log.info = clock.info
+    let_go = "_let_go"  # closes a connection that has its program
+    setattr(Connections, let_go, clock.last(getattr(Connections, let_go)))
     sys.exit(cli.main())
 
 
