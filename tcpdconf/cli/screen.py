@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 _PAUSE: Final = 0.2  # seconds
+_AWAITED: Final = (signal.SIGWINCH, signal.SIGTSTP)  # they come between two pages only
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no automatic wrap
 _LEAVE: Final = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN: Final = "\x1b[?2026h\x1b[H"  # synchronised update; go to the upper left corner
@@ -44,11 +45,10 @@ class Screen:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])  # `wait` takes it
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         self._before = {
             signal.SIGTERM: signal.signal(signal.SIGTERM, _exit),
             signal.SIGHUP: signal.signal(signal.SIGHUP, _exit),
-            signal.SIGTSTP: signal.signal(signal.SIGTSTP, self._suspend),
         }
         self._silence()
         return self
@@ -59,7 +59,7 @@ class Screen:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._leave()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGWINCH])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
 
     @property
     def width(self) -> int:
@@ -72,16 +72,24 @@ class Screen:
         if len(lines) > height:
             lines = [*lines[: height - 1], footer]
         frame = _BEGIN + "\r\n".join(line + _LINE_END for line in lines) + _END
-        self._write(frame if self._entered else _ENTER + frame)
-        self._entered = True
+        if not self._entered:
+            self._entered = True  # before the write, which may end with a signal that ends this process
+            frame = _ENTER + frame
+        self._write(frame)
 
     def wait(self, until: float) -> bool:
-        """Wait until this moment of the monotonic clock; return True at once if the size has changed."""
-        resized = False
-        while not resized and (left := until - time.monotonic()) > 0:
+        """Wait until this moment of the monotonic clock.
+
+        Return True at once if the page must be shown again, because the size has changed or because this process
+        goes on after a stop.
+        """
+        while (left := until - time.monotonic()) > 0:
             # Python runs the handler of a signal that arrives just before this call only after it.
-            resized = signal.sigtimedwait([signal.SIGWINCH], min(left, _PAUSE)) is not None
-        return resized
+            if (awaited := signal.sigtimedwait(_AWAITED, min(left, _PAUSE))) is not None:
+                if awaited.si_signo == signal.SIGTSTP:
+                    self._suspend()
+                return True
+        return False
 
     def _silence(self) -> None:
         """Let the terminal echo no keys."""
@@ -102,7 +110,7 @@ class Screen:
                 termios.tcsetattr(0, termios.TCSAFLUSH, self._keys)
             self._keys = None
 
-    def _suspend(self, _number: int, _frame: FrameType | None) -> None:
+    def _suspend(self) -> None:
         """Give the terminal back while this process is stopped (Ctrl-Z); the next page takes it again."""
         self._leave()
         os.kill(os.getpid(), signal.SIGSTOP)

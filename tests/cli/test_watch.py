@@ -203,3 +203,23 @@ def test_a_frame_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written[1].endswith(b"a\x1b[K\r\nthe end\x1b[K\x1b[J\x1b[?2026l")
     assert written[1].count(b"\r\n") == 23  # a terminal that does not know its size
     assert written[2] == LEAVE
+
+
+def test_a_signal_just_after_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler runs before the write returns to the caller."""
+    master, slave = os.openpty()
+    written: list[bytes] = []
+
+    def write(_fd: int, data: bytes) -> int:
+        written.append(data)
+        if len(written) == 1:
+            raise SystemExit(143)
+        return len(data)
+
+    with os.fdopen(slave, "w") as stdout, os.fdopen(master, "rb"):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(SystemExit), screen.Screen() as shown:
+            shown.show("a\n", "")
+    assert written[0].startswith(ENTER)
+    assert written[1:] == [LEAVE]
