@@ -1,8 +1,7 @@
 """Everything at once, and afterwards as if nothing had been.
 
 The short form takes about a minute; `.ci/run` has its command, which is the long one with
-ENDURANCE_SECONDS=3600 before it: without the dump of faulthandler_timeout, after
-which a long run did not go on. It prints a report.
+ENDURANCE_SECONDS=3600 before it. It prints a report.
 """
 
 import collections

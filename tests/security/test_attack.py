@@ -2,7 +2,7 @@
 
 The test has a short form. The long one has 200 attackers and 20 honest clients, and takes two minutes for
 each of both (docs/explanation/attack.md):
-ATTACK_SECONDS=120 .venv/bin/pytest -n 0 -s -o faulthandler_timeout=0 -m slow tests/security/test_attack.py
+ATTACK_SECONDS=120 .venv/bin/pytest -n 0 -s -m slow tests/security/test_attack.py
 """
 
 import asyncio
