@@ -25,14 +25,14 @@ from tcpdconf.policy.access import table as access_table
 from tcpdconf.policy.connection import Endpoint
 
 _HEADER: Final = 4096  # bytes before the entries
-# In the header, as numbers of 4 bytes: entries, entries of single services, changes of the prefix lengths
-# (odd while they change), and from these places on the number of entries of each prefix length.
+# Indexes of the header's numbers of 4 bytes: the entries, the entries of single services, and the changes of
+# the prefix lengths in use (odd during a change). From `_COUNTS` on, the entries of each prefix length.
 _ENTRIES, _SCOPED, _CHANGES = 0, 1, 2
 _COUNTS: Final = {4: 16, 6: 16 + 33}
-# After the header each entry has a tag of one byte, which most searches look at alone.
+# The header is followed by one tag of one byte for each entry. Most searches read only tags.
 _UNUSED, _DELETED = 0, 1  # any other tag: the entry is used, and the tag is a part of its key's hash
 _KEY: Final = struct.Struct("=16sQBB")  # address, scope, version, prefix length
-_END: Final = 32  # where an entry has its end as Unix time, in 8 bytes, and then its place in the file
+_END: Final = 32  # offset, in an entry, of its end as Unix time (8 bytes), then of its offset in the file
 _ENTRY: Final = 48  # bytes of an entry
 _LEAST: Final = 1024  # entries of the smallest table
 _F_SEAL_FUTURE_WRITE: Final = 0x10  # fcntl(2), Linux 5.1
@@ -42,7 +42,7 @@ NEVER: Final = math.inf
 
 
 class Key(NamedTuple):
-    """Identifies a ban: a network, and the `scope`, which is 0 for all services (else see `scope`)."""
+    """Identifies a ban by its network and its `scope`: 0 for all services, else the result of `scope`."""
 
     version: int
     prefix: int
@@ -78,13 +78,13 @@ class Reader:
         self._mask = size - 1
         self._head = memoryview(memory)[:_HEADER].cast("I")
         self._tags = memoryview(memory)[_HEADER : _HEADER + size]
-        self._first = _HEADER + size  # where the entries begin
+        self._first = _HEADER + size  # offset of the first entry
         self._ends = memoryview(memory).cast("d")
         self._changes = -1
         self._lengths: dict[int, tuple[tuple[int, int], ...]] = {}  # prefix and shift, by version
 
     def find(self, peer: Endpoint, own: int, now: float) -> Key | None:
-        """Return the widest ban of this client, or None; `own` is the service's scope, `now` Unix time."""
+        """Return the widest ban of this client, or None; `own` is the service's scope, `now` is Unix time."""
         head = self._head
         if not head[_ENTRIES]:
             return None
@@ -110,7 +110,7 @@ class Reader:
         self._changes = changes if changes % 2 == 0 and self._head[_CHANGES] == changes else -1
 
     def _place(self, wanted: bytes) -> int | None:
-        """Return where an entry is, or None.
+        """Return the offset of the entry with a packed key in the memfd, or None.
 
         The hash is keyed (PEP 456), so clients cannot choose addresses that collide. All processes have the
         same key, since workers are forked.
@@ -127,7 +127,7 @@ class Reader:
 
 
 class Writer(Reader):
-    """Makes a table with room for so many entries, and changes it.
+    """Creates a table with room for this number of entries, and changes it.
 
     `fd` is the descriptor for readers. Once `full`, the caller makes a larger table (`copy`).
 
@@ -163,12 +163,12 @@ class Writer(Reader):
         return self._head[_ENTRIES]
 
     def get(self, key: Key) -> tuple[float, int] | None:
-        """Return the end of a ban and its place in the file, or None if there is none."""
+        """Return the end of a ban (Unix time) and its offset in the file; None if the key is not banned."""
         at = self._place(key.packed())
         return None if at is None else (self._ends[at + _END >> 3], self._places[(at + _END >> 3) + 1])
 
     def set(self, key: Key, until: float, place: int) -> None:
-        """Add or change a ban; the table must not be `full` if it is a new one."""
+        """Add or change a ban that ends at the Unix time `until`; add none while the table is `full`."""
         packed = key.packed()
         at = self._place(packed)
         if at is None:
@@ -185,14 +185,14 @@ class Writer(Reader):
         return at is not None
 
     def entries(self) -> Iterator[tuple[int, float, int]]:
-        """Yield where each ban is in the table, its end, and its place in the file."""
+        """Yield the offset of each ban in the table, its end as Unix time, and its offset in the file."""
         for index, tag in enumerate(bytes(self._tags)):
             if tag > _DELETED:
                 at = self._first + index * _ENTRY
                 yield at, self._ends[at + _END >> 3], self._places[(at + _END >> 3) + 1]
 
     def move(self, at: int, place: int) -> None:
-        """Change the place in the file of the ban that is here in the table."""
+        """Change the offset in the file (`place`) of the ban at the offset `at` of the table."""
         self._places[(at + _END >> 3) + 1] = place
 
     def expire(self, now: float) -> None:
@@ -214,7 +214,7 @@ class Writer(Reader):
         return made
 
     def covering(self, networks: Iterable[IPNetwork], own: int, now: float) -> list[Key]:
-        """Return the bans of one scope that cover one of these networks whole."""
+        """Return the bans of one scope whose network contains one of these networks."""
         found = []
         for network in networks:
             bits, value = network.max_prefixlen, int(network.network_address)
@@ -243,7 +243,7 @@ class Writer(Reader):
         self._count(at, -1)
 
     def _count(self, at: int, change: int) -> None:
-        """Update the header for one entry more or less."""
+        """Update the header's counts for the entry at an offset; `change` is 1 or -1."""
         _, own, version, prefix = _KEY.unpack_from(self._map, at)
         head, index = self._head, _COUNTS[version] + prefix
         count = head[index] + change
@@ -271,6 +271,6 @@ def _tag(hashed: int) -> int:
 
 
 def _seal(fd: int) -> None:
-    """Let nobody write to a memfd any more but through maps that exist, or change its size."""
+    """Seal a memfd: only existing mappings can still write to it, and its size is fixed."""
     seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _F_SEAL_FUTURE_WRITE
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)

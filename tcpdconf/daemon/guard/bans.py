@@ -1,14 +1,14 @@
 """Keeps the bans of a daemon: in a file of the state directory, and in a table for the workers.
 
-The file has a line of JSON for each change, and only grows, so that a ban costs the same however many there
-are. It is written anew when most of its lines count no more. The memory has no more than the table.
+The file has a line of JSON for each change, and only grows, so the cost of a ban does not depend on their
+number. It is rewritten when most of its lines are obsolete. Memory holds only the table.
 
-The first line has the version of the format. A file without it is of version 1. A file of another version is
-left as it is, and its bans can be neither read nor changed. A daemon from before the version takes the line
-for the end of a ban that there never was, so that going back to it loses nothing.
+The first line has the version of the format. A file without this line is of version 1. A file of an unknown
+version stays unchanged, and its bans can be neither read nor changed. A daemon that is older than this line
+reads it as the end of an unknown ban, so a downgrade loses nothing.
 
-A daemon holds a lock while it uses the file, because two may share it: one that takes over, and its
-predecessor. The lock is a file that no other user can open, so nobody else can hold it.
+A daemon holds a lock while it uses the file, because a daemon that takes over shares the file with its
+predecessor. The lock is on a file that other users cannot open, so they cannot hold it.
 """
 
 import array
@@ -42,17 +42,17 @@ _TRIES: Final = 100  # to take the lock, and seconds between two of them
 _BETWEEN: Final = 0.01
 MOST: Final = 1_000_000  # bans
 REASON: Final = 200  # characters
-_WASTE: Final = 1000  # lines that count no more, beyond as many as count, before the file is written anew
+_WASTE: Final = 1000  # the file is rewritten when obsolete lines outnumber current ones by this
 _LINE: Final = 4096  # bytes of a line; REASON characters and names need less
-_PART: Final = 1 << 20  # bytes that are read or written at once
-_LARGEST: Final = 1 << 30  # bytes that are read
-_NEWEST: Final = 1 << 16  # bytes at the end of the file in which the newest bans are looked for
+_PART: Final = 1 << 20  # bytes of one read or write
+_LARGEST: Final = 1 << 30  # bytes of the largest file that is read
+_NEWEST: Final = 1 << 16  # bytes at the end of the file that `newest` searches
 
 
 class Ban(NamedTuple):
-    """Describes a ban. `service` is None for all of them; `since` and `until` are Unix times.
+    """Describes a ban. `service` is None for all services; `since` and `until` are Unix times.
 
-    `host` is the name of the host of the cluster that has made it, or None if this one has.
+    `host` is the name of the cluster's host that made the ban, or None for a ban of this host.
     """
 
     network: IPNetwork
@@ -82,13 +82,14 @@ class Ban(NamedTuple):
 
 
 class BansError(Exception):
-    """Reports that bans cannot be kept; the text says why."""
+    """Reports that the file of bans cannot be read or written; the text gives the reason."""
 
 
 class Page(NamedTuple):
-    """Holds some bans, and where the next ones begin in the file with this inode, if there are more.
+    """Holds some bans of the file with the inode `file`.
 
-    `end` is the place up to which the file was read.
+    `next` is the offset of the next bans in the file, or None after the last one. `end` is the offset up to
+    which the file was read.
     """
 
     bans: list[Ban]
@@ -98,16 +99,17 @@ class Page(NamedTuple):
 
 
 class _Change(NamedTuple):
-    """Holds what a line says of a ban: its end, or None if it is lifted."""
+    """Holds the change of one line: the end of a ban as Unix time, or None if the line lifts the ban."""
 
     key: Key
     until: float | None
 
 
 class _Read(NamedTuple):
-    """Holds what a file says: a table of its bans, the number of its lines, and its size.
+    """Holds the contents of a file: a table of its bans, the number of its lines, and its size in bytes.
 
-    `size` is up to the end of the last whole line. With `torn` there is more. `damage` says what is wrong.
+    `size` ends with the last complete line; `torn` is True if bytes follow it. `damage` describes the first
+    wrong line, or is None.
     """
 
     table: ban_table.Writer
@@ -128,7 +130,7 @@ class Bans:
         self._renewed = renewed
         self._table: ban_table.Writer | None = None
         self._file: int | None = None
-        self._known = (0, 0)  # inode and size of the file as this process has left it
+        self._known = (0, 0)  # inode and size of the file after this process used it last
         self._lines = 0
 
     @property
@@ -144,7 +146,7 @@ class Bans:
         return 0 if self._table is None else len(self._table)
 
     def load(self) -> None:
-        """Read the file, if there is one and it has changed; a damaged one is put aside with a warning."""
+        """Read the file if it exists and has changed; rename a damaged one, with a warning."""
         try:
             with self._current():
                 pass
@@ -152,10 +154,10 @@ class Bans:
             log.warning(f"bans are not read: {error}")
 
     def ban(self, bans: Sequence[Ban]) -> None:
-        """Add bans or replace them; they are on disk and in effect afterwards.
+        """Add or replace bans. They are on disk and in effect when this returns.
 
         Raises:
-            BansError: they cannot be kept.
+            BansError: the file cannot be written; no ban has changed.
         """
         if len(self) + len(bans) > MOST:
             raise BansError(f"there are {len(self)} bans already, and at most {MOST}")
@@ -171,7 +173,7 @@ class Bans:
         """Lift bans; return the networks that were banned.
 
         Raises:
-            BansError: the change cannot be kept.
+            BansError: the file cannot be written; no ban has changed.
         """
         with self._current():
             found = [each for each in networks if self._get(ban_table.key(each, service)) is not None]
@@ -186,7 +188,7 @@ class Bans:
         return found
 
     def is_own(self, key: Key) -> bool:
-        """Return whether there is such a ban, and this host has made it.
+        """Return whether a ban exists and was made by this host.
 
         Raises:
             BansError: the file cannot be read.
@@ -206,7 +208,7 @@ class Bans:
             self._table.expire(time.time())
 
     def page(self, start: int, count: int) -> Page:
-        """Return up to `count` bans from a place in the file on, in the order in which they were made.
+        """Return up to `count` bans from an offset of the file on, in the order in which they were made.
 
         Raises:
             BansError: the file cannot be read.
@@ -227,9 +229,9 @@ class Bans:
         return Page(found, None, self._known[0], self._known[1])
 
     def newest(self, count: int) -> list[Ban]:
-        """Return up to `count` bans, the newest first; fewer if the file ends with many that count no more.
+        """Return up to `count` bans, the newest first; fewer if the file ends with many obsolete lines.
 
-        It takes the same short time however many bans there are, and needs no lock: the part of the file that
+        The time does not depend on the number of bans. No lock is needed, because the part of the file that
         this process has read or written does not change.
 
         Raises:
@@ -255,7 +257,7 @@ class Bans:
         return found
 
     def covering(self, networks: Iterable[IPNetwork], services: Iterable[str] = ()) -> list[Ban]:
-        """Return the bans of these services, and of all, that cover one of these networks whole.
+        """Return the bans of these services, and of all services, that contain one of these networks.
 
         Raises:
             BansError: the file cannot be read.
@@ -291,10 +293,10 @@ class Bans:
         self._table.set(key, until, place)
 
     def _append(self, records: Sequence[Mapping[str, object]]) -> list[int]:
-        """Write lines to the end of the file; return their places once they are on disk.
+        """Append lines to the file; return their offsets once they are on disk.
 
         Raises:
-            BansError: they cannot be written; the file is as it was.
+            BansError: they cannot be written; the file is unchanged.
         """
         if not records:
             return []
@@ -321,7 +323,7 @@ class Bans:
     def _current(self, *, create: bool = False) -> Iterator[None]:
         """Lock the directory, and read the file if another daemon, or a person, has changed it.
 
-        While nobody was ever banned, it may do without the directory.
+        Before the first ban the directory may be missing.
 
         Raises:
             BansError: in place of OSError.
@@ -345,7 +347,7 @@ class Bans:
             raise BansError(f"{self._path}: {error.strerror}") from None
 
     def _exists(self) -> bool:
-        """Return whether there is a state directory."""
+        """Return whether the state directory exists."""
         if self._directory is None:
             return False
         try:
@@ -362,7 +364,7 @@ class Bans:
         self._file, self._table, self._known, self._lines = None, None, (0, 0), 0
 
     def _open(self, directory: int, *, create: bool) -> None:
-        """Open the file, and make the table of what it says.
+        """Open the file, and make a table of its bans.
 
         Raises:
             OSError: it cannot be opened or repaired.
@@ -397,7 +399,7 @@ class Bans:
         self._renewed()
 
     def _tidy(self) -> None:
-        """Write the file anew if most of its lines count no more."""
+        """Rewrite the file if most of its lines are obsolete."""
         if self._lines <= 2 * len(self) + _WASTE:
             return
         try:
@@ -408,10 +410,10 @@ class Bans:
             log.warning(f"bans are not tidied up: {self._path}: {error.strerror}")
 
     def _rewrite(self, directory: int) -> None:
-        """Replace the file by one with the lines that count, atomically.
+        """Replace the file, atomically, by one with the current lines.
 
         Raises:
-            OSError: it cannot be written; everything is as it was.
+            OSError: it cannot be written; file and table are unchanged.
         """
         assert self._table is not None  # noqa: S101 (there is a file, so there is a table)
         assert self._file is not None  # noqa: S101 (as above)
@@ -440,10 +442,10 @@ class Bans:
 
 
 def network(text: str) -> IPNetwork:
-    """Read an address or a network; one of IPv4-mapped addresses becomes one of IPv4.
+    """Parse an address or a network; a network of IPv4-mapped addresses becomes its IPv4 network.
 
     Raises:
-        ValueError: it is none, or has bits beyond its prefix; the text says so.
+        ValueError: the text is no network, or has bits set beyond its prefix; the message says which.
     """
     try:
         found = ipaddress.ip_network(text, strict=False)
@@ -460,12 +462,12 @@ def network(text: str) -> IPNetwork:
 
 
 def shown(network: IPNetwork) -> str:
-    """Return a network as text: an address alone without its prefix length."""
+    """Return a network as text; a single address has no prefix length."""
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
 
 
 def read(environment: Mapping[str, str]) -> list[Ban]:
-    """Return the bans that are in the file, without changing it.
+    """Return the bans of the file that have not ended; change nothing.
 
     Raises:
         OSError: it cannot be read.
@@ -498,7 +500,7 @@ def read(environment: Mapping[str, str]) -> list[Ban]:
 
 @contextlib.contextmanager
 def _locked(directory: int, *, needed: bool) -> Iterator[None]:
-    """Hold the lock; without a file of bans it is taken only if it is `needed`.
+    """Hold the lock; if there is no file of bans, take the lock only if it is `needed`.
 
     Raises:
         OSError: it cannot be made, or another daemon holds it for too long.
@@ -536,10 +538,10 @@ def _status(directory: int) -> tuple[int, int] | None:
 
 
 def _check_version(directory: int, path: str) -> None:
-    """Accept a file of this version, or one that is damaged or no file.
+    """Reject a file of an unknown version. A damaged file, or none, is accepted.
 
     Raises:
-        BansError: it is of another version.
+        BansError: the file has an unknown version.
         OSError: it cannot be opened.
     """
     if not stat.S_ISREG(os.stat(FILE, dir_fd=directory, follow_symlinks=False).st_mode):
@@ -554,7 +556,7 @@ def _check_version(directory: int, path: str) -> None:
 
 
 def _other_version(file: int) -> str | None:
-    """Return what is wrong with the version of a file, or None if it is known or not there."""
+    """Return the problem with the version of a file, or None if the version is known or missing."""
     try:
         first = json.loads(os.pread(file, _LINE, 0).partition(b"\n")[0])
         found = first.get("version", VERSION)
@@ -567,7 +569,7 @@ def _other_version(file: int) -> str | None:
 
 
 def _read(file: int) -> _Read:
-    """Read a whole file. A short last line without its end is `torn`; any other wrong line is `damage`.
+    """Read a whole file. An incomplete last line is `torn`; any other wrong line is `damage`.
 
     Raises:
         OSError: it cannot be read, or no memory is available.
@@ -596,7 +598,7 @@ def _read(file: int) -> _Read:
 
 
 def _lines(file: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file from one place to another, each with its place."""
+    """Yield the lines of a file between two offsets, each with its offset."""
     place, data = start, b""
     while more := os.pread(file, min(_PART, end - place - len(data)), place + len(data)):
         *lines, data = (data + more).split(b"\n")
@@ -610,7 +612,7 @@ def _lines(file: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _copy(old: int, new: int, places: Iterable[int]) -> "array.array[int]":
-    """Copy the lines at these places from one file to the end of another; return their new places."""
+    """Copy the lines at these offsets from one file to the end of another; return their new offsets."""
     size, data, found = os.fstat(new).st_size, b"", array.array("Q")
     for place in places:
         found.append(size + len(data))
@@ -629,7 +631,7 @@ def _write(file: int, data: bytes, place: int) -> None:
 
 
 def _change(line: bytes) -> _Change | str:
-    """Return what a line says, or what is wrong with it. It makes little, because a file may be long."""
+    """Return the change of a line, or why the line is wrong. It creates few objects: files may be long."""
     try:
         found = json.loads(line)
         text, service = found["network"], found["service"]
@@ -654,7 +656,7 @@ def _change(line: bytes) -> _Change | str:
 
 
 def _ban(line: bytes) -> Ban:
-    """Return the ban that a line sets; `_change` has understood the line."""
+    """Return the ban that a line sets; the line must be one that `_change` accepts."""
     found = json.loads(line)
     until = math.inf if found["until"] is None else float(found["until"])
     by, reason = (printable.replaced(str(found.get(name, "")))[:REASON] for name in ("by", "reason"))

@@ -1,7 +1,7 @@
 """Finds clients that send data before the program has greeted them.
 
-A client that has sent nothing for the whole time gets a pass, and does not wait again while it is valid. No
-byte of the client is taken: the program reads them all.
+A client that sends nothing for the whole time gets a pass, and does not wait again while the pass is valid.
+Data is only peeked at (MSG_PEEK), so the program reads every byte.
 """
 
 import socket
@@ -22,9 +22,9 @@ _LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """Holds a client that has sent nothing so far; the loop calls it when the client can be read.
+    """Holds a client that has sent nothing so far; the loop calls it when the client is readable.
 
-    There may be thousands, so one object has all about a client.
+    One object is both state and callback of a client, because thousands of clients may wait.
     """
 
     owner: "EarlyTalkers"
@@ -38,7 +38,7 @@ class _Waiting:
 
 
 class EarlyTalkers:
-    """Waits for early data of one service's clients, many at once, all for the same time."""
+    """Waits for early data of one service's clients; each client waits for the same time."""
 
     def __init__(self, events: loop.Loop, settings: tables.EarlyTalker, passes: Passes) -> None:
         self.variable = settings.variable
@@ -54,9 +54,10 @@ class EarlyTalkers:
         return self._pass_for > 0 and self._passes.valid(peer, self._pass_for)
 
     def listen(self, client: socket.SocketType, peer: Endpoint, found: Found) -> None:
-        """Wait for a client's data; `found` is called once, perhaps now: with True if it has sent some.
+        """Wait for a client's data; call `found` once, perhaps before this returns.
 
-        It is called with False if the client has sent nothing for the whole time, or has closed its side.
+        `found` gets True if the client has sent data. It gets False if the client has sent nothing for the
+        whole time, or has closed its side.
         """
         waiting = _Waiting(self, client, peer, loop.now() + self._wait, found)
         sent = _sent(client)
@@ -69,12 +70,12 @@ class EarlyTalkers:
             self._arm()
 
     def forget(self, client: socket.SocketType) -> None:
-        """Wait for a client no longer, if it was waited for; its `found` is not called."""
+        """Stop waiting for a client, if it still waits; its `found` is not called."""
         if self._waiting.pop(client.fileno(), None) is not None:
             self._loop.forget(client)
 
     def readable(self, waiting: _Waiting) -> None:
-        """Settle a client that has sent something, or has closed its side."""
+        """Report a client that has sent data or has closed its side; ignore a spurious call."""
         sent = _sent(waiting.client)
         if sent != "nothing":
             self.forget(waiting.client)
@@ -86,7 +87,7 @@ class EarlyTalkers:
         waiting.found(sent == "data")
 
     def _arm(self) -> None:
-        """Set the timer for the client that has waited longest; all wait for the same time."""
+        """Set the timer for the client that has waited longest; since all wait equally, it is the first."""
         self._armed = bool(self._waiting)
         if self._armed:
             oldest = next(iter(self._waiting.values()))
@@ -101,7 +102,7 @@ class EarlyTalkers:
 
 
 def _sent(client: socket.SocketType) -> _Sent:
-    """Return what a client has sent; "end" if it has closed its side, or the connection has failed."""
+    """Peek at a client's data; "end" means that it has closed its side or the connection has failed."""
     try:
         return "data" if client.recv(1, _LOOK) else "end"
     except BlockingIOError:

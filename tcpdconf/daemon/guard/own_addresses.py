@@ -14,7 +14,7 @@ _LOCAL: Final = re.compile(r"\|-- ([0-9.]+)\n +/32 host LOCAL")
 
 
 def find() -> tuple[IPNetwork, ...]:
-    """Return this host's addresses, loopback excluded. What /proc does not show is left out."""
+    """Return this host's addresses except loopback; an empty tuple if /proc/net cannot be read."""
     found: set[IPNetwork] = set()
     for address in _LOCAL.findall(_text("/proc/net/fib_trie")):
         found.add(ipaddress.IPv4Network(address))
@@ -24,7 +24,7 @@ def find() -> tuple[IPNetwork, ...]:
 
 
 def covers(wide: IPNetwork, narrow: IPNetwork) -> bool:
-    """Return whether one network contains the other."""
+    """Return whether `wide` contains `narrow`; False if their families differ."""
     if isinstance(wide, ipaddress.IPv4Network) and isinstance(narrow, ipaddress.IPv4Network):
         return narrow.subnet_of(wide)
     if isinstance(wide, ipaddress.IPv6Network) and isinstance(narrow, ipaddress.IPv6Network):

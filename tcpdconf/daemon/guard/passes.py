@@ -1,7 +1,7 @@
-"""Remembers which clients have waited to be greeted, in memory that outlives a worker.
+"""Remembers which clients have waited for the greeting (a pass), in memory that outlives a worker.
 
-It is a memfd of the supervisor, which copies it to a file and back without reading it. A worker writes it, so
-it may contain anything. The worst that a wrong entry can do is a wait that is left out.
+The supervisor owns this memfd. It copies the bytes to a file and back, and never interprets them, because a
+worker writes them and may write anything. The worst effect of a wrong entry is that a client does not wait.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ _SETS: Final = 8192
 _SET: Final = _WAYS * _ENTRY.size
 SIZE: Final = _SETS * _SET
 """Holds the size of the memory in bytes. Pages that were never written cost nothing."""
-_BEGINNING: Final = b"tcpdconf passes, form 1\n"  # of the file, before the memory
+_BEGINNING: Final = b"tcpdconf passes, form 1\n"  # first bytes of the file; the memory follows
 
 
 class Passes:
     """Maps the passes of one service into memory: 65,536 clients at most.
 
-    The address chooses a set of eight entries. A new entry replaces the one of its set that ends first. An
-    IPv6 client has the pass of its network of 64 bits.
+    The address chooses a set of eight entries. A new entry replaces the entry of its set that ends first. The
+    clients of an IPv6 /64 network share one pass.
     """
 
     def __init__(self, fd: int) -> None:
@@ -42,7 +42,7 @@ class Passes:
     def valid(self, peer: Endpoint, longest: float) -> bool:
         """Return whether a client has a pass that ends within `longest` seconds.
 
-        One that ends later was given under another setting, or before the clock was set back.
+        A pass that ends later was given under another setting, or before the clock was set back.
         """
         key, start = _key(peer)
         now = time.time()
@@ -50,7 +50,7 @@ class Passes:
         return any(address == key and now < until <= now + longest for address, until in entries)
 
     def grant(self, peer: Endpoint, seconds: float) -> None:
-        """Give a client a pass for this time."""
+        """Give a client a pass for some seconds."""
         key, start = _key(peer)
         ends = {}
         for place, (address, until) in enumerate(_ENTRY.iter_unpack(self._map[start : start + _SET])):
@@ -62,8 +62,8 @@ class Passes:
 class Memory:
     """Owns the memory of one service's passes, and copies it to the file `passes-NAME`.
 
-    `environment` names the state directory. Passes are no reason to fail: without a file the clients wait
-    once more.
+    `environment` names the state directory. An error of the file is only a warning, because without the file
+    clients just wait once more.
     """
 
     def __init__(self, name: str, environment: Mapping[str, str]) -> None:
@@ -72,7 +72,7 @@ class Memory:
         self._fd: int | None = None
 
     def use(self) -> int:
-        """Return the descriptor of the memory; the first call makes it, from the file if there is one.
+        """Return the descriptor of the memory; the first call creates it, from the file if it exists.
 
         Raises:
             OSError: no descriptor or memory is available.
@@ -84,7 +84,7 @@ class Memory:
         return self._fd
 
     def save(self) -> None:
-        """Copy the memory to the file, if it is in use."""
+        """Copy the memory to the file, unless `use` was never called."""
         if self._fd is not None:
             with self._attempt("saved"), state_directory.opened(self._directory) as directory:
                 self._write(directory, os.pread(self._fd, SIZE, 0))
@@ -105,7 +105,11 @@ class Memory:
             log.warning(f"passes are not {done}: {where}: {error.strerror}")
 
     def _load(self, directory: int) -> None:
-        """Copy the file to the memory; a file of another form or size is ignored."""
+        """Copy the file, if it exists, to the memory.
+
+        Raises:
+            OSError: it cannot be read, or has another form or size.
+        """
         assert self._fd is not None  # noqa: S101 (just made)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -130,7 +134,7 @@ class Memory:
 
 
 def _key(peer: Endpoint) -> tuple[bytes, int]:
-    """Return the entry's address of a client, and where its set starts."""
+    """Return the address part of a client's entry, and the offset of its set."""
     value = peer.value | 0xFFFF << 32 if peer.version == 4 else peer.value >> 64 << 64
     key = value.to_bytes(16)
     return key, zlib.crc32(key) % _SETS * _SET

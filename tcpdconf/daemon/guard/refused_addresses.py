@@ -3,11 +3,11 @@
 import collections
 from typing import Final
 
-WIDTH: Final = 128  # addresses that are counted at the same time
+WIDTH: Final = 128  # addresses counted in one minute
 MINUTE: Final = 60.0  # seconds
 MINUTES: Final = 10
 
-Address = tuple[int, int]  # a version, and the address as a number
+Address = tuple[int, int]  # IP version, and the address as a number
 
 
 class RefusedAddresses:
@@ -20,12 +20,12 @@ class RefusedAddresses:
     """
 
     def __init__(self) -> None:
-        self._counts: dict[Address, int] = {}  # of the present minute
-        self._ends = float("-inf")  # the present minute
-        self._earlier: list[tuple[float, dict[Address, int]]] = []  # each with its end, the oldest first
+        self._counts: dict[Address, int] = {}  # counts of the current minute
+        self._ends = float("-inf")  # end of the current minute
+        self._earlier: list[tuple[float, dict[Address, int]]] = []  # past minutes (end, counts)
 
     def count(self, address: Address, now: float) -> None:
-        """Add a refusal; `now` is monotonic, in seconds."""
+        """Add a refusal; `now` is seconds of a monotonic clock."""
         if now >= self._ends:
             self._begin(now)
         counts = self._counts
@@ -37,9 +37,9 @@ class RefusedAddresses:
             self._counts = {each: count - 1 for each, count in counts.items() if count > 1}
 
     def most(self, now: float, number: int) -> list[tuple[Address, int]]:
-        """Return so many of the most refused addresses with their counts, the largest first.
+        """Return up to `number` addresses with the largest counts, the largest first.
 
-        Refusals of the last nine minutes count, and none of more than ten minutes ago.
+        All refusals of the last nine minutes count, and none that is older than ten minutes.
         """
         self._forget(now)
         found: collections.Counter[Address] = collections.Counter()

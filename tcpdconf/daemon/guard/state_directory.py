@@ -1,4 +1,4 @@
-"""Finds and opens the state directory, which holds what outlives the daemon."""
+"""Finds and opens the state directory, which holds the files that outlive the daemon."""
 
 import contextlib
 import errno
@@ -9,9 +9,9 @@ from tcpdconf.daemon.process import paths
 
 
 def find(environment: Mapping[str, str]) -> str | None:
-    """Return STATE_DIRECTORY (systemd.exec(5)), or the default of this user, or None if there is none.
+    """Return STATE_DIRECTORY (systemd.exec(5)), or the default of this user, or None without a default.
 
-    The directory need not exist.
+    The directory may be missing.
     """
     named = environment.get("STATE_DIRECTORY", "").partition(":")[0]
     if named:
@@ -25,10 +25,10 @@ def find(environment: Mapping[str, str]) -> str | None:
 
 @contextlib.contextmanager
 def opened(directory: str | None) -> Iterator[int]:
-    """Open the directory for a while, as `open_`; None means that this user has none.
+    """Yield a descriptor of the directory (`open_`), and close it afterwards.
 
     Raises:
-        OSError: it cannot be created or opened.
+        OSError: it cannot be created or opened, or `directory` is None.
     """
     if directory is None:
         raise FileNotFoundError(errno.ENOENT, "no state directory: set XDG_STATE_HOME")
@@ -40,12 +40,13 @@ def opened(directory: str | None) -> Iterator[int]:
 
 
 def open_(directory: str, *, create: bool = True) -> int:
-    """Return a descriptor of the directory; perhaps create it, for its owner alone, if its parent exists.
+    """Return a descriptor of the directory.
 
-    Root follows no symbolic link that others may replace.
+    With `create`, a missing directory is created with mode 0700 (for root only if its parent exists). Root
+    follows no symbolic link that others may replace.
 
     Raises:
-        FileNotFoundError: it does not exist, and is not to be created.
+        FileNotFoundError: it does not exist, and `create` is False.
         OSError: it cannot be created or opened.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

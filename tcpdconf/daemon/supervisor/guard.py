@@ -1,4 +1,4 @@
-"""Implements the commands that keep clients away (docs/reference/control.md)."""
+"""Implements the commands ban, unban, bans and disconnect (docs/reference/control.md)."""
 
 import ipaddress
 import math
@@ -26,7 +26,7 @@ from tcpdconf.policy.connection import Endpoint
 Services = Callable[[], Mapping[str, ManagedService]]
 
 _AT_ONCE: Final = 1000  # networks in a request, and bans in an answer
-_LOGGED: Final = 20  # networks of a request that get a line of the log each
+_LOGGED: Final = 20  # networks of a request that are logged one by one
 _HINTS: Final = 20  # errors of a request that name other bans
 _SHOWN: Final = 100  # characters of a wrong value that an error quotes
 _LONGEST: Final = 100 * 365 * 86400.0  # seconds of a ban
@@ -41,14 +41,14 @@ class RequestError(ValueError):
 
 
 class _Named(NamedTuple):
-    """Holds a network of a request, its number there, and its text."""
+    """Holds a network of a request, its index there, and its text."""
 
     number: int
     text: str
     network: IPNetwork
 
     def error(self, why: str) -> dict[str, object]:
-        """Return an error about it."""
+        """Return an element of the answer's `errors`."""
         return {"index": self.number, "network": self.text, "error": why}
 
 
@@ -61,10 +61,16 @@ class Protected(NamedTuple):
 
 
 class Guard:
-    """Answers these commands for the services that run; `config` returns their configuration.
+    """Answers these commands for the running services.
 
-    `stopping` returns whether the daemon stops. It then bans nobody, because a successor may have read the
-    bans already.
+    Args:
+        bans: the bans of the daemon.
+        services: returns the services by name.
+        config: returns their configuration.
+        stopping: returns whether the daemon stops. Bans then stay unchanged, because a successor may have
+            read them already.
+        ask_workers: asks the workers for reports, and calls its argument after their answers.
+        cluster: the client of the cluster process, if the daemon is in a cluster.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class Guard:
         }
 
     def _ban(self, request: Mapping[str, Any], reply: Reply) -> dict[str, object]:
-        """Ban networks; one that must not be banned keeps no other from it."""
+        """Ban networks. A network that must not be banned is an error of its own; the others are banned."""
         self._require_running()
         service, by = self._service(request), _by(reply)
         seconds = request.get("for")
@@ -125,7 +131,7 @@ class Guard:
         return {"ok": not errors, "count": len(wanted), "errors": errors}
 
     def _unban(self, request: Mapping[str, Any], reply: Reply) -> dict[str, object]:
-        """Lift bans of just these networks, and of just this service or of all services."""
+        """Lift the bans of exactly these networks, and of exactly one service or of all services."""
         self._require_running()
         if "host" in request:
             return self._unban_host(request, _by(reply))
@@ -168,7 +174,7 @@ class Guard:
         return {"ok": True, "count": count, "errors": []}
 
     def page(self, start: int) -> cluster_messages.BanPage:
-        """Return some bans for the cluster process, from a place of the file on."""
+        """Return some bans for the cluster process, from an offset of the file on."""
         try:
             page = self._bans.page(start, cluster_messages.MOST_BANS)
         except BansError as error:
@@ -187,9 +193,9 @@ class Guard:
         return cluster_messages.BanPage(tuple(bans), page.end, page.file, more=page.next is not None)
 
     def mirror(self, message: cluster_messages.Mirrored | cluster_messages.Lifted) -> None:
-        """Take on bans of other hosts, or lift them. What must not be banned here is not.
+        """Adopt or lift bans of other hosts, except for networks that must not be banned here.
 
-        A ban that this host has made stays as it is.
+        A ban that this host has made stays unchanged.
         """
         if self._stopping():
             return
@@ -228,7 +234,7 @@ class Guard:
             _log("ban", [each.network for each in some], {"host": host, "by": some[0].by})
 
     def _bans_and_penalties(self, request: dict[str, Any], reply: Reply) -> None:
-        """List bans; the first page has the penalties, which only the workers know."""
+        """List bans; the first page also has the penalties, which only the workers know."""
         listing = _answering(self._list)
         if request.get("address") is None and not request.get("start"):
             self._ask_workers(lambda: listing(request, reply))
@@ -236,7 +242,7 @@ class Guard:
             listing(request, reply)
 
     def _list(self, request: Mapping[str, Any], _: Reply) -> dict[str, object]:
-        """List bans from a place on, or those that cover an address."""
+        """List bans from an offset on, or all bans that cover an address."""
         address, start = request.get("address"), request.get("start", 0)
         if address is not None:
             if not isinstance(address, str):
@@ -251,7 +257,7 @@ class Guard:
         return answer if start else {**answer, "penalties": [*self._penalties()]}
 
     def _penalties(self) -> Iterator[dict[str, object]]:
-        """Yield the enforced penalties that the workers have reported last, some of each service."""
+        """Yield the enforced penalties of the workers' latest reports; a report has a limited number."""
         for name, each in self._services().items():
             report = each.report.penalties
             for row in () if report is None else report.sources:
@@ -259,7 +265,10 @@ class Guard:
                     yield {"service": name, **commands.penalty(row)}
 
     def _disconnect(self, request: Mapping[str, Any], reply: Reply) -> dict[str, object]:
-        """Send SIGTERM to the programs of some clients, as far as /proc shows that they are the services'."""
+        """Send SIGTERM to the programs of some clients.
+
+        A program gets no signal unless /proc proves that a worker of the service has started it.
+        """
         service, pid = self._service(request), request.get("pid")
         if (pid is None) == ("networks" not in request):
             raise RequestError("either networks or pid must be given")
@@ -292,7 +301,7 @@ class Guard:
             raise RequestError("the daemon is stopping")
 
     def _not_banned(self, network: IPNetwork, service: str | None, *, explain: bool) -> str:
-        """Return the error about a network that has no such ban, with the bans that there are."""
+        """Return the error for a network without this ban; `explain` adds the bans that cover the network."""
         text = "is not banned" + (f" for {service}" if service else "")
         covering = self._bans.covering([network], self._services()) if explain else []
         others = [
@@ -302,7 +311,7 @@ class Guard:
         return f"{text} itself, but {', '.join(others)} is" if others else text
 
     def _networks(self, request: Mapping[str, Any]) -> tuple[list[_Named], list[dict[str, object]]]:
-        """Read the networks of a request, each with its index and its text, and the errors of the others."""
+        """Parse the networks of a request; return them, and the errors of wrong ones."""
         texts = request.get("networks")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise RequestError("networks must be an array of texts")
@@ -328,7 +337,7 @@ class Guard:
 
 
 def protected_networks(config: Config) -> Iterator[Protected]:
-    """Yield the networks that nobody should ban."""
+    """Yield the networks that must not be banned without force, with their reasons."""
     yield from (Protected(each, "this host's loopback") for each in own_addresses.LOOPBACK)
     yield from (Protected(each, "an address of this host") for each in own_addresses.find())
     yield from configured(config)
@@ -348,7 +357,7 @@ def configured(config: Config) -> Iterator[Protected]:
 
 
 def _by_prefix(named: Iterable[_Named]) -> dict[tuple[int, int], set[int]]:
-    """Return the first bits of networks, by version and number of the other bits."""
+    """Return the prefixes of networks as numbers, by (IP version, number of host bits)."""
     found: dict[tuple[int, int], set[int]] = {}
     for _, _, network in named:
         shift = network.max_prefixlen - network.prefixlen
@@ -376,7 +385,7 @@ def _answering(act: Callable[[Mapping[str, Any], Reply], Mapping[str, object]]) 
 
 
 def forbidden(network: IPNetwork, protected: Iterable[Protected]) -> str | None:
-    """Return why a network should not be banned, or None."""
+    """Return why a network must not be banned without force, or None if it may be banned."""
     if network.prefixlen < _WIDEST[network.version]:
         return f"is wider than /{_WIDEST[network.version]}"
     for each, what, _ in protected:
@@ -393,7 +402,7 @@ def overlap(one: IPNetwork, other: IPNetwork) -> bool:
 
 
 def _both(network: IPNetwork | str) -> tuple[IPNetwork, ...]:
-    """Return the networks that a configured one stands for: "*" is all of both families."""
+    """Return a configured network as a tuple; "*" becomes the whole of both families."""
     if isinstance(network, str):
         return ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0")
     return (network,)
@@ -407,7 +416,7 @@ def _network(text: str) -> IPNetwork:
 
 
 def _log(event: str, networks: Sequence[IPNetwork], more: Mapping[str, object]) -> None:
-    """Log a change of bans: a line for each network, or one for many."""
+    """Log a change of bans: one line for each network, or a single line for more than `_LOGGED`."""
     if len(networks) > _LOGGED:
         log.info(event, networks=len(networks), first=ban_file.shown(networks[0]), **more)
         return
@@ -424,9 +433,9 @@ def _is_number(value: object) -> bool:
 
 
 def _by(reply: Reply) -> str:
-    """Return user and name of the process that has sent a command.
+    """Return the uid and the name of the process that has sent a command.
 
-    The user's name is not looked up, because a directory service may take long.
+    The user's name is not looked up, because a directory service may be slow.
     """
     try:
         with open(f"/proc/{reply.pid}/comm", encoding="utf-8", errors="replace") as file:
