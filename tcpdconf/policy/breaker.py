@@ -1,4 +1,4 @@
-"""Decides whether connections wait for the engine: not after three failures in a row. Pure."""
+"""Implements the circuit breaker: after three failures in a row no connection waits for the engine. Pure."""
 
 from typing import Final
 
@@ -6,14 +6,14 @@ FAILURES: Final = 3  # in a row
 
 
 class Breaker:
-    """Implements a circuit breaker. It is open at first, until a probe has been answered in time."""
+    """Keeps the state of a circuit breaker, which starts open; connections wait only while it is closed."""
 
     def __init__(self) -> None:
         self.open = True
         self._failures = 0
 
     def succeed(self) -> None:
-        """Count a request that was answered in time."""
+        """Reset the count of failures after a request that was answered in time."""
         self._failures = 0
 
     def fail(self) -> bool:

@@ -37,14 +37,14 @@ def endpoint(version: int, value: int, port: int) -> Endpoint:
 
 
 class Proxy(NamedTuple):
-    """Holds the socket's own two ends when a PROXY header named others: the proxy and this host."""
+    """Holds the two ends of the socket itself, if a PROXY header named others: the proxy and this host."""
 
     peer: Endpoint
     local: Endpoint
 
 
 class Link(NamedTuple):
-    """Describes a connection to policy: client and local end, from the PROXY header if there is one."""
+    """Describes a connection: client and local end, from the PROXY header if the connection has one."""
 
     peer: Endpoint
     local: Endpoint
@@ -57,7 +57,7 @@ class Link(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Says that a connection is not served, and for what reason."""
+    """Refuses a connection, with the reason for the log."""
 
     reason: Reason
     detail: tuple[tuple[str, object], ...] = ()  # further log fields: the limit, its value, the rule

@@ -27,10 +27,10 @@ class NamedTable(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """Says that a connection holds a slot; `variables` come from its access rules, local rules first.
+    """Admits a connection, which now holds a slot; `variables` come from its access rules, local rules first.
 
-    `unenforced` is the refusal that it would get if all limits and sources were enforced. `max_per_ip`, if a
-    rule has one, replaces that of the limits.
+    `unenforced` is the refusal that it would get if all limits and sources were enforced. `max_per_ip` is the
+    value of an access rule that replaces that of the limits, or None.
     """
 
     variables: tuple[tuple[str, str], ...]
@@ -38,7 +38,7 @@ class Admitted(NamedTuple):
     max_per_ip: int | None = None
 
 
-Decisive = tuple[Stage, NamedTable, Rule]  # whose address found the rule, its source, the rule
+Decisive = tuple[Stage, NamedTable, Rule]  # the end whose address matched, the source, the rule
 
 _STAGES: Final[tuple[tuple[Stage, Find], ...]] = (
     ("local", AccessTable.find_local),
@@ -49,14 +49,14 @@ _DIRECT: Final = tuple(stage for stage in _STAGES if stage[0] != "proxied_local"
 
 
 def enforced(sources: Sequence[NamedTable], settings: Sequence[tables.AccessSource]) -> list[NamedTable]:
-    """Return those of a service's sources that decide, which have no `enforce = false`."""
+    """Return the sources of a service that are enforced (not `enforce = false`)."""
     return [source for source, each in zip(sources, settings, strict=True) if each.enforce]
 
 
 def consult(sources: Sequence[NamedTable], link: connection.Link) -> list[Decisive]:
     """Return the rules that apply to a connection, in order; a rule that denies is the last.
 
-    Rules for the local ends and rules for the client are looked up separately. For each of these the first
+    Rules for the local ends and rules for the client are looked up separately. For each address the first
     source that has a rule decides.
     """
     found = []
@@ -85,7 +85,8 @@ def admit(
     Any applicable rule that denies refuses the connection. Otherwise the variables of all rules apply, the
     client's over the local ones (manual, -accesslocal). Without a rule the connection is allowed.
 
-    `sources` are those that are enforced. If there are others, `observed` has all of the service's sources.
+    `sources` are the enforced ones. If others exist, `observed` has all sources of the service. `now` is
+    seconds of a monotonic clock.
     """
     penalised = None if penalties is None else penalties.refusal(link.peer, now)
     if penalised is not None and penalties is not None and penalties.settings.enforce:

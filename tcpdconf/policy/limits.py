@@ -19,8 +19,7 @@ _ROUNDING: Final = 1 + 1e-9  # tolerance for rounding when intervals are summed
 class Grouping(NamedTuple):
     """Groups addresses into networks of one size.
 
-    `shifts` maps an IP version to the number of address bits below its network. A version that is missing is
-    not limited.
+    `shifts` maps an IP version to the number of host bits of its networks. A missing version is not limited.
     """
 
     shifts: dict[int, int]
@@ -40,7 +39,7 @@ class Grouping(NamedTuple):
 class Use(NamedTuple):
     """Holds the current use of one limit by one network: `held` connections of at most `most`.
 
-    `rate` is the rate if it is one, and `held` is None then.
+    For a limit on a rate, `rate` is that rate and `held` is None.
     """
 
     limit: str
@@ -54,7 +53,7 @@ class Use(NamedTuple):
 class Count:
     """Counts the connections that each network of one size holds at once.
 
-    A limit that is not `enforced` refuses nobody; its connections are counted all the same.
+    A limit that is not `enforced` refuses nobody, but still counts connections.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class RateLimiter:
     """Limits the connection rate of each network of one size with token buckets.
 
     A bucket is one number, the time at which it is full again, as in the generic cell rate algorithm (ITU-T
-    I.371). A bucket unused for the whole period is full, so two generations of that age suffice.
+    I.371). A bucket that was not used for a whole period is full, so two generations of that age suffice.
     """
 
     def __init__(self, name: str, networks: Grouping, rate: values.Rate, *, enforced: bool = True) -> None:
@@ -119,22 +118,22 @@ class RateLimiter:
         self._interval = rate.seconds / rate.connections
         self._young: dict[tuple[int, int], float] = {}
         self._old: dict[tuple[int, int], float] = {}
-        self._turn = 0.0  # when the young generation becomes the old one next
+        self._turn = 0.0  # time at which the young generation gets old
 
     def is_like(self, other: "RateLimiter") -> bool:
         """Return whether the other limiter has the same name, networks and rate."""
         return (self.name, self.networks, self.rate) == (other.name, other.networks, other.rate)
 
     def take_over(self, other: "RateLimiter") -> None:
-        """Continue with the buckets of a limiter that is like this one, and will not be used any more."""
+        """Adopt the buckets of a limiter for which `is_like` is True, and which is not used afterwards."""
         self._young, self._old, self._turn = other._young, other._old, other._turn  # noqa: SLF001 (its own kind)
 
     def buckets(self) -> dict[tuple[int, int], float]:
-        """Return the buckets that are remembered, each with the time at which it is full again."""
+        """Return the remembered buckets: by (IP version, network) the time at which each is full again."""
         return {**self._old, **self._young}
 
     def refusal(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
-        """Return a refusal if a further connection would exceed the rate; takes no token."""
+        """Return a refusal if a further connection would exceed the rate; take no token."""
         key = self.networks.of(peer)
         if key is None or self._full_at(key, now) + self._interval - now <= self.rate.seconds * _ROUNDING:
             return None
@@ -161,7 +160,7 @@ class RateLimiter:
 class Slots:
     """Holds the slots of one service and counts which networks use them.
 
-    `observes` is True if some of its limits are not enforced; `would_refuse` then tells about them.
+    `observes` is True if some limits are not enforced; `would_refuse` then returns their refusals.
     """
 
     def __init__(self, limits: tables.Limits) -> None:
@@ -172,7 +171,7 @@ class Slots:
         self._apply(counts(limits), rates(limits))
 
     def _apply(self, counts: Sequence[Count], rates: Sequence[RateLimiter]) -> None:
-        """Apply these limits, of which the first is the one per address."""
+        """Apply these limits; the first of `counts` is the limit per address."""
         self._addresses, *networks = self._counts = counts
         self._networks = [count for count in networks if count.enforced]
         self._all_rates = rates
@@ -185,7 +184,7 @@ class Slots:
 
     @property
     def taken(self) -> int:
-        """The slots that are taken; `total` are those of this worker, which here are all."""
+        """The slots that all workers have taken; here `total`, those of this worker, are all of them."""
         return self.total
 
     def take(
@@ -210,14 +209,14 @@ class Slots:
     def would_refuse(
         self, peer: connection.Endpoint, max_per_ip: int | None, now: float
     ) -> connection.Refused | None:
-        """Return the refusal that a connection, which has a slot since just now, would get from all limits.
+        """Return the refusal that a connection, which has just taken a slot, would get from all limits.
 
-        `max_per_ip` is that of the rules which would apply if all sources were enforced. As with `take`, a
-        refusal spends no token of a rate that only observes.
+        `max_per_ip` is the value of the rules that would apply if all sources were enforced. As with `take`,
+        a refusal spends no token of a rate that only observes.
         """
         refused = None
         for count in self._counts:
-            count.add(peer, -1)  # as before it was taken
+            count.add(peer, -1)  # the counts without this connection
             refused = refused or count.refusal(peer, max_per_ip if count is self._addresses else None)
             count.add(peer, 1)
         observing = [rate for rate in self._all_rates if not rate.enforced]
@@ -246,13 +245,13 @@ class Slots:
         return [use for use in counts if use is not None] + rates
 
     def resized(self, limits: tables.Limits) -> "Slots":
-        """Return the same connections under other limits; an unchanged rate keeps its buckets."""
+        """Return slots with the same connections and other limits; an unchanged rate keeps its buckets."""
         found = Slots(limits)
         found.take_over(self)
         return found
 
     def take_over(self, other: "Slots") -> None:
-        """Continue with the connections and rates of slots that will not be used any more."""
+        """Adopt the connections and rates of slots that are not used afterwards."""
         self.total = other.total
         for count in self._counts:
             for (version, value), held in other._addresses.held.items():  # noqa: SLF001 (its own kind)
@@ -263,7 +262,7 @@ class Slots:
                     rate.take_over(old)
 
     def hold(self, peer: connection.Endpoint) -> None:
-        """Count a connection that exists already, even beyond the limits."""
+        """Count an existing connection, even beyond the limits."""
         self.total += 1
         for count in self._counts:
             count.add(peer, 1)
@@ -276,7 +275,7 @@ class Slots:
 
 
 def counts(limits: tables.Limits) -> list[Count]:
-    """Return the limits on connections at once, the one per address first."""
+    """Return the limits on simultaneous connections; the limit per address is the first."""
     own = limits.enforce
     found = [Count("max_per_ip", "per_ip", ADDRESSES, limits.max_per_ip, enforced=own)]
     if limits.max_per_network is not None:

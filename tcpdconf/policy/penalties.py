@@ -20,8 +20,8 @@ from tcpdconf.policy.access import table as access_table
 
 Kind = Literal["refused", "proxy", "early_talker", "killed", "status"]
 
-SOURCES: Final = 65536  # penalties of each family that are remembered
-_TIDIED: Final = 8  # expired penalties that an offence forgets; more than it adds, so the table shrinks
+SOURCES: Final = 65536  # most penalties of each address family
+_TIDIED: Final = 8  # expired penalties that one offence drops; it adds one, so the table shrinks
 _EXEMPT: Final = access_table.Rule("allow")
 # Refusals that are offences. Clients who share an address cannot help exceeding its number of connections. A
 # client that `drop` refuses is charged only if an access rule has set the variable (`Connections`).
@@ -29,7 +29,7 @@ CHARGED: Final[frozenset[connection.Reason]] = frozenset({"access", "rate"})
 
 
 class Offence(NamedTuple):
-    """Names an offence; `status` is the exit status of the program, for that kind only."""
+    """Names an offence; `status` is the exit status of the program, or 0 for other kinds."""
 
     kind: Kind
     status: int = 0
@@ -40,7 +40,7 @@ class Offence(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """Holds the penalty of one network: when it expires, whether it is enforced, and the last offence."""
+    """Holds the penalty of one network: its end, whether it is enforced (`active`), and the last offence."""
 
     until: float
     active: bool
@@ -48,7 +48,7 @@ class Penalty(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Names a network that has a penalty: a version, the first bits of its addresses and their number."""
+    """Holds a network with its penalty: the IP version, the prefix as a number and the prefix length."""
 
     version: int
     bits: int
@@ -57,9 +57,9 @@ class Source(NamedTuple):
 
 
 def of_exit(code: int) -> Offence | None:
-    """Return the offence of a client by its program's exit code; a negative one is that of a signal.
+    """Return the offence that a program's exit code stands for; a negative code is the number of a signal.
 
-    SIGPIPE is none: the kernel sends it when a client hangs up while its program writes.
+    SIGPIPE is no offence: the kernel sends it when a client hangs up while its program writes.
     """
     if code < 0:
         return None if code == -signal.SIGPIPE else Offence("killed")
@@ -71,7 +71,7 @@ class Penalties:
 
     Args:
         settings: the table `penalties` of the service.
-        trusted: proxies of the service. They are exempt, since they only pass on what others do.
+        trusted: proxies of the service. They are exempt, since they pass on connections of others.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Penalties:
         return connection.Refused("penalty", (("offence", penalty.offence), ("seconds", left)))
 
     def enforced(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
-        """Return the same refusal, or None if the service only observes."""
+        """Return the result of `refusal`, or None if the service only observes."""
         return self.refusal(peer, now) if self.settings.enforce else None
 
     def offend(self, peer: connection.Endpoint, offence: Offence, now: float) -> Penalty | None:
@@ -125,7 +125,7 @@ class Penalties:
         return self._exempt.find(peer, connection.Link(peer, peer)) is not None
 
     def of(self, peer: connection.Endpoint, now: float) -> Source | None:
-        """Return the penalty of a peer's network, enforced or not, or None."""
+        """Return the penalty of a peer's network, enforced or not; None if it has no penalty."""
         shift = self.networks.shifts[peer.version]
         penalty = self._families[peer.version].penalties.get(peer.value >> shift)
         if penalty is None or penalty.until < now:
@@ -133,25 +133,25 @@ class Penalties:
         return Source(peer.version, peer.value >> shift, access_table.BITS[peer.version] - shift, penalty)
 
     def active(self, now: float) -> int:
-        """Return how many penalties are enforced now; forget those that have expired."""
+        """Return the number of penalties that are enforced now; drop expired ones."""
         for family in self._families.values():
             family.forget(now)
         return sum(family.active for family in self._families.values())
 
     def latest(self, now: float, most: int) -> list[Source]:
-        """Return the penalties of the networks that offended last, at most so many, the latest first."""
+        """Return at most `most` penalties, those of the networks that offended last first."""
         found = itertools.chain.from_iterable(
             itertools.islice(self._sources(version, now), most) for version in self._families
         )
         return sorted(found, key=lambda source: source.penalty.until, reverse=True)[:most]
 
     def restore(self, source: Source) -> None:
-        """Remember a penalty that another process has reported, if that has networks of the same size."""
+        """Adopt a penalty that another process has reported, if its network has this service's size."""
         if source.length == access_table.BITS[source.version] - self.networks.shifts[source.version]:
             self._families[source.version].put(source.bits, source.penalty)
 
     def take_over(self, other: "Penalties") -> None:
-        """Continue with the penalties of an object with the same settings that will not be used any more."""
+        """Adopt the penalties of an object with the same settings, which is not used afterwards."""
         self._families = other._families  # noqa: SLF001 (its own kind)
 
     def _sources(self, version: int, now: float) -> Iterator[Source]:
@@ -164,19 +164,20 @@ class Penalties:
 class _Family:
     """Holds the penalties of one address family, and finds those that expire first.
 
-    The queue has one entry for each network, with a time before which its penalty does not expire. An entry
-    whose penalty has grown meanwhile is corrected once it is the first one. So each offence causes at most
-    one correction, and costs O(log n) on average. Each does one, so that few are left for a full table.
+    The queue has one entry for each network, with a lower bound of the time at which its penalty expires. If
+    the penalty has grown since, the entry is corrected once it is the first one. An offence makes at most one
+    correction necessary, and carries one out. So it costs O(log n) on average, and few corrections are left
+    when the table is full.
     """
 
     def __init__(self, most: int) -> None:
-        self.penalties: dict[int, Penalty] = {}  # by the first bits of the addresses, the latest offence last
-        self.active = 0  # of them; some may have expired
+        self.penalties: dict[int, Penalty] = {}  # by prefix as a number, the latest offence last
+        self.active = 0  # enforced penalties; some may have expired
         self._most = most
         self._queue: list[tuple[float, int]] = []
 
     def put(self, bits: int, penalty: Penalty) -> None:
-        """Set the penalty of a network; if there are too many then, drop the one that expires first."""
+        """Set the penalty of a network; if the table is full, drop the penalty that expires first."""
         before = self.penalties.pop(bits, None)
         self.penalties[bits] = penalty
         self.active += penalty.active - (before is not None and before.active)
@@ -188,7 +189,7 @@ class _Family:
             self._first_is_correct()
 
     def forget(self, now: float, most: int | None = None) -> None:
-        """Drop expired penalties, at most so many."""
+        """Drop expired penalties; at most `most` of them, if it is given."""
         while self._queue and self._queue[0][0] < now and most != 0:
             if self._first_is_correct():
                 self._drop(heapq.heappop(self._queue)[1])
@@ -200,7 +201,7 @@ class _Family:
         self._drop(heapq.heappop(self._queue)[1])
 
     def _first_is_correct(self) -> bool:
-        """Return whether the first entry has the time at which its penalty expires; else correct it."""
+        """Return whether the first entry has the exact end of its penalty; if not, correct the entry."""
         until, bits = self._queue[0]
         expires = self.penalties[bits].until
         if expires == until:
@@ -213,10 +214,9 @@ class _Family:
 
 
 def renewed(before: Penalties | None, service: ServiceSettings) -> Penalties | None:
-    """Return the penalties of a service with these settings: those of `before` if the settings are the same.
+    """Return the penalties of a service: `before` if settings and proxies are the same, else empty ones.
 
-    Whether they are enforced may differ.
-    Return None if the service has no penalties.
+    A change of `enforce` alone keeps `before`. The result is None if the service has no penalties.
     """
     settings = service.penalties
     if settings is None:
@@ -231,14 +231,14 @@ def renewed(before: Penalties | None, service: ServiceSettings) -> Penalties | N
 
 
 def proxies(service: ServiceSettings) -> Iterator[values.IPNetwork | str]:
-    """Yield the trusted proxies of a service. A listener that believes everybody names none."""
+    """Yield the trusted proxies of a service; none for a listener with `trusted = "any"`."""
     for listener in service.listeners:
         if listener.haproxy is not None and listener.haproxy.trusted != "any":
             yield from listener.haproxy.trusted
 
 
 def _seconds(settings: tables.Penalties) -> dict[Offence, float]:
-    """Return the seconds that each offence costs; one that is missing costs nothing."""
+    """Return the seconds that each offence costs; an offence that is missing costs nothing."""
     kinds: dict[Kind, float | None] = {
         "refused": settings.refused,
         "proxy": settings.proxy,

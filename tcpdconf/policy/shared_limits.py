@@ -1,9 +1,8 @@
-"""Applies the limits of a service whose connections are accepted by several workers, or that is in a group.
+"""Applies the limits of a service that has several workers or is in a group.
 
 Each worker counts its own connections as `limits` does, and publishes its counts in a table that it shares
-with the others. A limit compares with the sum. Services of a group may have different limits: each connection
-is counted for every network size and every rate that one of them has, and each service applies its own
-numbers.
+with the others. A limit applies to the sum. Services of a group may have different limits. So each connection
+is counted for every network size and every rate of any of them, and each service applies its own numbers.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ ALL_TAKEN: Final = connection.Refused("spawn", (("error", "all slots are taken")
 
 
 class Shape(NamedTuple):
-    """Names what is counted: networks of one family and size, at once or against a rate.
+    """Describes one kind of count: networks of one family and size, with simultaneous connections or a rate.
 
-    `shift` is the number of address bits below a network.
+    `shift` is the number of host bits of a network.
     """
 
     version: Literal[4, 6]
@@ -31,15 +30,15 @@ class Shape(NamedTuple):
 
     @property
     def networks(self) -> limits.Grouping:
-        """Return the networks."""
+        """Return the grouping of addresses into these networks."""
         return limits.Grouping({self.version: self.shift})
 
 
 class Table(Protocol):
-    """Describes the shared table, from the view of one worker."""
+    """Defines the operations of one worker on the shared table."""
 
     def exclusively(self, act: Callable[[], _Result], undo: Callable[[_Result], object]) -> _Result:
-        """Call `act` while no other worker does. If that fails, call `undo` with its result and try again."""
+        """Call `act` while no other worker does. If its result does not count, call `undo`, and try again."""
 
     def others(self, key: bytes) -> int:
         """Return how many connections the other workers hold under a key."""
@@ -51,7 +50,7 @@ class Table(Protocol):
         """Return the latest time that a worker has set for a key, or 0."""
 
     def spend(self, key: bytes, full_at: float, now: float) -> float:
-        """Set when the token bucket of a key is full again; return what this worker had set before, or 0."""
+        """Set the time at which a key's token bucket is full again; return this worker's old time, or 0."""
 
     def taken(self) -> int:
         """Return how many slots the other workers of the service have taken."""
@@ -60,11 +59,11 @@ class Table(Protocol):
         """Set how many slots this worker has taken."""
 
     def replace(self, counts: dict[bytes, int], entries: int) -> None:
-        """Hold these counts and no others; make room for so many `entries`."""
+        """Replace all counts of this worker; make room for at least `entries` of them."""
 
 
 def shapes(settings: tables.Limits) -> Iterator[Shape]:
-    """Yield what the limits of a service count."""
+    """Yield the kinds of counts that the limits of a service need."""
     for count in limits.counts(settings):
         yield from (_shape(*each) for each in count.networks.shifts.items())
     for rate in limits.rates(settings):
@@ -78,9 +77,9 @@ def _shape(version: int, shift: int, rate: values.Rate | None = None) -> Shape:
 def renewed(
     before: limits.Slots, settings: tables.Limits, table: Table | None, group: Iterable[Shape] = ()
 ) -> limits.Slots:
-    """Return the same connections under other limits, in a shared table if there is one.
+    """Return slots with the same connections and other limits, which share `table` if it is given.
 
-    The result publishes nothing before its `publish`.
+    The result changes nothing in the table before its `publish`.
     """
     if table is None:
         return before.resized(settings)
@@ -92,19 +91,19 @@ def renewed(
 class SharedSlots(limits.Slots):
     """Holds the slots of one worker, and applies the limits to those of all workers.
 
-    Until `publish` is called the table keeps what the worker, or the one before it, has published: so counts
-    of adopted programs are never missing there.
+    Until `publish` is called the table keeps the counts of this worker or its predecessor. So the counts of
+    adopted programs are never missing there.
 
     Args:
         settings: the limits of the service.
         table: the shared table.
-        group: what the other services of the group count.
+        group: the kinds of counts that the other services of the group need.
     """
 
     def __init__(self, settings: tables.Limits, table: Table, group: Iterable[Shape] = ()) -> None:
         super().__init__(settings)
         self._table = table
-        self._spent: list[tuple[bytes, float]] = []  # keys of rates, and what this worker had set before
+        self._spent: list[tuple[bytes, float]] = []  # keys of rates, and this worker's old times
         self._published = False
         further = sorted({*group} - {*shapes(settings)}, key=repr)
         counts = [_SharedCount(each, table) for each in self._counts]
@@ -128,7 +127,7 @@ class SharedSlots(limits.Slots):
 
     @property
     def full(self) -> bool:
-        """True while every slot is taken, by whichever worker."""
+        """True while all slots of the service are taken."""
         return self.total + self._table.taken() >= self.most
 
     @property
@@ -139,7 +138,7 @@ class SharedSlots(limits.Slots):
     def take(
         self, peer: connection.Endpoint, max_per_ip: int | None, now: float
     ) -> connection.Refused | None:
-        """Take a slot as `Slots.take` does; return `ALL_TAKEN` if no slot is free any more."""
+        """Take a slot as `Slots.take` does, or return its refusal, or `ALL_TAKEN` if no slot is free."""
         return self._table.exclusively(
             lambda: self._take(peer, max_per_ip, now), lambda refused: self._undo(peer, now, refused)
         )
@@ -169,7 +168,7 @@ class SharedSlots(limits.Slots):
     def would_refuse(
         self, peer: connection.Endpoint, max_per_ip: int | None, now: float
     ) -> connection.Refused | None:
-        """Return the refusal that a connection, which has a slot since just now, would get (`Slots`)."""
+        """Return the refusal that a connection, which has just taken a slot, would get (`Slots`)."""
         return self._table.exclusively(
             lambda: self._would_refuse(peer, max_per_ip, now), lambda _: self._restore(now)
         )
@@ -191,7 +190,7 @@ class SharedSlots(limits.Slots):
         return refused
 
     def hold(self, peer: connection.Endpoint) -> None:
-        """Count a connection that exists already, even beyond the limits."""
+        """Count an existing connection, even beyond the limits."""
         super().hold(peer)
         self._write(peer)
 
@@ -201,7 +200,7 @@ class SharedSlots(limits.Slots):
         self._write(peer)
 
     def publish(self) -> None:
-        """Publish all counts, and each change from now on."""
+        """Publish all counts, and every later change."""
         counts = {
             writer.key(version, network): held
             for version, writers in self._writers.items()
@@ -222,7 +221,7 @@ class SharedSlots(limits.Slots):
 
 
 class _SharedCount(limits.Count):
-    """Counts the connections of this worker, and adds those of the others to judge."""
+    """Counts the connections of this worker, and compares the sum of all workers with the limit."""
 
     def __init__(self, plain: limits.Count, table: Table) -> None:
         super().__init__(plain.name, plain.reason, plain.networks, plain.most, enforced=plain.enforced)
@@ -236,7 +235,7 @@ class _SharedCount(limits.Count):
     def refusal(
         self, peer: connection.Endpoint, most: int | None, without: int = 0
     ) -> connection.Refused | None:
-        """Return a refusal if one more connection exceeds the limit, `without` some that are held."""
+        """Return a refusal if one more connection exceeds the limit; ignore `without` of the held ones."""
         most = most or self.most
         network = self.networks.of(peer)
         if most is None or network is None or (held := self._held_by_all(network) - without) < most:
@@ -263,10 +262,10 @@ class _SharedCount(limits.Count):
 
 
 class _SharedRate(limits.RateLimiter):
-    """Keeps its buckets in the table.
+    """Limits a rate with token buckets in the table.
 
-    Each worker writes its own time for a network, computed from the latest one of all. So the latest one
-    counts.
+    Each worker writes its own time for a network, computed from the latest time of all workers. So the latest
+    time counts.
     """
 
     def __init__(self, plain: limits.RateLimiter, table: Table, spent: list[tuple[bytes, float]]) -> None:
@@ -276,14 +275,14 @@ class _SharedRate(limits.RateLimiter):
         self._tags = _tags(plain.networks, plain.rate)
 
     def take_over(self, other: limits.RateLimiter) -> None:
-        """Continue with the buckets of a limiter that is like this one, unless the table has them."""
+        """Adopt the buckets of a limiter for which `is_like` is True, unless the table has them."""
         for network, full_at in other.buckets().items():
             self._table.spend(self._key(network), full_at, 0.0)
 
     def spend(self, peer: connection.Endpoint, now: float) -> None:
         """Take one token from the bucket of the peer's network, unless an equal limit has taken it.
 
-        A service of the group with a rate of its own may let in more: the bucket is then empty.
+        A service of the group with a higher rate may admit more; the bucket then stays empty.
         """
         network = self.networks.of(peer)
         key = None if network is None else self._key(network)
@@ -301,7 +300,7 @@ class _SharedRate(limits.RateLimiter):
 
 
 def _tags(networks: limits.Grouping, rate: values.Rate | None = None) -> dict[int, bytes]:
-    """Return the beginning of the keys, for each family: other sizes and rates have other ones."""
+    """Return the first bytes of the keys by IP version; they differ for each network size and each rate."""
     return {
         version: hashlib.blake2b(repr(_shape(version, shift, rate)).encode(), digest_size=8).digest()
         for version, shift in networks.shifts.items()

@@ -1,9 +1,9 @@
-"""Applies the penalties of a service whose connections are accepted by several workers.
+"""Applies the penalties of a service that has several workers.
 
-A worker keeps the penalties that it has charged or met, and publishes each one in the table that it shares
-with the others. A number there is the time at which a penalty ends, in units of 1/1024 s, and below them what
-it is for. So the latest end counts, as with rates. Two offences at the same moment at two workers may count
-as one.
+A worker keeps the penalties that it has charged or read, and publishes each one in the table that it shares
+with the others. A number there has the time at which a penalty ends, in units of 1/1024 s, and in its lowest
+digits the offence. So the latest end counts, as with rates. Two simultaneous offences at two workers may
+count as one.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ _KINDS: Final[tuple[penalties.Kind, ...]] = get_args(penalties.Kind)
 _STATUS: Final = 256  # codes from here on are exit statuses
 _ACTIVE: Final = 512  # the bit of an enforced penalty
 _CODES: Final = 1024
-_UNIT: Final = 1024 * _CODES  # so much is a second; a float has room for 2^53
-_SLACK: Final = 1.0  # seconds between the clocks of two turns
+_UNIT: Final = 1024 * _CODES  # one second; a float is exact up to 2^53
+_SLACK: Final = 1.0  # seconds by which two workers' times of a turn may differ
 
 
 class SharedPenalties(Penalties):
@@ -65,14 +65,14 @@ class SharedPenalties(Penalties):
 
 
 def encoded(penalty: Penalty) -> float:
-    """Return a penalty as a number, which is the time of its end in seconds and little more."""
+    """Return a penalty as a number: the time of its end in seconds, plus a code of less than 1/1024 s."""
     kind, _, status = penalty.offence.partition(" ")
     code = _STATUS + int(status) if status else next(i for i, each in enumerate(_KINDS) if each == kind)
     return (int(penalty.until * 1024) * _CODES + penalty.active * _ACTIVE + code) / _UNIT
 
 
 def decoded(value: float) -> Penalty:
-    """Return the penalty that a number stands for; any positive number stands for one."""
+    """Return the penalty that a number encodes; every positive number encodes one."""
     until, code = divmod(int(value * _UNIT), _CODES)
     active, code = divmod(code, _ACTIVE)
     offence = Offence("status", code - _STATUS) if code > _STATUS else Offence(_KINDS[code % len(_KINDS)])

@@ -1,7 +1,7 @@
 """Makes the memory that workers share, and gives each worker a place in it.
 
-It runs in the supervisor, which maps none of it: it writes the header, and clears what a worker has left that
-will have no successor.
+This is the supervisor's side. The supervisor maps none of the memory. It writes the header, and clears the
+segment of a worker that will have no successor.
 """
 
 import fcntl
@@ -17,11 +17,11 @@ _WORD: Final = struct.Struct("=Q")
 
 
 class NoPlaceError(Exception):
-    """Reports that all places are taken."""
+    """Reports that all places (`layout.PLACES`) are taken."""
 
 
 class SharedMemory:
-    """Holds the memory of one service, or of one group of services with the same user.
+    """Owns the memory of one service, or of one group of services with the same user.
 
     Raises:
         OSError: no descriptor is available.
@@ -40,10 +40,10 @@ class SharedMemory:
         return self._services.keys()
 
     def add(self, service: int) -> int:
-        """Return a free place for a worker of the service with this number, which is not 0.
+        """Take a free place for a worker and return it; `service` is the service's number, never 0.
 
         Raises:
-            NoPlaceError: there is none.
+            NoPlaceError: all places are taken.
         """
         free = (place for place in range(layout.PLACES) if place not in self._services)
         place = next(free, None)
@@ -58,8 +58,7 @@ class SharedMemory:
     def remove(self, place: int) -> None:
         """Clear a place whose worker has ended.
 
-        The rates of its clients stay, since they end by themselves. So does its generation, which must not
-        get smaller.
+        The rates stay, since they expire. The generation stays, since it must not get smaller.
         """
         del self._services[place]
         self._write(layout.FIRST + place, 0)

@@ -1,4 +1,4 @@
-"""Reads the segments of all places, and writes that of one."""
+"""Reads the segments of all places, and writes the segment of one."""
 
 import mmap
 import os
@@ -17,7 +17,7 @@ _FREE: Final = bytes(layout.WORD)
 
 
 class Segments:
-    """Maps the header and the segments of so many places, to read them; they may hold anything."""
+    """Maps the header and the segments of the first places, read-only. Their contents are not trusted."""
 
     def __init__(self, fd: int, places: int) -> None:
         self._memory = mmap.mmap(fd, layout.size(places), access=mmap.ACCESS_READ)
@@ -26,7 +26,7 @@ class Segments:
     def held(self, places: Sequence[int], key: bytes) -> int:
         """Return how many connections these places hold under a key.
 
-        This is the longest part of the time for which a worker keeps others waiting, so it calls little.
+        This takes most of the time for which a worker holds the lock, so it avoids function calls.
         """
         words, memory, hashed, total = self.words, self._memory, hash(key), 0
         for place in places:
@@ -47,22 +47,22 @@ class Segments:
         return total
 
     def full_at(self, places: Sequence[int], key: bytes) -> float:
-        """Return the latest time that one of these places has for a key, or 0."""
+        """Return the latest time that one of these places has for a key, or 0.0; see `OwnSegment.spend`."""
         memory, at, latest = self._memory, layout.rates(key), 0.0
         for place in places:
             start = layout.size(place) + at
             bucket = memory[start : start + layout.BUCKET]
             cell = layout.found(bucket, key)
             if cell >= 0:
-                latest = max(latest, layout.FULL_AT.unpack_from(bucket, cell)[0])  # not if it is no number
+                latest = max(latest, layout.FULL_AT.unpack_from(bucket, cell)[0])  # ignores NaN
         return latest
 
 
 class OwnSegment:
-    """Maps the segment of this process, which alone writes it; finds what an earlier process has left.
+    """Maps the segment that only this process writes, with the counts that an earlier process has left.
 
-    The counts never get a smaller region. A count that finds no free cell is not shared. That takes more than
-    30 networks in two buckets, while half of all cells are free.
+    The region of the counts never shrinks. A count is not shared if its two buckets are full. That is rare,
+    because half of all cells are free.
     """
 
     def __init__(self, fd: int, place: int) -> None:
@@ -76,7 +76,7 @@ class OwnSegment:
             self._bits = 0
 
     def set(self, word: int, value: int) -> None:
-        """Set one of the first words."""
+        """Set one of the segment's words, for example `layout.TAKEN`."""
         self._words[word] = value
 
     def counted(self) -> list[bytes]:
@@ -84,7 +84,7 @@ class OwnSegment:
         return list(self._cells)
 
     def fit(self, entries: int) -> None:
-        """Make room for so many counts; those that are there stay visible to others all the time."""
+        """Make room for this number of counts; existing counts stay visible to other workers throughout."""
         bits = layout.bits(entries)
         if bits <= self._bits:
             return
@@ -95,7 +95,7 @@ class OwnSegment:
         self._words[layout.BITS] = bits
 
     def put(self, key: bytes, value: int) -> None:
-        """Set a count; 0 forgets the key. Call `fit` before."""
+        """Set a count; 0 removes the key. Call `fit` first."""
         at = self._cells.get(key)
         if at is None:
             at = self._free(key) if value else None
@@ -109,9 +109,9 @@ class OwnSegment:
             del self._cells[key]
 
     def spend(self, key: bytes, full_at: float, now: float) -> float:
-        """Set when the token bucket of a key is full; return what this place knew before, 0 if nothing.
+        """Set the time at which the token bucket of a key is full again; return the old time, or 0.0.
 
-        A network whose bucket is full by `now` is forgotten, or else the one whose bucket is full first.
+        A new key replaces one whose bucket is full by `now`, or else the one whose bucket is full first.
         """
         start = layout.rates(key)
         bucket = self._memory[start : start + layout.BUCKET]
@@ -128,7 +128,7 @@ class OwnSegment:
         return before
 
     def _free(self, key: bytes) -> int | None:
-        """Return the word of a free cell for a key, in the emptier one of its buckets."""
+        """Return the word of a free cell for a key in the emptier one of its buckets, or None."""
         best, most = None, 0
         for number in layout.buckets(key, self._bits):
             first = (layout.counts(self._bits) + number * layout.BUCKET) // layout.WORD
@@ -141,7 +141,7 @@ class OwnSegment:
     def _found(self, fd: int, place: int) -> Iterator[tuple[bytes, int]]:
         """Yield the keys that an earlier process has left, each with the word of its value.
 
-        Reading through the mapping would use memory where nothing is.
+        It reads the file, because reading the mapping would allocate pages that were never written.
         """
         start, length = layout.counts(self._bits), layout.BUCKET << self._bits
         data = os.pread(fd, length, layout.size(place) + start)

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from tcpdconf.daemon.shared import layout, turns
 from tcpdconf.daemon.shared.segment import OwnSegment, Segments
 
-_BRIEF: Final = 20  # pauses that only let another process run; the later ones sleep
+_BRIEF: Final = 20  # pauses that only yield the processor; later ones sleep
 _SLEEP: Final = 0.0005  # seconds
 
 _Result = TypeVar("_Result")
@@ -19,13 +19,13 @@ _Result = TypeVar("_Result")
 class SharedTable:
     """Implements `policy.shared_limits.Table` for the worker in one place.
 
-    It opens the file anew for its locks, which belong to an open file description (fcntl(2), F_OFD_SETLK): a
-    lock on an inherited description would exclude no other process that has inherited it.
+    It opens the file again for its locks, which belong to an open file description (fcntl(2), F_OFD_SETLK).
+    A lock on an inherited description would not exclude other processes that have inherited it.
 
     Args:
-        fd: the file, which this object keeps; it is not used by the caller any more.
-        place: where this worker writes.
-        wake: an eventfd of the service, which wakes its workers that have paused.
+        fd: a descriptor of the file, which this object closes.
+        place: the worker's place.
+        wake: the service's eventfd, which wakes its paused workers; this object owns it.
     """
 
     def __init__(self, fd: int, place: int, wake: int) -> None:
@@ -38,11 +38,11 @@ class SharedTable:
         self._look()
 
     def fileno(self) -> int:
-        """Return the eventfd, on which an event says that a slot may be free."""
+        """Return the eventfd, which is readable when a slot may be free."""
         return self._wake
 
     def close(self) -> None:
-        """Close the descriptors; what this worker has written stays."""
+        """Close the descriptors; the counts of this worker stay in the file."""
         os.close(self._fd)
         os.close(self._wake)
 
@@ -50,7 +50,7 @@ class SharedTable:
         """Return whether this is the table of a worker with this file and place."""
         return (os.fstat(self._fd).st_ino, self._place) == (os.fstat(fd).st_ino, place)
 
-    # As policy sees it.
+    # `policy.shared_limits.Table`
 
     def exclusively(self, act: Callable[[], _Result], undo: Callable[[_Result], object]) -> _Result:
         """Call `act` while no other worker does (`turns.exclusively`)."""
@@ -65,11 +65,11 @@ class SharedTable:
         self._own.put(key, count)
 
     def full_at(self, key: bytes) -> float:
-        """Return when the token bucket of a key is full again, as the worker knows that spent last."""
+        """Return the latest time that a worker has set for a key, or 0.0."""
         return self._segments.full_at(self._places, key)
 
     def spend(self, key: bytes, full_at: float, now: float) -> float:
-        """Set when the token bucket of a key is full again; return what this worker knew before."""
+        """Set the time at which the token bucket of a key is full; return this worker's old time, or 0.0."""
         return self._own.spend(key, full_at, now)
 
     def taken(self) -> int:
@@ -81,9 +81,9 @@ class SharedTable:
         self._own.set(layout.TAKEN, total)
 
     def replace(self, counts: dict[bytes, int], entries: int) -> None:
-        """Hold these counts and no others; make room for so many `entries`.
+        """Replace all counts of this worker; make room for at least `entries` of them.
 
-        Others see each count as it was or as it is, and need not be kept away.
+        No lock is needed: other workers see either the old or the new value of each count.
         """
         self._look()
         self._own.fit(max(entries, len(counts)))
@@ -93,18 +93,18 @@ class SharedTable:
         for key, count in counts.items():
             self._own.put(key, count)
 
-    # The worker's pauses.
+    # pauses of the worker
 
     def set_paused(self, paused: bool) -> None:
-        """Say whether this worker accepts nobody because all slots are taken."""
+        """Publish that this worker does not accept because all slots are taken, or that it accepts again."""
         self._own.set(layout.PAUSED, int(paused))
 
     def wake(self) -> None:
-        """Wake the workers of the service that have paused, since a slot is free."""
+        """Wake the paused workers of the service, after a slot was released."""
         if any(self._words[layout.word(place, layout.PAUSED)] for place in self._fellows):
             os.eventfd_write(self._wake, 1)
 
-    # Primitive operations of `turns`.
+    # `turns.Primitives`
 
     def try_lock(self, number: int) -> bool:
         """Lock a byte, unless another process holds it; return whether this process holds it now."""
@@ -122,7 +122,7 @@ class SharedTable:
     def generation(self) -> int:
         """Return the largest generation that any process has declared.
 
-        A new place is looked for first, since its worker may declare one.
+        It reads new places first, since their workers may declare one.
         """
         words = self._words
         if words[layout.VERSION] != self._version:
@@ -136,11 +136,11 @@ class SharedTable:
         self.try_lock(number)
 
     def now(self) -> float:
-        """Return the time in seconds."""
+        """Return the time of a monotonic clock in seconds."""
         return time.monotonic()
 
     def relax(self) -> None:
-        """Let others run for a moment."""
+        """Yield the processor, or sleep for half a millisecond after many calls."""
         self._relaxed += 1
         if self._relaxed > _BRIEF:
             time.sleep(_SLEEP)
@@ -148,9 +148,9 @@ class SharedTable:
             os.sched_yield()
 
     def _look(self) -> None:
-        """Look which places there are now."""
+        """Read the places and their services from the header."""
         header = Segments(self._fd, 0).words
-        self._version = header[layout.VERSION]  # first: a change meanwhile is found the next time
+        self._version = header[layout.VERSION]  # first, so that a later change is noticed
         self._places = range(min(header[layout.COUNT], layout.PLACES))
         services = [header[layout.FIRST + place] for place in self._places]
         self._segments = Segments(self._fd, len(self._places))
@@ -161,5 +161,5 @@ class SharedTable:
 
 
 def _lock(kind: int, number: int) -> bytes:
-    """Return the struct flock for one byte."""
+    """Return the struct flock (fcntl(2)) that locks or unlocks one byte."""
     return struct.pack("@hhqqi4x", kind, os.SEEK_SET, number, 1, 0)
