@@ -44,9 +44,9 @@ _DETAIL: Final = 300  # characters of such a line
 
 
 class Commands:
-    """Answers the commands to one daemon.
+    """Answers the commands on control.sock for one daemon.
 
-    `stop` is called with the seconds that programs may go on; None means that the daemon stops at once.
+    `stop` is called with the seconds that programs may continue; None means that the daemon stops at once.
     `cluster` returns the status of the engine, or None without one.
     """
 
@@ -70,8 +70,8 @@ class Commands:
         self._waiting: list[Callable[[], None]] = []
         self._timer = 0
         self._heir: int | None = None  # the pid of the daemon that takes over
-        self.replaced = False  # told to stop while another daemon has the listening sockets
-        self._ending = False  # told to stop, perhaps by the daemon that takes over
+        self.replaced = False  # True if it must stop while a successor has the listening sockets
+        self._ending = False  # True once it must stop, perhaps for a successor
         self._hashed: tuple[Config, str] | None = None
 
     def all(self) -> dict[str, Command]:
@@ -106,9 +106,9 @@ class Commands:
         self.ask_workers(lambda: then(self._page), about)
 
     def ask_workers(self, done: Callable[[], None], about: tuple[Address, ...] = ()) -> None:
-        """Ask the workers for what only they know; call `done` when all have reported, or after one second.
+        """Ask the workers for reports; call `done` when all have reported, or after one second.
 
-        The reports have the penalties of the addresses in `about`, unless workers are being asked already.
+        The reports have the penalties of the addresses in `about`, unless an earlier request still waits.
         """
         self._waiting.append(done)
         if self._missing:
@@ -150,14 +150,14 @@ class Commands:
         }
 
     def _banned(self) -> list[dict[str, object]] | None:
-        """Return the newest bans; None if their file cannot be read, which must not cost the status."""
+        """Return the newest bans, or None if their file cannot be read: the status must not fail for that."""
         try:
             return [each.data() for each in self._bans.newest(_NEWEST)]
         except BansError:
             return None
 
     def _hash(self, config: Config) -> str:
-        """Return the hash of the running configuration, which is computed once for each."""
+        """Return the hash of the running configuration, which is computed once for each configuration."""
         if self._hashed is None or self._hashed[0] is not config:
             self._hashed = config, hashlib.sha256(config.model_dump_json().encode()).hexdigest()
         return self._hashed[1]
@@ -189,8 +189,8 @@ class Commands:
     def _hand_over(self, request: dict[str, Any], reply: Reply) -> None:
         """Give one successor the listening sockets. Both daemons accept until the successor sends `stop`.
 
-        A successor that hangs up before that has failed, and another one may take over. One that names no
-        protocol is older, and speaks the first.
+        If a successor hangs up before that, it has failed, and another one may take over. A successor that
+        names no protocol is an older release, which speaks protocol 1.
         """
         if (protocol := request.get("protocol", 1)) != takeover.PROTOCOL:
             reply({"ok": False, "error": takeover.unknown(protocol, "the new daemon takes over")})
@@ -278,7 +278,7 @@ def _histogram(bounds: Sequence[float], counts: Sequence[int], total: float) -> 
 
 
 def _usage(gauges: Mapping[str, int]) -> dict[str, object]:
-    """Return what a worker has measured of itself, as of the supervisor."""
+    """Return the memory and processor time that a worker has measured of itself, as JSON data."""
     return {
         "cpu": gauges["cpu_milliseconds"] / 1000,
         "resident": gauges["resident_bytes"],
@@ -289,7 +289,10 @@ def _usage(gauges: Mapping[str, int]) -> dict[str, object]:
 
 
 def penalties(report: PenaltiesStatus | None, counts: Mapping[str, int]) -> dict[str, object] | None:
-    """Return what a worker reports of its penalties, whose form alone is checked; None if it has not yet."""
+    """Return a worker's report on penalties as JSON data, or None before its first report.
+
+    Only the form of the report was checked.
+    """
     if report is None:
         return None
     return {
@@ -310,14 +313,14 @@ def penalty(row: PenaltyStatus) -> dict[str, object]:
 
 
 def _network(row: PenaltyStatus) -> str:
-    """Return the network of a penalty as text; one address without its prefix length."""
+    """Return the network of a penalty as text; a single address has no prefix length."""
     bits = access_table.BITS[row.version]
     first = ipaddress.ip_address((row.bits << bits - row.length).to_bytes(bits // 8))
     return str(first) if row.length == bits else f"{first}/{row.length}"
 
 
 def most_refused(reports: Iterable[Reported]) -> list[dict[str, object]]:
-    """Return the addresses that all services together have refused most."""
+    """Return the addresses with the most refusals of all services together."""
     counted: Counter[Address] = Counter()
     for report in reports:
         for version, value, refused in report.refused:
@@ -351,7 +354,7 @@ def _last(last: Last | None) -> dict[str, object] | None:
 
 
 def _bounded(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the first of the lines, none of them too long; a snapshot for HTTP is made each second."""
+    """Yield the first lines, each cut to a limit, because a snapshot for HTTP is made each second."""
     for line in lines[:_DETAILS]:
         yield line if len(line) <= _DETAIL else f"{line[: _DETAIL - 1]}…"
     if len(lines) > _DETAILS:

@@ -14,7 +14,7 @@ GUARDED: Final = ("ban", "unban", "bans")  # the commands of guard.sock
 class ControlSockets:
     """Serves `commands` on control.sock, and some of them on guard.sock.
 
-    `runtime` is the directory of the sockets; None means none.
+    `runtime` is the directory of the sockets; without one (None) there are no sockets.
     """
 
     def __init__(self, events: loop.Loop, runtime: str | None, commands: Mapping[str, Command]) -> None:
@@ -39,9 +39,9 @@ class ControlSockets:
             log.warning(f"no control socket: {self._runtime}: {error.strerror}")
 
     def follow(self, named: int | str | None) -> None:
-        """Give guard.sock to the group that the configuration names; None means that there is none.
+        """Give guard.sock to the group that the configuration names; close it if that is None.
 
-        Clients of another group are dismissed.
+        If the group changes, connected clients are dropped.
         """
         group = None
         try:
@@ -59,7 +59,8 @@ class ControlSockets:
     def _open_guard(self, runtime: str, group: int) -> None:
         guarded = {name: _without_force(each) for name, each in self._commands.items() if name in GUARDED}
         try:
-            # control.sock is this daemon's, so a guard.sock is of a daemon that has ended or will end
+            # control.sock is this daemon's, so an existing guard.sock belongs to a daemon that has ended or
+            # will end
             self._guard = Control(
                 self._loop, runtime, guarded, name=runtimedir.GUARD, group=group, replace=True
             )

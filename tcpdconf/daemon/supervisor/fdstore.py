@@ -13,7 +13,7 @@ from tcpdconf.daemon.supervisor.reload.transaction import Open
 
 
 class Store:
-    """Keeps exactly the sockets in the store on which the daemon listens."""
+    """Keeps the store equal to the sockets on which the daemon listens."""
 
     def __init__(self, notifier: notify.Notifier, activated: listeners.Activated) -> None:
         self._notifier = notifier
@@ -39,7 +39,7 @@ class Store:
     def release(self, unwanted: frozenset[socket.socket], then: Callable[[], None]) -> None:
         """Let the manager close its copies of these sockets, then call `then`.
 
-        A copy that outlived ours would go on listening, and no process would accept.
+        A copy that outlived ours would still listen, and no process would accept.
         """
         names = [name for name, kept in self._kept.items() if not unwanted.isdisjoint(kept)]
         for name in names:
@@ -58,5 +58,5 @@ class Store:
 
 
 def _name(key: listeners.ListenerKey) -> str:
-    """Return the name of a listener in the store, where colons are not allowed."""
+    """Return the name of a listener in the store; names there cannot contain colons."""
     return f"{listeners.STORED}{key.address.replace(':', '_')} {key.port}"

@@ -1,7 +1,7 @@
-"""Finds workers that do not answer and kills them; each is restarted, and its programs live on.
+"""Finds workers that do not answer and kills them; each is restarted, and its programs continue.
 
-It counts missed pings, not seconds: when the host was suspended or the supervisor was stopped, one round
-comes late instead of many. A late round counts against no worker, since workers may have been held up too.
+It counts missed pings, not seconds: after a suspend of the host or a stop of the supervisor, one round is
+late instead of many. A late round counts against no worker, since the workers may have been stopped too.
 """
 
 import math
@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 from tcpdconf.daemon.process import log, loop
 
-_ROUNDS: Final = 3  # pings in a row without an answer: a busy machine makes a worker miss one
-_PAUSE: Final = 10.0  # seconds between two pings; the result of the shipped unit's WatchdogSec=30
-_SHORTEST: Final = 1.0  # a worker may be held up for a second, whatever the watchdog's limit is
-_PREPARE: Final = 120.0  # seconds for a worker that reads its files, twice as many as a reload allows
+_ROUNDS: Final = 3  # pings in a row without an answer; on a busy host a worker may miss one
+_PAUSE: Final = 10.0  # seconds between two pings; follows from WatchdogSec=30 of the shipped unit
+_SHORTEST: Final = 1.0  # least seconds between two pings, even with a short watchdog limit
+_PREPARE: Final = 120.0  # seconds for a worker to read its files, twice those of a reload
 
 
 class Pinged(Protocol):
@@ -37,8 +37,8 @@ class Pinged(Protocol):
 class Heartbeat:
     """Pings the `workers` of a daemon three times within the service manager's `watchdog` limit (seconds).
 
-    It kills a worker that has missed three pings and had the time to answer the last one. A worker that does
-    not serve yet answers only when it has read its files; it has two minutes.
+    It kills a worker that has missed three pings, if it had the time to answer the last one. A worker that
+    does not serve yet answers only after it has read its files, and has two minutes for that.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Heartbeat:
         self._due = 0.0
 
     def start(self) -> None:
-        """Ping from now on."""
+        """Start to ping at intervals."""
         self._wait()
 
     def _wait(self) -> None:

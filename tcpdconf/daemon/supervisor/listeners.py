@@ -1,4 +1,4 @@
-"""Opens listening sockets, or takes those that a service manager or another daemon passes on."""
+"""Opens listening sockets, or adopts sockets that a service manager or another daemon passes on."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
 class ListenerKey(NamedTuple):
-    """Identifies the listener of a socket: an address as configured, a port number."""
+    """Identifies a listener by its address, as configured, and its port number."""
 
     address: str
     port: int
@@ -50,7 +50,7 @@ def key_of(sock: socket.socket) -> ListenerKey:
 
 
 class CannotBindError(Exception):
-    """Reports that a listener's socket cannot be opened; the text says which and why."""
+    """Reports that a listener's socket cannot be opened; the text names the listener and the reason."""
 
     def __init__(self, which: ListenerKey, why: str) -> None:
         super().__init__(f"cannot bind {which}: {why}")
@@ -58,10 +58,10 @@ class CannotBindError(Exception):
 
 
 class Opening:
-    """Collects the sockets that a configuration listens on: open ones, and those that it opens.
+    """Collects the sockets that a configuration listens on: already open ones and new ones.
 
-    It does not touch an open socket before `commit`, except to set SO_REUSEPORT for a moment. `undo` closes
-    the sockets opened here. An open socket gets the options of its service without being bound again.
+    It does not touch an open socket before `commit`, except to set SO_REUSEPORT briefly. `undo` closes the
+    new sockets. An open socket gets the options of its service without being bound again.
     """
 
     def __init__(self, have: Mapping[ListenerKey, list[socket.socket]], activated: "Activated") -> None:
@@ -88,13 +88,13 @@ class Opening:
             claimed = [] if sockets else self._activated.claim(listener, which.port, service)
         except OSError as error:
             raise CannotBindError(which, str(error.strerror)) from None
-        self._silent += [(each, listener, options) for each in sockets]  # these and the backlog may be new
+        self._silent += [(each, listener, options) for each in sockets]  # options or backlog may differ
         sockets = sockets or claimed or [self._open(listener, which, options)]
         self.wanted[which] = sockets
         return sockets
 
     def unwanted(self) -> frozenset[socket.socket]:
-        """Return the open sockets that no listener wants any more."""
+        """Return the open sockets that no listener of the new configuration uses."""
         wanted = {each for sockets in self.wanted.values() for each in sockets}
         return self._all - wanted
 
@@ -114,7 +114,7 @@ class Opening:
         """Listen on all wanted sockets; return the unwanted ones, for the caller to close.
 
         Raises:
-            CannotBindError: the kernel refuses; the sockets have the options that they had.
+            CannotBindError: the kernel refuses; the sockets have their old options.
         """
         unwanted = self.unwanted()
         before = []
@@ -133,7 +133,7 @@ class Opening:
         return unwanted
 
     def undo(self) -> None:
-        """Close the sockets that were opened here."""
+        """Close the new sockets."""
         for each in self._opened:
             each.close()
 
@@ -170,8 +170,8 @@ class Opening:
     ) -> socket.socket:
         """Bind a port on which other sockets are open, for example when "*" replaces an address.
 
-        SO_REUSEPORT is set only while binding: otherwise another process of the same user could bind too. The
-        new socket listens at `commit`. Until then the other sockets get all clients.
+        SO_REUSEPORT is set only during bind(2): otherwise another process of the same user could bind too.
+        The new socket listens at `commit`. Until then the other sockets get all clients.
         """
         try:
             with _shared(others):
@@ -186,7 +186,7 @@ class Opening:
 
 @contextlib.contextmanager
 def _shared(sockets: list[socket.socket]) -> Iterator[None]:
-    """Let sockets with SO_REUSEPORT bind the ports of these sockets meanwhile."""
+    """Set SO_REUSEPORT on these sockets, so that others with this option can bind their ports meanwhile."""
     for each in sockets:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -230,7 +230,7 @@ def _bind(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         if listener.freebind:
             sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
-        socket_options.apply(sock, options)  # others may have the port on another interface
+        socket_options.apply(sock, options)  # before bind: the port may be in use on another interface
         sock.bind(address)
         undo.pop_all()
     return sock
@@ -252,14 +252,14 @@ class Activated:
     """Keeps the sockets that were open before this process started.
 
     They come from a socket unit, from the service manager's file descriptor store, or from the daemon that
-    this one replaces. A listener must claim each socket of a unit, since the unit goes on listening.
+    this one replaces. A listener must claim each socket of a unit, since the unit's copy keeps listening.
     """
 
     def __init__(self, environment: Mapping[str, str], taken: Iterable[Passed] = ()) -> None:
         """Take the sockets that the start `environment` names, and those `taken` from another daemon."""
-        self._units: dict[socket.socket, str] = {}  # each with the name of its unit
+        self._units: dict[socket.socket, str] = {}  # names of units by socket
         self._unclaimed: list[socket.socket] = []
-        self._spare: list[socket.socket] = []  # sockets of units that a listener has given up
+        self._spare: list[socket.socket] = []  # sockets of units without a listener
         self.stored: dict[str, list[socket.socket]] = {}  # by name in the store
         others = []
         for sock, unit in taken:
@@ -273,20 +273,20 @@ class Activated:
                 others.append(sock)
             else:
                 self._add(name, sock)
-        # those of a daemon before this one, until this one serves
+        # sockets of an earlier daemon, until this one serves
         self.inherited = frozenset(each for each in others if _is_tcp(each))
         for each in self.inherited:
             each.setblocking(False)
 
     def open(self) -> dict[ListenerKey, list[socket.socket]]:
-        """Return the inherited sockets by listener, as open before the first configuration."""
+        """Return the inherited sockets by listener; they are open before the first configuration."""
         found: dict[ListenerKey, list[socket.socket]] = {}
         for each in self.inherited:
             found.setdefault(key_of(each), []).append(each)
         return found
 
     def claim(self, listener: tables.Listener, port: int, service: ServiceSettings) -> list[socket.socket]:
-        """Return the sockets that units have for a listener, listening, or none; "*" takes both families'.
+        """Return the units' sockets for a listener, which now listen; for "*", those of both families.
 
         Raises:
             RefusedError: the kernel refuses an option of the service.
@@ -304,7 +304,7 @@ class Activated:
         return []
 
     def overlapping(self, which: ListenerKey) -> str | None:
-        """Return the name of a unit's socket that overlaps with this address, and of its unit, or None."""
+        """Return a text with a unit and its socket that overlaps with this address, or None."""
         for each, unit in self._units.items():
             if _is_tcp(each):
                 bound = key_of(each)
@@ -313,14 +313,14 @@ class Activated:
         return None
 
     def let_go(self, sock: socket.socket) -> None:
-        """Close a socket that no listener wants any more; keep one of a unit, which cannot be bound again."""
+        """Close a socket that no listener uses; keep a unit's socket, which could not be bound again."""
         if self.lent(sock):
             self._spare.append(sock)
         else:
             sock.close()
 
     def lent(self, sock: socket.socket) -> bool:
-        """Return whether a socket belongs to a socket unit, which keeps it and passes it on again."""
+        """Return whether a socket belongs to a socket unit, which keeps it open and passes it on again."""
         return sock in self._units
 
     def unit(self, sock: socket.socket) -> str | None:

@@ -28,8 +28,8 @@ class LoggerSettings(NamedTuple):
 class Logger:
     """Keeps a logger running until closed; the pipe outlives the process, so that no output is lost.
 
-    `write` is the end for programs. `peek` is a second, non-blocking reading end for the worker, which checks
-    how full the pipe is.
+    `write` is the writing end for programs. `peek` is a second, non-blocking reading end, by which the worker
+    measures how full the pipe is.
 
     Raises:
         OSError: no pipe is available.
@@ -43,7 +43,7 @@ class Logger:
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, _PIPE)
         try:
-            # O_NONBLOCK belongs to an open file, not to a descriptor: the logger's end must go on blocking.
+            # O_NONBLOCK belongs to an open file description, and the logger's end must block.
             self.peek = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             channel.close_all([self._read, self.write])
@@ -58,7 +58,7 @@ class Logger:
         return child.fork(self._run, {self._read})
 
     def _run(self) -> int:
-        os.setsid()  # signals to programs or from a terminal are not meant for the logger
+        os.setsid()  # the logger must not get signals for programs or from a terminal
         os.dup2(self._read, 0)
         log_fd = os.dup(2)  # closed when the logger runs
         if self.order.detached:
@@ -83,7 +83,7 @@ class Logger:
 def order(
     service: Service, environment: Mapping[str, str], ways: dialect.Dialect = dialect.TOML
 ) -> LoggerSettings | None:
-    """Return the settings of a service's logger, or None if it wants none.
+    """Return the settings of a service's logger, or None if the service has none.
 
     `environment` is the one that the daemon was started with.
     """

@@ -51,13 +51,13 @@ from tcpdconf.daemon.worker import books
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _GRACE: Final = 5.0  # seconds that a worker has to end after `stop_timeout`
 _HURRY: Final = 1.0
-_EXPIRE: Final = 60.0  # seconds between two looks for bans that have ended
-_SAVE: Final = 300.0  # seconds between two copies of what is lost if this process crashes
+_EXPIRE: Final = 60.0  # seconds between two removals of ended bans
+_SAVE: Final = 300.0  # seconds between two calls of `_save`
 _OF_THE_HOST: Final = frozenset({"cannot-bind", "unclaimed-socket"})
 
 
 class StartError(Exception):
-    """Reports that the host does not let the daemon start; `problems` say why."""
+    """Reports that the host does not let the daemon start; `problems` give the reasons."""
 
     def __init__(self, found: list[problems.Problem]) -> None:
         super().__init__(*(problem.text for problem in found))
@@ -292,7 +292,7 @@ class Supervisor(Observer[ManagedService]):
         self._reloads.tell(lambda reload: reload.prepared(each))
 
     def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
-        """Tell the present reload that a service cannot be served as it asks, and why."""
+        """Tell the current reload that a service cannot be served with its settings, and why."""
         self._reloads.tell(lambda reload: reload.failed(each, failures))
 
     def serves(self, each: ManagedService, *, first: bool) -> None:
@@ -325,18 +325,18 @@ class Supervisor(Observer[ManagedService]):
         self._notifier.watchdog()
 
     def _save(self) -> None:
-        """Save at intervals what a crash of this process would lose."""
+        """Save, at intervals, the state that a crash of this process would lose."""
         self._loop.after(_SAVE, self._save)
         for each in self._all:
             self._loop.attempt(each.passes.save)
 
     def _expire_bans(self) -> None:
-        """Forget the bans that have ended, at intervals."""
+        """Remove ended bans at intervals."""
         self._loop.after(_EXPIRE, self._expire_bans)
         self._bans.expire()
 
     def _workers(self) -> list[worker_process.WorkerProcess]:
-        """Return every worker, also those that are being started or drained."""
+        """Return all workers, including those that are being started or drained."""
         return [worker for each in self._all for worker in each.workers]
 
     def _signalled(self) -> None:
@@ -392,13 +392,13 @@ class Supervisor(Observer[ManagedService]):
                 self._all.remove(each)
 
     def _drain(self, seconds: float | None) -> None:
-        """Stop on command; programs may go on for so many seconds.
+        """Stop on command; programs may continue for some seconds.
 
         Services with an agent announce their end first, unless the command gives programs no time (None),
         another daemon has the listeners, or this one is stopping already.
         """
         log.info("stopping", drain=f"{seconds or 0:g}s")
-        self._store.clear()  # gives up the ports: a restart may follow a signal, but not this command
+        self._store.clear()  # gives up the ports: no restart follows this command, unlike a signal
         announces = seconds is not None and not self._stopping and not self._commands.replaced
         self._stop(seconds or 0, announces=announces)
 
@@ -426,7 +426,7 @@ class Supervisor(Observer[ManagedService]):
         for sockets in self._reloads.state.sockets.values():
             for listening in sockets:
                 if listening not in open_:
-                    listening.close()  # the kernel refuses clients from now on: they need not wait in vain
+                    listening.close()  # from now on the kernel refuses clients, which would wait in vain
         for each in self._all:
             if each not in self._announcing:
                 self._loop.attempt(functools.partial(each.stop, drain, seconds))
@@ -464,8 +464,8 @@ class Supervisor(Observer[ManagedService]):
 def _clear_type_cache() -> None:
     """Clear the interpreter's cache of attributes, so that processes forked from now on share more memory.
 
-    Before Python 3.12 a new entry counts a reference less for the name that it displaces. So every process
-    would write to the pages of many names, and get its own copies of them: 0.2 MB.
+    Before Python 3.12 a new entry decrements the reference count of the name that it displaces. So every
+    process would write to the pages of many names, and get its own copies of them: 0.2 MB.
     """
     if sys.version_info < (3, 12):
         sys._clear_type_cache()  # noqa: SLF001 (there is no other way)

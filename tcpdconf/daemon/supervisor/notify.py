@@ -43,7 +43,7 @@ class Notifier:
             self._socket.setblocking(False)
 
     def close(self) -> None:
-        """Send nothing more, and drop the messages that wait."""
+        """Drop the messages that wait, and send no more."""
         while self._waiting:
             channel.close_all(self._waiting.popleft().fds)
         if self._socket is not None:
@@ -90,7 +90,7 @@ class Notifier:
             os.close(write)
 
     def watchdog(self) -> None:
-        """Report that the daemon is alive; skip this if messages wait, since it is worthless later."""
+        """Report that the daemon is alive, unless messages wait: a late report is worthless."""
         if not self._waiting:
             self._say_state("WATCHDOG=1")
 
@@ -103,7 +103,7 @@ class Notifier:
             return
         try:
             own = [os.dup(fd) for fd in fds]
-        except OSError:  # the store lacks this socket: a restart binds it again
+        except OSError:  # without this socket in the store, a restart binds it again
             return
         self._waiting.append(_Message(text, own, state))
         if len(self._waiting) > _MOST:

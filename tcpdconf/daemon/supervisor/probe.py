@@ -1,7 +1,7 @@
-"""Tries the programs, files and DNS lists that a configuration names, without serving.
+"""Probes the programs, files and DNS lists that a configuration names, without serving.
 
-It tries each service in a process of its own, by the code that would serve it. The process has the service's
-rights if this process may take them on.
+It probes each service in a process of its own, with the code that would serve it. The process has the
+service's rights if this process may assume them.
 """
 
 import os
@@ -21,14 +21,14 @@ from tcpdconf.daemon.supervisor.service.managed import ManagedService
 from tcpdconf.daemon.supervisor.service.setups import CannotPrepareError, Surroundings
 from tcpdconf.daemon.supervisor.worker_process import Observer
 
-_SECONDS: Final = 60.0  # for everything
-_PATIENCE: Final = 1.0  # seconds before a terminal shows which services are still being tried
+_SECONDS: Final = 60.0  # for all services together
+_PATIENCE: Final = 1.0  # seconds before a terminal shows the services that are still being tried
 _EXAMPLES: Final = 3  # most lists that a warning names
 _ASK: Final = "set dns.servers to a resolver of your own, or delete lists that have closed"
 
 
 class Tried(NamedTuple):
-    """Holds the result of a probe: problems, each at its place, and by name the answers of each DNS list."""
+    """Holds the result of a probe: problems with their places, and the answers of DNS lists by name."""
 
     problems: list[problems.Problem]
     lists: dict[str, dict[str, str]]
@@ -97,7 +97,7 @@ class _Probe(Observer[ManagedService]):
         self._finish(each)
 
     def reported(self, each: ManagedService, _: Reported) -> None:
-        """Stop waiting for a service whose worker sends what it was not asked for."""
+        """Stop waiting for a service whose worker sends a report, for which nobody has asked."""
         self._finish(each)
 
     def _finish(self, each: ManagedService, failures: Sequence[Failure] = ()) -> None:
@@ -108,7 +108,7 @@ class _Probe(Observer[ManagedService]):
             self._loop.stop()
 
     def _try_engine(self) -> None:
-        """Warn if the engine of [cluster] cannot be used; that it does not answer now is no error."""
+        """Warn if the engine of [cluster] cannot be used; an engine that does not answer now is no error."""
         settings = self._loaded.config.cluster
         if settings is None:
             return
@@ -124,7 +124,7 @@ class _Probe(Observer[ManagedService]):
         sys.stderr.write(f"trying {', '.join(sorted(self._waiting))} ...\n")
 
     def _warn(self, name: str, rows: Sequence[dict[str, str]]) -> None:
-        """Warn of each chain, and of a service's own lists, if none of the lists there answers."""
+        """Warn of each chain of which no list answers, and of a service if none of its own lists answers."""
         for key, lists in self._chains(name):
             shown = {each.shown for each in lists}
             failing = [row for row in rows if row["list"] in shown]
@@ -137,7 +137,7 @@ class _Probe(Observer[ManagedService]):
             self._problems.append(self._loaded.problem(key, text, "no-list-answers", "warning", hint=_ASK))
 
     def _chains(self, name: str) -> Iterator[tuple[positions.Key, Iterable[DnsList]]]:
-        """Yield the key and the lists of each chain that a service names, and of its own lists together."""
+        """Yield the key and the lists of each chain that a service names, then those of its own lists."""
         config = self._loaded.config
         written = config.services[name].dns_lists
         for chain in dict.fromkeys(item for item in written if isinstance(item, str)):

@@ -1,6 +1,6 @@
-"""Defines the settings of a worker that need a new process to change, and applies them to one.
+"""Defines the settings of a worker that only a new process can change, and applies them.
 
-Programs inherit all of them. What only root may do comes before the change of the user.
+Programs inherit all of them. Changes that only root may make come before the change of the user.
 """
 
 import errno
@@ -16,7 +16,7 @@ _NICE_DROP_IN: Final = "a drop-in for the unit gives it: share/tcpdconf/systemd/
 
 
 class MissingRight(NamedTuple):
-    """Says which right of the daemon is missing, and how to give it."""
+    """Names a right that the daemon lacks, and how to give it."""
 
     text: str
     hint: str
@@ -29,13 +29,13 @@ NO_SYS_NICE: Final = MissingRight("needs CAP_SYS_NICE", _NICE_DROP_IN)
 
 
 def no_sys_resource(value: int) -> MissingRight:
-    """Return the right that is missing to set an OOM score below the daemon's."""
+    """Return the right that is needed to set an OOM score below the daemon's."""
     hint = f"write OOMScoreAdjust={value} in a drop-in for the unit: services may have it, and any above it"
     return MissingRight("needs CAP_SYS_RESOURCE, because the daemon has a higher value", hint)
 
 
 class ProcessSettings(NamedTuple):
-    """Holds these settings; None leaves a process as the supervisor is."""
+    """Holds these settings; with None, a process keeps the supervisor's value."""
 
     identity: host.Identity
     directory: str
@@ -64,7 +64,7 @@ def of(service: Service) -> ProcessSettings:
 def apply(settings: ProcessSettings) -> list[Failure]:
     """Apply the settings to this process; return the failures, which leave it without the setting.
 
-    The worker itself enters the directory and sets the umask, since only the drop-in does not want that.
+    The worker itself enters the directory and sets the umask, since the drop-in does neither.
 
     Raises:
         OSError: the kernel refuses the identity.
@@ -80,7 +80,7 @@ def _scheduled(settings: ProcessSettings) -> Iterator[Failure]:
     """Set nice value and OOM score; yield a failure for each that the kernel refuses."""
     nice, score = settings.nice, settings.oom_score_adjust
     if nice is not None:
-        # SystemCallErrorNumber= of the unit is EPERM
+        # the unit has SystemCallErrorNumber=EPERM
         missing = {errno.EACCES: NO_SYS_NICE, errno.EPERM: NO_CALL}
         yield from _tried("nice", lambda: privileges.set_nice(nice), missing)
     if score is not None:
@@ -89,7 +89,7 @@ def _scheduled(settings: ProcessSettings) -> Iterator[Failure]:
 
 
 def _tried(key: str, change: Callable[[], None], missing: Mapping[int, MissingRight]) -> Iterator[Failure]:
-    """Change a setting, or yield the failure; `missing` has the right that an error number stands for."""
+    """Change a setting, or yield the failure; `missing` maps error numbers to the right that is needed."""
     try:
         change()
     except OSError as error:

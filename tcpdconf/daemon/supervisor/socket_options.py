@@ -1,6 +1,6 @@
 """Sets the options of listening sockets that accepted connections inherit (tcp(7), socket(7)).
 
-The kernel copies all of them to each connection, so they cost no call for it.
+The kernel copies all of them to each connection, so no connection costs a system call.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ _NEW_SOCKET: Final = "or stop the daemon and start it, which binds a new socket"
 
 @dataclass(frozen=True)
 class Options:
-    """Holds the options of a socket; `apply` leaves one alone that is None.
+    """Holds the options of a socket; `apply` does not change an option that is None.
 
-    `idle` and `interval` are in seconds, `user_timeout` is in milliseconds. `interface` is "" for all.
+    `idle` and `interval` are in seconds, `user_timeout` is in milliseconds. An `interface` of "" means all.
     """
 
     keepalive: int | None = None
@@ -72,8 +72,8 @@ class RefusedError(Exception):
 def of(service: ServiceSettings, *, lent: bool) -> Options:
     """Return the options of a service's sockets.
 
-    With `lent` they are for a socket of a socket unit, which keeps what its unit says where the service says
-    nothing.
+    With `lent` they are for a socket of a socket unit, which keeps its unit's value of every option that the
+    service does not set.
     """
     keepalive, tcp = service.keepalive, service.tcp
     timeout = service.user_timeout or 0
@@ -95,7 +95,7 @@ def of(service: ServiceSettings, *, lent: bool) -> Options:
 
 
 def read(sock: socket.socket) -> Options:
-    """Return the options that a socket has."""
+    """Return the current options of a socket."""
     found: dict[str, Any] = {name: sock.getsockopt(*option) for name, option in _NUMBERS.items()}
     found["mark"] &= 0xFFFFFFFF
     interface = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LONGEST)
@@ -103,7 +103,7 @@ def read(sock: socket.socket) -> Options:
 
 
 def apply(sock: socket.socket, options: Options) -> None:
-    """Set the options that differ; connections that are open already keep theirs.
+    """Set the options that differ; open connections keep theirs.
 
     Raises:
         OSError: the kernel refuses one of them.
@@ -118,11 +118,11 @@ def apply(sock: socket.socket, options: Options) -> None:
 
 
 def require(sockets: Iterable[socket.socket], options: Options) -> None:
-    """Find out, with sockets of its own, whether the options of these sockets could be set, or of a new one.
+    """Check that mark and interface could be set on these sockets, and on a new one; use test sockets.
 
     Raises:
-        RefusedError: mark or interface could not.
-        OSError: there is no descriptor left for such a socket.
+        RefusedError: the kernel refuses mark or interface.
+        OSError: no descriptor is available for a test socket.
     """
     for before in [read(sock) for sock in sockets] or [_NEW]:
         wanted = Options(
@@ -133,7 +133,7 @@ def require(sockets: Iterable[socket.socket], options: Options) -> None:
             continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
             if before.interface:
-                with contextlib.suppress(OSError):  # it exists no more
+                with contextlib.suppress(OSError):  # it no longer exists
                     apply(trial, Options(interface=before.interface))
             _try(trial, Options(interface=wanted.interface), "interface")
             _try(trial, Options(mark=wanted.mark), "mark")
@@ -154,7 +154,7 @@ def _try(trial: socket.socket, options: Options, name: str) -> None:
 
 
 def _of_the_kernel() -> Options:
-    """Return the kernel's times of keep-alive, which replace others that a socket has; None if unknown."""
+    """Return the kernel's default keep-alive times; an option is None if its default is unknown."""
     try:
         return Options(idle=_sysctl("time"), interval=_sysctl("intvl"), probes=_sysctl("probes"))
     except (OSError, ValueError):

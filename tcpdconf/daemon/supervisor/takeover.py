@@ -15,21 +15,21 @@ PROTOCOL: Final = 1
 
 Raise it when a daemon of before would misunderstand what is sent. Keys that it may ignore do not count.
 """
-_PATIENCE: Final = 30.0  # seconds; it may be in the middle of a reload
+_PATIENCE: Final = 30.0  # seconds to wait for a predecessor, which may be in the middle of a reload
 
 
 def unknown(protocol: object, who: str) -> str:
-    """Return the message about a protocol of another version; `who` speaks it."""
+    """Return the message about an unknown version of the protocol; `who` is the subject that uses it."""
     number, own = printable.escaped(str(protocol)[:20]), f"tcpdconf {tcpdconf.__version__} knows {PROTOCOL}"
     return f"{who} by protocol {number}, and {own}: stop one daemon and start the other instead"
 
 
 class Predecessor:
-    """Connects to the daemon to replace; `sockets` are its listening ones, which both have from now on.
+    """Connects to the daemon to replace; `sockets` are its listening sockets, which both daemons now have.
 
     Raises:
-        ControlError: no daemon runs there, or it refuses, for example because another one takes over, or
-            one of the two does not know the other's protocol. That daemon goes on as before.
+        ControlError: no daemon runs there; or it refuses, for example because another one takes over; or one
+            of the two does not know the other's protocol. A running daemon is not affected.
     """
 
     def __init__(self, runtime: str | None) -> None:
@@ -53,7 +53,7 @@ class Predecessor:
             raise ControlError(unknown(protocol, f"the daemon (pid {self._connection.pid}) hands over"))
 
     def dismiss(self, seconds: float) -> None:
-        """Tell the daemon to stop; its programs may go on for so many seconds."""
+        """Tell the daemon to stop; its programs may continue for some seconds."""
         with self._connection:
             try:
                 self._connection.ask({"command": "stop", "drain": seconds})

@@ -17,11 +17,11 @@ from tcpdconf.daemon.worker import main as worker
 _AT_ONCE: Final = 16  # most messages read from a worker in one turn
 _ENOUGH: Final = 200  # units of work after which a turn ends
 _UNIT: Final = 250  # bytes of a message that count as one unit of work
-_LEFT: Final = 100  # turns to read what an ended worker has sent; a process that it has started might go on
-# A worker mostly answers. Only a retired one sends more, about the connections that it still has.
+_LEFT: Final = 100  # most turns to read an ended worker's messages; a program of it might send for ever
+# Workers mostly send answers. Only a retired worker sends more, about the connections that it still has.
 _BURST: Final = 20_000  # units of work that a worker may cause at once
 _STEADY: Final = 500.0  # units a second
-_ASKED: Final = 1 + channel.LARGEST // _UNIT  # units for a report: a worker may be asked at any rate
+_ASKED: Final = 1 + channel.LARGEST // _UNIT  # units of a report, which are granted when it is asked for
 
 Observed = TypeVar("Observed")
 Heard = Callable[["WorkerProcess", FromWorker], None]
@@ -34,10 +34,10 @@ class Observer(Generic[Observed]):
     """
 
     def prepared(self, each: Observed) -> None:
-        """Handle a service that has prepared the setup asked of it."""
+        """Handle a service that has prepared the requested setup."""
 
     def failed(self, each: Observed, failures: Sequence[Failure]) -> None:
-        """Handle a service that cannot be served as asked; `failures` say why."""
+        """Handle a service that cannot be served with the requested setup; `failures` say why."""
 
     def serves(self, each: Observed, *, first: bool) -> None:
         """Handle a service whose worker serves, for the `first` time or with a new setup."""
@@ -46,7 +46,7 @@ class Observer(Generic[Observed]):
         """Handle a service whose worker cannot be restarted now; `failures` say why."""
 
     def stopped(self, each: Observed) -> None:
-        """Handle a service that accepts no more, or whose worker has ended."""
+        """Handle a service that no longer accepts, or whose worker has ended."""
 
     def tried(self, each: Observed, result: TryResult) -> None:
         """Handle the result of trying a service."""
@@ -108,12 +108,12 @@ class WorkerProcess:
         self.missed = 0
 
     def kill(self) -> None:
-        """Kill the worker; its programs live on."""
+        """Kill the worker; its programs continue."""
         if not self._over:
             os.kill(self.pid, signal.SIGKILL)
 
     def ended(self) -> None:
-        """Handle its exit, after it has been waited for; messages that it sent before still count."""
+        """Handle the exit of the worker, after waitpid(2); messages that it sent before still count."""
         self._over = True
         try:
             for _ in range(_LEFT):
@@ -149,7 +149,7 @@ class WorkerProcess:
         return True
 
     def charge(self, messages: int) -> None:
-        """Charge the worker for so many units of work, each that of one small message.
+        """Charge the worker for some units of work; a unit is the work of one small message.
 
         Raises:
             ChannelError: the worker sends too much.
@@ -164,7 +164,7 @@ class WorkerProcess:
     def _give_up(self, error: channel.ChannelError) -> None:
         """Kill the worker: its channel is closed, or it misbehaves, so it must not go on."""
         log.debug(f"channel to {self.name}: {error}")
-        self.kill()  # first, or it sees the closed channel and ends as if nothing were wrong
+        self.kill()  # first, or the worker sees the closed channel and exits normally
         self._drop_post()
 
     def _drop_post(self) -> None:

@@ -1,4 +1,4 @@
-"""Tells what a reload would change (`tcpdconf reload --dry-run`).
+"""Reports the changes that a reload would make (`tcpdconf reload --dry-run`).
 
 The supervisor forks a process that loads the configuration and compares it with the running one. Meanwhile
 the supervisor answers other requests. The process has the supervisor's directory and rights, and a copy of
@@ -41,7 +41,7 @@ _DEFECT: Final = "a defect of tcpdconf: see the log"
 
 
 class Preview:
-    """Runs the processes that compare; `read` loads the configuration, and raises ConfigError."""
+    """Runs the comparing processes; `read` loads the configuration, and raises ConfigError."""
 
     def __init__(self, events: loop.Loop, read: Callable[[], Loaded], running: ReloadQueue) -> None:
         self._loop = events
@@ -50,7 +50,7 @@ class Preview:
         self._pids: set[int] = set()
 
     def answer(self, _: dict[str, Any], reply: Reply) -> None:
-        """Answer as a reload would, from a new process."""
+        """Answer like the command `reload`, from a new process that only compares."""
         if self._reloads.last is None:
             reply({"ok": False, "error": "the daemon is starting"})
             return
@@ -68,20 +68,20 @@ class Preview:
         _Answer(self._loop, ours, reply, functools.partial(self._kill, pid))
 
     def ended(self, pid: int) -> bool:
-        """Handle the exit of a process; return whether it is one of these."""
+        """Handle the exit of a process; return whether it was a comparing process."""
         known = pid in self._pids
         self._pids.discard(pid)
         return known
 
     def close(self) -> None:
-        """Kill the processes, since no request is answered any more."""
+        """Kill the processes; their requests get no answer."""
         for pid in list(self._pids):
             self._kill(pid)
 
     def _kill(self, pid: int) -> None:
-        """Kill a process and those that it has started, unless it has been waited for."""
+        """Kill a process and its children, unless its exit has been handled."""
         if pid in self._pids:
-            for target in (-pid, pid):  # it may not lead its group yet
+            for target in (-pid, pid):  # its setpgid(2) may not have run yet
                 try:
                     os.kill(target, signal.SIGKILL)
                 except ProcessLookupError:
@@ -89,7 +89,7 @@ class Preview:
 
 
 class _Answer:
-    """Reads the answer of a process until its pipe ends or the time is over; then `kill` ends the process."""
+    """Reads the answer of a process until end of file or a timeout, and then calls `kill`."""
 
     def __init__(self, events: loop.Loop, end: int, reply: Reply, kill: Callable[[], None]) -> None:
         self._loop = events
@@ -149,7 +149,7 @@ class _Comparison:
         self._touched: dict[str, list[str]] = {}  # by service, changes outside the configuration
 
     def outcome(self) -> Outcome:
-        """Return the outcome that a reload would have, as far as it can be known without one."""
+        """Return the outcome of a reload, as far as a comparison can predict it."""
         if not self._problems:
             for name, settings in self._loaded.config.enabled().items():
                 self._compare_files(name, settings)
@@ -239,7 +239,7 @@ def _others(setup: Setup, settings: Service, given: WorkerDescriptors) -> Iterat
 
 
 def _is_open(role: Role) -> bool:
-    """Return whether a path still leads to the file that was opened."""
+    """Return whether the path of a role still leads to the file that was opened."""
     try:
         status = os.stat(role.path)
     except OSError:

@@ -73,7 +73,7 @@ class ReloadQueue:
         self.read_at = 0.0  # a time before the latest configuration was read
         self.read: dict[str, Signature] = {}  # signatures of its files when they were opened
         self.last: Last | None = None
-        self.results = {"succeeded": 0, "rejected": 0}  # numbers of reloads, the start among them
+        self.results = {"succeeded": 0, "rejected": 0}  # numbers of reloads, including the start
         self.refused: Config | None = None  # the latest configuration, unless it was applied
         self.around = around
         self._read = read
@@ -84,12 +84,12 @@ class ReloadQueue:
         self._ended = ended
         self._reload: Reload | None = None
         self._again = False  # the next reload reads shell files again
-        self._asked = False  # the present one does
+        self._asked = False  # True if the current reload was requested, so that it reads shell files again
         self._requested = False
-        self._due = False  # it is about to begin, or its configuration is being read
+        self._due = False  # a reload is scheduled, or its configuration is being read
         self._closed = False
-        self._next: list[Then] = []  # callers that wait for it
-        self._present: list[Then] = []  # callers that wait for the present one
+        self._next: list[Then] = []  # callers that wait for the next reload
+        self._present: list[Then] = []  # callers that wait for the current reload
 
     @property
     def busy(self) -> bool:
@@ -105,7 +105,7 @@ class ReloadQueue:
         """Request a reload; call `then` with its result.
 
         The reload reads the configuration after this call. `again` is True for a request by command or
-        signal, and False for a changed file. It makes the reload read shell files again
+        signal, and False for a changed file. With True the reload reads shell files again
         (`ManagedService.prepare`).
         """
         self._requested = True
@@ -115,12 +115,12 @@ class ReloadQueue:
         self._schedule()
 
     def tell(self, what: Callable[[Reload], None]) -> None:
-        """Call `what` with the present reload, if there is one, to pass on an event of a service."""
+        """Call `what` with the current reload, if there is one, to pass on an event of a service."""
         if (reload := self._reload) is not None:
             self._attempt(lambda: what(reload))
 
     def close(self) -> None:
-        """Start no more reloads, and undo the present one while it is being prepared."""
+        """Start no more reloads, and undo the current reload unless it is committed."""
         self._closed = True
         if (reload := self._reload) is not None:
             self._attempt(lambda: reload.give_up("the daemon is stopping"))
@@ -189,7 +189,7 @@ class ReloadQueue:
         try:
             step()
         except Exception:
-            if self.last is None:  # no service runs yet that could go on
+            if self.last is None:  # no service runs yet, so the daemon may fail
                 raise
             log.crash("cannot apply the configuration")
             if self._reload is not None:

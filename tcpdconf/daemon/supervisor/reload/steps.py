@@ -1,8 +1,8 @@
-"""Defines the course of a reload as a pure table: the next state and the actions for each event and stage.
+"""Defines the transition table of a reload: the next state and the actions for each event and stage. Pure.
 
     preparing   the supervisor binds ports and asks services to prepare; workers answer
-    releasing   the service manager closes its copies of sockets that are not wanted any more
-    beginning   the configuration counts; workers begin to serve, or stop
+    releasing   the service manager closes its copies of sockets that are no longer needed
+    beginning   the configuration is in effect; workers begin to serve, or stop
     over        the reload is committed or undone; only a defect in its last action has an effect
 
 `step` returns the next state and the actions, which `transaction` carries out.
@@ -53,19 +53,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Awaits:
-    """Says that a service has been asked to prepare, and will answer."""
+    """Reports that a service has been asked to prepare, and will answer."""
 
     service: str
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Says that all services have been asked."""
+    """Reports that all services have been asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Says that a worker has answered: "prepared" before the commit, "serving" or "stopped" after it."""
+    """Reports a worker's answer: "prepared" before the commit, "serving" or "stopped" after it."""
 
     service: str
     answer: Answer
@@ -73,49 +73,49 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Impossible:
-    """Says that something cannot be prepared. The other services are still asked, to report all problems."""
+    """Reports a problem of the preparation. The other services are still asked, to report all problems."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareFailed:
-    """Says that a worker cannot prepare, or has ended: the reload waits for no other worker."""
+    """Reports that a worker cannot prepare, or has ended: the reload waits for no other worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """Says that the daemon stops, or that the reload is not wanted any more."""
+    """Reports that the daemon stops, or that the reload is obsolete."""
 
 
 @dataclass(frozen=True, slots=True)
 class SocketsReleased:
-    """Says that the service manager has closed its copies of sockets."""
+    """Reports that the service manager has closed its copies of sockets."""
 
 
 @dataclass(frozen=True, slots=True)
 class CannotListen:
-    """Says that a socket cannot listen, which is the last step that may fail."""
+    """Reports that a socket cannot listen, which is the last step that may fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listens:
-    """Says that all sockets listen: from now on the configuration counts, even if something fails."""
+    """Reports that all sockets listen: the configuration is in effect, even if a later step fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Says that all services have been told to begin or to stop; those in `awaited` will answer."""
+    """Reports that all services have been told to begin or to stop; those in `awaited` will answer."""
 
     awaited: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """Says that the time for the answers is over."""
+    """Reports that the time for the answers is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Says that a defect of tcpdconf has interrupted the reload."""
+    """Reports that a defect of tcpdconf has interrupted the reload."""
 
 
 Event = (
@@ -136,7 +136,7 @@ _EXPECTED: Final = {"preparing": {"prepared"}, "beginning": {"serving", "stopped
 
 
 def step(now: Progress, event: Event) -> tuple[Progress, list[Action]]:  # noqa: C901, PLR0911, PLR0912 (a table)
-    """Return the state after an event, and the actions to carry out.
+    """Return the state after an event, and the actions to carry out, in order.
 
     An event that does not belong to this stage changes nothing.
     """
@@ -178,7 +178,7 @@ def step(now: Progress, event: Event) -> tuple[Progress, list[Action]]:  # noqa:
 
 
 def _next(now: Progress) -> tuple[Progress, list[Action]]:
-    """Go on to the next stage if nothing is awaited any more."""
+    """Enter the next stage if no answer is missing."""
     if not now.asked or now.awaited:
         return now, []
     if now.stage == "beginning":

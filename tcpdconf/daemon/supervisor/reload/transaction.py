@@ -1,9 +1,9 @@
 """Carries out a reload: prepares everything, then commits all of it or none.
 
-Starting the daemon is a reload from an empty configuration. Preparing does not disturb services that run: the
+Starting the daemon is a reload from an empty configuration. Preparing does not disturb running services: the
 supervisor opens files, binds sockets and forks new workers, and workers read and compile while they serve. A
-failure ends the reload, which then closes only what it has opened. `steps` decides what comes next, and this
-module does it.
+failure ends the reload, which then closes only the files and sockets that it has opened. `steps` decides the
+next action, and this module carries it out.
 """
 
 import functools
@@ -33,10 +33,10 @@ from tcpdconf.daemon.supervisor.service.managed import ManagedService
 from tcpdconf.daemon.supervisor.service.setups import CannotPrepareError, Sockets, Surroundings
 from tcpdconf.daemon.supervisor.service.shares import GROUP_CHANGED, group_of
 
-_TURN: Final = 0.05  # seconds for which the supervisor prepares services before other callbacks run
-_PREPARE: Final = 60.0  # seconds in which all workers must have prepared
+_TURN: Final = 0.05  # most seconds of preparing before other callbacks run
+_PREPARE: Final = 60.0  # seconds in which all workers must prepare
 _LISTEN: Final = ("daemon", "http", "listen")
-_COMMIT: Final = 20.0  # seconds in which they must serve; a new one waits for its predecessor
+_COMMIT: Final = 20.0  # seconds in which all must serve; a new worker waits for its predecessor
 
 Open = Mapping[listeners.ListenerKey, list[socket.socket]]
 Release = Callable[[frozenset[socket.socket], Callable[[], None]], None]
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 
 
 class State(NamedTuple):
-    """Holds what runs: a configuration, its services, its sockets."""
+    """Holds the running state: a configuration, its services by name, its sockets by listener."""
 
     loaded: Loaded
     services: dict[str, ManagedService]
@@ -72,8 +72,8 @@ class Reload:
     """Runs one reload.
 
     `release` has the service manager close its copies of sockets, and then calls back. `counts` is called
-    with the new state once the configuration counts. `done` is called once, with the outcome. Timers run
-    their callbacks through `attempt`, which handles defects.
+    with the new state once the configuration is in effect. `done` is called once, with the outcome. Timers
+    run their callbacks through `attempt`, which handles defects.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Reload:
         self._attempt = attempt
         self._changes = changes.between(before.loaded.config, loaded.config)
         self._opening = listeners.Opening(before.sockets, activated)
-        self._agents: dict[str, socket.socket] = {}  # of services, opened if necessary
+        self._agents: dict[str, socket.socket] = {}  # by service: open or newly opened
         self._services: dict[str, ManagedService] = {}
         self._removed: dict[str, ManagedService] = {}
         self._touched: list[ManagedService] = []
-        self._ahead: list[tuple[str, Sockets]] = []  # services still to prepare, the last first
+        self._ahead: list[tuple[str, Sockets]] = []  # services still to prepare, in reverse order
         self._progress = steps.Progress()
         self._problems: list[problems.Problem] = []
         self._emptied: set[socket.socket] = set()
@@ -115,7 +115,7 @@ class Reload:
         self._broken = ""
 
     def begin(self) -> None:
-        """Start preparing; `done` is called now or later."""
+        """Start preparing; `done` is called before this returns, or later."""
         for found in forbidden(self._loaded):
             self._cannot(found)
         sockets = {} if self._problems else self._bind()
@@ -128,7 +128,7 @@ class Reload:
         self._answered(each, "prepared")
 
     def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
-        """Handle a service that cannot be served as asked; `failures` say why.
+        """Handle a service that cannot be served with the requested setup; `failures` say why.
 
         A service that has prepared still fails if its worker ends before the commit.
         """
@@ -141,7 +141,7 @@ class Reload:
         self._answered(each, "serving")
 
     def stopped(self, each: ManagedService) -> None:
-        """Handle a removed service that accepts no more."""
+        """Handle a removed service that no longer accepts."""
         if each is self._removed.get(each.name):
             self._answered(each, "stopped")
 
@@ -153,14 +153,14 @@ class Reload:
         return each in (self._services.get(each.name), self._removed.get(each.name))
 
     def give_up(self, why: str) -> None:
-        """Undo the reload if it is not committed yet; otherwise let it go on."""
+        """Undo the reload if it is not committed yet; otherwise let it finish."""
         if self._progress.stage in {"preparing", "releasing"}:
             self._ahead.clear()
             self._problems.append(self._of_all(why, "error"))
             self._take(steps.GivenUp())
 
     def abandon(self, why: str) -> None:
-        """End the reload after a defect: undo it, or keep the new configuration if it counts already."""
+        """End the reload after a defect: undo it, or keep the new configuration if it is in effect."""
         self._around.loop.cancel(self._timer)
         self._ahead.clear()
         self._broken = why
@@ -199,7 +199,7 @@ class Reload:
         self._take(steps.Late())
 
     def _cannot(self, found: problems.Problem) -> None:
-        """Add a problem, and go on, so that the reload reports all of them."""
+        """Add a problem and continue, so that the reload reports all problems."""
         self._problems.append(found)
         self._take(steps.Impossible())
 
@@ -218,7 +218,7 @@ class Reload:
                     self._cannot(self._cannot_bind(error))
                 except socket_options.RefusedError as error:
                     self._cannot(error.problem(self._loaded, name))
-                    break  # it is the same at the other listeners
+                    break  # the other listeners would have the same problem
             found[name] = mine
             if settings.agent is not None:
                 self._bind_agent(name, settings.agent)
@@ -290,7 +290,7 @@ class Reload:
         return found
 
     def _prepare_some(self) -> None:
-        """Prepare services for a moment, and let other callbacks run before the next ones."""
+        """Prepare services for `_TURN` seconds, and let other callbacks run before the next ones."""
         end = loop.now() + _TURN
         while self._ahead and loop.now() < end:
             name, sockets = self._ahead.pop()
@@ -320,7 +320,7 @@ class Reload:
             self._read += self._services[name].opened.items()
 
     def _undo(self) -> None:
-        """Close what the reload has opened, and report the problems."""
+        """Close the files and sockets that the reload has opened, and report the problems."""
         self._around.loop.cancel(self._timer)
         attempt = self._around.loop.attempt
         for each in self._touched:
@@ -336,7 +336,7 @@ class Reload:
         self._done(Outcome([], [], self._problems, descriptors.readings(self._read)))
 
     def _commit(self) -> None:
-        """Make the configuration count: listen on all sockets, and tell the workers."""
+        """Put the configuration into effect: listen on all sockets, and tell the workers."""
         try:
             unused = self._opening.commit()
         except listeners.CannotBindError as error:
@@ -386,20 +386,20 @@ class Reload:
         self._around.loop.cancel(self._timer)
         touched = {each.name: (self._why(each.name),) for each in self._touched}
         for name in self._changes.changed:
-            touched.pop(name, None)  # its changed settings say enough
+            touched.pop(name, None)  # its changed settings are reported instead
         changed = sorted({*(each.name for each in self._touched), *self._changes.names()})
         details = list(changes.lines(self._changes, self._services, touched))
         self._done(Outcome(changed, details, [], descriptors.readings(self._read)))
 
     def _why(self, name: str) -> str:
-        """Return why a service was prepared whose own settings have not changed."""
+        """Return the reason why a service with unchanged settings was prepared."""
         before, after = self._before.loaded.config, self._loaded.config
         if name in before.enabled() and group_of(before, name) != group_of(after, name):
             return GROUP_CHANGED
         return "its files were read again"
 
     def _finish_broken(self) -> None:
-        """Report that the configuration counts, and that the reload has met a defect."""
+        """Report that the configuration is in effect, and that the reload has met a defect."""
         changed = sorted(each.name for each in self._touched)
         found = [self._of_all(self._broken, "warning")]
         self._done(Outcome(changed, [], found, descriptors.readings(self._read)))
@@ -408,7 +408,7 @@ class Reload:
 def forbidden(loaded: Loaded) -> Iterator[problems.Problem]:
     """Yield a problem for each port that this process may not bind, and each user it may not become.
 
-    Also yield one for a group to which it may not give a socket.
+    Also yield a problem for a group to which it may not give a socket.
     """
     group = loaded.config.daemon.control_group
     try:
@@ -427,7 +427,7 @@ def forbidden(loaded: Loaded) -> Iterator[problems.Problem]:
 
 
 def _forbidden_http(loaded: Loaded) -> Iterator[problems.Problem]:
-    """Yield a problem if the daemon may not make the HTTP process, or its socket."""
+    """Yield a problem if the daemon may not start the HTTP process or bind its socket."""
     settings, key = loaded.config.daemon.http, ("daemon", "http")
     if settings is None:
         return
@@ -445,7 +445,7 @@ def _forbidden_http(loaded: Loaded) -> Iterator[problems.Problem]:
 
 
 def _forbidden_cluster(loaded: Loaded) -> Iterator[problems.Problem]:
-    """Yield a problem if the daemon may not make the cluster process."""
+    """Yield a problem if the daemon may not start the cluster process."""
     settings = loaded.config.cluster
     try:
         if settings is not None and not privileges.may_become(host.own_identity(settings.user)):

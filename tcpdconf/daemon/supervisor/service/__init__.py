@@ -1,5 +1,5 @@
 """Manages one service: its setup, its workers and its logger.
 
-`managed` forks workers and exchanges messages with them. `lifecycle` decides in a pure table which worker
-does what, and `setups` opens the resources of a service.
+`managed` coordinates the places of a service. `place` forks one worker after another and exchanges messages
+with them, as `lifecycle`, a pure transition table, decides. `setups` opens the resources of a service.
 """

@@ -1,11 +1,11 @@
-"""Answers HAProxy's agent-check: each client of an agent's socket gets one line, and is never read.
+"""Answers HAProxy's agent-check: each client of an agent's socket gets one line, and its data is never read.
 
     up N% ready   N percent of the slots are free, at least 1; "ready" takes back an earlier drain
     drain         the service stops: send it no new clients
     down          the service does not run: its worker does not stay up, or does not start to serve
 
-The supervisor answers itself, because only it can say `down` for a worker that has died. It parses nothing
-and waits for nobody: the line fits into the empty buffer of a new connection.
+The supervisor answers itself, because only it can say `down` for a worker that has died. It parses nothing,
+and its write never blocks: the line fits into the empty send buffer of a new connection.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from tcpdconf.config.model.values import IPNetwork
 from tcpdconf.daemon.process import log, loop, throttle
 
 _BACKLOG: Final = 128
-_TURN: Final = 16  # clients that are answered before other callbacks run
-_REST: Final = 0.05  # seconds after that for which further clients wait in the queue
-_STARTS: Final = 2.0  # seconds in which a worker starts to serve; meanwhile clients wait in its queue
+_TURN: Final = 16  # most clients that are answered before other callbacks run
+_REST: Final = 0.05  # seconds of pause after each turn; further clients wait in the backlog
+_STARTS: Final = 2.0  # seconds in which a worker may start to serve; its clients wait in the backlog
 _STEADY: Final = 10.0  # seconds after which a worker that did not stay up is trusted again
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class State(NamedTuple):
-    """Holds what an answer depends on; `running` is the age of the worker's process in seconds."""
+    """Holds the state of a service for an answer; `running` is the age of the worker's process in seconds."""
 
     draining: bool
     serves: bool
@@ -42,8 +42,8 @@ class State(NamedTuple):
 def answer(now: State) -> bytes:
     """Return the line for a client.
 
-    A full service is not `drain`: its clients wait in the queue, and a proxy whose servers are all full has
-    to send them somewhere. One end of a worker is not `down` either, since the next one serves in a moment.
+    A full service is not `drain`: its clients wait in the backlog, and a proxy whose servers are all full has
+    to choose one of them. A single end of a worker is not `down` either, since the next worker serves soon.
 
     >>> answer(State(False, True, True, 60, 8, 40)).decode().rstrip()
     'up 80% ready'
@@ -64,7 +64,7 @@ def listener(settings: Agent) -> tables.Listener:
 
 
 class Answering(NamedTuple):
-    """Holds a listening socket, the networks that are answered, and the function that makes the line."""
+    """Holds a listening socket, the networks that get an answer, and the function that makes the line."""
 
     socket: socket.socket
     allow: Collection[IPNetwork | str]
@@ -86,7 +86,7 @@ class Agents:
         return frozenset(each.socket for each in self._agents.values())
 
     def serve(self, agents: Mapping[str, Answering]) -> None:
-        """Answer at these agents, by service, and at no others; their sockets remain the caller's."""
+        """Answer at exactly these agents (by service) from now on; the caller keeps owning their sockets."""
         for each in self._agents.values():
             if each.socket not in self._resting:
                 self._loop.forget(each.socket)
@@ -96,7 +96,7 @@ class Agents:
             self._watch(name)
 
     def close(self) -> None:
-        """Answer no more, and close the sockets."""
+        """Stop answering, and close the sockets."""
         closing = self.sockets
         self.serve({})
         for each in closing:
@@ -106,7 +106,7 @@ class Agents:
         self._loop.watch(self._agents[name].socket, lambda: self._turn(name))
 
     def _turn(self, name: str) -> None:
-        """Answer some clients, and let the agent rest, so that it never takes much of this process's time."""
+        """Answer some clients, then pause the agent, so that it takes little of the supervisor's time."""
         agent, count = self._agents[name], 0
         line = agent.line()
         while count < _TURN:

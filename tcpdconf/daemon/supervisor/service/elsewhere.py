@@ -1,4 +1,4 @@
-"""Answers which connections other hosts have from a client, for `tcpdconf explain`."""
+"""Reports the connections that other hosts of the cluster have from a client, for `tcpdconf explain`."""
 
 import ipaddress
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ from tcpdconf.daemon.supervisor.service.managed import ManagedService
 
 
 class Elsewhere:
-    """Answers the command for the services that run."""
+    """Answers the command `elsewhere` for the running services."""
 
     def __init__(self, cluster: ClusterClient, services: Callable[[], Mapping[str, ManagedService]]) -> None:
         self._cluster = cluster
         self._services = services
 
     def answer(self, request: dict[str, Any], reply: Reply) -> None:
-        """Reply with the connections of other hosts by prefix length and host; null if nobody knows."""
+        """Reply with the connections of other hosts by prefix length and host; null if they are unknown."""
         name, address = request.get("service"), request.get("address")
         each = self._services().get(name) if isinstance(name, str) else None
         try:

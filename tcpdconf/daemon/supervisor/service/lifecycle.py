@@ -1,10 +1,10 @@
-"""Defines the lives of a service's workers as a pure table: the next state and the actions for each event.
+"""Defines the transition table of the workers in one place: next state and actions for each event. Pure.
 
-    the worker   accepts once it has prepared and no elder accepts any more; it is restarted when it ends
-    coming       prepares the next setup in another process, and replaces the worker at the commit
-    elders       were replaced, or dropped while they were coming; each stays one until it has ended
+    the worker   accepts once it has prepared and no elder may still accept; it is restarted when it ends
+    coming       a new process that prepares the next setup, and replaces the worker at the commit
+    elders       replaced workers, and coming ones that were dropped, until they have ended
 
-`step` returns the next state and the actions, which `managed` carries out.
+`step` returns the next state and the actions, which `place` carries out.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ class Workers:
     Attributes:
         serves: True once the worker has served.
         prepares: True while the worker itself prepares the next setup, or has prepared it.
-        coming: a worker that does so in place of it.
+        coming: a new worker that prepares the next setup in its stead.
         retiring: the elders that may still accept; the worker waits for them.
     """
 
@@ -51,28 +51,28 @@ class Workers:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Says that a worker was forked where there was none, for the setup that counts or for a trial."""
+    """Reports that the place was empty and a worker was forked, for the current setup or for a trial."""
 
     worker: Worker
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Says that the worker, or one forked for it, was asked to prepare the next setup."""
+    """Reports that the worker, or a new one, was asked to prepare the next setup."""
 
     worker: Worker
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Says that a worker has prepared."""
+    """Reports that a worker has prepared."""
 
     worker: Worker
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Says that a worker cannot prepare, and why."""
+    """Reports that a worker cannot prepare, and why."""
 
     worker: Worker
     failures: tuple[Failure, ...]
@@ -80,28 +80,28 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Says that a worker serves what it has prepared."""
+    """Reports that a worker serves with the prepared setup."""
 
     worker: Worker
 
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """Says that a worker has left new connections to its successor."""
+    """Reports that a worker leaves new connections to its successor."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Says that a worker accepts no more because it was stopped."""
+    """Reports that a worker no longer accepts because it was stopped."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Says that a worker has ended with this status (waitpid(2)), and was waited for."""
+    """Reports that a worker has ended; `status` is that of waitpid(2)."""
 
     pid: int
     status: int
@@ -109,17 +109,17 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Says that the prepared setup counts from now on."""
+    """Puts the prepared setup into effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Says that the next setup is not wanted any more."""
+    """Drops the next setup."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Says that the service must stop; programs have `drain` seconds, and then `seconds` to end."""
+    """Stops the service; programs may run for `drain` seconds, and then have `seconds` to end."""
 
     drain: float
     seconds: float
@@ -138,7 +138,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Tell a worker to serve what it has prepared; it counts the programs of the elders as well."""
+    """Tell a worker to serve with the prepared setup; it also counts the programs of the elders."""
 
     pid: int
     elders: tuple[int, ...]
@@ -160,21 +160,21 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Restart this worker from now on when it ends, and no longer the one before."""
+    """Restart this worker, instead of its predecessor, when it ends."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Restart the worker, which has ended with this status."""
+    """Start a worker in place of one that has ended with this status."""
 
     status: int
 
 
 @dataclass(frozen=True, slots=True)
 class LeaveBehind:
-    """Remember the process group of a worker that has ended: its programs may live on."""
+    """Remember the process group of a worker that has ended: its programs may still run."""
 
     pid: int
 
@@ -198,14 +198,14 @@ Action = Tell | Serve | Retire | Kill | Keep | Restart | LeaveBehind | Recount |
 def step(now: Workers, event: Event) -> tuple[Workers, list[Action]]:  # noqa: C901, PLR0911, PLR0912 (a table)
     """Return the state after an event, and the actions to carry out.
 
-    A worker's answer counts only if it is to its latest assignment. An event that does not fit changes
-    nothing.
+    A worker's answer counts only if it is for its latest assignment. An event that does not fit the state
+    changes nothing.
     """
     match event:
         case Started(worker):
             return replace(now, worker=worker), []
         case Asked(worker) if worker.pid == _pid(now.worker):
-            after, actions = _discarded(replace(now, prepares=False))  # it drops its own by itself
+            after, actions = _discarded(replace(now, prepares=False))  # it replaces its own assignment
             return replace(after, worker=worker, prepares=True), actions
         case Asked(worker):
             after, actions = _discarded(now)
@@ -213,7 +213,7 @@ def step(now: Workers, event: Event) -> tuple[Workers, list[Action]]:  # noqa: C
         case Prepared(worker) if _prepares(now, worker):
             return now, [Report("prepared")]
         case Prepared(worker) if worker == now.worker and not now.serves:
-            return now, _serve(now)  # a restarted worker waits for no reload
+            return now, _serve(now)  # a restarted worker need not wait for a reload
         case Failed(worker, failures) if _prepares(now, worker):
             return now, [Report("failed", failures)]
         case Failed(worker, failures) if worker == now.worker:
@@ -256,12 +256,12 @@ def _pid(worker: Worker | None) -> int | None:
 
 
 def _prepares(now: Workers, worker: Worker) -> bool:
-    """Return whether a worker prepares the next setup, and not the one that counts."""
+    """Return whether a worker prepares the next setup, rather than the current one."""
     return worker == now.coming or (worker == now.worker and now.prepares)
 
 
 def _succeeded(now: Workers, successor: Worker) -> tuple[Workers, list[Action]]:
-    """Replace the worker; its successor serves once it accepts no more."""
+    """Replace the worker; its successor serves once the worker no longer accepts."""
     elder = _pid(now.worker)
     after = replace(now, worker=successor, serves=False, coming=None)
     keep = Keep(successor.pid)
@@ -272,7 +272,7 @@ def _succeeded(now: Workers, successor: Worker) -> tuple[Workers, list[Action]]:
 
 
 def _discarded(now: Workers) -> tuple[Workers, list[Action]]:
-    """Drop the next setup; a coming worker is an elder until it has been waited for."""
+    """Drop the next setup; a coming worker becomes an elder until it has ended."""
     if now.coming is not None:
         dropped = now.coming.pid
         return replace(now, coming=None, elders=(*now.elders, dropped)), [Kill(dropped)]
@@ -285,10 +285,10 @@ def _discarded(now: Workers) -> tuple[Workers, list[Action]]:
 
 
 def _serve(now: Workers, retired: int | None = None) -> list[Action]:
-    """Let the worker serve, unless an elder may still accept, or it has prepared what does not count yet.
+    """Let the worker serve, unless an elder may still accept or the worker has prepared the next setup.
 
-    A new worker finds the programs of `retired` in the ledger. It may have missed what older workers have
-    started since they were replaced, so they report their programs again.
+    A new worker finds the programs of `retired` in the ledger. It may have missed programs that older workers
+    have started since they were replaced, so these report their programs again.
     """
     if now.worker is None or now.retiring or now.prepares:
         return []

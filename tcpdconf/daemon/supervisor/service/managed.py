@@ -1,8 +1,8 @@
 """Manages one service for the supervisor: its setup, its logger, and its places with a worker each.
 
-A setup changes in two steps: `prepare` does all that can fail. Then `commit` makes the setup take effect, or
-`discard` drops it. To a reload a service is one: it has prepared when all of its workers have, and it serves
-when all of them do.
+A setup changes in two steps: `prepare` does everything that can fail. Then `commit` puts the setup into
+effect, or `discard` drops it. A reload sees the service as a unit: it has prepared when all of its workers
+have, and it serves when all of them do.
 """
 
 import itertools
@@ -48,12 +48,12 @@ class ManagedService(Observer[Place]):
         self._observer = observer
         self._shares = ServiceShares(name, around.counts or SharedCounts())
         self._places = [self._place(1)]
-        self._past: list[ledger.Snapshot] = []  # what was counted in places that are closed
+        self._past: list[ledger.Snapshot] = []  # counts of closed places
         self._next: Setup | None = None
-        self._planned: list[Place] = []  # places of the next setup; new ones are not among `_places` yet
-        self._asked: list[Place] = []  # those whose workers prepare it
-        self._awaited: set[Place] = set()  # those that have not answered: prepared, and later that they serve
-        self._begin_after: set[Place] = set()  # places that have to serve before `_beginning` may
+        self._planned: list[Place] = []  # places of the next setup; new ones are not in `_places` yet
+        self._asked: list[Place] = []  # places whose workers prepare the next setup
+        self._awaited: set[Place] = set()  # places without an answer: prepared, later serves
+        self._begin_after: set[Place] = set()  # places that must serve before those of `_beginning`
         self._beginning: list[Place] = []  # new places
         self._failed = False  # a failure of this preparation was reported
         self._first = False  # one of the workers serves for the first time
@@ -63,12 +63,12 @@ class ManagedService(Observer[Place]):
 
     @property
     def places(self) -> Sequence[Place]:
-        """Return all places; those that will not be used any more come last."""
+        """Return all places."""
         return (*self._places, *(each for each in self._planned if each not in self._places))
 
     @property
     def workers(self) -> list[worker_process.WorkerProcess]:
-        """Return all workers; of a place the one that accepts comes first, and those replaced come last."""
+        """Return all workers, place by place; in each place the accepting one first, replaced ones last."""
         return [worker for each in self.places for worker in each.workers]
 
     @property
@@ -78,7 +78,7 @@ class ManagedService(Observer[Place]):
 
     @property
     def accepting(self) -> list[int]:
-        """Return the pids of the workers that accept, or will when they are ready, one of each place."""
+        """Return one pid for each place: that of the worker that accepts, or will when it is ready."""
         return [each.pids[0] for each in self._places if each.accepts and not each.leaving]
 
     @property
@@ -88,7 +88,7 @@ class ManagedService(Observer[Place]):
 
     @property
     def is_serving(self) -> bool:
-        """True while a worker accepts and is meant to."""
+        """True while a worker accepts and the service is not to stop."""
         return self.wanted and any(each.serves for each in self._places if not each.leaving)
 
     @property
@@ -108,7 +108,7 @@ class ManagedService(Observer[Place]):
 
     @property
     def restarts(self) -> int:
-        """The ends and failed starts of workers."""
+        """The number of ends and failed starts of workers."""
         return sum(each.process.failures for each in self._places)
 
     @property
@@ -130,7 +130,7 @@ class ManagedService(Observer[Place]):
         return settings.announce
 
     def agent_line(self) -> bytes:
-        """Return what the agent of the service tells a client now; one worker that serves is enough."""
+        """Return the agent's answer to a client; one serving worker is enough for `up`."""
         assert self.setup is not None  # noqa: S101 (only a service that has served is asked)
         processes = [each.process for each in self._places if not each.leaving]
         now = agent.State(
@@ -158,9 +158,9 @@ class ManagedService(Observer[Place]):
     ) -> bool:
         """Prepare to serve with `config` (a `changes.part`); return False if nothing would change.
 
-        Otherwise the service will report `prepared` or `failed`. At `commit` its first worker accepts once
-        the clients that wait at the `inherited` sockets. With `again` workers read shell files even if they
-        are the same. `group` describes its group.
+        Otherwise the service will report `prepared` or `failed`. At `commit` its first worker accepts the
+        clients that wait at the `inherited` sockets. With `again` workers read shell files even if they are
+        unchanged. `group` describes the group of the service.
 
         Raises:
             CannotPrepareError: a resource that the service needs is not available.
@@ -191,7 +191,7 @@ class ManagedService(Observer[Place]):
         return bool(self._asked)
 
     def commit(self) -> None:
-        """Serve the prepared setup; the service will report `serves`.
+        """Serve with the prepared setup; the service will report `serves`.
 
         A new worker begins once the others share their counts with it.
         """
@@ -233,9 +233,9 @@ class ManagedService(Observer[Place]):
         self._sweep()
 
     def try_out(self, config: Config) -> None:
-        """Have a worker only report whether the service could be served; the observer's `tried` gets it.
+        """Have a worker probe the service without serving; the observer's `tried` gets the result.
 
-        The worker has the service's rights if this process may take them on, else those of this process.
+        The worker has the service's rights if this process may assume them, else those of this process.
 
         Raises:
             CannotPrepareError: a user or group is unknown, or a file cannot be opened.
@@ -262,12 +262,12 @@ class ManagedService(Observer[Place]):
             each.tell(message)
 
     def renew_bans(self) -> None:
-        """Give every worker the table of banned networks."""
+        """Send every worker the current table of banned networks."""
         for each in self.places:
             each.renew_bans()
 
     def renew_link(self) -> None:
-        """Give every worker that serves a channel to a new cluster process."""
+        """Send every serving worker a channel to a new cluster process."""
         for each in self.places:
             each.renew_link()
 
@@ -279,7 +279,7 @@ class ManagedService(Observer[Place]):
             each.stop(drain, seconds)
 
     def kill(self) -> None:
-        """Kill the workers; their programs live on."""
+        """Kill the workers; their programs continue."""
         for each in self.places:
             each.kill()
 
@@ -317,7 +317,7 @@ class ManagedService(Observer[Place]):
             self._observer.prepared(self)
 
     def failed(self, each: Place, failures: Sequence[Failure]) -> None:
-        """Report the first failure: the other workers would meet the same."""
+        """Report the first failure only: other workers would have the same one."""
         if each in self._beginning:  # it has ended before it could begin
             self._beginning.remove(each)
             each.process.start()
@@ -344,7 +344,7 @@ class ManagedService(Observer[Place]):
         self._observer.broken(self, failures)
 
     def stopped(self, each: Place) -> None:
-        """Report that the service accepts no more, once none of its workers does."""
+        """Report that the service no longer accepts, once none of its workers does."""
         self._begin_after.discard(each)
         self._begin()
         self._stopped.add(each)
@@ -352,7 +352,7 @@ class ManagedService(Observer[Place]):
             self._observer.stopped(self)
 
     def tried(self, each: Place, result: messages.TryResult) -> None:  # noqa: ARG002
-        """Pass on the result of trying the service."""
+        """Pass on the result of the probe."""
         self._observer.tried(self, result)
 
     def reported(self, each: Place, report: messages.Reported) -> None:  # noqa: ARG002
@@ -369,21 +369,21 @@ class ManagedService(Observer[Place]):
         return Place(self.name, number, self._around, self.passes, self)
 
     def _plan(self, count: int) -> list[Place]:
-        """Return the places for so many workers: those that stay, and new ones if they are too few."""
+        """Return `count` places: places that stay, and new ones if these are too few."""
         staying = [each for each in self._places if not each.leaving][:count]
         used = {each.number for each in self._places}
         numbers = (number for number in itertools.count(1) if number not in used)
         return [*staying, *(self._place(next(numbers)) for _ in range(count - len(staying)))]
 
     def _begin(self) -> None:
-        """Let new workers begin, once no other one counts its clients without them."""
+        """Let new workers begin, once every other worker shares its counts with them."""
         if not self._begin_after:
             beginning, self._beginning = self._beginning, []
             for each in beginning:
                 each.commit()
 
     def _sweep(self) -> None:
-        """Close places that will not be used any more, once their last worker has ended."""
+        """Close leaving places whose last worker has ended."""
         for each in [one for one in self._places if one.leaving and not one.process.wanted and not one.pids]:
             self._places.remove(each)
             past = ledger.history(ledger.snapshot(each.ledger))

@@ -1,7 +1,7 @@
 """Keeps one worker of a service running, with its ledger; a service has as many places as `workers` says.
 
-The worker in a place stays the same process unless its `ProcessSettings` change. `lifecycle` decides which
-process does what, and this module carries it out.
+The worker in a place stays the same process unless its `ProcessSettings` change. `lifecycle` decides on the
+actions, and this module carries them out.
 """
 
 import os
@@ -30,10 +30,10 @@ class Place:
     """Keeps a worker in one place. Its ledger outlives every worker.
 
     Attributes:
-        number: counts the places of a service from 1.
-        setup: what its worker serves, or is to serve when it is started again.
+        number: the number of this place in the service, from 1.
+        setup: the setup that the worker serves with, or will serve with after a restart.
         leaving: True once the service has fewer places; the worker ends with its last program.
-        share: where its worker publishes its counts, if it shares them with others.
+        share: the shared memory for its worker's counts, or None if the worker counts alone.
         opened: the signatures of the files that were opened for the latest worker or preparation.
     """
 
@@ -50,7 +50,7 @@ class Place:
         self.setup: Setup | None = None
         self.leaving = False
         self.ledger = ledger.create()
-        self.report: messages.Reported | None = None  # the latest of a worker
+        self.report: messages.Reported | None = None  # the latest report of a worker
         self.opened: dict[str, Signature] = {}
         title = f"worker of {name}" if number == 1 else f"worker {number} of {name}"
         self.process = child.Child(around.loop, title, self._restart)
@@ -60,11 +60,11 @@ class Place:
         self._next: Setup | None = None
         self.share: Share | None = None
         self._next_share: Share | None = None
-        self._former: Share | None = None  # has the counts until the worker serves with the new one
+        self._former: Share | None = None  # holds the counts until the worker serves with `share`
         self._now = lifecycle.Workers()
-        self._processes: dict[int, worker_process.WorkerProcess] = {}  # by pid, until waited for
-        self._left: set[int] = set()  # workers that have ended and whose programs live on
-        self._linked: dict[int, tuple[str, int | None]] = {}  # by pid: space, and who counts there
+        self._processes: dict[int, worker_process.WorkerProcess] = {}  # by pid, until they have ended
+        self._left: set[int] = set()  # pids of ended workers whose programs still run
+        self._linked: dict[int, tuple[str, int | None]] = {}  # by pid: space and pid of its counting process
 
     @property
     def pids(self) -> list[int]:
@@ -87,9 +87,9 @@ class Place:
         return self.accepts and self.workers[0].serves
 
     def prepare(self, setup: Setup, share: Share | None, inherited: Sockets, *, again: bool) -> bool:
-        """Have a worker prepare a setup; return False if it is the same as the present one.
+        """Have a worker prepare a setup; return False if it equals the current setup.
 
-        With `again` it prepares all the same if it has shell files, which may read others that have changed.
+        With `again` an equal setup is prepared too if it has shell files, which may source changed files.
 
         Raises:
             CannotPrepareError: a file cannot be opened.
@@ -114,15 +114,15 @@ class Place:
         return True
 
     def adopt(self) -> None:
-        """Start a worker with the prepared setup from now on if it has to be started."""
+        """Use the prepared setup from now on for a worker that has to be started."""
         assert self._next is not None  # noqa: S101 (`prepare` comes first)
         self.setup, self._next = self._next, None
         if self._next_share != self.share:
             self._former, self.share = self.share, self._next_share
 
     def commit(self) -> None:
-        """Have the worker serve what it has prepared."""
-        self._take(lifecycle.Commit())  # a worker that has died meanwhile is restarted with this setup
+        """Have the worker serve with the prepared setup."""
+        self._take(lifecycle.Commit())  # if the worker has died, it is restarted with this setup
 
     def discard(self) -> None:
         """Drop the prepared setup."""
@@ -132,18 +132,18 @@ class Place:
         self._take(lifecycle.Discard())
 
     def try_out(self, setup: Setup, given: WorkerDescriptors) -> None:
-        """Have a new worker try a setup."""
+        """Have a new worker probe a setup without serving."""
         self._take(lifecycle.Started(self._assign(None, setup, given, messages.Try)))
 
     def leave(self) -> None:
-        """Have the worker accept no more, and end with its last program; other places go on."""
+        """Have the worker stop accepting, and end with its last program; other places continue."""
         assert self.setup is not None  # noqa: S101 (only a service that serves has places that leave)
         self.leaving = True
         self.setup = self.setup._replace(sockets=())
         self.tell(messages.Leave())
 
     def finish(self) -> None:
-        """Use this place no more; its workers end by themselves."""
+        """Stop using this place; its workers end by themselves."""
         self.leaving = True
         self.process.finish()
 
@@ -153,20 +153,20 @@ class Place:
             self._processes[self._now.worker.pid].tell(message)
 
     def renew_bans(self) -> None:
-        """Give every worker the table of banned networks."""
+        """Send every worker the current table of banned networks."""
         for each in self.workers:
             self._tell_bans(each)
 
     def renew_link(self) -> None:
-        """Give the worker that serves a channel to a new process that counts for it and others."""
+        """Send the serving worker a channel to a new cluster process or broker (`_link`)."""
         if self._now.worker is not None and self._processes[self._now.worker.pid].serves:
             self._link(self._now.worker.pid)
 
     def _link(self, pid: int, *, again: bool = False) -> None:
-        """Give a worker a channel to the process that counts for it and others, if there is one.
+        """Send a worker a channel to the process that counts for it and other workers, if there is one.
 
-        That is the cluster process if its limits count all hosts. It is the broker if they count a group with
-        several users.
+        If its limits have the scope of all hosts, this is the cluster process. If they count a group with
+        several users, it is the broker.
         """
         setup = self.setup
         if setup is None:
@@ -181,7 +181,7 @@ class Place:
         if self._linked.get(pid) == (space, counting.pid) and not again:
             return
         fd = counting.attach(self.name, space)
-        if fd is None:  # it follows once the process runs
+        if fd is None:  # the channel follows once the process runs
             self._linked.pop(pid, None)
             return
         self._linked[pid] = (space, counting.pid)
@@ -194,12 +194,12 @@ class Place:
         self._take(lifecycle.Stop(drain, seconds))
 
     def kill(self) -> None:
-        """Kill the workers; their programs live on."""
+        """Kill the workers; their programs continue."""
         for each in self.workers:
             each.kill()
 
     def close(self) -> None:
-        """Close the ledger, and clear what was counted."""
+        """Close the ledger, and clear the place in shared memory."""
         os.close(self.ledger)
         for each in {self.share, self._former, self._next_share}:
             if each is not None:
@@ -210,14 +210,14 @@ class Place:
         worker = self._processes.get(pid)
         if worker is None:
             return False
-        self._around.loop.attempt(worker.ended)  # its last messages may meet a defect
+        self._around.loop.attempt(worker.ended)  # a defect in handling its last messages must not stop this
         del self._processes[pid]
         self._linked.pop(pid, None)
         self._take(lifecycle.Ended(pid, status))
         return True
 
     def ancestors(self) -> list[int]:
-        """Return the pids of workers that may have started programs which still run."""
+        """Return the pids of workers that may have started still running programs."""
         self.forget_workers()
         return [*self.pids, *self._left]
 
@@ -290,7 +290,7 @@ class Place:
     def _hear(  # noqa: C901 (a case for each message)
         self, process: worker_process.WorkerProcess, message: messages.FromWorker
     ) -> None:
-        """Pass on what a worker says: to `lifecycle`, to the observer, or to the worker after it."""
+        """Dispatch a worker's message to `lifecycle`, to the observer, or to the worker's successor."""
         pid = process.pid
         match message:
             case messages.Prepared(number):
@@ -307,7 +307,7 @@ class Place:
                 self._link(pid, again=True)
             case messages.Relay(entries) if pid in self._now.elders:
                 claims = sum(isinstance(entry, messages.Claim) for entry in entries)
-                process.charge(claims)  # each costs a look into /proc
+                process.charge(claims)  # each costs reads of /proc
                 believed = books.verified(entries, procfs.Lineage(os.getpid(), (pid,)))
                 for some in books.parts(believed):
                     self.tell(messages.Relayed(tuple(some)))
@@ -342,8 +342,8 @@ class Place:
                     self.process.ended(status)
                 case lifecycle.LeaveBehind(pid):
                     if not procfs.group_is_empty(pid):
-                        self._left.add(pid)  # its programs are recognised by it (`procfs.Lineage`)
-                case lifecycle.Recount():  # after the supervisor's own `Gone`
+                        self._left.add(pid)  # identifies its programs (`procfs.Lineage`)
+                case lifecycle.Recount():  # sent after the supervisor's own `Gone` messages
                     self._around.loop.after(0, lambda: self.tell(messages.Recount()))
                 case lifecycle.Report(said, failures):
                     self._report(said, failures)
@@ -355,11 +355,11 @@ class Place:
             case "failed":
                 self._observer.failed(self, failures)
             case "serves" | "serves again":
-                self.workers[0].serves = True  # the heartbeat expects more of it
+                self.workers[0].serves = True  # the heartbeat now expects answers in time
                 if self._former is not None:
                     self._former.leave()
                     self._former = None
-                if self.leaving:  # it was started again
+                if self.leaving:  # it was restarted, so it must be told again
                     self.tell(messages.Leave())
                 self._observer.serves(self, first=said == "serves")
             case "stopped":

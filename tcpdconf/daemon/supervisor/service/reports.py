@@ -1,4 +1,4 @@
-"""Makes one report of those of a service's workers."""
+"""Merges the reports of a service's workers into one."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _Status = TypeVar("_Status", ListStatus, NamesStatus)
 def merged(found: Sequence[Reported]) -> Reported:
     """Return one report for all workers.
 
-    Numbers add up. The state of a list, or of names, is the first one that is not "up", if there is one.
+    Numbers are added. The state of a DNS list, or of names, is the first state other than "up", if any.
     """
     if len(found) < 2:
         return found[0] if found else NOTHING
@@ -68,9 +68,10 @@ def _added(rows: Sequence[_Status]) -> _Status:
 
 
 def _merged_penalties(found: Sequence[PenaltiesStatus]) -> PenaltiesStatus:
-    """Return the penalties of all workers, which know many of each other's; of one network the longest one.
+    """Return the penalties of all workers; for each network the one that ends last.
 
-    If they know more than a report has, `active` is the number that one of them knows.
+    Workers also know penalties of each other. If they know more than a report can have, `active` is the
+    largest number that one of them knows.
     """
     longest: dict[tuple[int, int, int], PenaltyStatus] = {}
     for report in found:

@@ -1,4 +1,4 @@
-"""Makes a service's setup of its part of a configuration, and opens the files that a worker needs for it."""
+"""Makes the setup of a service from its part of a configuration, and opens the files that a worker needs."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ Sockets = Sequence[tuple[int, socket.socket]]
 
 
 class Surroundings(NamedTuple):
-    """Holds what all services share.
+    """Holds the resources that all services share.
 
-    `environment` is the one that the daemon was started with. `bans` returns the table of banned networks.
-    `http` runs the HTTP process, `agents` answers for the agents of services, and `cluster` runs the cluster
-    process; None means that there is none, whatever the configuration says. `counts` has what services of a
-    group share; None means that each service counts for itself.
+    `environment` is that of the daemon's start. `bans` returns the descriptor of the table of banned
+    networks. `http` runs the HTTP process, `agents` answers for the agents of services, and `cluster` runs
+    the cluster process. With None that part is switched off, whatever the configuration says. `counts` has
+    the shared memory of groups; with None each service counts for itself.
     """
 
     loop: loop.Loop
@@ -44,9 +44,9 @@ class Surroundings(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """Holds the settings and resources of a service; `roles` describe its files as they were opened.
+    """Holds the settings and resources of a service.
 
-    `group` describes its group.
+    `roles` describe the files that were opened, and `group` describes the group of the service.
     """
 
     config: Config
@@ -58,7 +58,7 @@ class Setup(NamedTuple):
 
 
 class CannotPrepareError(Exception):
-    """Reports that the service cannot be served like this; `failures` say why."""
+    """Reports that the service cannot be served with these settings; `failures` say why."""
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(*(failure.text for failure in failures))
@@ -73,7 +73,7 @@ def make(  # noqa: PLR0917 (a setup has as many parts)
     present: logger.Logger | None,
     group: Group = _ALONE,
 ) -> Setup:
-    """Return a setup for a configuration; keep the `present` logger if its settings are the same.
+    """Return a setup for a configuration; keep the `present` (current) logger if its settings are the same.
 
     Raises:
         CannotPrepareError: a user or group is unknown.
@@ -96,7 +96,7 @@ def make(  # noqa: PLR0917 (a setup has as many parts)
 def opened(name: str, setup: Setup, ledger: int, memory: passes.Memory) -> WorkerDescriptors:
     """Return the descriptors for a worker with this setup; the caller closes them.
 
-    Files that cannot be opened are among their `failures`.
+    Files that cannot be opened are listed in its `failures`.
     """
     service = setup.config.services[name]
     given = WorkerDescriptors()

@@ -1,4 +1,4 @@
-"""Gives workers that count together their places in shared memory: those of one service, or of one group."""
+"""Assigns places in shared memory to workers that count together: those of one service, or of one group."""
 
 import itertools
 import os
@@ -18,18 +18,18 @@ GROUP_CHANGED: Final = "other services of its group have changed"
 
 
 class SharedCounts:
-    """Holds the memory of each group, and of each service with several workers, while anybody uses it."""
+    """Holds the memory of each group, and of each service with several workers, while it is in use."""
 
     def __init__(self) -> None:
         self._memories: dict[Key, SharedMemory] = {}
         self._numbers = itertools.count(1)
 
     def number(self) -> int:
-        """Return a number for a service, which none has had before."""
+        """Return a number for a service; no service gets the same number again."""
         return next(self._numbers)
 
     def memory(self, key: Key) -> SharedMemory:
-        """Return the memory with this key, which is made if there is none.
+        """Return the memory with this key, which is created if it is missing.
 
         Raises:
             OSError: no descriptor is available.
@@ -40,7 +40,7 @@ class SharedCounts:
         return found
 
     def tidy(self, key: Key) -> None:
-        """Close the memory with this key if nobody has a place there."""
+        """Close the memory with this key if no worker has a place there."""
         found = self._memories.get(key)
         if found is not None and not found.places:
             del self._memories[key]
@@ -49,7 +49,7 @@ class SharedCounts:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Names where a worker publishes its counts: a memory, its place there, and the service's eventfd."""
+    """Holds the means to publish counts: a memory, the worker's place there, and the service's eventfd."""
 
     counts: SharedCounts
     key: Key
@@ -62,7 +62,7 @@ class Share:
         return self.counts.memory(self.key).fd
 
     def leave(self) -> None:
-        """Clear the place: what was counted there counts no more."""
+        """Clear the place, which removes its counts from the sums."""
         self.counts.memory(self.key).remove(self.place)
         self.counts.tidy(self.key)
 
@@ -79,8 +79,9 @@ class ServiceShares:
     def of(self, service: Service, present: Share | None, *, brokered: bool = False) -> Share | None:
         """Return the share of a worker with these settings, or None if it counts alone.
 
-        It is the `present` one as long as the settings allow: workers that count together do so until the
-        service ends, even if only one is left. With `brokered` only the service's own workers count together.
+        It is the `present` (current) share as long as the settings allow: workers that count together do so
+        until the service ends, even if only one is left. With `brokered` only the service's own workers count
+        together.
 
         Raises:
             NoPlaceError: too many workers are in the group.
@@ -127,4 +128,4 @@ def _user(service: Service) -> int | None:
     try:
         return host.identity(service).uid
     except host.UnknownNameError:
-        return _UNKNOWN  # which is a problem of its own
+        return _UNKNOWN  # reported as a problem of its own
