@@ -1,6 +1,6 @@
-"""Counts for services of a group that have different users, and so share no memory that both could write.
+"""Counts connections for services of a group with different users, which cannot share writable memory.
 
 `decisions` has the counts, `process` the process, and `client` is the supervisor's side. A worker speaks with
-it as with the cluster process, by `cluster.share` and `cluster.records`. May import `config`, `policy`,
-`daemon.process`, `daemon.messages` and `daemon.cluster`.
+the broker as with the cluster process, by `cluster.share` and `cluster.records`. This package may import
+`config`, `policy`, `daemon.process`, `daemon.messages` and `daemon.cluster`.
 """

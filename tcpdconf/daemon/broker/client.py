@@ -31,7 +31,7 @@ class BrokerClient:
     def attach(self, service: str, space: str) -> int | None:
         """Return the worker's end of a new channel, which the caller closes.
 
-        None means that it follows (`renewed`), once the process runs.
+        None means that the process does not run yet; `renewed` is called once it does.
         """
         if self._process is None:
             self._process = child.Child(self._loop, "broker", self._start)
@@ -54,7 +54,7 @@ class BrokerClient:
         return theirs.detach()
 
     def renew(self) -> None:
-        """Replace the process by one that logs as this process does now."""
+        """Replace the process by one with the supervisor's current log."""
         if self._process is not None:
             self._kill()
 
@@ -95,7 +95,7 @@ class BrokerClient:
         return pid
 
     def _read(self) -> None:
-        """Kill a process that says anything: it has nothing to say."""
+        """Kill the process if it sends anything, since the protocol has no message from it."""
         try:
             if self._post is not None and self._post.receive() is not None:
                 self._kill()
@@ -104,7 +104,7 @@ class BrokerClient:
             self._kill()
 
     def _kill(self) -> None:
-        """Kill the process; another one follows."""
+        """Kill the process; a new one is started."""
         self._drop_post()
         if self._process is not None and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Decides for the workers of several services whether one more connection fits into their common limits."""
+"""Applies the common limits of several services to the requests of their workers."""
 
 from tcpdconf.config.model import values
 from tcpdconf.daemon.cluster.members import Members, Take
@@ -12,9 +12,9 @@ from tcpdconf.policy.connection import Endpoint, endpoint
 
 
 class Broker:
-    """Keeps what the workers hold. Each is answered at once, in the order of its requests.
+    """Counts the connections of the workers, and answers each request at once, in order.
 
-    A rate is common to the services of a group that have the same one.
+    Services of a group with the same rate share its token buckets.
     """
 
     def __init__(self, events: loop.Loop) -> None:
@@ -23,7 +23,7 @@ class Broker:
         self._rates: dict[tuple[str, int, int, int, float], limits.RateLimiter] = {}
 
     def _told(self) -> None:
-        """Forget which counts have changed: there is no engine to tell."""
+        """Clear the list of changed counts, because there is no engine that needs them."""
         self._tally.changed.clear()
 
     def _decide(self, take: Take) -> None:
@@ -34,7 +34,7 @@ class Broker:
         take.member.send([answer])
 
     def _answer(self, take: Take) -> Answer:
-        """Return the verdict of all limits; only an admission spends tokens."""
+        """Return the verdict of all limits on a request; only an admission spends tokens."""
         holder, now = take.member.holder, loop.now()
         peer = endpoint(*take.address, 0)
         spent: list[limits.RateLimiter] = []
@@ -60,7 +60,7 @@ class Broker:
         return observed
 
     def _rate(self, space: str, limit: Limit, peer: Endpoint) -> limits.RateLimiter:
-        """Return the limiter of a rate, in which other services of the space have their connections too."""
+        """Return the limiter of a rate, which all services of the space share."""
         prefix = limit.prefix(peer.version)
         assert prefix is not None  # noqa: S101 (the caller has looked)
         assert limit.seconds is not None  # noqa: S101 (it is a rate)

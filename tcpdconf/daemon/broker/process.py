@@ -1,4 +1,4 @@
-"""Runs the broker. After its start it holds its channels, the log and nothing else."""
+"""Runs the broker. After its start it holds only its channels and the log."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, log, loop, privileges
 
-_DESCRIPTORS: Final = 4096  # a channel for each worker, and what the process holds
+_DESCRIPTORS: Final = 4096  # for one channel for each worker, and for the process itself
 
 
 class Order(NamedTuple):
-    """Holds what the process is started with."""
+    """Holds the arguments of the process."""
 
     identity: host.Identity
     parent: int
@@ -47,7 +47,7 @@ def main(order: Order, post: channel.Channel) -> int:
                 (fd,) = fds
                 broker.members.add(attach.service, attach.space, channel.Channel.of(fd), Answer("serving"))
         except channel.LostError:
-            os._exit(1)  # a worker without its channel is attached again to the next process
+            os._exit(1)  # the next process attaches all workers again
         except channel.ChannelError:
             events.stop()
 
@@ -58,7 +58,7 @@ def main(order: Order, post: channel.Channel) -> int:
 
 
 def _bound_resources() -> None:
-    """Let this process open few descriptors, start no process and leave no copy of its memory."""
+    """Limit this process: few descriptors, no further process, no core dump."""
     for which, most in (
         (resource.RLIMIT_NOFILE, _DESCRIPTORS),
         (resource.RLIMIT_NPROC, 0),

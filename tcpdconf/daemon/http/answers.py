@@ -14,17 +14,17 @@ from tcpdconf.daemon.http.response import Response
 from tcpdconf.daemon.http.snapshot import Snapshot
 from tcpdconf.daemon.process import log, loop
 
-STALE: Final = 15.0  # seconds after which a snapshot shows that the supervisor hangs
-_SOON: Final = 1.0  # seconds until the first snapshot is looked for again
-_SHARE: Final = 0.01  # of this process's time that samples may take
+STALE: Final = 15.0  # age in seconds of a snapshot from which the supervisor counts as hung
+_SOON: Final = 1.0  # seconds between two attempts to read the first snapshot
+_SHARE: Final = 0.01  # most of this process's time for sampling, as a fraction
 _METHODS: Final = {"Allow": "GET, HEAD"}
-_AGAIN: Final = {"Refresh": "10"}  # a browser without JavaScript tries again
+_AGAIN: Final = {"Refresh": "10"}  # for a browser without JavaScript
 
 
 class Answers:
-    """Answers requests; `names` are those of this host in the header Host, or None to accept every name.
+    """Answers requests; each body is made once for each snapshot.
 
-    Each body is made once for each snapshot.
+    `names` are the values of the header Host that are accepted; with None every value is accepted.
     """
 
     def __init__(self, reader: snapshot.Reader, names: Collection[str] | None) -> None:
@@ -36,7 +36,7 @@ class Answers:
         self._timer = 0
 
     def sample(self, events: loop.Loop) -> None:
-        """Sample the latest snapshot, now and at intervals, which are longer if it takes long."""
+        """Sample the latest snapshot now and at intervals; a slow sample makes the next interval longer."""
         self._sample_again(events, INTERVAL)  # first, in case of a defect
         begun = loop.now()
         found = self._reader.read()
@@ -90,7 +90,7 @@ class Status:
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
-        """The status as the control socket would give it, and `stopping`."""
+        """The answer of the command `status`, with `stopping` added."""
         found: dict[str, Any] = json.loads(self.snapshot.text)
         return found
 
@@ -100,10 +100,10 @@ def _health(_: Status) -> Response:
 
 
 def _ready(status: Status) -> Response:
-    """Answer 200 if every service accepts.
+    """Answer 200 if every service accepts, else 503.
 
-    A rejected reload is only told, since clients are served as before. So is an engine that does not answer,
-    unless clients are refused without it.
+    A rejected reload is reported but not counted, since clients are served as before. The same is true of an
+    engine that does not answer, unless clients are refused without it.
     """
     missing = list(_not_ready(status.data))
     lines = missing or ["ready"]

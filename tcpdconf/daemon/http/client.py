@@ -14,9 +14,9 @@ from tcpdconf.daemon.http import process, snapshot
 from tcpdconf.daemon.http.unix_socket import UnixSocket
 from tcpdconf.daemon.process import child, log, loop, throttle
 
-_INTERVAL: Final = 1.0  # seconds between two snapshots, at least
-_LATEST: Final = 10.0  # seconds between two snapshots, at most
-_SHARE: Final = 0.01  # of the supervisor's time that snapshots may take
+_INTERVAL: Final = 1.0  # least seconds between two snapshots
+_LATEST: Final = 10.0  # most seconds between two snapshots
+_SHARE: Final = 0.01  # most of the supervisor's time for snapshots, as a fraction
 _ENVIRONMENT: Final = re.compile(r"\benvironment\b")
 
 Status = Callable[[], Mapping[str, Any]]
@@ -24,7 +24,7 @@ Ask = Callable[[Callable[[Status], None]], None]
 
 
 class _Setup(NamedTuple):
-    """Holds what one HTTP process serves with; `made` is its Unix socket, if it has one."""
+    """Holds the resources of one HTTP process; `made` is its Unix socket, if it has one."""
 
     settings: Http
     identity: host.Identity
@@ -45,7 +45,7 @@ class HttpClient:
         self._setup: _Setup | None = None
         self._next: _Setup | None = None
         self._process: child.Child | None = None
-        self._killed: set[int] = set()  # processes that were replaced and have not been waited for
+        self._killed: set[int] = set()  # pids of killed processes whose exit is not yet known
         self._memory: snapshot.Writer | None = None
         self._timer = 0
         self._stopping = False
@@ -71,7 +71,7 @@ class HttpClient:
         self._next = _Setup(settings, identity, listener, made)
 
     def discard(self) -> None:
-        """Forget what was prepared."""
+        """Drop the prepared resources."""
         prepared, self._next = self._next, None
         present = None if self._setup is None else self._setup.made
         if prepared is not None and prepared.made is not None and prepared.made is not present:
@@ -80,10 +80,10 @@ class HttpClient:
             self._drop_memory()
 
     def commit(self, closed: Collection[socket.socket] = ()) -> None:
-        """Serve with what was prepared, or end if that is nothing. A process with the same setup goes on.
+        """Serve with the prepared resources, or end the process if nothing was prepared.
 
-        `closed` are sockets that the caller will close. A process that has been killed may hold one of them
-        for another moment, so it stops listening here.
+        A process with the same setup continues. `closed` are sockets that the caller will close. A killed
+        process may hold one of them a little longer, so this method stops its listening.
         """
         prepared, self._next = self._next, None
         before, self._setup = self._setup, prepared
@@ -105,7 +105,7 @@ class HttpClient:
         self._begin()
 
     def renew(self) -> None:
-        """Replace the process by one that logs as this process does now; clients wait at the listener."""
+        """Replace the process by one with the supervisor's current log; clients wait in the backlog."""
         if self._process is not None:
             self._end()
             self._begin()
@@ -153,7 +153,7 @@ class HttpClient:
         self._publish()
 
     def _end(self) -> None:
-        """Kill the process; it holds nothing that is worth saving."""
+        """Kill the process, which has no state to save."""
         self._loop.cancel(self._timer)
         former, self._process = self._process, None
         if former is None:
@@ -173,7 +173,7 @@ class HttpClient:
         self._timer = self._loop.after(seconds, self._publish)
 
     def _write(self, status: Callable[[], Mapping[str, Any]]) -> None:
-        """Write a snapshot of the status; the longer it takes to make, the later comes the next one."""
+        """Write a snapshot of the status; a slow one makes the time until the next one longer."""
         if self._memory is None or self._setup is None:
             return
         begun = loop.now()
@@ -193,10 +193,10 @@ class HttpClient:
 
 
 def _for_others(answer: Mapping[str, Any], *, addresses: bool) -> dict[str, Any]:
-    """Return the status without what clients of HTTP may not see, who may be anybody on this host.
+    """Return the status without the data that HTTP clients, who may be any users of the host, must not see.
 
-    A reload's differences lose the values of lines with `environment`, which may be secrets; without
-    `addresses` all lines do, since access rules hold addresses.
+    A reload's differences lose the values of lines with `environment`, which may be secrets. Without
+    `addresses` all lines lose their values, since access rules have addresses.
     """
     last = answer["last_reload"]
     if last is not None:
@@ -208,7 +208,7 @@ def _for_others(answer: Mapping[str, Any], *, addresses: bool) -> dict[str, Any]
 
 
 def _key(line: str) -> str:
-    """Return a line about a difference without values: `smtp: limits.max_per_ip changed`."""
+    """Return a line of a reload's differences without values: `smtp: limits.max_per_ip changed`."""
     if not any(sign in line for sign in (" = ", " -> ", "…")):  # "…": the end was cut off
         return line
     service, _, rest = line.partition(" ")
@@ -228,6 +228,6 @@ def _without_addresses(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(of: Http | _Setup | None) -> tuple[object, ...]:
-    """Return the settings that make a Unix socket."""
+    """Return the settings on which the Unix socket depends."""
     settings = of.settings if isinstance(of, _Setup) else of
     return () if settings is None else (settings.path, settings.group, settings.socket_mode)

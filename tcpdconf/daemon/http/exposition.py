@@ -27,7 +27,7 @@ def openmetrics(answer: Mapping[str, Any]) -> bytes:
 
 
 class _Collector(Collector):
-    """Hands over the metrics of one answer, in the order of their first samples."""
+    """Passes the metrics of one answer to prometheus_client, in the order of their first samples."""
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._answer = answer

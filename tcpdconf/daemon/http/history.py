@@ -1,11 +1,11 @@
-"""Keeps how many connections each service had over the last minutes, for the page's sparklines. Pure."""
+"""Keeps the numbers of connections of each service over 15 minutes, for the page's sparklines. Pure."""
 
 from collections import deque
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-SAMPLES: Final = 61  # of each service; they are 4 KiB at most, and those of small numbers share their memory
-INTERVAL: Final = 15.0  # seconds between two samples, so that they cover a quarter of an hour
+SAMPLES: Final = 61  # of each service; at most 4 KiB, less for small numbers, which share memory
+INTERVAL: Final = 15.0  # seconds between two samples, which together cover 15 minutes
 
 
 class Sample(NamedTuple):
@@ -16,7 +16,7 @@ class Sample(NamedTuple):
 
 
 class History:
-    """Keeps the last samples of each service; those of a service that is gone are forgotten."""
+    """Keeps the last samples of each service, and drops those of removed services."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=SAMPLES)

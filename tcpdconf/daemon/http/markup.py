@@ -8,8 +8,8 @@ from tcpdconf.config import printable
 from tcpdconf.daemon.http import history
 from tcpdconf.daemon.http.history import Sample
 
-_WINDOW: Final = (history.SAMPLES - 1) * history.INTERVAL  # seconds that a sparkline shows, at least
-_WIDTH, _HEIGHT = 120, 20  # of a sparkline
+_WINDOW: Final = (history.SAMPLES - 1) * history.INTERVAL  # least seconds that a sparkline shows
+_WIDTH, _HEIGHT = 120, 20  # of a sparkline, in SVG units
 
 
 class Html(str):
@@ -22,14 +22,14 @@ Cell = str | int
 
 
 class Column(NamedTuple):
-    """Describes a column of a table; its class is "n" for numbers and "whole" for what stays on one line."""
+    """Describes a column of a table; its class is "n" for numbers, and "whole" for unbroken lines."""
 
     title: str
     kind: str = ""
 
 
 def text(value: object) -> Html:
-    """Return text as HTML; a worker may have reported any characters."""
+    """Return text as HTML, without control characters, which a worker may have reported."""
     return value if isinstance(value, Html) else Html(html.escape(printable.replaced(str(value))))
 
 
@@ -54,7 +54,7 @@ def table(label: str, caption: object, columns: Sequence[Column], rows: Iterable
 
 
 def bar(used: int, of: int) -> Html:
-    """Return a drawing of how much is used; screen readers have the numbers beside it."""
+    """Return a drawing of the used share; screen readers use the numbers beside it."""
     width = min(100, 100 * used // max(1, of)) or min(1, used)
     return Html(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'

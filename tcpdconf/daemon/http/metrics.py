@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from tcpdconf.config import printable
 
-_NO_CLASS: Final = frozenset({"state", "why", "asked", "times"})  # of what is said of a list or of names
+_NO_CLASS: Final = frozenset({"state", "why", "asked", "times"})  # not counters of answers
 
 
 class Family(NamedTuple):
@@ -124,7 +124,7 @@ _PROCESS: Final = {"cpu": _CPU, "resident": _RESIDENT, "descriptors": _DESCRIPTO
 
 
 class Histogram(NamedTuple):
-    """Holds a histogram: for each bound, as it is written, the count of values up to it."""
+    """Holds a histogram: for each bound, as text, the number of values up to it."""
 
     buckets: tuple[tuple[str, int], ...]
     total: float
@@ -142,7 +142,7 @@ FAMILIES: Final = tuple(
 def samples(answer: Mapping[str, Any]) -> Iterator[_Sample]:
     """Yield each sample of an answer to `status`: its metric, its labels, its value."""
     for family, labels, value in _samples(answer):
-        # what a worker says of its lists drives no terminal
+        # texts from a worker must not control a terminal
         yield family, {name: printable.replaced(text, but="\n") for name, text in labels.items()}, value
 
 
@@ -234,7 +234,7 @@ def _list(labels: dict[str, str], each: Mapping[str, Any]) -> Iterator[_Sample]:
 
 
 def _histogram(found: Mapping[str, Any]) -> Histogram:
-    """Return a histogram with counts that add up, as Prometheus wants them."""
+    """Return a histogram with cumulative counts, as Prometheus expects."""
     bounds = [*(f"{bound:g}" for bound in found["bounds"]), "+Inf"]
     counts = itertools.accumulate(found["counts"])
     return Histogram(tuple(zip(bounds, counts, strict=True)), found["sum"])

@@ -1,7 +1,7 @@
 """Writes the page of the daemon: services, refusals, addresses, DNS lists, the last reload, bans. Pure.
 
-It is one HTML document. Without JavaScript it reloads itself as a whole. Its script fetches it again and
-changes what differs, so sections are always there, in the same order, and hidden while they are empty.
+It is one HTML document. Without JavaScript the browser reloads it. Its script fetches it again and replaces
+the parts that differ, so sections are always there, in the same order, and hidden while they are empty.
 """
 
 import base64
@@ -17,12 +17,12 @@ from tcpdconf.daemon.http.history import History
 from tcpdconf.daemon.http.markup import Cell, Column, Html
 
 _REFRESH: Final = 10  # seconds between two loads without JavaScript
-_MOST: Final = 200  # rows of a table
+_MOST: Final = 200  # most rows of a table
 _PROBLEMS: Final = 50
 _LISTENERS: Final = 3
 _FULL: Final = 90  # percent of the slots, as in `tcpdconf status --check`
-_TOLD: Final = 5  # troubles in the overall state
-_NEVER: Final = 1000 * 365 * 86400  # seconds; a file of bans may have numbers that are no time
+_TOLD: Final = 5  # most problems named in the overall state
+_NEVER: Final = 1000 * 365 * 86400  # seconds; the page shows a longer ban as endless
 _FAILURES: Final = ("error_code", "outside_127", "servfail", "refused", "timeout", "unreachable", "malformed")
 _LEVELS: Final = ("warning", "critical")
 
@@ -84,7 +84,7 @@ def html(status: _Status, history: History, host: str, now: float) -> str:
 
 
 def _section(name: str, title: str, content: str) -> str:
-    """Return a section; its heading has the id that its table is labelled by."""
+    """Return a section; the id of its heading labels its table."""
     if not content:
         return f'<section id="{name}" hidden></section>'
     return f'<section id="{name}"><h2 id="{name}-title">{title}</h2>\n{content}</section>'
@@ -93,7 +93,7 @@ def _section(name: str, title: str, content: str) -> str:
 def _state(status: _Status) -> tuple[str, Html]:
     """Return the overall state as a word and a sentence.
 
-    Screen readers read it out when it changes, so it has no number that changes often.
+    Screen readers announce each change of it, so it has no number that changes often.
     """
     found = sorted(_troubles(status), key=lambda trouble: -_LEVELS.index(trouble[0]))
     if found:
@@ -127,7 +127,7 @@ def _troubles(status: _Status) -> Iterator[tuple[str, str]]:
 
 
 def _service_state(each: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the level of a service, "" if it is well, and its state in words."""
+    """Return the level of a service ("" without a problem), and its state in words."""
     used, of = each["connections"], each["max_connections"]
     if not each.get("stays_up", "n"):
         return "critical", "its worker does not stay up"
@@ -157,7 +157,7 @@ def _services(status: _Status, history: History) -> str:
     shown = list(services.items())
     caption = "Connections of the last quarter of an hour; accepted and refused since the daemon started"
     if len(shown) > _MOST:
-        # trouble first, then the busiest
+        # services with problems first, then the busiest
         shown.sort(key=lambda item: (not _service_state(item[1])[0], -item[1]["connections"]))
         caption = f"{_MOST} of {len(shown):,} services: those with trouble, then the busiest. {caption}"
         shown = shown[:_MOST]
@@ -305,7 +305,7 @@ def _problems(last: Mapping[str, Any]) -> str:
 
 
 def _listed(lines: Iterable[object], count: int) -> str:
-    """Return lines as a list; `count` is the number of all there are."""
+    """Return lines as a list; `count` is the total number, of which `lines` may be a part."""
     items = [markup.element("li", line) for line in lines]
     if count > len(items):
         items.append(markup.element("li", f"and {count - len(items)} more"))
@@ -332,7 +332,7 @@ def _end(until: float | None, now: float) -> str:
 
 
 def _moment(at: float) -> Html:
-    """Return a time of this host's clock."""
+    """Return a Unix time as a date and time of this host's time zone."""
     there = time.localtime(at)
     shown = time.strftime("%Y-%m-%d %H:%M:%S", there)
     return markup.element("time", shown, datetime=time.strftime("%Y-%m-%dT%H:%M:%S%z", there))

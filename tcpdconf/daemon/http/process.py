@@ -12,13 +12,14 @@ from tcpdconf.config.model.http import Http
 from tcpdconf.daemon.http import snapshot
 from tcpdconf.daemon.process import log, loop, privileges, throttle
 
-_DESCRIPTORS: Final = 128  # clients, and what the process holds
+_DESCRIPTORS: Final = 128  # for clients and for the process itself
 
 
 def main(settings: Http, identity: host.Identity, listener: socket.socket, status: int, parent: int) -> int:
     """Serve until killed; return the exit status.
 
-    `status` is a descriptor of the snapshots. `parent` is the supervisor: this process ends with it.
+    `status` is a descriptor of the snapshots. `parent` is the pid of the supervisor: this process ends with
+    it.
     """
     # not by the supervisor, which has no use for it; and with the user's rights it may not be readable
     from tcpdconf.daemon.http import answers, server  # noqa: PLC0415
@@ -47,7 +48,7 @@ def main(settings: Http, identity: host.Identity, listener: socket.socket, statu
 
 
 def _bound_resources() -> None:
-    """Let this process open few descriptors, start no process and leave no copy of its memory."""
+    """Limit this process: few descriptors, no further process, no core dump."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
@@ -56,7 +57,7 @@ def _bound_resources() -> None:
 
 
 def _admitting(settings: Http) -> Callable[[str], bool]:
-    """Return the function that decides whether a client at an address is answered."""
+    """Return the function that takes a client's address and returns whether to answer it."""
     allowed = settings.allow
     seldom = throttle.Seldom()
     if not allowed:

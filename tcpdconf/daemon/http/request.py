@@ -1,6 +1,6 @@
 """Parses the head of an HTTP request (RFC 9112). Pure.
 
-It reads what the server needs and refuses everything that is unusual.
+It reads the parts that the server needs, and refuses everything unusual.
 """
 
 import ipaddress
@@ -18,7 +18,7 @@ END: Final = b"\r\n\r\n"
 
 
 class Request(NamedTuple):
-    """Holds what is read of a request; `host` is the value of the header Host, or None without one."""
+    """Holds the parts of a request that are read; `host` is the value of the header Host, or None."""
 
     method: str
     path: str
@@ -27,7 +27,7 @@ class Request(NamedTuple):
 
 
 class BadRequestError(ValueError):
-    """Reports a request that is not answered; the text says why."""
+    """Reports a malformed request; the text gives the reason."""
 
 
 def parse(head: bytes) -> Request:
@@ -56,10 +56,10 @@ def parse(head: bytes) -> Request:
 
 
 def is_own(host: str | None, names: Collection[str]) -> bool:
-    """Return whether a request with this header Host is meant for this host: one of its names, or an address.
+    """Return whether the header Host has one of this host's names or an address, or is missing.
 
-    A page on another host can make a browser connect to any address, after DNS rebinding, but the browser
-    then sends that host's name. Without the header the client is no browser.
+    After DNS rebinding, a page of another host can make a browser connect to any address, but the browser
+    then sends the name of that host. A client without the header is no browser.
     """
     found = None if host is None else _HOST.fullmatch(host)
     if found is None:

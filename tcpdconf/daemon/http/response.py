@@ -1,4 +1,4 @@
-"""Writes HTTP responses. No page of another host may read, frame or keep one."""
+"""Writes HTTP responses. Their headers forbid pages of other hosts to read or frame them, and any caching."""
 
 import email.utils
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Response(NamedTuple):
-    """Holds a response; `headers` are added to those that every response has."""
+    """Holds a response; `headers` are added to the headers of every response."""
 
     status: int
     kind: str  # the media type
@@ -59,7 +59,7 @@ class Response(NamedTuple):
 def allowing(*, style: str, script: str) -> dict[str, str]:
     """Return the header that allows a page the style sheet and the script with these hashes, in base64.
 
-    The script may read from this process.
+    The script may send requests to this process.
     """
     policy = f"{_POLICY}; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'"
     return {"Content-Security-Policy": policy}

@@ -1,7 +1,7 @@
-"""Serves HTTP clients: reads one request of each, answers it, and closes.
+"""Serves HTTP clients: reads one request of each, answers it, and closes the connection.
 
-Clients are bounded in number, time and bytes. A client that comes when all places are taken gets that of the
-oldest one, so stalled clients keep nobody out.
+Clients are bounded in number, time and bytes. When all places are taken, a new client displaces the oldest
+one, so stalled clients cannot block others.
 """
 
 import socket
@@ -14,11 +14,11 @@ from tcpdconf.daemon.http.response import Response
 from tcpdconf.daemon.process import loop
 
 CLIENTS: Final = 64
-_HEAD: Final = 8192  # bytes of a request's head
+_HEAD: Final = 8192  # most bytes of a request's head
 _READING: Final = 5.0  # seconds for a request to arrive
-_WRITING: Final = 20.0  # seconds for an answer to be read
+_WRITING: Final = 20.0  # seconds for the client to read the answer
 _CLOSING: Final = 1.0  # seconds for the client to close, after the answer
-_AT_ONCE: Final = 16  # clients accepted in one turn
+_AT_ONCE: Final = 16  # most clients accepted in one turn
 _CHUNK: Final = 65536
 _BREATHER: Final = 1.0  # seconds without accepting after descriptors have run out
 
@@ -28,8 +28,8 @@ Answer = Callable[[Request], Response]
 class Server:
     """Accepts clients from a listening socket; `answer` makes the answers.
 
-    `admits` is called with a client's address, and decides whether it is answered. An empty address is that
-    of a Unix socket's client.
+    `admits` is called with a client's address, and returns whether to answer the client. The address of a
+    client of a Unix socket is empty.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class _Client:
         self._timer = self._loop.after(_READING, self.close)
 
     def close(self) -> None:
-        """Close the connection, whatever has been sent."""
+        """Close the connection, even if the answer is not complete."""
         self._loop.cancel(self._timer)
         self._loop.forget(self._end)
         self._end.close()
@@ -97,7 +97,7 @@ class _Client:
         self._respond(head if complete and len(head) <= _HEAD else None)
 
     def _respond(self, head: bytes | None) -> None:
-        """Answer a request; without a head, it was too large."""
+        """Answer the request with this head; None means that the head was too large."""
         with_body = True
         try:
             if head is None:
@@ -117,7 +117,7 @@ class _Client:
         try:
             while self._rest:
                 self._rest = self._rest[self._end.send(self._rest[:_CHUNK]) :]
-            # closing now could lose the answer, if the client has sent more than was read
+            # with unread data, close(2) would send a reset, which could lose the answer
             self._end.shutdown(socket.SHUT_WR)
         except BlockingIOError:
             return
@@ -127,11 +127,11 @@ class _Client:
         self._await(self._discard, _CLOSING)
 
     def _discard(self) -> None:
-        """Read what the client has sent beyond its request, until it closes."""
+        """Read and drop the data after the request, until the client closes."""
         self._received(_CHUNK)
 
     def _received(self, most: int) -> bytes:
-        """Return what the client has sent, which may be nothing yet; close if it has closed."""
+        """Return data of the client, which may be empty; close if the client has closed."""
         try:
             data = self._end.recv(most)
         except BlockingIOError:
@@ -143,7 +143,7 @@ class _Client:
         return data
 
     def _await(self, callback: Callable[[], object], seconds: float, *, writing: bool = False) -> None:
-        """Call back when the client can be read or written from now on, and close it after these seconds."""
+        """Call back when the client is readable or writable from now on; close it after some seconds."""
         self._loop.forget(self._end)
         self._loop.watch(self._end, callback, writing=writing)
         self._loop.cancel(self._timer)

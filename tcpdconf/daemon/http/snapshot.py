@@ -1,7 +1,7 @@
 """Keeps the latest status in memory that the supervisor writes and the HTTP process reads, without a lock.
 
-It is a memfd with a header and a text. The reader has a descriptor that is open for reading, and the memfd is
-sealed (F_SEAL_FUTURE_WRITE), so it cannot write. A text that is being replaced does not match its checksum in
+It is a memfd with a header and a text. The reader's descriptor is read-only, and the memfd is sealed
+(F_SEAL_FUTURE_WRITE), so the reader cannot write. While a text is replaced, it does not match its checksum in
 the header; the reader then tries again.
 """
 
@@ -13,11 +13,11 @@ import time
 import zlib
 from typing import Final, NamedTuple
 
-LARGEST: Final = 32 * 1024 * 1024  # bytes of a text; memory is used only for what was written
+LARGEST: Final = 32 * 1024 * 1024  # bytes of a text; pages that were never written use no memory
 _HEADER: Final = struct.Struct("=QdII")  # number, time, length, checksum
 _F_SEAL_FUTURE_WRITE: Final = 0x10  # fcntl(2), Linux 5.1
 _TRIES: Final = 10
-_PAUSE: Final = 0.001  # seconds between two tries; a text is written faster
+_PAUSE: Final = 0.001  # seconds between two attempts to read; a write takes less
 
 now = time.monotonic
 
@@ -31,7 +31,7 @@ class Snapshot(NamedTuple):
 
 
 class Writer:
-    """Makes the memory and writes snapshots; `fd` is a descriptor of it for the reader.
+    """Creates the memory and writes snapshots; `fd` is a descriptor of the memory for the reader.
 
     Raises:
         OSError: no descriptor or memory is available.
@@ -43,7 +43,7 @@ class Writer:
             os.fchmod(memory, 0o400)
             os.ftruncate(memory, _HEADER.size + LARGEST)
             self._map = mmap.mmap(memory, 0)
-            self._map.madvise(mmap.MADV_DONTFORK)  # else every process of the daemon could write
+            self._map.madvise(mmap.MADV_DONTFORK)  # else forked processes could write
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _F_SEAL_FUTURE_WRITE
             fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
             self.fd = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
@@ -71,7 +71,7 @@ class Reader:
         self._latest: Snapshot | None = None
 
     def read(self) -> Snapshot | None:
-        """Return the latest snapshot that was written as a whole, or None if there is none yet."""
+        """Return the latest complete snapshot, or None before the first one."""
         for _ in range(_TRIES):
             header = os.pread(self._fd, _HEADER.size, 0)
             number, at, length, checksum = _HEADER.unpack(header)

@@ -1,4 +1,4 @@
-"""Makes the Unix socket of the HTTP process."""
+"""Creates the Unix socket of the HTTP process."""
 
 import contextlib
 import os
@@ -13,13 +13,12 @@ _BACKLOG: Final = 128
 
 
 class UnixSocket:
-    """Listens on a socket under a name of its own, until `publish` moves it into its place.
+    """Listens on a socket under a temporary name, until `publish` renames it to its path.
 
-    Root follows no symbolic link that others may replace. The place may hold a socket already, which is
-    replaced.
+    Root follows no symbolic link that others may replace. An existing socket at the path is replaced.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the socket cannot be created.
         UnknownNameError: its group does not exist (a LookupError).
     """
 
@@ -39,15 +38,15 @@ class UnixSocket:
         self._inode = os.stat(self._new, dir_fd=self._directory, follow_symlinks=False).st_ino
 
     def publish(self) -> None:
-        """Move the socket into its place.
+        """Rename the socket to its path.
 
         Raises:
-            OSError: it cannot be moved, for example because a directory is there.
+            OSError: it cannot be renamed, for example because its path is a directory.
         """
         os.rename(self._new, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def is_there(self) -> bool:
-        """Return whether the socket is in its place."""
+        """Return whether the path leads to this socket."""
         try:
             found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
@@ -59,7 +58,7 @@ class UnixSocket:
         with contextlib.suppress(OSError):
             os.unlink(self._new, dir_fd=self._directory)
         with contextlib.suppress(OSError):
-            # while the socket is open no other one can get its inode
+            # no other socket can get its inode while it is open
             if self.is_there():
                 os.unlink(self._name, dir_fd=self._directory)
         self.socket.close()
@@ -68,7 +67,7 @@ class UnixSocket:
     def _bind(self, mode: int, group: int | None) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._new, dir_fd=self._directory)
-        # chmod(2) would look the name up again, which may be a link by then
+        # chmod(2) would resolve the name again, which may be a symbolic link by then
         mask = os.umask(0o777 & ~mode)
         try:
             self.socket.bind(f"/proc/self/fd/{self._directory}/{self._new}")
