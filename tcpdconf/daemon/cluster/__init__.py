@@ -1,6 +1,6 @@
 """Contains the process that counts connections over several hosts in Valkey or Redis, and its clients.
 
-`process` is the process, the only one that holds the engine's password and parses what the engine sends.
-`client` is its client in the supervisor, `share` the one in a worker. It may import `process`, `messages`,
+Only this process (`process`) holds the engine's password and parses the engine's answers. `client` is its
+client in the supervisor, and `share` its client in a worker. This package may import `process`, `messages`,
 `policy` and `config`. Only `engine` imports hiredis.
 """

@@ -18,7 +18,7 @@ from tcpdconf.daemon.messages.measures import CLUSTER_BOUNDS
 from tcpdconf.daemon.process import channel, child, log, loop
 
 _ASKED: Final = 0.5  # seconds in which the process answers a question
-_LEAVE: Final = 0.5  # seconds that it has to give up its lease
+_LEAVE: Final = 0.5  # seconds for the process to give up its lease
 _FILE: Final = "cluster.id"
 _BURST: Final = 5000  # messages that the process may send at once: 50,000 bans of others, and its own
 _STEADY: Final = 100.0  # messages a second
@@ -28,7 +28,7 @@ Counts = tuple[Mapping[str, int], ...] | None
 
 
 class _Setup(NamedTuple):
-    """Holds what one cluster process works with."""
+    """Holds the settings of one cluster process."""
 
     settings: Cluster
     identity: host.Identity
@@ -38,9 +38,9 @@ class _Setup(NamedTuple):
 class ClusterClient:
     """Keeps the cluster process of one daemon.
 
-    `renewed` is called when workers need new channels (`attach`). `page` returns this host's bans from a
-    place of their file on, and `mirrored` is called with those of other hosts. `alone` is False while the
-    daemon that this one replaces may live. A reload calls `prepare`, and then `commit` or `discard`.
+    `renewed` is called when workers need new channels (`attach`). `page` returns this host's bans from an
+    offset of their file on, and `mirrored` is called with bans of other hosts. `alone` is False while the
+    daemon that this one replaces may run. A reload calls `prepare`, and then `commit` or `discard`.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class ClusterClient:
         self._next = _Setup(settings, host.own_identity(settings.user), files)
 
     def discard(self) -> None:
-        """Forget what was prepared."""
+        """Drop the prepared settings."""
         self._next = None
 
     def commit(self) -> None:
-        """Count as was prepared, or end the process if that is nothing. It goes on if nothing differs."""
+        """Apply the prepared settings, or end the process without any; keep it if they are the same."""
         prepared, self._next = self._next, None
         if prepared == self._setup:
             return
@@ -96,7 +96,7 @@ class ClusterClient:
             self._begin()
 
     def renew(self) -> None:
-        """Replace the process by one that logs as this process does now."""
+        """Replace the process by one with the supervisor's current log."""
         if self._process is not None:
             self._end()
             self._begin()
@@ -130,7 +130,7 @@ class ClusterClient:
         self._tell(messages.BansChanged())
 
     def lift(self, bans: Sequence[tuple[str, str | None]]) -> None:
-        """Have bans lifted on all hosts, each a network and a service."""
+        """Have bans, given as (network, service), lifted on all hosts."""
         for first in range(0, len(bans), messages.MOST_LIFTED):
             self._tell(messages.Lift(tuple(bans[first : first + messages.MOST_LIFTED])))
 
@@ -139,7 +139,7 @@ class ClusterClient:
     ) -> None:
         """Call `then` with the connections of other hosts by name, for each prefix length of an address.
 
-        None means that nobody knows.
+        None means that they are unknown.
         """
         if self._post is None:
             then(None)
@@ -284,7 +284,7 @@ class ClusterClient:
             self._kill()
 
     def _kill(self) -> None:
-        """Kill a process that does not read or misbehaves; another one follows."""
+        """Kill a process that does not read or misbehaves; a new one is started."""
         self._drop_post()
         if self._process is not None and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGKILL)
@@ -320,7 +320,7 @@ def _signature(path: str) -> Signature:
 def _host_id(environment: Mapping[str, str]) -> str:
     """Return the random id of this host, from its state directory.
 
-    Without one it lasts as long as the daemon.
+    Without a state directory the id lasts as long as the daemon.
     """
     made = os.urandom(8).hex()
     try:

@@ -1,7 +1,7 @@
 """Speaks with the engine over one connection: TCP, TLS or a Unix socket, and the protocol RESP2.
 
-hiredis parses what the engine sends. It bounds neither the length of an answer nor the number of its
-elements, so this module bounds the bytes of an answer, and the process its memory.
+hiredis parses the engine's answers. It bounds neither the length of an answer nor the number of its elements.
+So this module bounds the bytes of an answer, and the process bounds its own memory.
 """
 
 import collections
@@ -19,8 +19,8 @@ from tcpdconf.config.model.values import EngineUrl
 from tcpdconf.daemon.process import background_thread, loop
 
 _PART: Final = 65536
-_LONGEST: Final = 16 * 1024 * 1024  # bytes of one answer
-_SHOWN: Final = 100  # characters of an error that are shown
+_LONGEST: Final = 16 * 1024 * 1024  # most bytes of one answer
+_SHOWN: Final = 100  # characters of an engine's error that are logged
 
 Reply = Callable[[object], object]
 
@@ -40,12 +40,12 @@ _EXPLAINED: Final = {
     "BUSY": "the engine runs a script of somebody else",
 }
 
-# what Redis 7.0, and from 7.2 on, says of commands and keys that a script may not use
+# errors about commands and keys that a script may not use: of Redis 7.0, and from Redis 7.2 on
 _OF_A_SCRIPT: Final = ("can't run this command", "can't access at least one of the keys", "ACL failure")
 
 
 class Access(NamedTuple):
-    """Holds where the engine is, and what is needed to log in to it."""
+    """Holds the address of the engine and the credentials for it."""
 
     url: EngineUrl
     username: str | None
@@ -56,8 +56,8 @@ class Access(NamedTuple):
 class Engine:
     """Implements one connection. `opened` is called once it is logged in.
 
-    `closed` is called once, with the reason, unless the owner has called `close`. `told` is called with what
-    the engine says unasked, to a subscriber.
+    `closed` is called once, with the reason, unless the owner has called `close`. `told` is called with each
+    message that the engine pushes to a subscriber.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Engine:
         self._closed = closed
         self._told = told
         self._reader = hiredis.Reader()
-        self._unread = 0  # bytes of an answer that is not complete
+        self._unread = 0  # bytes of an incomplete answer
         self._awaiting: collections.deque[Reply] = collections.deque()
         self._socket: socket.socket | None = None
         self._writer: socket.socket | None = None  # watched while `_out` waits
@@ -104,7 +104,7 @@ class Engine:
         self._write(hiredis.pack_command(command))  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Close the connection; nothing is called any more."""
+        """Close the connection; no callback is called afterwards."""
         if self._over:
             return
         self._over = True
@@ -137,7 +137,7 @@ class Engine:
         if isinstance(self._found, str) or not self._found:
             self._fail(f"cannot look up {self._access.url.host}: {self._found}")
         elif not self._over:
-            # one that does not answer is tried last next time, if the resolver turns its answers round
+            # if the resolver rotates its answers, an address that fails is last the next time
             self._connect(*self._found[0])
 
     def _connect(self, family: int, address: str | tuple[Any, ...]) -> None:
@@ -155,7 +155,7 @@ class Engine:
         try:
             sock.connect(address)
         except BlockingIOError:
-            if family == socket.AF_UNIX:  # its queue is full, and nothing tells when it no longer is
+            if family == socket.AF_UNIX:  # the backlog is full, and no event reports free room
                 self._fail("the engine takes no connection")
                 return
         except OSError as error:
@@ -184,7 +184,7 @@ class Engine:
             self._log_in()
 
     def _shake_hands(self) -> bool:
-        """Go on with the handshake of TLS; return whether it is complete."""
+        """Continue the TLS handshake; return whether it is complete."""
         assert self._tls is not None  # noqa: S101 (for the type)
         try:
             self._tls.do_handshake()
@@ -288,7 +288,7 @@ class Engine:
             self._fail("the engine says something that is not the protocol of Redis")
 
     def _feed(self, data: bytes) -> None:
-        """Handle the answers that are complete."""
+        """Parse received bytes, and handle the complete answers."""
         self._unread += len(data)
         self._reader.feed(data)
         while not self._over:

@@ -1,7 +1,7 @@
-"""Makes one request to the engine of counts that have changed and of takes, and reads the answer. Pure.
+"""Builds one request to the engine from changed counts and from takes, and parses the answer. Pure.
 
-Only one is on its way at a time. So each starts with counts that the engine knows, and takes of the same
-network are judged one after the other, by the script.
+A take asks for the admission of one connection. Only one request is on its way at a time. So each starts with
+counts that the engine knows, and the script decides on takes of the same network one after the other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,22 +12,22 @@ from tcpdconf.daemon.cluster.members import Take
 from tcpdconf.daemon.cluster.records import Answer
 from tcpdconf.daemon.cluster.tally import Key, Tally
 
-AT_ONCE: Final = 64  # takes
-CHANGES: Final = 500  # counts
+AT_ONCE: Final = 64  # most takes in a request
+CHANGES: Final = 500  # most changed counts in a request
 
 
 class MalformedAnswerError(ValueError):
-    """Reports an answer that the script cannot have given."""
+    """Reports an answer in a form that the script never returns."""
 
 
 class Exchange:
-    """Holds the takes of one request, and the counts that it tells, each with its place among the keys."""
+    """Holds the takes of one request, and its changed counts, each with its index among the keys."""
 
     def __init__(self, tally: Tally, takes: Sequence[Take], changes: Iterable[Key]) -> None:
         self.takes = takes
         self.counts: dict[Key, int] = {key: place for place, key in enumerate(changes, 1)}
         self._rates: dict[tuple[Key, int, float], int] = {}
-        self._limits: list[list[int]] = []  # for each take the indexes of the limits that concern it
+        self._limits: list[list[int]] = []  # by take: indexes of the limits that apply
         arguments: list[list[str | int]] = []
         for take in takes:
             one: list[str | int] = []
@@ -54,7 +54,7 @@ class Exchange:
         self._arguments = arguments
 
     def command(self, prefix: str, life: str, turn: int) -> list[str | int]:
-        """Return the command."""
+        """Return the words of the command EVALSHA for this request."""
         keys = [f"{prefix}leases"]
         keys += [
             f"{prefix}c:{space}:{scripts.network(version, length, bits)}"
@@ -74,7 +74,7 @@ class Exchange:
         """Return the answer to each take.
 
         Raises:
-            MalformedAnswerError: it is none.
+            MalformedAnswerError: `reply` has another form.
         """
         if not isinstance(reply, list) or len(reply) != 4 * len(self.takes):
             raise MalformedAnswerError

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from tcpdconf.daemon.cluster import scripts
 from tcpdconf.daemon.messages.cluster import HostStatus, Id, Name
 
-MOST: Final = 200  # leases that are read
+MOST: Final = 200  # most leases that are read
 
 
 class Description(BaseModel):
-    """Describes a daemon: its host's name and random id, and the random id of its supervisor."""
+    """Describes a daemon: the name and the random id of its host, and the random id of its supervisor."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     name: Name
@@ -21,12 +21,12 @@ class Description(BaseModel):
     daemon: Id
 
     def written(self) -> str:
-        """Return it as JSON."""
+        """Return the description as JSON text."""
         return json.dumps(self.model_dump(), separators=(",", ":"))
 
 
 class Lease(NamedTuple):
-    """Holds one lease: `ends` in milliseconds on the engine's clock."""
+    """Holds one lease; `ends` is in milliseconds on the engine's clock."""
 
     ends: int
     about: Description
@@ -36,9 +36,9 @@ _LIVES: Final = TypeAdapter[str](Id)
 
 
 def read(reply: object) -> tuple[int, dict[str, Lease]] | None:
-    """Return the engine's time in milliseconds and the leases by life, or None if it is no such answer.
+    """Return the engine's time in milliseconds and the leases by life, or None for a malformed answer.
 
-    Other hosts have written the leases. One that is malformed is left out.
+    Other hosts have written the leases, so a malformed lease is skipped.
     """
     if not (isinstance(reply, list) and len(reply) == 3 and isinstance(reply[2], list)):
         return None
@@ -63,7 +63,7 @@ def statuses(
 ) -> tuple[HostStatus, ...]:
     """Return the daemons, this one first; `now` is the engine's time, `own` this daemon's life.
 
-    `length` is that of a lease, in seconds.
+    `length` is the length of a lease in seconds.
     """
     order = sorted(leases, key=lambda life: (life != own, leases[life].about.name, life))
     found = []

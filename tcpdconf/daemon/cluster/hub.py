@@ -1,7 +1,6 @@
-"""Asks the engine for the workers of one daemon, and tells it what they hold.
+"""Asks the engine on behalf of one daemon's workers, and sends it their counts.
 
-Connections wait for it while the breaker is closed. The counts are told in any case, as long as there is a
-connection.
+Clients wait for the answers only while the breaker is closed. Counts are sent whenever a connection is open.
 """
 
 import collections
@@ -28,15 +27,15 @@ _RENEW: Final = 5.0  # seconds between two renewals of the lease
 _PROBE: Final = 1.0  # seconds between two probes, and between two attempts to connect
 _PATIENCE: Final = 5.0  # seconds without any answer after which the connection is given up
 _BATCH: Final = 0.005  # seconds for which released connections are gathered
-_SHARE: Final = 1 / 300  # of the counts, told again each second
+_SHARE: Final = 1 / 300  # fraction of the counts that is sent again each second
 _NO_ENGINE: Final = "it has not answered yet"
 _NOT_IN_TIME: Final = "it has not answered in time yet"
 
 
 class Place(NamedTuple):
-    """Says who this is to the other hosts; `life` is a random number of this process.
+    """Identifies this process to the other hosts; `life` is a random number.
 
-    `alone` is False while another daemon of this host may live: the one that this one replaces.
+    `alone` is False while another daemon of this host may run: the daemon that this one replaces.
     """
 
     about: Description
@@ -47,7 +46,7 @@ class Place(NamedTuple):
 class Hub:
     """Keeps the connection, the breaker, the lease and the counts.
 
-    `changed` is called with each status, `tell` with what the supervisor is told of bans.
+    `changed` is called with each status, `tell` with messages about bans for the supervisor.
     """
 
     def __init__(
@@ -84,25 +83,25 @@ class Hub:
         self._breaker = Breaker()
         self._engine: Engine | None = None
         self._turn = 0
-        self._leased = False  # the engine has this turn's lease, as far as is known
+        self._leased = False  # the engine has confirmed this turn's lease
         self._ready = False  # the scripts are loaded and work
-        self._exchange: Exchange | None = None  # the one on its way
+        self._exchange: Exchange | None = None  # the request on its way
         self._sent = 0.0  # when it was sent
         self._queue: collections.OrderedDict[Take, None] = (
             collections.OrderedDict()
         )  # unanswered takes, in their order
-        self._answered: set[Take] = set()  # of those on their way: told that nothing is known
-        self._due = False  # `_pump` will be called
-        self._timer: int | None = None  # of the oldest take
-        self._waiting: int | None = None  # of released connections
+        self._answered: set[Take] = set()  # takes on their way whose deadline has passed
+        self._due = False  # True if a call of `_pump` is scheduled
+        self._timer: int | None = None  # the timer of the oldest take
+        self._waiting: int | None = None  # the timer of released connections
         self._renewing = -1  # the timer of the next renewal
         self._heard = 0.0  # when the engine answered last
         self._probed = False  # a probe is on its way
-        self._tidy = False  # leases of earlier processes of this host are removed
+        self._tidy = False  # True once leases of earlier processes of this host are removed
         self._leases: dict[str, Lease] = {}
-        self._leases_at = (0, 0.0)  # the engine's time of them, and that of the loop
+        self._leases_at = (0, 0.0)  # time of the leases: engine's clock, loop's clock
         self._why = _NO_ENGINE
-        self._logged: bool | None = None  # whether the last line said that the engine answers
+        self._logged: bool | None = None  # the state in the last log line: True if the engine answers
         self._asked_count = self._admitted = self._refused = self._unanswered = 0
         self._times = Times(CLUSTER_BOUNDS)
         self._last: messages.Status | None = None
@@ -122,7 +121,7 @@ class Hub:
 
     @property
     def serving(self) -> Answer:
-        """What workers are told: whether the engine is asked."""
+        """The message to workers that says whether to ask the engine."""
         return Answer("absent" if self._breaker.open else "serving")
 
     def _penalise(self, service: str, message: messages.Penalised) -> None:
@@ -178,7 +177,7 @@ class Hub:
         self._engine = Engine(self._loop, self._access, self._opened, lambda why: self._lost(turn, why))
 
     def _opened(self) -> None:
-        """Load the scripts, take the lease, and try whether counts can be written."""
+        """Load the scripts, take the lease, and test that counts can be written."""
         assert self._engine is not None  # noqa: S101 (for the type)
         self._engine.send("SCRIPT", "LOAD", scripts.LEASE_SCRIPT, then=self._expected)
         self._engine.send("SCRIPT", "LOAD", scripts.EXCHANGE_SCRIPT, then=self._expected)
@@ -187,7 +186,7 @@ class Hub:
         self._engine.send(*command, then=self._tried)
 
     def _expected(self, reply: object) -> bool:
-        """Note an answer; an error costs the connection, and another attempt follows."""
+        """Record an answer; after an error close the connection, and connect again later."""
         self._heard = loop.now()
         if isinstance(reply, hiredis.ReplyError):
             self._give_up(explained(reply))
@@ -239,7 +238,7 @@ class Hub:
         self._report()
 
     def _probe(self) -> None:
-        """Ask for an answer in time, which closes the breaker."""
+        """Send a probe; an answer in time closes the breaker."""
         if self._engine is None or self._probed:
             return
         self._probed = True
@@ -262,7 +261,7 @@ class Hub:
             self._report()
 
     def _open(self, changed: bool) -> None:
-        """Handle a breaker that has opened: answer everybody who waits, and log it once."""
+        """Handle a breaker that has opened: answer every waiting take, and log it once."""
         if not changed:
             return
         waiting, self._queue = list(self._queue), collections.OrderedDict()
@@ -303,7 +302,7 @@ class Hub:
         assert isinstance(reply, list)  # noqa: S101 (for the type)
         now, self._leases = found
         self._leases_at = now, loop.now()
-        if reply[0] != 1 and self._leased:  # it was lost meanwhile, and perhaps all counts with it
+        if reply[0] != 1 and self._leased:  # the engine has lost the lease, and perhaps all counts
             self._tally.change_all()
         self._leased = True
         self._remove_earlier()
@@ -348,7 +347,7 @@ class Hub:
         self._pump_soon()
 
     def _told_later(self) -> None:
-        """Tell the engine of changed counts, together with others that follow at once."""
+        """Send changed counts after `_BATCH` seconds, together with others that change meanwhile."""
         if self._waiting is None and self._exchange is None and self._ready:
             self._waiting = self._loop.after(_BATCH, self._pump)
 
@@ -358,7 +357,7 @@ class Hub:
             self._loop.soon(self._pump)
 
     def _pump(self) -> None:
-        """Send the next request, if there is anything to ask or to tell and none is on its way."""
+        """Send the next request, if takes or changed counts wait and no request is on its way."""
         self._due = False
         if self._waiting is not None:
             self._loop.cancel(self._waiting)
@@ -384,7 +383,7 @@ class Hub:
             return
         if self._is_missing_script(reply) or reply is None:
             self._again(made)
-            if reply is None:  # the lease has ended, or all is lost
+            if reply is None:  # the lease has ended, or the engine has lost its data
                 self._leased = False
                 self._tally.change_all()
                 self._renew()
@@ -405,12 +404,12 @@ class Hub:
             self._pump()
 
     def _answer(self, takes: Sequence[Take], answers: Sequence[Answer]) -> None:
-        """Tell the workers, and count what is admitted. The engine knows of it already."""
+        """Answer the workers, and count admitted connections, which the engine has counted already."""
         now = loop.now()
         by_member = collections.defaultdict(list)
         for take, answer in zip(takes, answers, strict=True):
             self._times.observe(now - take.at)
-            if take in self._answered:  # too late: counted as admitted, and told again
+            if take in self._answered:  # too late: the worker has admitted it, so its count is sent again
                 self._answered.discard(take)
                 continue
             del self._queue[take]
@@ -434,7 +433,7 @@ class Hub:
                 self._tally.changed[key] = None
 
     def _again(self, made: Exchange) -> None:
-        """Ask once more what was asked, since nothing has come of it."""
+        """Send the takes and counts of a request again, because the request had no effect."""
         self._exchange = None
         for key in made.counts:
             self._tally.changed[key] = None
@@ -464,7 +463,7 @@ class Hub:
             self._timer = self._loop.after(oldest.at + self._deadline - now, self._expire)
 
     def _answer_unknown(self, takes: Sequence[Take]) -> None:
-        """Let workers decide by themselves. They serve these clients, so they count."""
+        """Let the workers decide. They serve these clients, so the connections are counted."""
         on_its_way = set() if self._exchange is None else set(self._exchange.takes)
         by_member = collections.defaultdict(list)
         for take in takes:

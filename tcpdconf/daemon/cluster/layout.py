@@ -1,4 +1,4 @@
-"""Describes the limits of a service for the engine, and the refusals that come of them."""
+"""Describes the limits of a service for the engine, and turns its answers into refusals."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from tcpdconf.policy.shared_limits import Shape
 class Described(NamedTuple):
     """Holds a limit with its key in the configuration and the reason for which it refuses.
 
-    `scope` is what it counts: the cluster, or a group of services on this host.
+    `scope` is the set of connections that it counts: those of the cluster, or of a group on this host.
     """
 
     limit: Limit
@@ -32,9 +32,9 @@ class Described(NamedTuple):
 
 
 def of(limits: tables.Limits, group: Iterable[Shape] = ()) -> list[Described]:
-    """Return the limits that are counted together: first that of single addresses, which always counts.
+    """Return the limits that are counted together; the limit per address is the first, and always present.
 
-    What only other services of the group count comes last, without a limit.
+    The last ones are counts that only other services of the group need. They limit nobody in this service.
     """
     found = [Described(_count(32, 128, limits.max_per_ip, limits.enforce), "max_per_ip", "per_ip")]
     if limits.max_per_network is not None:
@@ -56,7 +56,7 @@ def of(limits: tables.Limits, group: Iterable[Shape] = ()) -> list[Described]:
 
 
 def _counted_by_others(group: Iterable[Shape], known: Iterable[Described]) -> Iterator[Described]:
-    """Yield what the other services of a group count beside the known limits; it limits nobody here."""
+    """Yield the counts that other services of a group need besides the known limits, without a maximum."""
     counts = [each.limit for each in known if each.limit.seconds is None]
     for version, shift in sorted({(each.version, each.shift) for each in group if each.rate is None}):
         prefix = access_table.BITS[version] - shift
@@ -66,7 +66,7 @@ def _counted_by_others(group: Iterable[Shape], known: Iterable[Described]) -> It
 
 
 def space(name: str, limits: tables.Limits) -> str:
-    """Return the name under which a service counts: services with the same one count together."""
+    """Return the name of the space in which a service counts; services with the same name count together."""
     return name if limits.group is None else f"@{limits.group}"
 
 

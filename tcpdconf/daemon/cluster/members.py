@@ -1,4 +1,4 @@
-"""Keeps the workers' channels for the cluster process or the broker, and what those workers hold."""
+"""Keeps the workers' channels for the cluster process or the broker, and the connections of each worker."""
 
 import collections
 import contextlib
@@ -12,10 +12,10 @@ from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, log, loop
 
-_GRACE: Final = 2.0  # seconds in which a successor takes over what an ended worker held
-_PENDING: Final = 5000  # unanswered requests of one worker, at most
-_ADDRESSES: Final = 1_000_000  # of one worker, at most
-_DATAGRAMS: Final = 4  # read from one worker in one turn, of up to 400 records each
+_GRACE: Final = 2.0  # seconds for a successor to adopt the connections of an ended worker
+_PENDING: Final = 5000  # most unanswered requests of one worker
+_ADDRESSES: Final = 1_000_000  # most addresses of one worker
+_DATAGRAMS: Final = 4  # most datagrams read from one worker in one turn, of up to 400 records each
 
 
 class Take:
@@ -33,12 +33,12 @@ class Take:
 
     @property
     def is_wanted(self) -> bool:
-        """True unless its worker has ended, or begun anew and told of its connection as one that it holds."""
+        """True unless its worker has ended, or has since reported the connection as held (`_begin`)."""
         return self.member.is_attached and self.generation == self.member.generation
 
 
 class Member:
-    """Implements one worker's channel. A worker that sends something malformed loses it."""
+    """Implements one worker's channel, which is closed if the worker sends a malformed record."""
 
     def __init__(self, service: str, post: channel.Channel, holder: Holder, members: "Members") -> None:
         self.service = service
@@ -55,7 +55,7 @@ class Member:
         return self._post.fileno()
 
     def read(self) -> None:
-        """Read what has come, at most a few datagrams."""
+        """Read and handle a few datagrams at most."""
         try:
             for _ in range(_DATAGRAMS):
                 received = self._post.receive()
@@ -77,7 +77,7 @@ class Member:
             self._members.remove(self)
 
     def _begin(self, layout: messages.Layout) -> None:
-        """Begin anew: the worker tells of all its connections after its layout."""
+        """Clear all counts: after its layout, the worker reports all its connections again."""
         self.generation += 1
         self.takes.clear()
         former, self.holder = self.holder, self._members.holder(self.holder.space)
@@ -106,7 +106,7 @@ class Member:
                 self.send([Answer("pong", request.number)])
 
     def send(self, answers: Iterable[Answer]) -> None:
-        """Send answers; a worker that does not read loses its channel."""
+        """Send answers; close the channel if the worker does not read."""
         try:
             for part in _parts(answers):
                 self._post.send(b"".join(each.packed() for each in part))
@@ -114,7 +114,7 @@ class Member:
             self._members.remove(self)
 
     def tell(self, message: messages.PenalisedElsewhere) -> None:
-        """Tell penalties of other hosts; drop them if the worker does not read now."""
+        """Send penalties of other hosts; drop them if the worker does not read now."""
         with contextlib.suppress(channel.ChannelError):
             self._post.send(wire.written(message))
 
@@ -139,11 +139,11 @@ class Members:
         self.penalised: Callable[[str, messages.Penalised], None] = lambda *_: None
         self._loop = events
         self._tally = tally
-        self._left: dict[str, list[Holder]] = {}  # what ended workers of a service held
+        self._left: dict[str, list[Holder]] = {}  # by service: connections of ended workers
         self._next = 0
 
     def add(self, service: str, space: str, post: channel.Channel, state: Answer) -> None:
-        """Serve a worker of a service, and tell it first whether the engine is asked."""
+        """Serve a worker of a service; send it first `state`, which says whether to ask the engine."""
         post.refuse_descriptors()
         member = Member(service, post, self.holder(space), self)
         self.all.append(member)
@@ -162,11 +162,11 @@ class Members:
         self.leave_behind(member.service, member.holder)
 
     def holder(self, space: str) -> Holder:
-        """Return a holder of nothing."""
+        """Return an empty holder."""
         return Holder(self._tally, space)
 
     def leave_behind(self, service: str, holder: Holder) -> None:
-        """Count what a worker held for another moment, until it is told again (`hand_over`)."""
+        """Keep an ended worker's counts for `_GRACE` seconds, or until a successor reports them."""
         if holder.held:
             self._left.setdefault(service, []).append(holder)
             self._loop.after(_GRACE, lambda: self._let_go(service, holder))
@@ -179,7 +179,7 @@ class Members:
         self.changed()
 
     def hand_over(self, member: Member, address: Address, count: int) -> None:
-        """Count connections that exist already, and no longer for an ended worker that may have had them."""
+        """Count existing connections of a worker, and remove them from the counts of ended workers."""
         left = count
         for holder in self._left.get(member.service, ()):
             if holder.space == member.holder.space:
@@ -187,7 +187,7 @@ class Members:
         member.holder.add(address, count)
 
     def next_takes(self, most: int) -> Iterator[Take]:
-        """Yield takes, one of each worker in turn, so that no worker keeps the others waiting."""
+        """Yield at most `most` takes, one of each worker in turn, so that no worker delays the others."""
         waiting = [each for each in self.all if each.takes]
         while waiting and most:
             self._next %= len(waiting)
@@ -206,7 +206,7 @@ class Members:
 
     @property
     def connections(self) -> tuple[int, int]:
-        """Return the numbers of connections, and of addresses summed over the workers."""
+        """Return the number of connections, and the number of addresses summed over the workers."""
         count = sum(sum(each.holder.held.values()) for each in self.all)
         return count, sum(len(each.holder.held) for each in self.all)
 

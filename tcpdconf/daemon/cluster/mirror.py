@@ -1,11 +1,11 @@
 """Shares bans and penalties over the hosts of a cluster.
 
 The engine has the hash `PREFIXbans`, with a field for each ban: the id of its host, the network and the
-service. A host writes its own bans, and mirrors those of the others in its own table, so that a ban costs a
-connection nothing, and holds while the engine does not answer. A message on the channel `PREFIXbans` says
-that there is something new; and once a minute each host compares everything.
+service. A host writes its own bans, and mirrors those of other hosts in its own table. So a connection does
+not wait for the engine because of bans, and bans stay in effect while the engine does not answer. A message
+on the channel `PREFIXbans` announces changes. Once a minute each host compares all bans.
 
-What other hosts write is bounded here, in number, width and time, and checked again by the supervisor.
+This module bounds the bans of other hosts in number, width and time. The supervisor checks them again.
 """
 
 import ipaddress
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tcpdconf.daemon.cluster.hosts import Description
 
 _SYNC: Final = 60.0  # seconds between two comparisons
-_SOON: Final = 0.05  # seconds after news, in which more may come
-_LONGEST: Final = 7 * 86400.0  # seconds of a ban for other hosts; its host renews it
-_RENEW: Final = 86400.0  # seconds by which it may be shorter before it is renewed
+_SOON: Final = 0.05  # seconds to wait for further messages before a comparison
+_LONGEST: Final = 7 * 86400.0  # most seconds of a ban in the engine; its host renews longer ones
+_RENEW: Final = 86400.0  # a ban is renewed when it is this many seconds shorter
 _WIDEST: Final = {4: 16, 6: 32}  # prefix lengths of the widest networks that are mirrored
-OF_A_HOST: Final = 10_000  # bans of one host that are shared
-MOST: Final = 50_000  # bans of other hosts that are mirrored
-_PAGE: Final = 100  # fields that the engine is asked for at once
+OF_A_HOST: Final = 10_000  # most bans of one host that are shared
+MOST: Final = 50_000  # most bans of other hosts that are mirrored
+_PAGE: Final = 100  # fields in one request (COUNT of HSCAN)
 
 _Item = TypeVar("_Item")
 Key = tuple[str, str | None]
@@ -41,7 +41,7 @@ Key = tuple[str, str | None]
 
 
 class _Entry(BaseModel):
-    """Describes a ban as it is in the engine: `until` is in milliseconds on the engine's clock."""
+    """Describes a ban in the engine; `until` is in milliseconds on the engine's clock."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     until: Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -51,7 +51,7 @@ class _Entry(BaseModel):
 
 
 class _News(BaseModel):
-    """Describes a message on the channel: which bans its host has lifted; perhaps there are new ones."""
+    """Describes a message on the channel of bans: the bans that a host has lifted. It may have new ones."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     host: Id
@@ -68,7 +68,7 @@ class _Penalties(BaseModel):
 
 
 class _Own(NamedTuple):
-    """Holds a ban of this host; `until` is on the loop's clock, None for ever."""
+    """Holds a ban of this host; `until` is on the loop's clock, or None without an end."""
 
     until: float | None
     by: str
@@ -76,7 +76,7 @@ class _Own(NamedTuple):
 
 
 class _Seen:
-    """Holds a ban of other hosts: when it ends on the engine's clock, and the last comparison that had it."""
+    """Holds a ban of another host: its end on the engine's clock, and the last comparison that found it."""
 
     __slots__ = ("fields", "name", "scan", "until")
 
@@ -88,7 +88,7 @@ class _Seen:
 
 
 class Mirror:
-    """Keeps this host's bans in the engine, and tells the supervisor of the others' (`tell`).
+    """Keeps this host's bans in the engine, and sends the supervisor the bans of other hosts (`tell`).
 
     `clock` returns the engine's time in milliseconds. `penalise` is called with the penalties of other hosts.
     """
@@ -112,30 +112,30 @@ class Mirror:
         self._tell = tell
         self._penalise = penalise
         self._penalties_name = f"{prefix}penalties"
-        # of this host: the network by service, with the end on the loop's clock, and the offence
+        # penalties of this host, by service and network: the end on the loop's clock, and the offence
         self._penalties: dict[tuple[str, int, int, int], tuple[float, str]] = {}
         self._own: dict[Key, _Own] = {}
         self._seen: dict[Key, _Seen] = {}
-        self._unsaid: set[Key] = set()  # lifted while there was no engine
+        self._unsaid: set[Key] = set()  # lifted while the engine did not answer
         self._engine: Engine | None = None
         self._listener: Engine | None = None
-        self._turn = 0  # of the listener
+        self._turn = 0  # number of the subscriber's connection
         self._pulling = False
-        self._again = False  # there is more to pull
-        self._known = False  # all own bans were pulled
+        self._again = False  # True if further pages are to be pulled
+        self._known = False  # True once all own bans were pulled
         self._place = self._file = 0
         self._scan = 0
         self._scanning = False
-        self._cursor: bytes | None = None  # where the comparison goes on
-        self._untaken = 0  # messages that the supervisor has not taken on
-        self._present: set[str] = set()  # this host's fields that a comparison has found
+        self._cursor: bytes | None = None  # cursor of the comparison's next page
+        self._untaken = 0  # messages that the supervisor has not confirmed
+        self._present: set[str] = set()  # this host's fields that the comparison has found
         self._due = -1  # the timer of the next comparison
         self._seldom = throttle.Seldom()
 
-    # From the supervisor.
+    # from the supervisor
 
     def pull(self) -> None:
-        """Ask the supervisor for its bans, from the last ones on."""
+        """Ask the supervisor for the bans after those that it has sent."""
         if self._pulling:
             self._again = True
             return
@@ -143,9 +143,9 @@ class Mirror:
         self._tell(messages.WantBans(self._place))
 
     def page(self, page: messages.BanPage) -> None:
-        """Take on some of the supervisor's bans."""
+        """Adopt a page of the supervisor's bans."""
         self._pulling = False
-        if page.file != self._file and self._place:  # it was written anew meanwhile
+        if page.file != self._file and self._place:  # the file was rewritten
             self._own.clear()
             self._place = 0
             self._file = page.file
@@ -190,10 +190,10 @@ class Mirror:
         for keys_part in _parts(keys, MOST_LIFTED):
             self._publish(keys_part)
 
-    # Penalties. The engine keeps none: they are short, and each host repeats its own once a minute.
+    # Penalties: the engine keeps none, because they are short and each host repeats its own once a minute.
 
     def penalised(self, service: str, message: messages.Penalised) -> None:
-        """Tell the other hosts of penalties, and remember them."""
+        """Publish penalties to the other hosts, and remember them."""
         for each in message.penalties:
             key = service, each.version, each.bits, each.length
             if key in self._penalties or len(self._penalties) < OF_A_HOST:
@@ -201,7 +201,7 @@ class Mirror:
         self._publish_penalties(service, message.penalties)
 
     def _repeat_penalties(self) -> None:
-        """Tell the other hosts of all penalties, since one may have begun or been cut off."""
+        """Publish all penalties again, for hosts that have started or were disconnected."""
         now = loop.now()
         by_service: dict[str, list[NetworkPenalty]] = {}
         for key, (until, offence) in list(self._penalties.items()):
@@ -221,10 +221,10 @@ class Mirror:
             text = _Penalties(host=self._about.host, service=service, said=said).model_dump_json()
             self._engine.send("PUBLISH", self._penalties_name, text, then=_ignore)
 
-    # From the engine.
+    # from the engine
 
     def up(self, engine: Engine) -> None:
-        """Use this connection, which is logged in."""
+        """Use this connection, on which the login is complete."""
         self._engine = engine
         self._scanning = False
         self._listen()
@@ -234,7 +234,7 @@ class Mirror:
         self._compare_soon(_SOON)
 
     def down(self) -> None:
-        """Go on without the engine: mirrored bans stay as they are."""
+        """Continue without the engine; mirrored bans stay unchanged."""
         self._engine = self._cursor = None
         self._scanning = False
         self._turn += 1
@@ -243,7 +243,7 @@ class Mirror:
             self._listener = None
 
     def _listen(self) -> None:
-        """Subscribe, on a connection of its own, as RESP2 wants it."""
+        """Subscribe on a separate connection, as RESP2 requires."""
         self._turn += 1
         turn = self._turn
 
@@ -259,7 +259,7 @@ class Mirror:
             self._listener = None  # the next comparison subscribes again
 
     def _heard(self, said: object) -> None:
-        """Handle a message: apply what was lifted, and compare what is new; pass penalties on."""
+        """Handle a message: lift its bans, and start a comparison for new ones; pass penalties on."""
         try:
             assert isinstance(said, list)  # noqa: S101 (for the type)
             if said[1] == self._penalties_name.encode():
@@ -286,7 +286,7 @@ class Mirror:
         self._due = self._loop.after(seconds, self._compare)
 
     def _compare(self) -> None:
-        """Read all bans from the engine, page by page, so that connections need not wait."""
+        """Read all bans from the engine page by page, so that no connection waits for it."""
         self._due = self._loop.after(_SYNC, self._compare)
         self._repeat_penalties()
         if self._engine is None or self._scanning or not self._known:
@@ -320,13 +320,13 @@ class Mirror:
             self._go_on()
 
     def taken(self) -> None:
-        """Go on once the supervisor has taken on all that it was told: it writes each ban to its disk."""
+        """Continue once the supervisor has confirmed all messages: it writes each ban to its disk."""
         self._untaken = max(0, self._untaken - 1)
         if not self._untaken and self._cursor is not None:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Ask for the next page, or finish the comparison after the last one."""
+        """Request the next page, or finish the comparison after the last one."""
         cursor, self._cursor = self._cursor, None
         if self._engine is None or not self._scanning or cursor is None:
             return
@@ -341,7 +341,7 @@ class Mirror:
     def _read(  # noqa: PLR0911 (a reason for each)
         self, field: bytes, value: bytes, now: int, over: list[str]
     ) -> SharedBan | None:
-        """Return a ban that the supervisor does not know yet; add the field to `over` if it has ended."""
+        """Return a ban that is new to the supervisor, or None; add the field of an ended ban to `over`."""
         try:
             text = field.decode("ascii")
             host, network, service = text.split(" ")
@@ -381,7 +381,7 @@ class Mirror:
     def _forget_missing(self) -> None:
         """Lift mirrored bans that two comparisons in a row have not found.
 
-        One is not enough: after the engine has lost everything, their hosts write them again.
+        One comparison is not enough: if the engine has lost its data, the hosts of the bans write them again.
         """
         now = self._clock()
         missing = [key for key, seen in self._seen.items() if seen.scan < self._scan - 1]
@@ -392,7 +392,7 @@ class Mirror:
         self._tell_lifted(alive)
 
     def _write_own(self, now: int) -> None:
-        """Write this host's bans that the engine has not, or not for as long."""
+        """Write this host's bans that the engine lacks, or has with an earlier end."""
         assert self._engine is not None  # noqa: S101 (for the type)
         pairs: list[str] = []
         for key, own in list(self._own.items()):
@@ -426,7 +426,7 @@ class Mirror:
 
 
 def _key(words: Sequence[str | None]) -> Key | None:
-    """Return the key of a ban that another host names, or None if it may not be mirrored."""
+    """Return the key of another host's ban, or None if it must not be mirrored."""
     try:
         text, service = words
         found = ipaddress.ip_network(text or "")
@@ -444,6 +444,6 @@ def _parts(items: Sequence[_Item], most: int) -> Iterator[Sequence[_Item]]:
 
 
 def _ignore(reply: object) -> None:
-    """Ignore an answer; the next comparison finds out what is missing."""
+    """Ignore an answer; the next comparison finds missing bans."""
     if isinstance(reply, hiredis.ReplyError):
         log.debug(f"cannot share bans: {printable.replaced(str(reply)[:100])}")

@@ -1,7 +1,7 @@
-"""Runs the cluster process. After its start it holds its connection to the engine, and its channels.
+"""Runs the cluster process. After its start it holds only its connection to the engine and its channels.
 
 It opens the files of `[cluster]` while it still has the daemon's rights, by the rule of `descriptors`, and
-reads them once it is its own user.
+reads them after the change to its own user.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from tcpdconf.daemon.cluster import engine
     from tcpdconf.daemon.cluster import hub as hubs
 
-_DESCRIPTORS: Final = 4096  # a channel for each worker, and what the process holds
+_DESCRIPTORS: Final = 4096  # for one channel for each worker, and for the process itself
 _MEMORY: Final = 1 << 30  # bytes of address space: the engine may name any length
-_EARLIER: Final = 0.9  # of the deadline
-_LARGEST: Final = 1 << 20  # bytes of a file
+_EARLIER: Final = 0.9  # fraction of the deadline after which this process answers
+_LARGEST: Final = 1 << 20  # most bytes of a file
 
 
 class Order(NamedTuple):
-    """Holds what the process is started with.
+    """Holds the arguments of the process.
 
-    `host` and `daemon` are random ids; `alone` is as in `hub.Place`.
+    `host` and `daemon` are random ids; `hub.Place` describes `alone`.
     """
 
     settings: Cluster
@@ -44,7 +44,7 @@ class Order(NamedTuple):
 
 
 class CannotUseError(Exception):
-    """Reports a file of [cluster] that cannot be used; the text says which and why."""
+    """Reports a file of [cluster] that cannot be used; the text names the file and the reason."""
 
 
 def main(order: Order, post: channel.Channel) -> int:
@@ -53,8 +53,8 @@ def main(order: Order, post: channel.Channel) -> int:
         signal.signal(number, signal.SIG_IGN)
     os.dup2(0, 1)  # the log is standard error
     os.chdir("/")
-    # Not by the supervisor: it is an optional dependency, and parses foreign bytes. And not with the user's
-    # rights, with which it may not be readable.
+    # Not imported by the supervisor, because it is an optional dependency and parses foreign bytes. Imported
+    # before the change of the user, who may be unable to read it.
     from tcpdconf.daemon.cluster import hosts, hub  # noqa: PLC0415
 
     try:
@@ -68,7 +68,8 @@ def main(order: Order, post: channel.Channel) -> int:
     events.guard()
     about = hosts.Description(name=_name(settings), host=order.host, daemon=order.daemon)
     place = hub.Place(about, os.urandom(8).hex(), order.alone)
-    # it answers before the worker's own deadline, so that a worker can tell the engine from this process
+    # This process answers before the worker's own deadline. So the worker can tell a slow engine from a slow
+    # process.
     made = hub.Hub(
         events,
         access,
@@ -85,7 +86,7 @@ def main(order: Order, post: channel.Channel) -> int:
 
 
 def order(settings: Cluster, host_id: str, daemon: str, *, alone: bool) -> Order:
-    """Return what this process's child is started with.
+    """Return the arguments for a new process.
 
     Raises:
         UnknownNameError: the user does not exist (a LookupError).
@@ -94,7 +95,7 @@ def order(settings: Cluster, host_id: str, daemon: str, *, alone: bool) -> Order
 
 
 def prepared(order: Order) -> "engine.Access":
-    """Give up all rights but those of the process's user, and return what is needed to log in.
+    """Change to the process's user, give up all other rights, and return the credentials for the engine.
 
     Raises:
         CannotUseError: a file of [cluster] cannot be used.
@@ -108,7 +109,7 @@ def prepared(order: Order) -> "engine.Access":
 
 
 class _Sender:
-    """Sends messages to the supervisor, and ends this process if it does not read them."""
+    """Sends messages to the supervisor, and ends this process if the supervisor does not read them."""
 
     def __init__(self, post: channel.Channel) -> None:
         self._post = post
@@ -117,11 +118,11 @@ class _Sender:
         try:
             self._post.send(wire.written(message))
         except channel.ChannelError:
-            os._exit(0)  # the supervisor starts another one, if it lives
+            os._exit(0)  # the supervisor, if it still runs, starts a new process
 
 
 class _Process:
-    """Carries out what the supervisor says."""
+    """Handles the supervisor's messages."""
 
     def __init__(self, events: loop.Loop, post: channel.Channel, hub: "hubs.Hub") -> None:
         self._loop = events
@@ -138,7 +139,7 @@ class _Process:
                 data, fds = received
                 self._handle(wire.parsed(data, messages.TO_CLUSTER), fds)
         except channel.LostError:
-            os._exit(1)  # a worker without its channel is attached again to the next process
+            os._exit(1)  # the next process attaches all workers again
         except channel.ChannelError:
             self._loop.stop()
 
@@ -162,7 +163,7 @@ class _Process:
 
 
 def _name(settings: Cluster) -> str:
-    """Return the name of this host, of the characters that a name may have."""
+    """Return the configured name of this host, or else its host name with only the allowed characters."""
     text = settings.name or os.uname().nodename
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)[:64] or "-"
 
@@ -179,7 +180,7 @@ def _open_files(order: Order) -> dict[str, int]:
 
 
 def _access(settings: Cluster, opened: dict[str, int]) -> "engine.Access":
-    """Return what is needed to log in to the engine; close the files."""
+    """Read the files and close them; return the address and credentials of the engine."""
     from tcpdconf.daemon.cluster import engine  # noqa: PLC0415 (as in `main`)
 
     texts = {}
@@ -210,7 +211,7 @@ def _context(settings: Cluster, texts: dict[str, str]) -> "ssl.SSLContext":
         raise CannotUseError(f"ca_file: {settings.ca_file} has no certificate (PEM)") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if "certificate_file" in texts:
-        # the module ssl reads a key from a path only, and this process may not open the files themselves
+        # ssl reads keys only from paths, and this process has no right to open the original files
         with _memory(texts["certificate_file"]) as certificate, _memory(texts["key_file"]) as key:
             try:
                 context.load_cert_chain(certificate, key, password=lambda: b"")
@@ -222,7 +223,7 @@ def _context(settings: Cluster, texts: dict[str, str]) -> "ssl.SSLContext":
 
 @contextlib.contextmanager
 def _memory(text: str) -> Iterator[str]:
-    """Keep a text in a memfd for a while, and yield its path."""
+    """Write a text to a memfd, yield its path, and close it afterwards."""
     fd = os.memfd_create("tcpdconf-cluster", os.MFD_CLOEXEC)
     try:
         os.write(fd, text.encode())
@@ -232,7 +233,7 @@ def _memory(text: str) -> Iterator[str]:
 
 
 def _bound_resources() -> None:
-    """Let this process open few descriptors, use little memory and leave no copy of it."""
+    """Limit this process: few descriptors, little memory, no core dump."""
     for which, most in (
         (resource.RLIMIT_NOFILE, _DESCRIPTORS),
         (resource.RLIMIT_AS, _MEMORY),

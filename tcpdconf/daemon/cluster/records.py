@@ -1,7 +1,7 @@
 """Writes and reads the records that a worker and the cluster process exchange for each connection.
 
-They are of fixed size, because each connection costs one in both directions. A datagram holds one or more. A
-datagram that begins with a brace is a message in JSON instead (`messages.cluster`).
+Records have a fixed size, because each connection costs one in both directions. A datagram has one or more
+records. A datagram that begins with a brace is a JSON message instead (`messages.cluster`).
 """
 
 import struct
@@ -13,8 +13,8 @@ from tcpdconf.policy.access import table as access_table
 
 _REQUEST: Final = struct.Struct("=cBII16s")
 _ANSWER: Final = struct.Struct("=cBHIII")
-AT_ONCE: Final = 400  # records of a datagram, at most
-MOST: Final = 10_000_000  # connections that a record may name, as in limits.max_connections
+AT_ONCE: Final = 400  # most records of a datagram
+MOST: Final = 10_000_000  # largest number of connections in a record, as in limits.max_connections
 
 Verb = Literal["take", "hold", "release", "ping"]
 _VERBS: Final[dict[bytes, Verb]] = {b"T": "take", b"H": "hold", b"R": "release", b"P": "ping"}
@@ -33,11 +33,10 @@ _VERDICT_LETTERS: Final = {verdict: letter for letter, verdict in _VERDICTS.item
 
 
 class Request(NamedTuple):
-    """Holds what a worker says about one address.
+    """Holds a worker's record about one address.
 
-    `take` asks whether one more connection may be served: `number` comes back in the answer, and
-    `connections`, if not 0, replaces the maximum for one address. `hold` and `release` count so many more or
-    less.
+    `take` asks for one more connection. The answer repeats `number`, and `connections`, if it is not 0,
+    replaces the maximum for one address. `hold` and `release` add and subtract `connections`.
     """
 
     verb: Verb
@@ -53,11 +52,12 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Holds what the cluster process says.
+    """Holds a record of the cluster process.
 
-    `limit` is the index of the limit that refuses; for `admitted` it is the index, from 1 on, of the limit
-    that would refuse if it were enforced. `held` are the connections of that limit's network on all hosts,
-    `elsewhere` those on other hosts. `serving` and `absent` say whether the engine is asked from now on.
+    `limit` is the index of the limit that refuses. For `admitted` it is the index, from 1 on, of the limit
+    that would refuse if it were enforced, or 0. `held` is the number of connections of that limit's network
+    on all hosts, and `elsewhere` the number on other hosts. After `serving` the engine is asked; after
+    `absent` it is not.
     """
 
     verdict: Verdict

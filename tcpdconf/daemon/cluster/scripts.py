@@ -1,12 +1,12 @@
 """Holds the scripts that the engine runs, and names its keys.
 
-Counts: a hash for each network, `PREFIXc:SPACE:NETWORK`, with a field for each daemon (its `life`, a random
-number of its cluster process) that holds the number of its connections. Each daemon writes its own number,
-never a difference, so that nothing is counted twice, whatever is repeated.
+Counts: the hash `PREFIXc:SPACE:NETWORK` of a network has one field for each daemon. The field's name is the
+daemon's `life`, a random number of its cluster process. Its value is the daemon's number of connections. A
+daemon writes its whole number, never a difference, so a repeated request counts nothing twice.
 
-Leases: the hash `PREFIXleases` has a field for each life: when the lease ends, on the engine's clock, the
-`turn` (the number of the connection that renewed it) and a description of the daemon. Fields of a life
-without a lease count for nothing. A request of an earlier turn that the engine carries out late does nothing.
+Leases: the hash `PREFIXleases` has a field for each life. Its value has the end of the lease on the engine's
+clock, the `turn` (the number of the connection that renewed it) and a description of the daemon. Counts of a
+life without a lease are ignored. A late request of an earlier turn has no effect.
 
 Rates: `PREFIXr:SPACE:RATE:NETWORK` has the time, in microseconds on the engine's clock, at which the bucket
 is full again, as in `policy.limits.RateLimiter`.
@@ -18,8 +18,8 @@ from typing import Final
 
 from tcpdconf.policy.access import table as access_table
 
-LEASE: Final = 15.0  # seconds
-KEPT: Final = 900  # seconds for which a count stays that nobody writes again
+LEASE: Final = 15.0  # seconds that a lease lasts
+KEPT: Final = 900  # seconds for which a count stays unless it is written again
 
 _COMMON: Final = """
 local time = redis.call('TIME')
@@ -51,13 +51,18 @@ return {own and 1 or 0, string.format('%.0f', now), redis.call('HGETALL', KEYS[1
 """
 )
 
-# KEYS: leases, counts, rates. ARGV: life, turn, seconds that a count is kept, the number of counts, for each
-# of them this daemon's own number, the number of takes, and for each take its number of limits and for each
-# limit five numbers: the place of its key among the counts or rates; 1 if it is enforced; the maximum (for a
-# rate the microseconds of one token); the microseconds of a rate's period, or 0 for a count; 1 if it is
-# written only if nothing would refuse.
-# Returns nil if the lease is not alive, else for each take four numbers: 1 if it is refused; the number, from
-# 1 on, of the limit that refuses or would; its connections on all hosts; those on other hosts.
+# KEYS: leases, counts, rates.
+#
+# ARGV: life; turn; seconds that a count is kept; the number of counts; for each count this daemon's own
+# number; the number of takes; for each take the number of its limits, then five numbers for each limit:
+# - the index of its key among the counts or rates;
+# - 1 if it is enforced;
+# - the maximum, or for a rate the microseconds of one token;
+# - the microseconds of a rate's period, or 0 for a count;
+# - 1 if it is written only if no limit would refuse.
+#
+# Returns nil if the lease has ended, else four numbers for each take: 1 if it is refused; the number, from 1
+# on, of the limit that refuses or would refuse; its connections on all hosts; its connections on other hosts.
 EXCHANGE_SCRIPT: Final = (
     _COMMON
     + """
@@ -142,7 +147,7 @@ EXCHANGE_SHA: Final = hashlib.sha1(EXCHANGE_SCRIPT.encode(), usedforsecurity=Fal
 
 
 def network(version: int, prefix: int, bits: int) -> str:
-    """Return a network as text; `bits` are the first bits of its addresses, `prefix` their number."""
+    """Return a network as text; `bits` is its prefix as a number, `prefix` the prefix length."""
     size = access_table.BITS[version]
     packed = (bits << size - prefix).to_bytes(size // 8)
     return f"{ipaddress.ip_address(packed)}/{prefix}"

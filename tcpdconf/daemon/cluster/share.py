@@ -1,7 +1,7 @@
-"""Asks the cluster process for a worker, and tells it what the worker holds.
+"""Asks the cluster process or the broker on behalf of a worker, and reports the worker's connections to it.
 
-A connection waits for one answer, and for no longer than the deadline. Everything else is only told: the
-records of one turn of the loop go out together, and nobody waits for them.
+A connection waits for one answer, and for no longer than the deadline. All other records need no answer:
+those of one turn of the loop are sent together.
 """
 
 import collections
@@ -16,11 +16,11 @@ from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, log, loop
 from tcpdconf.policy.connection import Endpoint
 
-_FAILURES: Final = 3  # requests in a row that the process itself does not answer
-_PING: Final = 1.0  # seconds between two looks for a process that does not answer
-_QUEUE: Final = 20_000  # records that wait for the process, at most
-_PENALTIES: Final = 100  # that other hosts are told of in a second, at most
-_DATAGRAMS: Final = 16  # read in one turn
+_FAILURES: Final = 3  # requests in a row without an answer, after which the process is not asked
+_PING: Final = 1.0  # seconds between two pings of a process that does not answer
+_QUEUE: Final = 20_000  # most records that wait for the process
+_PENALTIES: Final = 100  # most penalties that are published in a second
+_DATAGRAMS: Final = 16  # most datagrams read in one turn
 REFUSED: Final = -1
 """Stands for the ticket of a connection that was refused, and counts for nothing."""
 
@@ -28,7 +28,7 @@ Address = tuple[int, int]
 
 
 class _Asked:
-    """Holds a request that is not answered; `then` is None once its connection does not wait any more."""
+    """Holds an unanswered request; `then` is None once its connection no longer waits."""
 
     __slots__ = ("address", "gone", "then", "timer")
 
@@ -42,8 +42,8 @@ class _Asked:
 class ClusterShare:
     """Counts the connections of one worker over all hosts.
 
-    A new one does not ask until it has a channel (`use`) and the process says that the engine answers.
-    `lost` is called when the channel is of no use any more, `penalised` with the penalties of other hosts.
+    A new share does not ask until it has a channel (`use`) and the process reports that the engine answers.
+    `lost` is called when the channel has failed, `penalised` with the penalties of other hosts.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ClusterShare:
         self._deadline = deadline
         self._lost = lost
         self._penalised = penalised
-        self._held: dict[Address, int] = {}  # the connections that the process is to count
+        self._held: dict[Address, int] = {}  # by address: connections that the process must count
         for peer in held:
             self._add((peer.version, peer.value), 1)
         self._limits: list[layout.Described] = []
@@ -74,9 +74,9 @@ class ClusterShare:
         self._gathered: list[bytes] = []  # records of this turn
         self._due = False
         self._unheard = 0  # requests in a row without an answer
-        self._second = 0.0  # until when `_penalties` counts
+        self._second = 0.0  # end of the second in which `_penalties` counts
         self._penalties = 0
-        self._stale = False  # the process misses something, and must be told all
+        self._stale = False  # True if records were dropped, so that all counts must be sent again
 
     def settle(self, limits: Sequence[layout.Described], deadline: float) -> None:
         """Count for these limits from now on."""
@@ -87,7 +87,7 @@ class ClusterShare:
                 self._publish()
 
     def use(self, fd: int) -> None:
-        """Use this channel from now on: a new cluster process is told everything."""
+        """Use this channel to a new process from now on, and send it all counts."""
         self._drop()
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
@@ -96,7 +96,7 @@ class ClusterShare:
         self._publish()
 
     def close(self) -> None:
-        """Give up the channel; connections that wait are decided without the engine."""
+        """Close the channel; waiting connections are decided without the engine."""
         self._drop()
 
     @property
@@ -107,7 +107,7 @@ class ClusterShare:
     def ask(self, peer: Endpoint, most: int | None, then: Callable[[Answer], None]) -> int:
         """Ask whether one more connection may be served, and call `then` later; return a ticket.
 
-        It counts from now on, unless it is refused. `then` is not called once it has been released.
+        The connection counts from now on, unless it is refused. After `release`, `then` is not called.
         """
         self._numbers = self._numbers + 1 & 0xFFFFFFFF or 1
         number, address = self._numbers, (peer.version, peer.value)
@@ -123,13 +123,13 @@ class ClusterShare:
         self._put(Request("hold", peer.version, peer.value, 0, 1))
 
     def release(self, peer: Endpoint, ticket: int = 0) -> None:
-        """Count a connection no longer; `ticket` is what `ask` has returned, if it may be unanswered."""
+        """Stop counting a connection; `ticket` is the result of `ask`, if it may be unanswered."""
         if ticket == REFUSED:
             return
         address = peer.version, peer.value
         self._add(address, -1)
         asked = self._asked.get(ticket)
-        if asked is None and address in self._late:  # one that is not answered must not be told before it is
+        if asked is None and address in self._late:  # its release must not be sent before its answer
             ticket = self._late[address][-1]
             asked = self._asked.get(ticket)
         if asked is None:
@@ -141,7 +141,7 @@ class ClusterShare:
         asked.then, asked.gone = None, True
 
     def penalise(self, penalty: messages.NetworkPenalty) -> None:
-        """Tell the other hosts of a penalty, unless too many were told in this second."""
+        """Publish a penalty to the other hosts, unless too many were published in this second."""
         now = loop.now()
         if now >= self._second:
             self._second, self._penalties = now + 1, 0
@@ -167,7 +167,7 @@ class ClusterShare:
         if not self._late[address]:
             del self._late[address]
 
-    # From the process.
+    # from the process
 
     def _readable(self) -> None:
         assert self._socket is not None  # noqa: S101 (for the type)
@@ -220,11 +220,11 @@ class ClusterShare:
                 self._put(Request("release", version, value, 0, 1))
         else:
             self._no_longer_late(asked.address, answer.number)
-            if answer.verdict == "refused":  # too late: it is served, so it counts
+            if answer.verdict == "refused":  # too late: the connection is served, so it counts
                 self._put(Request("hold", version, value, 0, 1))
 
     def _expire(self, number: int) -> None:
-        """Let a connection be decided without the engine, since its time is over."""
+        """Have a connection decided without the engine, because its deadline has passed."""
         asked = self._asked.get(number)
         if asked is None or asked.then is None:
             return
@@ -236,23 +236,23 @@ class ClusterShare:
         then(Answer("unknown", number))
 
     def _ping(self) -> None:
-        """Look once a second whether a process that does not answer is there again."""
+        """Ping a process that does not answer, once a second, until it answers."""
         if self._unheard >= _FAILURES and self._socket is not None:
             self._put(Request("ping", 4, 0, 0, 0))
             self._loop.after(_PING, self._ping)
 
-    # To the process.
+    # to the process
 
     def _put(self, request: Request) -> None:
         if self._socket is None or self._stale:
-            return  # all is told later
+            return  # all counts are sent later
         self._gathered.append(request.packed())
         if not self._due:
             self._due = True
             self._loop.soon(self._flush)
 
     def _publish(self) -> None:
-        """Tell the process everything from the beginning; it forgets what it was told before."""
+        """Send the layout and all counts, which replace those that the process had."""
         self._forget_requests()
         self._stale = False
         self._gathered.clear()
@@ -317,7 +317,7 @@ class ClusterShare:
         self._forget_requests()
 
     def _forget_requests(self) -> None:
-        """Decide connections that wait without the engine; the process is told of them as held."""
+        """Have waiting connections decided without the engine; they are reported as held."""
         asked, self._asked = self._asked, {}
         self._late.clear()
         for number, each in asked.items():

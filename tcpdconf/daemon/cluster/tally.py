@@ -1,6 +1,6 @@
 """Counts this host's connections by network, for the workers of one daemon. Pure.
 
-A key is (space, version, prefix length, first bits of the address).
+A key is (space, IP version, prefix length, prefix as a number).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ Address = tuple[int, int]
 
 
 class Tally:
-    """Holds the counts of one daemon. `changed` are the keys that the engine has not been told of."""
+    """Holds the counts of one daemon; `changed` has the keys whose counts the engine does not know."""
 
     def __init__(self) -> None:
         self.counts: dict[Key, int] = {}
@@ -21,7 +21,7 @@ class Tally:
         self._ahead: Iterator[Key] = iter(())
 
     def add(self, keys: Iterable[Key], change: int, *, told: bool = False) -> None:
-        """Add `change` to these counts; `told` means that the engine knows of it."""
+        """Add `change` to these counts; with `told`, the engine knows the change already."""
         for key in keys:
             count = self.counts.get(key, 0) + change
             if count > 0:
@@ -32,11 +32,11 @@ class Tally:
                 self.changed[key] = None
 
     def change_all(self) -> None:
-        """Have all counts told again, because the engine has lost them or may have."""
+        """Mark all counts as changed, because the engine has or may have lost them."""
         self.changed.update(dict.fromkeys(self.counts))
 
     def refresh(self, share: float) -> None:
-        """Have a share of the counts told again, in turn, so that the engine does not forget them."""
+        """Mark a fraction of the counts as changed, in rotation, so that they do not expire in the engine."""
         for _ in range(int(len(self.counts) * share) + 1):
             key = next(self._ahead, None)
             if key is None:
@@ -47,7 +47,7 @@ class Tally:
 
 
 class Holder:
-    """Holds the connections of one worker, by address, and counts them in the tally of its daemon."""
+    """Holds the connections of one worker by address, and counts them in the tally of its daemon."""
 
     def __init__(self, tally: Tally, space: str) -> None:
         self._tally = tally
@@ -64,7 +64,7 @@ class Holder:
             self._tally.add(self.keys(address), count)
 
     def keys(self, address: Address) -> dict[Key, None]:
-        """Return the keys that a connection of this address counts for, each once."""
+        """Return the distinct keys that a connection of this address counts for; the values are None."""
         found: dict[Key, None] = {}
         for limit in self.limits:
             key = None if limit.seconds is not None else self.key(limit, address)
@@ -81,7 +81,7 @@ class Holder:
         return self.space, version, prefix, value >> access_table.BITS[version] - prefix
 
     def add(self, address: Address, change: int, *, told: bool = False) -> int:
-        """Count connections more or less, never below zero; return the change that was made."""
+        """Add `change` connections of an address, never below zero in total; return the actual change."""
         held = self.held.get(address, 0)
         change = max(change, -held)
         if change:

@@ -1,4 +1,4 @@
-"""Tries the engine for `check --probe`, in a process with the rights of the cluster process."""
+"""Probes the engine for `check --probe`, in a process with the rights of the cluster process."""
 
 import os
 import select
@@ -10,13 +10,13 @@ from tcpdconf.config.model.cluster import Cluster
 from tcpdconf.daemon.cluster import process, scripts
 from tcpdconf.daemon.process import child, loop
 
-_SECONDS: Final = 5.0  # for everything
+_SECONDS: Final = 5.0  # for the whole probe
 _SHOWN: Final = 300  # characters of the result
 _NOTHING: Final = "the process that tries it has ended without a result"
 
 
 def run(settings: Cluster) -> str | None:
-    """Log in, load the scripts and run them; return why limits could not hold over all hosts, or None.
+    """Log in, load and run the scripts; return the reason why limits would not work, or None.
 
     Raises:
         OSError: no process or pipe is available.
@@ -66,7 +66,7 @@ def _tried(order: process.Order) -> str | None:
             fail("the engine is part of a Redis Cluster, which is not supported")
 
     def opened() -> None:
-        made.send("INFO", "cluster", then=judge_kind)  # the smallest rights do not allow it
+        made.send("INFO", "cluster", then=judge_kind)  # may fail: a minimal ACL forbids INFO
         made.send("SCRIPT", "LOAD", scripts.LEASE_SCRIPT, then=judge)
         made.send("SCRIPT", "LOAD", scripts.EXCHANGE_SCRIPT, then=judge)
         lease = ("EVALSHA", scripts.LEASE_SHA, 1, f"{prefix}leases", life, 0, 1000, "{}")
