@@ -1,1 +1,1 @@
-"""Measurements of tcpdconf, beside other programs where there is something to compare."""
+"""Measures tcpdconf, and compares it with other programs where they have the same function."""

@@ -1,8 +1,9 @@
-"""tcpdconf beside Debian's couriertcpd and tcpserver, on this machine.
+"""Compares tcpdconf with Debian's couriertcpd and tcpserver on this host.
 
     python -m bench [--quick] [--only SECTION] [--rounds N] [--json FILE] [--plot FILE]
 
-As root: it makes a network of its own. Prints a table with medians, ranges, ratios and targets.
+It must run as root, because it creates a network namespace. It prints a table with medians, ranges, ratios
+and targets.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SECTIONS = ("serving", "dns", "proxy", "sizes", "observing", "steps", "workers",
 
 
 class Extent(NamedTuple):
-    """How much is measured."""
+    """Holds the sizes of a measurement."""
 
     rounds: int = 5
     connections: int = 2000
@@ -39,7 +40,7 @@ QUICK = Extent(2, 100, 20, 20_000, 2000, 20, (1, 10), (1, 3))
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure all sections, print their tables, and write the files that the options name."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
     parser.add_argument("--only", action="append", choices=SECTIONS, help="measure only this; repeats")
@@ -69,8 +70,8 @@ def main() -> None:
 
 
 def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Extent) -> list[figures.Figure]:
-    """The figures of a section."""
-    few = (extent.rounds + 1) // 2  # rounds of what takes long and varies little
+    """Return the figures of a section."""
+    few = (extent.rounds + 1) // 2  # rounds of slow cases, which vary little
     rounds, third = extent.rounds, extent.connections // 3
     sections: dict[str, Callable[[], list[figures.Figure]]] = {
         "serving": lambda: serving.measure(tools, folder, count=extent.connections, rounds=rounds),

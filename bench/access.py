@@ -1,4 +1,4 @@
-"""An access table: python -m bench.access NETWORKS prints load, memory and look-up as JSON."""
+"""Measures an access table: python -m bench.access NETWORKS prints load, memory and look-up as JSON."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def main(networks: int) -> None:
 
 
 def _list(networks: int) -> bytes:
-    """Distinct networks as lists of abusers have them: mostly single addresses, some of every other size."""
+    """Return distinct networks as lists of abusers have them: mostly addresses, some of every other size."""
     chosen = random.Random(1)  # noqa: S311 (the same list each time)
     found: set[tuple[int, int]] = set()
     while len(found) < networks:
@@ -38,7 +38,7 @@ def _list(networks: int) -> bytes:
 
 
 def _lookup(table: AccessTable) -> float:
-    """Seconds of one look-up, of addresses from everywhere."""
+    """Return the seconds of one look-up, for random addresses."""
     chosen = random.Random(2)  # noqa: S311 (the same clients each time)
     links = [
         connection.Link(connection.endpoint(4, chosen.getrandbits(32), 1), _LOCAL) for _ in range(_LOOKUPS)
@@ -50,7 +50,7 @@ def _lookup(table: AccessTable) -> float:
 
 
 def _resident() -> int:
-    """Bytes of memory that only this process has."""
+    """Return the bytes of this process's private memory."""
     text = pathlib.Path("/proc/self/smaps_rollup").read_text()
     return 1024 * sum(map(int, re.findall(r"^Private_(?:Clean|Dirty): +(\d+)", text, re.MULTILINE)))
 

@@ -1,4 +1,4 @@
-"""A network, processes and a resolv.conf of our own, so that no port is taken and nothing is left behind."""
+"""Runs a measurement with its own network, process numbers and resolv.conf (namespaces(7))."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ NAMESERVER: Final = "127.0.0.53"
 _SCRIPT: Final = (
     f'ip link set lo up; echo "nameserver {NAMESERVER}" > "$0"; mount --bind "$0" /etc/resolv.conf; exec "$@"'
 )
-# In a process namespace, so that nothing is left when this is ended in the middle.
+# The pid namespace ends every process when the measurement is interrupted.
 _OWN: Final = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def go(module: str, arguments: Sequence[str]) -> None:
-    """Return at once when we are in such a place; else run the module there and exit with its status."""
+    """Return if the namespaces exist already; else run the module in new ones and exit with its status."""
     if "TCPDCONF_BENCH" in os.environ:
         return
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""A table of bans: python -m bench.bans BANS prints the time of a look-up as JSON."""
+"""Measures a table of bans: python -m bench.bans BANS prints the time of a look-up as JSON."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The clients of a measurement, and the programs around it: all in C, so that they cost little."""
+"""Runs the clients and the served programs of a measurement, all written in C, so that they cost little."""
 
 import ipaddress
 import itertools
@@ -10,12 +10,12 @@ import time
 from typing import Final, NamedTuple
 
 SECONDS: Final = 60.0
-HOLDING: Final = "127.0.0.2"  # the program does not end by itself for clients from here
+HOLDING: Final = "127.0.0.2"  # for clients from here, the program runs until they close
 _FRESH: Final = itertools.count(int(ipaddress.ip_address("127.16.0.0")), 4096)
 
 
 class Load(NamedTuple):
-    """Holds the results of clients: all seconds, the median from a connect to its end, the number served."""
+    """Holds the results of clients: total seconds, median seconds of a connection, number of served ones."""
 
     seconds: float
     median: float
@@ -23,7 +23,7 @@ class Load(NamedTuple):
 
 
 class Tools:
-    """The compiled programs, in a folder of their own."""
+    """Compiles the programs into a folder."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
@@ -49,7 +49,7 @@ class Tools:
         fresh: bool = False,
         say: str = "",
     ) -> Load:
-        """So many connections, from one address, or each from one that was never seen."""
+        """Make `count` connections, `at_once` at a time, from `source` or, if `fresh`, from new addresses."""
         first, step = (next(_FRESH), 1) if fresh else (int(ipaddress.ip_address(source)), 0)
         command = [self.load, *map(str, (port, count, at_once, first, step)), *([say] if say else [])]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=SECONDS, text=True)
@@ -58,19 +58,19 @@ class Tools:
 
 
 def folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder in which others may read: rbldnsd refuses to be root."""
+    """Return a temporary folder that all users can read, because rbldnsd refuses to run as root."""
     made = tempfile.TemporaryDirectory()
     pathlib.Path(made.name).chmod(0o755)
     return made
 
 
 def fresh() -> str:
-    """An address that no client had before."""
+    """Return an address that no client has used."""
     return str(ipaddress.ip_address(next(_FRESH)))
 
 
 def hold(port: int) -> socket.socket:
-    """A connection that is being served and stays."""
+    """Return a connection that is served and stays open."""
     client = socket.create_connection(("127.0.0.1", port), SECONDS, (HOLDING, 0))
     if client.recv(6) != b"hello\n":
         raise RuntimeError(f"port {port} does not serve")
@@ -78,7 +78,7 @@ def hold(port: int) -> socket.socket:
 
 
 def first_byte(port: int, source: str) -> float:
-    """Seconds from the connect to the first byte of the program."""
+    """Return the seconds from the connect to the first byte of the program."""
     began = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), SECONDS, (source, 0)) as client:
         if not client.recv(4096):
@@ -87,7 +87,7 @@ def first_byte(port: int, source: str) -> float:
 
 
 def connect_to_eof(port: int) -> float:
-    """Seconds from the connect to the end of what the program writes."""
+    """Return the seconds from the connect to the end of the program's output."""
     began = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), SECONDS) as client:
         while client.recv(4096):
@@ -96,14 +96,14 @@ def connect_to_eof(port: int) -> float:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens."""
+    """Return an unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def await_port(port: int) -> None:
-    """Wait until somebody listens."""
+    """Wait until the port accepts connections."""
     end = time.monotonic() + SECONDS
     while True:
         with socket.socket() as probe:

@@ -1,9 +1,9 @@
-"""Limits over several hosts: python -m bench.cluster [--seconds N] [--clients N] prints figures as JSON.
+"""Measures limits over several hosts: python -m bench.cluster prints figures as JSON.
 
-It starts redis-server (or uses --url) and one tcpdconf, on Unix sockets and loopback. `latency` is what a
-connection waits for, from a worker's request to its answer, one after the other; `latency_busy` is the same
-while as many connections as possible ask. `connections` are connections a second, each with a program, with
-scope = "host" and "cluster", alternating.
+It starts redis-server (or uses --url) and one tcpdconf, on Unix sockets and loopback. `latency` is the time
+from a worker's request to its answer, with one request at a time. `latency_busy` is the same with as many
+requests as possible. `connections` are connections a second, each with a program, alternately with scope =
+"host" and "cluster".
 """
 
 import argparse
@@ -34,7 +34,7 @@ DEADLINE = 1.0
 
 
 class Asker:
-    """A worker's share in this process; the hub is in another one, as in the daemon."""
+    """Runs a worker's share in this process, and the hub in another one, as in the daemon."""
 
     def __init__(self, url: str) -> None:
         ours, theirs = channel.Channel.pair()
@@ -59,7 +59,7 @@ class Asker:
         os.waitpid(self.pid, 0)
 
     def times(self, seconds: float, at_once: int) -> list[float]:
-        """The seconds that each request waited for, with so many on their way at once."""
+        """Return the seconds that each request waited, with `at_once` requests on their way."""
         found: list[float] = []
         end = time.perf_counter() + seconds
         number = 0
@@ -97,7 +97,7 @@ def _hub(url: str, theirs: channel.Channel) -> None:
 
 
 def latency(url: str, seconds: float) -> dict[str, object]:
-    """Milliseconds that connections wait."""
+    """Return the milliseconds that connections wait for the engine."""
     asker = Asker(url)
     try:
         alone, busy = asker.times(seconds, 1), asker.times(seconds, 64)
@@ -116,7 +116,7 @@ def _quantiles(times: list[float]) -> dict[str, float]:
 
 
 def memory(url: str, clients: int) -> dict[str, object]:
-    """Bytes of the engine for each client that holds a connection, with its address and its network."""
+    """Return the engine's bytes for each client with a connection, counted by address and network."""
     path = url.removeprefix("unix://")
     asker = Asker(url)
     try:
@@ -170,7 +170,7 @@ scope = "{scope}"
 
 @contextlib.contextmanager
 def daemon(url: str, scope: str) -> Iterator[tuple[int, pathlib.Path]]:
-    """A daemon, its port and its runtime directory."""
+    """Run a daemon; yield its port and its runtime directory."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "conf.d").mkdir()
@@ -211,7 +211,7 @@ def _status(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def rate(url: str, scope: str, seconds: float) -> dict[str, float]:
-    """Connections a second, and requests awaited per connection."""
+    """Return the connections a second, and the awaited requests for each connection."""
     with daemon(url, scope) as (port, folder):
         count, end = 0, time.perf_counter() + seconds
         while time.perf_counter() < end:

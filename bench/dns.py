@@ -1,4 +1,4 @@
-"""DNS lists beside couriertcpd, which asks them in turn: every client is new, nobody is listed."""
+"""Compares DNS lists with those of couriertcpd, which asks one after the other. No client is listed."""
 
 import contextlib
 import functools
@@ -12,13 +12,13 @@ from typing import Final
 from bench import alone, clients, figures, servers
 
 AT_ONCE: Final = 4
-WANTED: Final = {1: 1.0, 3: 1.2, 8: 1.5}  # times couriertcpd's connections, by the number of lists
-DELAY: Final = 0.05  # seconds that a slow list takes
+WANTED: Final = {1: 1.0, 3: 1.2, 8: 1.5}  # ratio to couriertcpd's connections a second, by number of lists
+DELAY: Final = 0.05  # seconds until a slow list answers
 
 
 @contextlib.contextmanager
 def rbldnsd(folder: pathlib.Path) -> Iterator[None]:
-    """Eight lists on port 53 that list nobody but their test point."""
+    """Run rbldnsd on port 53 with eight lists, which have only their test entry."""
     (folder / "list").write_text("127.0.0.2\n")
     zones = [f"l{number}.example:ip4set:list" for number in range(8)]
     address = f"{alone.NAMESERVER}/53"
@@ -31,7 +31,7 @@ def rbldnsd(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_server() -> Iterator[None]:
-    """A name server on port 53 that says NXDOMAIN after DELAY."""
+    """Run a name server on port 53 that answers NXDOMAIN after DELAY."""
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((alone.NAMESERVER, 53))
 
@@ -59,12 +59,12 @@ def _await_answers() -> None:
             client.send(question)
             if client.recv(512):
                 return
-        time.sleep(0.02)  # refused at once, while it is not there yet
+        time.sleep(0.02)  # refused: it does not listen yet
     raise TimeoutError("rbldnsd does not answer")
 
 
 def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: int) -> list[figures.Figure]:
-    """All cases; `count` connections in one round of each."""
+    """Measure all cases, with `count` connections in one round of each."""
     services = {number: servers.Service(number, tools.static, lists=number) for number in WANTED}
     every = list(services.values())
     with servers.tcpdconf(every) as own, servers.couriertcpd(every) as other:

@@ -1,6 +1,7 @@
-"""Cases, and what was measured of them: in rounds, each with all cases and servers in turn.
+"""Measures cases in rounds, each with all cases and servers in turn, and holds the results.
 
-A machine's moods then hit all alike. Ratios are of the same round, and their median counts.
+So a change of the host's speed affects all servers alike. A ratio is of values of the same round, and the
+median of the ratios is compared with the target.
 """
 
 import statistics
@@ -12,10 +13,10 @@ Better = Literal["less", "more"]
 
 
 class Metric(NamedTuple):
-    """One line of the table.
+    """Describes one line of the table.
 
-    `targets` are the ratio that is wanted to another server, or under the subject's own name the value.
-    `beside` and `at` are what the load is beside of, and how much: the metrics of one name are a curve.
+    `targets` has the wanted ratio to each other server, or the wanted value under the subject's own name.
+    `beside` names a background load and `at` is its size: the metrics with one name form a curve.
     """
 
     name: str
@@ -27,19 +28,19 @@ class Metric(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The name, with what is beside."""
+        """The name, with the background load."""
         return f"{self.name}, {self.at} {self.beside}" if self.beside else self.name
 
 
 class Case(NamedTuple):
-    """Measures metrics together: `measure` has a function for each server, which returns a value for each."""
+    """Groups metrics that are measured together; each server's function in `measure` returns their values."""
 
     metrics: tuple[Metric, ...]
     measure: Mapping[str, Callable[[], Sequence[float]]]
 
 
 class Figure(NamedTuple):
-    """A metric, and by server a value of each round."""
+    """Holds a metric and, by server, its value of each round."""
 
     metric: Metric
     values: dict[str, list[float]]
@@ -58,7 +59,7 @@ class Figure(NamedTuple):
         return reached <= target if self.metric.better == "less" else reached >= target
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figure as JSON data."""
         others = [name for name in self.values if name != SUBJECT and SUBJECT in self.values]
         return {
             **self.metric._asdict(),
@@ -70,7 +71,7 @@ class Figure(NamedTuple):
 
 
 def measure(cases: Sequence[Case], rounds: int) -> list[Figure]:
-    """Measure all cases on all servers, so many times in turn."""
+    """Measure all cases on all servers in turn, `rounds` times."""
     figures = [
         [Figure(metric, {name: [] for name in case.measure}) for metric in case.metrics] for case in cases
     ]
@@ -83,7 +84,7 @@ def measure(cases: Sequence[Case], rounds: int) -> list[Figure]:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures as a Markdown table: medians, the rounds' range, ratios, targets."""
+    """Return the figures as a Markdown table: medians, the rounds' range, ratios, targets."""
     names = list(dict.fromkeys(name for figure in figures for name in figure.values))
     others = [name for name in names if name != SUBJECT]
     head = ["case", "unit", *names, *(f"ratio to {name}" for name in others), "target"]

@@ -1,4 +1,4 @@
-"""How cost grows with the connections that are held, and with the services that there are."""
+"""Measures how the cost grows with the number of open connections and with the number of services."""
 
 import contextlib
 import time
@@ -15,7 +15,7 @@ SERVICES: Final = "services"
 def measure(
     tools: clients.Tools, *, held: Sequence[int], services: Sequence[int], count: int, rounds: int
 ) -> list[figures.Figure]:
-    """The cases beside so many held connections, and so many services."""
+    """Measure the cases with each number of `held` connections and with each number of `services`."""
     found = []
     for at in held:
         found += _measure(tools, HELD, at, count, rounds)
@@ -43,7 +43,7 @@ def _measure(tools: clients.Tools, beside: str, at: int, count: int, rounds: int
 
 
 def _over(tools: clients.Tools, services: Sequence[servers.Service], count: int) -> serving.Once:
-    """Connections that services serve together in a second, with as many clients at once as elsewhere."""
+    """Return a function that returns the connections a second of all services, with `AT_ONCE` clients."""
     used = services[:_USED]
     each, at_once = count // len(used), serving.AT_ONCE // len(used)
 

@@ -1,4 +1,4 @@
-"""Measures what it costs to be seen: metrics and log lines of a connection, the HTTP process and its page."""
+"""Measures the cost of observation: metrics and log lines of a connection, the HTTP process and its page."""
 
 import functools
 import http.client
@@ -36,7 +36,7 @@ _HTTP: Final = (
 
 
 def measure(tools: clients.Tools, *, rounds: int) -> list[figures.Figure]:
-    """The costs for each connection, and those of the HTTP process."""
+    """Measure the costs for each connection, and those of the HTTP process."""
     cases = [
         figures.Case(_METRICS, {figures.SUBJECT: connection}),
         figures.Case(_HTTP, {figures.SUBJECT: functools.partial(served, tools)}),
@@ -45,7 +45,7 @@ def measure(tools: clients.Tools, *, rounds: int) -> list[figures.Figure]:
 
 
 def connection() -> Sequence[float]:
-    """Microseconds for the counters of a connection, and for its log lines in both forms."""
+    """Return the microseconds for the counters of a connection, and for its log lines in both forms."""
     books = ledger.Ledger(ledger.create(), 40)
 
     def count() -> None:
@@ -66,7 +66,7 @@ def _each(call: Callable[[], None]) -> float:
 
 
 def served(tools: clients.Tools) -> Sequence[float]:
-    """Megabytes of the HTTP process, kilobytes of page and metrics, milliseconds of both answers."""
+    """Return megabytes of the HTTP process, kilobytes of page and metrics, milliseconds of both answers."""
     services = [servers.Service(number, tools.static) for number in range(sizes.SERVICES)]
     http_table = f'[daemon.http]\nlisten = "127.0.0.1:{_PORT}"\nuser = "{_NOBODY.pw_name}"\n'
     with servers.daemon("".join(map(servers.toml, services)) + http_table) as running:
@@ -77,14 +77,14 @@ def served(tools: clients.Tools) -> Sequence[float]:
 
 
 def _user(pid: int) -> int:
-    """The effective user of a process (proc(5), status)."""
+    """Return the effective user of a process (proc(5), status)."""
     lines_of_status = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     (users,) = (line.split() for line in lines_of_status if line.startswith("Uid:"))
     return int(users[2])
 
 
 def _answer(path: str) -> tuple[int, float]:
-    """Bytes of an answer, and milliseconds until it is read: the median of some."""
+    """Return the bytes of an answer, and the median of the milliseconds until it is read."""
     found = []
     for _ in range(11):
         began = time.perf_counter()

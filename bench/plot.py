@@ -1,4 +1,4 @@
-"""Draws how cost grows: a panel for each metric and what is beside, a line for each server."""
+"""Draws the growth of cost: a panel for each metric and background load, a line for each server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from bench import figures
 
 
 def draw(found: Sequence[figures.Figure], path: Path) -> None:
-    """Write an SVG of those figures that have something beside them."""
+    """Write an SVG of the figures that have a background load."""
     curves: dict[tuple[str, str, str], list[figures.Figure]] = {}
     for each in found:
         if each.metric.beside:
@@ -25,7 +25,7 @@ def draw(found: Sequence[figures.Figure], path: Path) -> None:
     for (beside, name, unit), points in curves.items():
         _panel(panels[rows.index(beside)][columns.index(name)], points, f"{name} ({unit})", beside)
     panels[0][0].legend()
-    # Text stays text, and the same values give the same file.
+    # Text stays text, and equal values give an identical file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tcpdconf"}):
         sheet.savefig(path, format="svg", metadata={"Date": None})
 

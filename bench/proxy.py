@@ -1,6 +1,6 @@
-"""PROXY headers, and what peers that send none cost those who do.
+"""Measures PROXY headers, and the cost of peers that send none for the other peers.
 
-Nothing to compare with: couriertcpd 1.0.16 (Debian 12) has no -haproxy, tcpserver never had.
+There is no other server: couriertcpd 1.0.16 (Debian 12) has no -haproxy, and tcpserver has nothing like it.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ HEADER: Final = "PROXY TCP4 192.0.2.7 198.51.100.9 5555 25"
 
 
 def measure(tools: clients.Tools, *, count: int, rounds: int) -> list[figures.Figure]:
-    """All cases; `count` connections in one round of each."""
+    """Measure all cases, with `count` connections in one round of each."""
     free, other = (servers.Service(number, tools.static, haproxy=True) for number in range(2))
 
     def rate(port: int, stalled: int) -> Sequence[float]:
         with contextlib.ExitStack() as beside:
-            for _ in range(stalled):  # in every round: they are refused after a while
+            for _ in range(stalled):  # in every round, because they are refused after a timeout
                 beside.enter_context(socket.create_connection(("127.0.0.1", port)))
             found = tools.run(port, count, AT_ONCE, say=HEADER)
         if found.served != count:

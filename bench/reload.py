@@ -1,4 +1,4 @@
-"""Measures reloads: of many services, of a large access list under clients, of many rules beside `status`.
+"""Measures reloads: of many services, of a large access list under load, of many rules while `status` asks.
 
 python -m bench.reload
 """
@@ -17,12 +17,12 @@ from tcpdconf.daemon.control.client import ControlConnection
 
 SERVICES = 200
 NETWORKS = 1_000_000
-RULES = 5_400  # in place, about as many as a configuration may have
+RULES = 5_400  # inline rules, about as many as a configuration may have
 TIMES = 5
 
 
 def reload(folder: pathlib.Path, changed: list[str]) -> float:
-    """Seconds from the command to its answer, which must name these services."""
+    """Return the seconds from the command to its answer, which must name these services."""
     with ControlConnection(str(folder / "run")) as daemon:
         began = time.perf_counter()
         answer = daemon.ask({"command": "reload"}, clients.SECONDS)
@@ -32,7 +32,7 @@ def reload(folder: pathlib.Path, changed: list[str]) -> float:
 
 
 def service(number: int, said: str) -> str:
-    """One of many services."""
+    """Return the TOML of one of many services."""
     return f"""
         [services.s{number}]
         program = ["/bin/echo", "{said}"]
@@ -47,10 +47,10 @@ def service(number: int, said: str) -> str:
 
 
 def many() -> None:
-    """Reload many services, when nothing has changed and when one has."""
+    """Reload many services, first without a change and then with one changed service."""
     others = "".join(service(number, "x") for number in range(1, SERVICES))
     with servers.daemon("daemon.watch = false" + service(0, "first") + others) as daemon:
-        time.sleep(1)  # the workers have just been forked
+        time.sleep(1)  # lets the new workers come to rest
         same = [reload(daemon.folder, []) for _ in range(TIMES)]
         one = []
         for number in range(TIMES):
@@ -63,7 +63,7 @@ def many() -> None:
 
 
 class Visits(threading.Thread):
-    """One client after the other; `seconds` is what each had to wait for its end."""
+    """Connects one client after the other; `seconds` has the time from each connect to its end."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -72,18 +72,18 @@ class Visits(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Come until told to stop."""
+        """Connect until `stop` is called."""
         while not self._over.is_set():
             self.seconds.append(clients.connect_to_eof(self._port))
 
     def stop(self) -> None:
-        """Come no more."""
+        """Stop connecting."""
         self._over.set()
         self.join()
 
 
 class Questions(threading.Thread):
-    """Asks for the status all the time; `seconds` is what each answer took."""
+    """Asks for the status all the time; `seconds` has the time until each answer."""
 
     def __init__(self, runtime: str) -> None:
         super().__init__()
@@ -92,20 +92,20 @@ class Questions(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Ask until told to stop."""
+        """Ask until `stop` is called."""
         while not self._over.is_set():
             began = time.perf_counter()
             control_client.ask(self._runtime, {"command": "status"}, clients.SECONDS)
             self.seconds.append(time.perf_counter() - began)
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._over.set()
         self.join()
 
 
 def inline(last: int) -> str:
-    """A service with as many rules in its file as there may be; the last is another one each time."""
+    """Return the TOML of a service with the most inline rules; `last` makes the last rule differ."""
     rules = [f'{{ network = "{16 + (i >> 8)}.{i & 255}.0.0/16", action = "deny" }},\n' for i in range(RULES)]
     return service(0, "x").replace(
         "rules = [", f'rules = [\n{"".join(rules)}{{ network = "192.0.2.{last}", action = "deny" }},\n'
@@ -130,14 +130,14 @@ def answers() -> None:
 
 
 def networks(last: int) -> Iterator[str]:
-    """A list of networks whose last line is another one each time."""
+    """Yield the lines of a list of networks; `last` makes the last line differ."""
     for number in range(NETWORKS):
         yield f"{16 + (number >> 16)}.{number >> 8 & 255}.{number & 255}.0/24\n"
     yield f"192.0.2.{last}\n"
 
 
 def large() -> None:
-    """Reload a large list while clients come."""
+    """Reload a large list while clients connect."""
     port = clients.free_port()
     with tempfile.TemporaryDirectory() as name:
         file = pathlib.Path(name) / "networks"

@@ -1,7 +1,7 @@
-"""The three that are compared, each given the same program and the same limits, logging to nowhere.
+"""Runs the three servers to compare, with the same program and the same limits; their logs go to /dev/null.
 
-couriertcpd is Debian's (courier-base), tcpserver is that of ucspi-tcp. Each of them is one process for each
-service, tcpdconf is one daemon for all.
+couriertcpd is Debian's (courier-base), and tcpserver is that of ucspi-tcp. Both have one process for each
+service; tcpdconf has one daemon for all services.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 from bench import clients
 
-MOST: Final = 2000  # connections at once
-_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+MOST: Final = 2000  # most simultaneous connections
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds of a clock tick
 
 
 class Service(NamedTuple):
-    """Describes a service to measure: `number` makes its port, the files are access databases."""
+    """Describes a service to measure; its port follows from `number`, and its files are access databases."""
 
     number: int
     program: str
@@ -35,13 +35,13 @@ class Service(NamedTuple):
 
 
 class Server(NamedTuple):
-    """One of the three at work: its processes without those that they have started."""
+    """Describes a running server: its processes, without the programs that these have started."""
 
     first_port: int
     pids: tuple[int, ...]
 
     def port(self, service: Service) -> int:
-        """Where it serves this."""
+        """Return the port of a service."""
         return self.first_port + service.number
 
 
@@ -49,7 +49,7 @@ Start = Callable[[Sequence[Service]], contextlib.AbstractContextManager[Server]]
 
 
 def toml(service: Service) -> str:
-    """A service in a configuration of tcpdconf."""
+    """Return the TOML of a service for tcpdconf."""
     haproxy = ', haproxy = { trusted = ["127.0.0.1"], max_pending = 1000, max_pending_per_peer = 1000 }'
     lists = ", ".join(f'{{ zone = "l{number}.example", probe = false }}' for number in range(service.lists))
     access = "" if service.gdbm is None else f'{{ file = "{service.gdbm}" }}'
@@ -68,13 +68,13 @@ def toml(service: Service) -> str:
 
 @contextlib.contextmanager
 def tcpdconf(services: Sequence[Service]) -> Iterator[Server]:
-    """A daemon with all the services."""
+    """Run one tcpdconf with all services."""
     with daemon("".join(map(toml, services))) as running:
         yield Server(4000, (running.pid,))
 
 
 class Daemon(NamedTuple):
-    """A running tcpdconf: `folder` holds its configuration, `bench.toml`, and `run`, for its sockets."""
+    """Describes a running tcpdconf; `folder` has its `bench.toml` and `run`, the directory of its sockets."""
 
     pid: int
     folder: pathlib.Path
@@ -84,9 +84,10 @@ class Daemon(NamedTuple):
 def daemon(
     text: str, module: str = "tcpdconf", log: int = subprocess.DEVNULL, state: str | None = None
 ) -> Iterator[Daemon]:
-    """A tcpdconf with this configuration; it has said that it is ready. `module` may run it otherwise.
+    """Run a tcpdconf with this configuration, and yield it once it is ready.
 
-    `state` is its state directory; when left out, it has one of its own.
+    `module` is the Python module that is run. `state` is the state directory; when left out, the daemon gets
+    a new one.
     """
     with clients.folder() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         folder = pathlib.Path(name)
@@ -104,7 +105,7 @@ def daemon(
 
 @contextlib.contextmanager
 def couriertcpd(services: Sequence[Service]) -> Iterator[Server]:
-    """One for each of the services."""
+    """Run one couriertcpd for each service."""
     with _each(5000, services, _couriertcpd) as server:
         yield server
 
@@ -119,14 +120,14 @@ def _couriertcpd(service: Service, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def tcpserver(services: Sequence[Service]) -> Iterator[Server]:
-    """One for each of the services; it knows neither limits per address nor lists, and does not log."""
+    """Run one tcpserver for each service, without limits per address, without DNS lists and without a log."""
     with _each(6000, services, _tcpserver) as server:
         yield server
 
 
 @contextlib.contextmanager
 def logging_tcpserver(services: Sequence[Service]) -> Iterator[Server]:
-    """The same with -v: it logs connections, as tcpdconf and couriertcpd do."""
+    """Run tcpservers with -v, which log connections as tcpdconf and couriertcpd do."""
     with _each(8000, services, lambda service, port: _tcpserver(service, port, "-v")) as server:
         yield server
 
@@ -156,7 +157,7 @@ def _each(
 def running(
     command: list[str], environment: Mapping[str, str] | None = None, log: int = subprocess.DEVNULL
 ) -> Iterator[int]:
-    """A process, until it is ended; its pid."""
+    """Run a process, yield its pid, and end it afterwards."""
     wanted = {**os.environ, **(environment or {})}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=wanted)
     try:
@@ -176,7 +177,7 @@ def children(pid: int) -> list[int]:
 
 
 def tree(pids: Sequence[int]) -> list[int]:
-    """These processes and all that they have started."""
+    """Return these processes and all of their descendants."""
     found = list(pids)
     for pid in found:
         found += children(pid)
@@ -184,7 +185,7 @@ def tree(pids: Sequence[int]) -> list[int]:
 
 
 def spent(server: Server) -> float:
-    """Seconds of processor time of a server and of all its programs that have ended (proc(5), stat)."""
+    """Return the processor seconds of a server and of its ended programs (proc(5), stat)."""
     ticks = 0
     for pid in tree(server.pids):
         with contextlib.suppress(OSError):
@@ -194,5 +195,5 @@ def spent(server: Server) -> float:
 
 
 def since(before: float, server: Server) -> float:
-    """Return the seconds spent since `before`: at least one tick, the least that can be seen."""
+    """Return the seconds spent since `before`, at least one tick: the resolution of the clock."""
     return max(spent(server) - before, _TICK)

@@ -1,4 +1,4 @@
-"""Connections that are served, and connections that are refused, beside couriertcpd and tcpserver."""
+"""Compares served and refused connections with those of couriertcpd and tcpserver."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from bench import clients, figures, servers
 
 AT_ONCE: Final = 50
-REFUSALS: Final = 4  # connections for each one that is served elsewhere: they cost little
+REFUSALS: Final = 4  # refused connections for each served one of other cases, since they cost little
 MAKEDAT: Final = "/usr/lib/courier/makedat"
 STARTS: Final[Mapping[str, servers.Start]] = {
     "tcpdconf": servers.tcpdconf,
@@ -22,7 +22,7 @@ Once = Callable[[servers.Server], Sequence[float]]
 
 
 def latency(tools: clients.Tools, service: servers.Service, count: int) -> Once:
-    """Microseconds from a connect to its end, one client at a time."""
+    """Return a function that measures the microseconds of a connection, one client at a time."""
 
     def once(server: servers.Server) -> Sequence[float]:
         return (_run(tools, server.port(service), count // 4, 1, served=True).median * 1e6,)
@@ -31,7 +31,7 @@ def latency(tools: clients.Tools, service: servers.Service, count: int) -> Once:
 
 
 def rate(tools: clients.Tools, service: servers.Service, count: int) -> Once:
-    """Connections served in a second, many clients at once; processor seconds for 10,000 of them."""
+    """Return a function that measures served connections a second, and processor seconds for 10,000."""
 
     def once(server: servers.Server) -> Sequence[float]:
         before = servers.spent(server)
@@ -42,7 +42,7 @@ def rate(tools: clients.Tools, service: servers.Service, count: int) -> Once:
 
 
 def refusals(tools: clients.Tools, service: servers.Service, count: int, source: str = "127.0.0.1") -> Once:
-    """Connections refused in a second, many clients at once."""
+    """Return a function that measures refused connections a second, with many clients at once."""
 
     def once(server: servers.Server) -> Sequence[float]:
         port = server.port(service)
@@ -63,14 +63,14 @@ def _run(
 def compare(
     metrics: Sequence[figures.Metric], once: Once, running: Mapping[str, servers.Server]
 ) -> figures.Case:
-    """The same on each of these servers."""
+    """Return the case that measures the same on each of these servers."""
     return figures.Case(
         tuple(metrics), {name: functools.partial(once, server) for name, server in running.items()}
     )
 
 
 def measure(tools: clients.Tools, folder: pathlib.Path, *, count: int, rounds: int) -> list[figures.Figure]:
-    """All cases; `count` connections in one round of each."""
+    """Measure all cases, with `count` connections in one round of each."""
     gdbm, cdb = databases(folder)
     static, dynamic = servers.Service(0, tools.static), servers.Service(1, tools.dynamic)
     bare = servers.Service(2, tools.bare)
@@ -106,7 +106,7 @@ def served(
     running: Mapping[str, servers.Server],
     program: "Program",
 ) -> list[figures.Case]:
-    """A program's cases."""
+    """Return the cases of a program."""
     alone = figures.Metric(f"admitted, one at a time, {program.name}", "us", "less", program.alone)
     many = figures.Metric(f"admitted, {AT_ONCE} at once, {program.name}", "1/s", "more", program.many)
     spent = figures.Metric(f"processor for 10,000 admitted, {program.name}", "s", "less", program.spent)
@@ -119,7 +119,7 @@ def served(
 def rlimits(
     tools: clients.Tools, limited: servers.Service, free: servers.Service, count: int, server: servers.Server
 ) -> figures.Case:
-    """Return the case that measures what resource limits add to one connection, one at a time."""
+    """Return the case that measures the time that resource limits add to a connection, one at a time."""
     metric = figures.Metric("what rlimits add, one at a time", "us", "less", {figures.SUBJECT: 30})
 
     def added() -> Sequence[float]:
@@ -143,7 +143,7 @@ def ceiling(tools: clients.Tools, stack: contextlib.ExitStack, count: int) -> fi
 
 
 def databases(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """The rule that denies all clients, as couriertcpd (and tcpdconf) and as tcpserver read it."""
+    """Write a rule that denies all clients; return the database of couriertcpd and that of tcpserver."""
     source, gdbm, cdb = folder / "access", folder / "access.dat", folder / "access.cdb"
     source.write_text("127\tdeny\n")
     subprocess.run(
@@ -154,7 +154,7 @@ def databases(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 class Program(NamedTuple):
-    """Names a program, and has the targets of its cases: one at a time, many at once, processor time."""
+    """Holds a program's name and targets: one connection at a time, many at once, processor time."""
 
     name: str
     alone: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""Measures the memory of tcpdconf, and the time that it needs apart from connections."""
+"""Measures the memory of tcpdconf, and its time for other work than connections."""
 
 import contextlib
 import functools
@@ -20,13 +20,13 @@ SERVICES: Final = 6
 
 _REQUEST: Final = 1000  # bans in a request
 _SINGLE: Final = 1000  # bans one after the other
-_REST: Final = 1.0  # seconds after which each process has done what it does at its start
+_REST: Final = 1.0  # seconds after which the work of each process's start is done
 
 
 def measure(
     tools: clients.Tools, *, networks: int, held: int, bans: int, checked: int, rounds: int
 ) -> list[figures.Figure]:
-    """All figures: tables of `networks` and `bans`, `held` connections, a set of `checked` services."""
+    """Measure everything: tables of `networks` and `bans`, `held` connections, `checked` services."""
     cases = [
         _case(_access_metrics(networks), functools.partial(access, networks)),
         _case(_MEMORY, functools.partial(memory, tools)),
@@ -44,14 +44,17 @@ def _case(metrics: tuple[figures.Metric, ...], once: "functools.partial[Sequence
 
 
 def access(networks: int) -> Sequence[float]:
-    """Seconds to load a table, megabytes, microseconds to look up in it."""
+    """Return the seconds to load a table, its megabytes, and the microseconds of a look-up."""
     command = [sys.executable, "-m", "bench.access", str(networks)]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found["load"], found["memory"] / 1e6, found["lookup"] * 1e6
 
 
 def memory(tools: clients.Tools) -> Sequence[float]:
-    """PSS in megabytes of supervisor and workers, of the watcher, of all; memory private to the watcher."""
+    """Return the PSS of supervisor and workers, of the watcher, of all, and the watcher's private memory.
+
+    All values are in megabytes. PSS is the proportional set size: shared pages are divided among processes.
+    """
     with servers.tcpdconf(_services(tools, SERVICES)) as server:
         watcher = _await_watcher(server)
         time.sleep(_REST)
@@ -61,11 +64,11 @@ def memory(tools: clients.Tools) -> Sequence[float]:
 
 
 def each_held(tools: clients.Tools, held: int) -> Sequence[float]:
-    """Bytes of a worker for each connection that it holds."""
+    """Return the bytes of a worker for each of its connections."""
     service = servers.Service(0, tools.static)
     with servers.tcpdconf([service]) as server, contextlib.ExitStack() as stack:
         port = server.port(service)
-        tools.run(port, 200, 10)  # what is allocated once is there before it is counted
+        tools.run(port, 200, 10)  # makes all allocations that happen only once
         _await_watcher(server)
         time.sleep(_REST)
         daemon = [*server.pids, *servers.children(server.pids[0])]
@@ -76,7 +79,7 @@ def each_held(tools: clients.Tools, held: int) -> Sequence[float]:
 
 
 def waiting(tools: clients.Tools, count: int) -> Sequence[float]:
-    """Megabytes of a daemon for clients that wait for the greeting; they have no process."""
+    """Return the megabytes of a daemon for clients that wait for the greeting, without a program."""
     service = servers.Service(0, tools.static, early_talker=True)
     with servers.tcpdconf([service]) as server, contextlib.ExitStack() as stack:
         port = server.port(service)
@@ -118,21 +121,21 @@ def banned(tools: clients.Tools, bans: int) -> Sequence[float]:
 
 
 def _at_work(daemon: servers.Daemon) -> int:
-    """PSS of supervisor and workers at rest, in bytes."""
+    """Return the PSS of supervisor and workers at rest, in bytes."""
     watcher = _await_watcher(servers.Server(4000, (daemon.pid,)))
     time.sleep(_REST)
     return sum(map(proportional, set(servers.tree((daemon.pid,))) - watcher))
 
 
 def start(tools: clients.Tools) -> Sequence[float]:
-    """Seconds from the start of a daemon until it says that it is ready."""
+    """Return the seconds from the start of a daemon until it reports that it is ready."""
     began = time.perf_counter()
     with servers.tcpdconf(_services(tools, SERVICES)):
         return (time.perf_counter() - began,)
 
 
 def check(tools: clients.Tools, checked: int) -> Sequence[float]:
-    """Seconds of `tcpdconf check`."""
+    """Return the seconds of `tcpdconf check`."""
     with clients.folder() as folder:
         text = "".join(map(servers.toml, _services(tools, checked)))
         pathlib.Path(folder, "bench.toml").write_text(text)
@@ -143,7 +146,7 @@ def check(tools: clients.Tools, checked: int) -> Sequence[float]:
 
 
 def proportional(pid: int, field: str = "Pss") -> int:
-    """Bytes of a process's memory, what it shares divided by those who share it (proc(5), smaps_rollup)."""
+    """Return a field of smaps_rollup (proc(5)) in bytes; Pss divides shared pages among their processes."""
     text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
     return 1024 * sum(map(int, re.findall(rf"^{field}: +(\d+) kB$", text, re.MULTILINE)))
 
@@ -157,7 +160,7 @@ def _services(tools: clients.Tools, count: int) -> list[servers.Service]:
 
 
 def _await_watcher(server: servers.Server) -> set[int]:
-    """The process that has threads; it is started when everything is served."""
+    """Wait for the watcher, the only process with threads, which starts last; return its pid in a set."""
     end = time.monotonic() + clients.SECONDS
     while time.monotonic() < end:
         found = {pid for pid in servers.tree(server.pids) if _threads(pid) > 1}
@@ -168,7 +171,7 @@ def _await_watcher(server: servers.Server) -> set[int]:
 
 
 def _threads(pid: int) -> int:
-    """How many a process has; none where it is gone."""
+    """Return the number of a process's threads, or 0 if it has ended."""
     try:
         return len(os.listdir(f"/proc/{pid}/task"))
     except OSError:

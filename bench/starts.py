@@ -1,8 +1,9 @@
-"""Starts programs natively, as many as are wanted, and shows whether memory, descriptors or mappings grow.
+"""Starts many programs natively, and shows whether memory, descriptors or mappings grow.
 
     python -m bench.starts --count 10000000
 
-A twentieth each cannot be executed: it is missing, nobody may execute it, or its environment is too long.
+One start in twenty fails for each of three reasons: the program is missing, its mode does not allow
+execution, or its environment is too long.
 """
 
 import argparse
@@ -25,7 +26,7 @@ AT_ONCE: Final = 8
 HELLO: Final = b"hello\n"
 TOLD: Final = b"421 try later\n"
 ERRORS: Final = (errno.E2BIG, errno.ENOENT, errno.EACCES)
-MARKS: Final = (10, 50, 100)  # per cent of the programs
+MARKS: Final = (10, 50, 100)  # per cent of the starts after which the resources are printed
 
 
 class Kind(NamedTuple):
@@ -45,7 +46,7 @@ class Resources(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """The state after so many starts."""
+    """Holds the state after a number of starts."""
 
     starts: int
     seconds: float
@@ -54,10 +55,10 @@ class Mark(NamedTuple):
 
 
 def measure(count: int, errors: Collection[int] = ERRORS) -> Iterator[Mark]:
-    """Start so many programs, some of which fail with these errors; yield the state at each of `MARKS`.
+    """Start `count` programs, some of which fail with these errors; yield the state at each of `MARKS`.
 
     Raises:
-        RuntimeError: a client was not told what it should be, or an exec has failed with another error.
+        RuntimeError: a client has received wrong output, or an exec has failed with another error.
     """
     os.environ[spawn.WISH] = "native"
     with tempfile.TemporaryDirectory() as name:

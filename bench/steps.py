@@ -1,6 +1,6 @@
-"""Where the time of one admitted connection goes, from the client's connect to its end.
+"""Measures the steps of one admitted connection, from the client's connect to its end.
 
-Run as a program this is tcpdconf with a clock at its steps: a worker writes to its log when each was reached.
+When run as a program, this module is tcpdconf with a clock: a worker logs the time of each step.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tcpdconf.policy import decision
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _MARK: Final = "steps "
-_WARM: Final = 50  # connections that come before those that count
+_WARM: Final = 50  # connections before the measured ones
 WORKER: Final = (
     "the worker wakes up and calls accept",
     "accept",
@@ -39,7 +39,7 @@ CLIENT: Final = ("connect to its first byte", "connect to its end")
 
 
 def measure(tools: clients.Tools, *, count: int, rounds: int) -> list[figures.Figure]:
-    """Each step's microseconds, one client at a time."""
+    """Measure the microseconds of each step, one client at a time."""
     names = [*WORKER, *CLIENT]
     metrics = tuple(figures.Metric(f"{index}. {name}", "us", "less") for index, name in enumerate(names, 1))
     once = functools.partial(_once, tools, count)
@@ -62,7 +62,7 @@ def _once(tools: clients.Tools, count: int) -> list[float]:
 
 
 def _connect(port: int) -> tuple[int, int, int]:
-    """When a client began, had its first byte and had its end, in nanoseconds (CLOCK_MONOTONIC)."""
+    """Return a client's times of connect, first byte and end, in nanoseconds (CLOCK_MONOTONIC)."""
     began = time.monotonic_ns()
     with socket.create_connection(("127.0.0.1", port), clients.SECONDS) as client:
         client.recv(4096)
@@ -74,13 +74,13 @@ def _connect(port: int) -> tuple[int, int, int]:
 
 
 class Clock:
-    """The times at which the steps of a connection were reached."""
+    """Records the times of the steps of a connection."""
 
     def __init__(self) -> None:
         self._marks: list[int] = []
 
     def around(self, step: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Mark a step's begin and its end, unless it fails."""
+        """Return `step` with a record of its begin and of its end, unless it fails."""
 
         def marked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             began = time.monotonic_ns()
@@ -91,7 +91,7 @@ class Clock:
         return marked
 
     def last(self, step: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Mark a step's begin and its end, and tell of all steps of the connection."""
+        """Return `step` with such records, after which all steps of the connection are logged."""
 
         def marked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             result = self.around(step)(*args, **kwargs)
@@ -103,7 +103,7 @@ class Clock:
 
 
 def main() -> None:
-    """Be a tcpdconf with a clock."""
+    """Run tcpdconf with a clock."""
     clock = Clock()
     for place, name in ((acceptor, "accept"), (decision, "admit"), (program.NativeProgram, "start")):
         setattr(place, name, clock.around(getattr(place, name)))

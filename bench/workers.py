@@ -1,9 +1,9 @@
-"""What it costs that several workers count together, and how a service scales with processors: by a model.
+"""Measures the cost of counts that workers share, and estimates how a service scales with processors.
 
-On a machine with two processors, a second worker gains little. So the parts of a connection are measured
-here: the processor time of its worker (w), that of worker, kernel and program together (c), and the time for
-which a take holds the lock (s), while no other take can go on. w and s grow with the number of workers. With
-P processors and N workers, a host that does nothing else then serves min(P / c, N / w, 1 / s) connections a
+On a host with two processors, a second worker gains little. So the parts of a connection are measured: the
+processor time w of its worker, the processor time c of worker, kernel and program together, and the time s
+for which a take holds the lock and stops all other takes. w and s grow with the number of workers. By this
+model, an otherwise idle host with P processors and N workers serves min(P / c, N / w, 1 / s) connections a
 second.
 """
 
@@ -28,12 +28,12 @@ TOGETHER: Final = (2, 4, 8, 16)  # workers that share a table
 _LIMITS: Final = tables.Limits(max_connections=1000, max_per_ip=500, max_per_network=500)
 _PEER: Final = connection.endpoint(4, 0xC0000201, 4000)
 _AT_ONCE: Final = 50
-_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")  # seconds of a clock tick
 _MICRO: Final = 1e6
 
 
 class _Timed(SharedTable):
-    """Keeps for how long each take has held the lock, in seconds."""
+    """Records the seconds for which each take has held the lock."""
 
     def __init__(self, fd: int, place: int, wake: int) -> None:
         super().__init__(fd, place, wake)
@@ -41,19 +41,19 @@ class _Timed(SharedTable):
         self._locked = 0.0
 
     def try_lock(self, number: int) -> bool:
-        """Note when the lock is got."""
+        """Lock a byte, and record the time."""
         got = super().try_lock(number)
         self._locked = time.perf_counter()
         return got
 
     def unlock(self, number: int) -> None:
-        """Note when it is freed."""
+        """Unlock a byte, and record the time since it was locked."""
         super().unlock(number)
         self.held.append(time.perf_counter() - self._locked)
 
 
 def measure(tools: clients.Tools, *, count: int, rounds: int) -> list[figures.Figure]:
-    """All figures; those of the model are computed in each round from what was measured in it."""
+    """Measure everything; the model's figures are computed from the measurements of the same round."""
     names = [("take and release, one worker alone", "us")]
     names += [(f"take and release, {many} workers", "us") for many in TOGETHER]
     names += [(f"lock held by a take, {many} workers (s)", "us") for many in TOGETHER]
@@ -96,7 +96,7 @@ def _once(tools: clients.Tools, count: int) -> list[float]:
 
 
 def _take(slots: limits.Slots, count: int) -> float:
-    """Microseconds of processor time to take and release a slot."""
+    """Return the microseconds of processor time to take and release a slot."""
     began = time.process_time()
     for _ in range(count):
         slots.take(_PEER, None, 0.0)
@@ -106,7 +106,7 @@ def _take(slots: limits.Slots, count: int) -> float:
 
 @contextlib.contextmanager
 def _table(many: int) -> Iterator[tuple[shared_limits.SharedSlots, _Timed]]:
-    """The slots and the table of one of so many workers."""
+    """Yield the slots and the table of one worker out of `many`."""
     memory = SharedMemory()
     made = [_slots(memory, memory.add(1)) for _ in range(many)]
     try:
@@ -125,7 +125,7 @@ def _slots(memory: SharedMemory, place: int) -> tuple[shared_limits.SharedSlots,
 
 
 def _contended(seconds: float) -> float:
-    """Takes a second of two processes that do nothing else."""
+    """Return the takes a second of two processes that do nothing else."""
     memory = SharedMemory()
     places = [memory.add(1) for _ in range(2)]
     reading, writing = os.pipe()
@@ -145,7 +145,7 @@ def _contended(seconds: float) -> float:
 
 
 def _take_until(memory: SharedMemory, place: int, seconds: float, writing: int) -> None:
-    """Take and release for so many seconds, write how often, and end the process."""
+    """Take and release slots for some seconds, write the number of takes, and end the process."""
     with contextlib.suppress(BaseException):
         slots, table = _slots(memory, place)
         end, count = time.monotonic() + seconds, 0
@@ -159,7 +159,7 @@ def _take_until(memory: SharedMemory, place: int, seconds: float, writing: int) 
 
 
 def _served(tools: clients.Tools, workers: int, count: int) -> tuple[float, float, float]:
-    """Connections a second; processor time of the workers and of everything, for each connection in us."""
+    """Return connections a second, and microseconds of workers and of all processes for each connection."""
     service = servers.Service(0, tools.bare, workers=workers)
     with servers.tcpdconf([service]) as server:
         tools.run(server.port(service), count // 4, _AT_ONCE)
@@ -171,7 +171,7 @@ def _served(tools: clients.Tools, workers: int, count: int) -> tuple[float, floa
 
 
 def _own_time(pid: int) -> float:
-    """Seconds of processor time of one process, without its children (proc(5), stat)."""
+    """Return the processor seconds of one process, without its children (proc(5), stat)."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK
 
