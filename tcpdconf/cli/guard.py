@@ -1,6 +1,6 @@
-"""Runs the commands that keep clients away: ban, unban, bans, disconnect.
+"""Runs the commands ban, unban, bans and disconnect.
 
-Each returns its exit status: 0 for success, 1 if something was refused, or there is no daemon.
+Each function returns the exit status: 0 for success, 1 if the daemon has refused a part, or does not run.
 """
 
 import json
@@ -15,13 +15,13 @@ from tcpdconf.daemon.control import runtimedir
 from tcpdconf.daemon.control.client import ControlConnection, ControlError
 
 _AT_ONCE: Final = 1000  # networks in a request
-_PART: Final = 60_000  # bytes of these; a request has at most 64 KiB
-_LINE: Final = 100  # characters of an address that is sent
+_PART: Final = 60_000  # bytes of the networks in a request, which has at most 64 KiB
+_LINE: Final = 100  # most characters of an address that is sent
 _PATIENCE: Final = 60.0  # seconds for an answer: the daemon waits for the disk
 
 
 class _Named(NamedTuple):
-    """Holds an address as it was given, and where: "" on the command line, or the line of standard input."""
+    """Holds an address as given, and its origin: "" for the command line, or a line of standard input."""
 
     text: str
     where: str
@@ -38,7 +38,7 @@ def unban(directory: str | None, words: Sequence[str], options: Mapping[str, Any
 
 
 def unban_host(directory: str | None, name: str) -> int:
-    """Lift all bans that one host of the cluster has made; return 1 if there was none."""
+    """Lift all bans that one host of the cluster has made; return 1 if it has made none."""
     try:
         with _connected(directory) as daemon:
             answer = daemon.ask({"command": "unban", "host": name}, _PATIENCE)
@@ -49,7 +49,7 @@ def unban_host(directory: str | None, name: str) -> int:
 
 
 def bans(directory: str | None, form: str) -> int:
-    """Print all bans, in the order in which they were made, and the penalties that are enforced."""
+    """Print all bans, the oldest first, and the enforced penalties; `form` is the output format."""
     try:
         with _connected(directory) as daemon:
             found, penalties = _all(daemon)
@@ -69,7 +69,7 @@ def bans(directory: str | None, form: str) -> int:
 
 
 def _all(daemon: ControlConnection) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return all bans, and penalties; begin again if the daemon has written its file anew meanwhile."""
+    """Return all bans and penalties; start again if the daemon has rewritten its file meanwhile."""
     found: list[dict[str, Any]] = []
     penalties: list[dict[str, Any]] = []
     start, file = 0, None
@@ -86,7 +86,7 @@ def _all(daemon: ControlConnection) -> tuple[list[dict[str, Any]], list[dict[str
 
 
 def disconnect(directory: str | None, words: Sequence[str], pid: int | None, service: str | None) -> int:
-    """End the programs of clients; return 1 if there was none."""
+    """End the programs of clients; return 1 if no program was found."""
     request: dict[str, Any] = {"command": "disconnect", "service": service}
     request |= {"networks": list(words)} if pid is None else {"pid": pid}
     try:
@@ -129,7 +129,7 @@ def _change(
 def _given(words: Iterable[str]) -> Iterator[_Named]:
     """Yield the addresses of a command line; "-" stands for the lines of standard input.
 
-    There, blank lines and what follows "#" are left out.
+    In standard input, blank lines and comments (from "#" on) are skipped.
     """
     for word in words:
         if word != "-":
@@ -142,7 +142,7 @@ def _given(words: Iterable[str]) -> Iterator[_Named]:
 
 
 def _parts(named: Iterable[_Named]) -> Iterator[list[_Named]]:
-    """Yield parts that fit into a request."""
+    """Split addresses into parts that fit into a request."""
     part: list[_Named] = []
     size = 0
     for each in named:
@@ -173,7 +173,7 @@ def _connected(directory: str | None) -> ControlConnection:
 
 
 def _complain(errors: Iterable[Mapping[str, Any]], given: Sequence[_Named] = ()) -> None:
-    """Print errors, in the order of the networks."""
+    """Print errors to standard error, in the order of the networks."""
     for each in sorted(errors, key=lambda error: error["index"]):
         text = each["error"]
         if not text.startswith(each["network"]):

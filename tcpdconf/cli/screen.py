@@ -1,4 +1,4 @@
-"""Shows a page on a terminal again and again, each in the place of the one before it, without flicker.
+"""Redraws a page on a terminal without flicker.
 
 The control sequences are those of ECMA-48 and of xterm; terminals ignore those that they do not know.
 """
@@ -12,8 +12,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-_PAUSE: Final = 0.2  # seconds
-_AWAITED: Final = (signal.SIGWINCH, signal.SIGTSTP)  # they come between two pages only
+_PAUSE: Final = 0.2  # most seconds of one wait for a signal
+_AWAITED: Final = (signal.SIGWINCH, signal.SIGTSTP)  # handled only between two frames
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no automatic wrap
 _LEAVE: Final = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _BEGIN: Final = "\x1b[?2026h\x1b[H"  # synchronised update; go to the upper left corner
@@ -27,15 +27,15 @@ def is_usable() -> bool:
 
 
 def size() -> os.terminal_size | None:
-    """Return the size of the terminal, or None if standard output is none."""
+    """Return the size of the terminal, or None if standard output is not a terminal."""
     return _size(sys.stdout.fileno()) if sys.stdout.isatty() else None
 
 
 class Screen:
-    """Takes over the terminal of standard output; the caller leaves it, and gets it back as it was.
+    """Takes over the terminal of standard output; at the end of the `with` block it is restored.
 
-    A frame is one write(2), the first one with the sequences that enter the alternate screen. The terminal
-    does not echo keys meanwhile, since they would disturb the page.
+    A frame is one write(2). The first one also has the sequences that enter the alternate screen. Until the
+    end, the terminal does not echo keys, since they would disturb the page.
     """
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Return how long a line may be; the last column stays free, where erasing would take a character."""
+        """Return the most columns of a line; the last column stays free, or erasing would delete from it."""
         return max(1, _size(self._fd).columns - 1)
 
     def show(self, page: str, footer: str) -> None:
-        """Show a page in the place of the one before; if it is too long, the `footer` is its last line."""
+        """Replace the shown page; if the new page is too long, its last line is the `footer`."""
         lines, height = page.splitlines(), _size(self._fd).lines
         if len(lines) > height:
             lines = [*lines[: height - 1], footer]
@@ -78,7 +78,7 @@ class Screen:
         self._write(frame)
 
     def wait(self, until: float) -> bool:
-        """Wait until this moment of the monotonic clock.
+        """Wait until this time of the monotonic clock, in seconds.
 
         Return True at once if the page must be shown again, because the size of the terminal has changed or
         this process has been continued after a stop.
@@ -92,18 +92,18 @@ class Screen:
         return False
 
     def _silence(self) -> None:
-        """Let the terminal echo no keys."""
-        with contextlib.suppress(termios.error):  # standard input may be something else
+        """Switch off the echo of keys."""
+        with contextlib.suppress(termios.error):  # standard input may not be a terminal
             self._keys = termios.tcgetattr(0)
             silent = termios.tcgetattr(0)
             silent[3] &= ~(termios.ECHO | termios.ICANON)
             termios.tcsetattr(0, termios.TCSANOW, silent)
 
     def _leave(self) -> None:
-        """Give the terminal back, without the keys that were pressed."""
+        """Restore the terminal, and discard the keys that were pressed."""
         if self._entered:
             self._entered = False
-            with contextlib.suppress(OSError):  # it may have gone
+            with contextlib.suppress(OSError):  # the terminal may be gone
                 self._write(_LEAVE)
         if self._keys is not None:
             with contextlib.suppress(termios.error):
@@ -111,7 +111,7 @@ class Screen:
             self._keys = None
 
     def _suspend(self) -> None:
-        """Give the terminal back while this process is stopped (Ctrl-Z); the next page takes it again."""
+        """Restore the terminal and stop this process (Ctrl-Z); the next page takes it over again."""
         self._leave()
         os.kill(os.getpid(), signal.SIGSTOP)
         self._silence()
@@ -123,13 +123,13 @@ class Screen:
 
 
 def _size(fd: int) -> os.terminal_size:
-    """Return the size of a terminal; one that does not know it (a serial line) has the usual one."""
+    """Return the size of a terminal; a terminal with unknown size, such as a serial line, has 80 x 24."""
     found = os.get_terminal_size(fd)
     return os.terminal_size((found.columns or 80, found.lines or 24))
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
-    """End by an exception, so that the terminal is given back.
+    """Handle a signal by an exception, so that the terminal is restored.
 
     Raises:
         SystemExit: always.

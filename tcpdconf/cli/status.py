@@ -9,9 +9,9 @@ from tcpdconf.cli import columns
 from tcpdconf.cli.columns import Cell, Painted
 from tcpdconf.config import printable
 
-_WIDE: Final = 120  # columns from which on there is room for a long bar
-_LISTED: Final = 10  # penalties of each service
-_PROBLEMS: Final = 10  # of a rejected reload
+_WIDE: Final = 120  # least columns for a long bar
+_LISTED: Final = 10  # most penalties shown for each service
+_PROBLEMS: Final = 10  # most problems shown of a rejected reload
 _ANY_ADDRESS: Final = re.compile(r"^(?:0\.0\.0\.0|\[::\])(?=:)")
 
 
@@ -25,8 +25,8 @@ def status(
 ) -> str:
     """Return the page for one answer to `status`; `now` is in seconds since the epoch.
 
-    No line is longer than `width`, if there is one. A rejected reload comes first; with `end` the last line
-    shows it, too, for a reader who sees only the end.
+    No line is longer than `width`, if it is given. A rejected reload comes first; with `end` the last line
+    shows it too, for a reader who sees only the end of the page.
     """
 
     def table(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
@@ -54,7 +54,7 @@ def status(
 def rejection(
     answer: Mapping[str, Any], now: float, *, width: int | None = None, colour: bool = False
 ) -> str:
-    """Return the sentence about a rejected reload, or ""."""
+    """Return the sentence about a rejected reload, or "" if the latest reload was not rejected."""
     last = answer["last_reload"]
     if last is None or last["ok"]:
         return ""
@@ -72,7 +72,7 @@ def connections(answer: Mapping[str, Any]) -> str:
 
 
 def bar(used: int, of: int, length: int = 20) -> str:
-    """Draw how full a service is: one sign as soon as a slot is used, full only if none is free.
+    """Draw the used share of the slots: at least one sign if any is used, full only if none is free.
 
     >>> bar(0, 40, 5), bar(1, 1000, 5), bar(999, 1000, 5)
     ('[.....]', '[#....]', '[####.]')
@@ -144,7 +144,7 @@ def _refused(answer: Mapping[str, Any]) -> Iterator[list[Cell]]:
 
 
 def _slots(service: Mapping[str, Any], bar_length: int) -> Cell:
-    """Return how full a service is, and whether it does not accept."""
+    """Return the use of a service's slots, and its state if it does not accept."""
     used, of = service["connections"], service["max_connections"]
     text = f"{bar(used, of, bar_length)} {used}/{of}"
     if not service.get("stays_up", True):  # an older daemon reports neither this nor `accepts` and `waiting`
@@ -163,7 +163,7 @@ def _slots(service: Mapping[str, Any], bar_length: int) -> Cell:
 
 
 def _listeners(found: Iterable[str]) -> Cell:
-    """Return addresses as an administrator writes them; sockets on any address of either family are one."""
+    """Return addresses as in the configuration; the sockets for `*` of both families become one address."""
     return list(dict.fromkeys(_ANY_ADDRESS.sub("*", each) for each in found))
 
 
@@ -195,7 +195,7 @@ def _names(answer: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _penalties(answer: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the enforced penalties, some of each service, and how many further ones there are."""
+    """Yield the first enforced penalties of each service, and the number of further ones."""
     for name, service in answer["services"].items():
         found = service.get("penalties") or {"active": 0, "sources": ()}
         shown = [each for each in found["sources"] if each["active"]][:_LISTED]

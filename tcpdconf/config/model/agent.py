@@ -1,4 +1,4 @@
-"""Models [services.NAME.agent]: what the service tells load balancers that ask HAProxy's agent-check."""
+"""Models [services.NAME.agent]: the service's answers to the agent-check of HAProxy."""
 
 from typing import Annotated, Self
 
@@ -14,7 +14,7 @@ class Agent(Model):
 
     listen: fields.AgentEnd = Field(
         description="Address and port at which each client gets one line: up N% ready, drain or down. An "
-        "address that other hosts reach needs allow.",
+        "address that other hosts can reach needs allow.",
         examples=["127.0.0.1:9143", "[::1]:9143"],
     )
     announce: Annotated[float, fields.Duration(0, 3600)] = Field(
@@ -25,8 +25,8 @@ class Agent(Model):
     )
     allow: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
         default=(),
-        description="Networks whose clients get an answer. When left out, all clients, which is for a "
-        "loopback address only.",
+        description="Networks whose clients get an answer. When left out, all clients get one; only a "
+        "loopback address may do without.",
         examples=[["192.0.2.7", "2001:db8::/64"]],
     )
 

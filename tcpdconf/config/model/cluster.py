@@ -14,7 +14,7 @@ class Cluster(Model):
     """The engine (Valkey or Redis) in which hosts count together. When left out, each counts for itself."""
 
     url: fields.EngineUrl = Field(
-        description="Where the engine is: redis://HOST:PORT/DATABASE, rediss:// with TLS, or "
+        description="Address of the engine: redis://HOST:PORT/DATABASE, rediss:// with TLS, or "
         "unix:///PATH. Port and database may be left out.",
         examples=["rediss://192.0.2.10:6379/0", "unix:///run/redis/redis.sock"],
     )
@@ -25,19 +25,19 @@ class Cluster(Model):
     )
     password_file: fields.Path | None = Field(
         default=None,
-        description="File with the password, alone on its first line. When left out, none is sent.",
+        description="File with the password, alone on its first line. When left out, no password is sent.",
         examples=["/etc/tcpdconf/cluster.secret"],
     )
     ca_file: fields.Path | None = Field(
         default=None,
-        description="File with the certificates of authorities (PEM) that the engine's certificate is "
-        "verified with. For rediss:// only. When left out, those of the system.",
+        description="File with the CA certificates (PEM) by which the engine's certificate is verified. For "
+        "rediss:// only. When left out, the CA certificates of the system.",
         examples=["/etc/tcpdconf/cluster-ca.pem"],
     )
     certificate_file: fields.Path | None = Field(
         default=None,
-        description="File with the certificate (PEM) that this host shows to the engine. For rediss:// only. "
-        "When left out, none.",
+        description="File with the client certificate (PEM) of this host. For rediss:// only. When left out, "
+        "no certificate is sent.",
         examples=["/etc/tcpdconf/cluster-cert.pem"],
     )
     key_file: fields.Path | None = Field(
@@ -47,18 +47,19 @@ class Cluster(Model):
     )
     prefix: fields.EnginePrefix = Field(
         default="tcpdconf:",
-        description="Begins the name of every key and channel. Hosts with the same prefix count together.",
+        description="First part of the name of every key and channel in the engine. Hosts with the same "
+        "prefix count together.",
         examples=["mail:"],
     )
     deadline: Annotated[float, fields.Duration(0.001, 1)] = Field(
         default=0.02,
         description="Time, in seconds, for which a connection waits for the engine. After three failures in a"
-        " row none waits, until the engine has answered a probe.",
+        " row, no connection waits until the engine has answered a probe.",
         examples=["20ms", "50ms"],
     )
     on_failure: Literal["local", "refuse"] = Field(
         default="local",
-        description='What happens while the engine does not answer: "local" applies the limits to this host '
+        description='Behaviour while the engine does not answer: "local" applies the limits to this host '
         'alone, "refuse" refuses the clients of services with scope = "cluster".',
         examples=["refuse"],
     )
@@ -70,19 +71,19 @@ class Cluster(Model):
     )
     name: fields.HostLabel | None = Field(
         default=None,
-        description="Name of this host for people, in status and in bans. When left out, its host name.",
+        description="Name of this host in status and in bans. When left out, its host name.",
         examples=["mx1"],
     )
 
     @property
     def files(self) -> dict[str, str]:
-        """Return the paths of the files that it names, by key."""
+        """Return the paths of the configured files, by key."""
         named = ("password_file", "ca_file", "certificate_file", "key_file")
         return {key: path for key in named if (path := getattr(self, key)) is not None}
 
     @property
     def is_readable_on_the_way(self) -> bool:
-        """True if others on the network could read what is sent to the engine, the password too."""
+        """True if others on the network could read the data sent to the engine, including the password."""
         host = self.url.host
         return not (self.url.tls or host is None or host == "localhost" or collisions.is_loopback(host))
 

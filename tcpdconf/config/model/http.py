@@ -14,7 +14,7 @@ class Http(Model):
 
     listen: fields.HttpEnd = Field(
         description="Address and port, or unix: and the path of a Unix socket. An address that other hosts "
-        "reach needs allow.",
+        "can reach needs allow.",
         examples=["127.0.0.1:9435", "unix:/run/tcpdconf/http.sock"],
     )
     user: fields.Account | None = Field(
@@ -25,32 +25,31 @@ class Http(Model):
     )
     group: fields.Account | None = Field(
         default=None,
-        description="Group, by name or number, that the Unix socket belongs to. When left out, that of the "
-        "daemon.",
+        description="Group, by name or number, that the Unix socket belongs to. When left out, the group of "
+        "the daemon.",
         examples=["prometheus"],
     )
     mode: fields.Mode | None = Field(
         default=None,
-        description='Mode of the Unix socket, in octal: "660" or 0o660. Who may write to it may ask. When '
-        'left out, "660" with a group, else "600".',
+        description='Mode of the Unix socket, in octal: "660" or 0o660. Users with write permission can send '
+        'requests. When left out, "660" with a group, else "600".',
         examples=["660"],
     )
     allow: Annotated[tuple[fields.Network, ...], Strict(False)] = Field(
         default=(),
-        description="Networks whose clients are answered; others are refused. When left out, all clients, "
-        "which is for a loopback address only.",
+        description="Networks whose clients get an answer; others are refused. When left out, all clients "
+        "get one; only a loopback address may do without.",
         examples=[["127.0.0.1", "192.0.2.0/24"]],
     )
     hosts: Annotated[tuple[fields.HostName, ...], Strict(False)] = Field(
         default=(),
-        description="Names by which clients may ask for this host in the header Host, beside its own host "
-        "name, localhost and IP addresses.",
+        description="Accepted names in the header Host, besides the host name, localhost and IP addresses.",
         examples=[["mail.example.org"]],
     )
     addresses: bool = Field(
         default=True,
-        description="false: leaves the addresses of clients, bans, and the values that a reload has changed "
-        "out of the page and /status.json. Metrics never have any.",
+        description="false: the page and /status.json omit the addresses of clients, bans, and the values "
+        "that a reload has changed. Metrics never contain addresses.",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Reads the DNS lists that are known by name from the data file of this package."""
+"""Reads the presets, DNS lists that are known by name, from the data file of this package."""
 
 import functools
 import tomllib
@@ -15,7 +15,7 @@ from tcpdconf.config.near import near
 
 @functools.cache
 def known() -> Mapping[str, dict[str, Any]]:
-    """Return the tables of presets.toml by name."""
+    """Return the tables of presets.toml by the name of the preset."""
     text = resources.files(__package__).joinpath("presets.toml").read_text(encoding="utf-8")
     return MappingProxyType(tomllib.loads(text))
 
@@ -26,9 +26,9 @@ def allowing() -> list[str]:
 
 
 def expanded(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a DNS list with those of its preset filled in; an unknown preset adds none.
+    """Return the keys of a DNS list, completed from its preset; an unknown preset adds none.
 
-    A key of the list replaces the preset's key, and with it the preset's keys that depend on it.
+    A key of the list replaces the preset's key, and with it the preset's keys that depend on that key.
     """
     name = written.get("preset")
     preset = known().get(name) if isinstance(name, str) else None
@@ -43,24 +43,24 @@ def expanded(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def needs_key(name: str) -> bool:
-    """Return whether the zone of a preset stands below a key."""
+    """Return whether the zone of a preset begins with the customer's key."""
     return bool(known()[name].get("needs_key", False))
 
 
 def by_key(name: str) -> str | None:
-    """Return the preset that serves the same list by key, or None."""
+    """Return the name of the preset for the same list with a customer's key, or None."""
     return next((other for other in known() if other.startswith(f"{name}-") and needs_key(other)), None)
 
 
 class Preset:
-    """Makes a string the name of a preset."""
+    """Annotates a string that must be the name of a preset."""
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
-        """Return the validator."""
+        """Return the schema of the validator."""
         return core_schema.no_info_plain_validator_function(_name)
 
     def __get_pydantic_json_schema__(self, _schema: object, _handler: object) -> dict[str, Any]:
-        """Return the schema for editors."""
+        """Return the JSON schema, which editors use."""
         return {"type": "string", "enum": list(known())}
 
 
