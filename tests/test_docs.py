@@ -1,4 +1,4 @@
-"""What README and docs show is what happens.
+"""Tests that the examples of README and docs work as shown.
 
 Fenced blocks are known by their word. `console` holds commands (`$ `) with their output; they are run,
 in order, in a directory with a copy of conf.d and in a network whose ports are all free, where tcpdconf is
@@ -133,7 +133,7 @@ class Session:
         return self._folder / f"log-{len(self._daemons)}"
 
     def _logged(self) -> str:
-        """What the latest daemon has logged, without the times."""
+        """Return the log of the latest daemon, without the times."""
         return loglines.without_times(self._log.read_text())
 
     def _serve(self, *arguments: str) -> None:
@@ -160,7 +160,7 @@ class Session:
         daemons.until(lambda: self._has_a_socket(process.pid), command)
 
     def _has_a_socket(self, session: int) -> bool:
-        """Whether a process of this session has a TCP socket."""
+        """Return whether a process of this session has a TCP socket."""
         found = self._said("ss -Htanp")
         members = (int(pid) for pid in set(re.findall(r"\bpid=(\d+)", found)))
         return session in map(_session, members)

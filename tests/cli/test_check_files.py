@@ -1,4 +1,4 @@
-"""What `tcpdconf check` says of the files that services name, beyond whether they are there."""
+"""Tests the problems that `tcpdconf check` finds in the files that services name."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the commands take: words that are nearly right, directories, durations, colour."""
+"""Tests the command line: misspelt words, directories, durations, colour."""
 
 import os
 import pathlib
@@ -30,7 +30,7 @@ def conf(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
 
 
 def refused(words: Sequence[str], capsys: pytest.CaptureFixture[str], status: int = 2) -> str:
-    """What a wrong command line is told on standard error."""
+    """Return the message on standard error about a wrong command line."""
     command = migration.main if words[0] == "tcpdconf-migrate" else cli.main
     with pytest.raises(SystemExit) as ended:
         command(words[1:])
@@ -128,7 +128,7 @@ def test_a_wrong_duration(option: str, text: str, said: str, capsys: pytest.Capt
 
 
 def coloured(words: Sequence[str], **environment: str | None) -> tuple[bool, bool]:
-    """Whether a command writes escape sequences to a terminal; and to a pipe."""
+    """Return whether a command writes escape sequences to a terminal; and to a pipe."""
     command = [sys.executable, "-m", "tcpdconf", *words]
     wanted = {"PATH": os.defpath, "TERM": "xterm", **environment}
     bare = {name: value for name, value in wanted.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What `tcpdconf status` shows of six busy services: golden screens, made by tmux from a real daemon.
+"""Compares `tcpdconf status` of six busy services with golden screens, which tmux made of a real daemon.
 
 `PYTHONPATH=tests python tests/cli/test_screens.py` writes them anew; look at the difference before a commit.
 """

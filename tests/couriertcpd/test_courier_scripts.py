@@ -61,7 +61,7 @@ def await_clients(ports: dict[str, int]) -> None:
 
 
 def talked(ports: dict[str, int]) -> list[list[list[bytes]]]:
-    """What is said; all at once, because some refusals are slow."""
+    """Return the messages of all clients, which run at once because some refusals are slow."""
     await_clients(ports)
     with futures.ThreadPoolExecutor(len(COMMANDS)) as pool:
         return list(

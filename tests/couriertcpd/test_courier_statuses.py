@@ -1,4 +1,4 @@
-"""What the ends of Courier's programs say: nothing of a failed login, something of scanners."""
+"""Tests the exit statuses of Courier's programs: nothing about failed logins, something about scanners."""
 
 import base64
 import contextlib
@@ -65,7 +65,7 @@ def served(host: courierhost.Host, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def status(served: Served, service: str, source: str, commands: list[str]) -> str:
-    """How the program of a client ended that hangs up after the last answer, or when it is hung up."""
+    """Return the end of a client's program; the client hangs up after the last answer, or the server does."""
     with daemons.connect(served.ports[service], source=source) as client, client.makefile("rb") as stream:
         client.settimeout(4 * daemons.SECONDS)  # Courier makes those wait who fail
         port = client.getsockname()[1]
@@ -81,7 +81,7 @@ def status(served: Served, service: str, source: str, commands: list[str]) -> st
 
 
 def test_a_failed_login_ends_with_the_status_of_any_other(served: Served) -> None:
-    """Whether the client says goodbye or hangs up."""
+    """The status is the same if the client says goodbye and if it hangs up."""
     cases = []
     for service in SERVICES:
         cases += [(service, GOOD, [*login(service, courierhost.PASSWORD), leave(service)])]

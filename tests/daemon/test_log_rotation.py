@@ -23,7 +23,7 @@ class Logged(reloads.Daemon):
         return self.file.rename(self.file.with_suffix(".1"))
 
     def logs(self, words: str) -> bool:
-        """Whether the file has a line that begins so."""
+        """Return whether the file has a line that begins so."""
         lines = loglines.without_times(self.file.read_text()).splitlines()
         return any(line.startswith(words) for line in lines)
 

@@ -136,7 +136,7 @@ JSON = st.recursive(
 
 
 def parsed(way: str, said: object) -> wire.Parsed:
-    """What is read where this was sent that way."""
+    """Return the message that is read after it was sent that way."""
     data = said if isinstance(said, bytes) else json.dumps(said).encode()
     found: wire.Parsed = wire.parsed(data, EXAMPLES[way][0])
     return found

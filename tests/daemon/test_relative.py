@@ -15,7 +15,7 @@ NEW = 'program = ["/bin/echo", "new"]'
 
 
 def begun(directory: pathlib.Path, conf: str, runtime: str) -> Sequence[str]:
-    """What turns a test's command into one with relative paths, from a directory of its own."""
+    """Return the start of a test's command with relative paths, from a directory of its own."""
     script = f'cd "$0" && exec "$1" -m tcpdconf run {conf} --runtime-dir {runtime}'
     return ["/bin/sh", "-c", script, str(directory)]
 

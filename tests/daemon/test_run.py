@@ -1,4 +1,4 @@
-"""How a supervisor is started."""
+"""Tests the start of a supervisor."""
 
 import os
 import pathlib

@@ -29,7 +29,7 @@ COMMAND = str(pathlib.Path(sys.executable).with_name("tcpdconf"))
 
 
 def said(*command: str | pathlib.Path) -> str:
-    """What a tool of systemd's says, on both of its streams."""
+    """Return the output of a systemd tool, of both of its streams."""
     peers.need(str(command[0]))
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     return result.stdout

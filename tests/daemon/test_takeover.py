@@ -111,7 +111,7 @@ def test_connections_of_the_first_daemon_go_on(tmp_path: pathlib.Path) -> None:
 
 
 def refused_successor(folder: pathlib.Path, first: daemons.Daemon, text: str) -> str:
-    """What a successor says that does not come to serve."""
+    """Return the output of a successor that never serves."""
     folder.mkdir()
     command = [sys.executable, "-m", "tcpdconf", "run", str(daemons.configure(folder, text))]
     command += ["--take-over", "--runtime-dir", first.runtime]

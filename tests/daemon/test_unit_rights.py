@@ -1,4 +1,4 @@
-"""What `check` says of settings that the daemon's unit forbids."""
+"""Tests the problems of settings that the daemon's unit forbids."""
 
 import pathlib
 

@@ -262,7 +262,7 @@ def test_services_of_a_group_count_an_address_together(tmp_path: pathlib.Path) -
 
 
 def explained(daemon: reloads.Daemon, name: str) -> list[str]:
-    """What `tcpdconf explain` says about the use of the limits by 127.0.0.1."""
+    """Return the use of the limits by 127.0.0.1 from `tcpdconf explain`."""
     command = [sys.executable, "-m", "tcpdconf", "explain", name, "127.0.0.1", "--format", "json"]
     command += ["--conf", str(daemon.conf), "--runtime-dir", daemon.runtime]
     said = subprocess.run(command, capture_output=True, check=False, timeout=daemons.SECONDS).stdout

@@ -1,4 +1,4 @@
-"""What tests of several tools share."""
+"""Defines fixtures for the tests of several tools."""
 
 import os
 import pathlib

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]  # s
 
 
 class Run(NamedTuple):
-    """What one ansible-playbook has done: its exit status, all that it printed, the tasks by status."""
+    """Holds the result of an ansible-playbook: its exit status, its output, the tasks by status."""
 
     status: int
     text: str
@@ -125,7 +125,7 @@ class Host:
         return {path.name: path.read_text() for path in self.conf.iterdir()}
 
     def status(self) -> dict[str, Any]:
-        """What the daemon says of itself."""
+        """Return the daemon's status."""
         command = [
             sys.executable,
             "-m",

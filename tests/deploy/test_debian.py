@@ -225,7 +225,7 @@ def greeted() -> socket.socket:
 
 
 def answer(client: socket.socket) -> bytes:
-    """What a client hears who was there before a restart, and speaks after it."""
+    """Return the answer to a client that connected before a restart and speaks after it."""
     with client:
         assert daemons.line(client) == b"stopping\n"
         client.sendall(b"hello\n")

@@ -97,7 +97,7 @@ def by(whose: str) -> dict[str, set[str]]:
 
 
 def talk() -> list[str]:
-    """What each service says to a user, without what differs each time."""
+    """Return each service's answer to a user, without the parts that differ each time."""
     imap = [f"1 LOGIN {USER} {PASSWORD}", "2 SELECT INBOX", "3 LOGOUT"]
     pop3 = [f"USER {USER}", f"PASS {PASSWORD}", "STAT", "QUIT"]
     smtp = ["EHLO client.example", "MAIL FROM:<bob@client.example>", "QUIT"]

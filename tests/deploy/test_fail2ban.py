@@ -149,7 +149,7 @@ class MailHost:
         )
 
     def greets(self, address: str) -> bool:
-        """Whether a client is served at all."""
+        """Return whether a client is served at all."""
         with self._connected(address) as client:
             return daemons.line(client).startswith(b"* OK")
 

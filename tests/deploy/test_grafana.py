@@ -162,7 +162,7 @@ def test_every_query_returns_data(tmp_path: pathlib.Path) -> None:
 
 
 def variable_values(asked: prometheus.Prometheus, query: str) -> list[str]:
-    """What Grafana offers for label_values(METRIC, LABEL)."""
+    """Return Grafana's values of label_values(METRIC, LABEL)."""
     series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()  # type: ignore[union-attr]
     found: list[str] = asked.ask(f"label/{label}/values", **{"match[]": substituted(series)})
     return found

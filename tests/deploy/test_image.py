@@ -207,7 +207,7 @@ def sbom(path: pathlib.Path) -> dict[str, Any]:
 
 
 def urls(found: dict[str, Any], kind: str) -> set[str]:
-    """What is named by package URLs of a kind: names and versions."""
+    """Return names and versions from the package URLs of a kind."""
     components = [*found["components"], found["metadata"]["component"]]
     all_of_them = (component.get("purl", "") for component in components)
     return {

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.peer
 
 
 def rendered(folder: pathlib.Path) -> str:
-    """What `kubectl apply -k` would send."""
+    """Return the objects that `kubectl apply -k` would send."""
     peers.need("kubectl")
     command = ["kubectl", "kustomize", str(folder)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -143,7 +143,7 @@ class Day:
         away.rename(self._program)
 
     def state(self, state: str) -> bool:
-        """Whether Prometheus knows the list to be in this state."""
+        """Return whether Prometheus knows the list to be in this state."""
         return self.watch.value(f'tcpdconf_dns_list_state{{state="{state}"}}') == 1
 
     def fires(self, *names: str) -> None:

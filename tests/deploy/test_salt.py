@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]  # s
 
 
 class Run(NamedTuple):
-    """What one state run has done: each state's result, changes and comment, by `state_|-id`."""
+    """Holds the result of a state run: each state's result, changes and comment, by `state_|-id`."""
 
     status: int
     states: dict[str, Any]
@@ -86,12 +86,12 @@ class Minion:
         )
 
     def shown(self, *words: str) -> str:
-        """What salt-call prints for people, with the paths of a real host."""
+        """Return the output of salt-call for people, with the paths of a real host."""
         self.write_pillar(self.pillar)
         return self.call(*words).stdout.replace(str(self.folder / "etc"), "/etc/tcpdconf")
 
     def write_pillar(self, pillar: dict[str, Any]) -> None:
-        """What the minion gets to know."""
+        """Write the data for the minion."""
         (self.folder / "pillar/tcpdconf.sls").write_text("#!json\n" + json.dumps({"tcpdconf": pillar}))
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ class Minion:
         )
 
     def daemon_status(self) -> dict[str, Any]:
-        """What the daemon says of itself."""
+        """Return the daemon's status."""
         command = [sys.executable, "-m", "tcpdconf", "status", "--format=json"]
         said = subprocess.check_output([*command, f"--runtime-dir={self.folder}/etc/run"])
         found: dict[str, Any] = json.loads(said)

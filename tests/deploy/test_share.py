@@ -1,4 +1,4 @@
-"""What share has for shells and man(1), used as they do."""
+"""Tests the files of share for shells and man(1), as these use them."""
 
 import os
 import pathlib

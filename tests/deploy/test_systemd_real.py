@@ -89,7 +89,7 @@ def greeted(client: socket.socket) -> socket.socket:
 
 
 def answer(client: socket.socket) -> bytes:
-    """What a client hears who says hello, to the end."""
+    """Return everything that a client reads after it says hello."""
     with client:
         client.sendall(b"hello\n")
         return daemons.read(client)
@@ -130,7 +130,7 @@ class Crowd:
 
     @property
     def cut(self) -> list[bytes]:
-        """What those heard who were not served to the end."""
+        """Return the answers to clients that were not served to the end."""
         return [answer for answer in self.answers if answer != ANSWER]
 
 

@@ -1,4 +1,4 @@
-"""What packages are built from: downloaded and compared with its hashes, then built without a network."""
+"""Tests the build inputs: downloaded, compared with their hashes, then built without a network."""
 
 import pathlib
 import shutil

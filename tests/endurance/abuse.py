@@ -1,4 +1,4 @@
-"""What is done to the daemon, a little of everything at random."""
+"""Disturbs the daemon at random in many ways."""
 
 import collections
 import contextlib
@@ -97,7 +97,7 @@ class Abuse(threading.Thread):
         self._server.__exit__(None, None, None)
 
     def ask(self, command: str) -> "dict[str, object]":
-        """What the daemon answers."""
+        """Return the answer of the daemon."""
         return control_client.ask(str(self._daemon.folder / "run"), {"command": command}, 60)
 
     def _write(self, text: str) -> None:

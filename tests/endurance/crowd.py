@@ -29,7 +29,7 @@ class Visit(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a client. `port` is its own."""
+    """Holds the result of a client; `port` is the client's own."""
 
     visit: Visit
     port: int

@@ -32,7 +32,7 @@ def state(pid: int) -> str:
 
 
 def programs(supervisor: int) -> dict[int, Program]:
-    """Programs that all ran at one moment: those that were there before it and are there after it."""
+    """Return programs that all ran at one moment: each was seen before it and after it."""
     workers = daemons.children(supervisor)
     seen = {}
     for pid in [each for parent in (supervisor, *workers) for each in daemons.children(parent)]:
@@ -78,7 +78,7 @@ class Watch(threading.Thread):
 
 
 class Holdings(NamedTuple):
-    """What a process holds: descriptors, kB of memory that is no file's (RssAnon), what it keeps itself."""
+    """Holds the resources of a process: descriptors, kB of anonymous memory (RssAnon), its own records."""
 
     fds: int
     memory: int
@@ -86,7 +86,7 @@ class Holdings(NamedTuple):
 
 
 def holdings(pid: int, told: pathlib.Path) -> Holdings:
-    """What a process of a daemon behind watched.py holds."""
+    """Return the resources of a process of a daemon that runs under watched.py."""
     (told / str(pid)).unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR2)
     daemons.until((told / str(pid)).exists, f"what {pid} keeps")

@@ -39,7 +39,7 @@ _OF_THE_SHELL: Final = {"PWD", "OLDPWD", "SHLVL", "_"}
 
 
 class Books:
-    """What clients have seen, by service; `wrong` is what must not be."""
+    """Holds the observations of clients, by service; `wrong` must stay empty."""
 
     def __init__(self, generations: set[str]) -> None:
         self.seen: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
@@ -136,7 +136,7 @@ class Scene(contextlib.ExitStack):
         return made
 
     def services(self) -> dict[str, Any]:
-        """What `status` says of the services."""
+        """Return the services of `status`."""
         found: dict[str, Any] = self.abuse.ask("status")["services"]  # type: ignore[assignment]
         return found
 
@@ -147,19 +147,19 @@ class Scene(contextlib.ExitStack):
         return {"supervisor": self.daemon.process.pid, "cluster": status["cluster"]["pid"], **workers}
 
     def holdings(self) -> dict[str, observer.Holdings]:
-        """What each process holds."""
+        """Return the resources of each process."""
         found = self.processes()
         time.sleep(0.5)  # for the client that has asked to be gone
         return {name: observer.holdings(pid, self.told) for name, pid in found.items()}
 
     def at_rest(self) -> dict[str, observer.Holdings]:
-        """What each process holds when nothing has happened for a while."""
+        """Return the resources of each process once nothing has happened for a while."""
         observer.settle(self.idle, 10)
         time.sleep(3)
         return self.holdings()
 
     def idle(self) -> bool:
-        """Whether nobody holds a slot."""
+        """Return whether nobody holds a slot."""
         return not any(each["connections"] for each in self.services().values())
 
 
@@ -278,7 +278,7 @@ def test_everything_at_once() -> None:
 
 
 def _counted(status: dict[str, Any]) -> dict[str, int]:
-    """What a service has counted, in the words of clients."""
+    """Return the counters of a service, by the clients' names for results."""
     return {"served": status["accepted"], **{key: count for key, count in status["refused"].items() if count}}
 
 

@@ -1,4 +1,4 @@
-"""`tcpdconf run` with a clock that jumps, and whose processes say on SIGUSR2 what they keep.
+"""Runs `tcpdconf run` with a clock that jumps; on SIGUSR2 each process writes its own records.
 
 Put before the command of a daemon: `python watched.py FOLDER python -m tcpdconf run ...`. What a process
 keeps is written to FOLDER/PID: timers, descriptors watched, answers in caches.

@@ -25,7 +25,7 @@ WOULD = re.compile(REFUSED.pattern.replace("refuse", "would-refuse", 1))
 
 
 class Seen(NamedTuple):
-    """What became of a connection: the ends of its socket, what its client has read, and what was before."""
+    """Holds the result of a connection: the ends of its socket, its client's input, the earlier state."""
 
     service: str
     client: randomservices.Client

@@ -59,7 +59,7 @@ def inputs(name: str) -> st.SearchStrategy[bytes]:
 
 
 def read(parser: parsers.Parser, data: bytes) -> bool:
-    """Whether it is accepted; what is raised must be what the parser says."""
+    """Return whether it is accepted; what is raised must be what the parser says."""
     began = time.process_time()
     try:
         parser.read(data)

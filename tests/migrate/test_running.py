@@ -1,4 +1,4 @@
-"""What a running couriertcpd is started with, read from /proc."""
+"""Tests reading the arguments of a running couriertcpd from /proc."""
 
 import os
 import resource

@@ -11,7 +11,7 @@ START = "ExecStart=/usr/sbin/couriertcpd -nodnslookup 127.0.0.1.1143 /usr/bin/id
 
 
 def found(folder: Path, *lines: str, **drop_ins: str) -> discover.Found:
-    """What is read of a unit with these lines in [Service], and of its drop-ins by name."""
+    """Return the result for a unit with these lines in [Service], and with its drop-ins by name."""
     path = folder / "imap.service"
     path.write_text("[Service]\n" + "".join(f"{line}\n" for line in lines))
     for name, text in drop_ins.items():

@@ -1,4 +1,4 @@
-"""What postscreen and Haraka document of DNS lists (`dnsbl.toml`), asked of tcpdconf."""
+"""Compares tcpdconf's DNS lists with the documentation of postscreen and Haraka (`dnsbl.toml`)."""
 
 import pathlib
 import tomllib

@@ -71,7 +71,7 @@ class Engine:
         os.kill(self.process.pid, number)
 
     def ask(self, *command: str | int, login: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 (whatever it answers)
-        """What it answers to a command, over a connection of its own."""
+        """Return its answer to a command, over a separate connection."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(SECONDS)
             client.connect(str(self.socket))

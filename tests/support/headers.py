@@ -22,7 +22,7 @@ class EndedError(Exception):
 
 
 class Peer:
-    """What a peer sends, in pieces of at most `piece` bytes."""
+    """Sends the bytes of a peer in pieces of at most `piece` bytes."""
 
     def __init__(self, data: bytes, piece: int = 1 << 16) -> None:
         self.left = data

@@ -6,7 +6,7 @@ from support.running import daemons
 
 
 class Host:
-    """conf.d with two services, and the files that they name. What says `old` is to say `new`."""
+    """Holds a conf.d with two services, and their files. A test replaces the text `old` by `new`."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
@@ -77,11 +77,11 @@ class Host:
         return daemons.environment(daemons.talk(self.port)).get(variable)
 
     def has_added(self) -> bool:
-        """Whether the third service listens."""
+        """Return whether the third service listens."""
         return _is_open(self.new_port)
 
     def has_no_other(self) -> bool:
-        """Whether the second service listens no more."""
+        """Return whether the second service listens no more."""
         return not _is_open(self.other_port)
 
 

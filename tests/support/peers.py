@@ -38,7 +38,7 @@ def beside(path: str) -> pathlib.Path:
 
 
 def shared(path: str) -> Any:  # noqa: ANN401 (JSON)
-    """What a JSON file of that material says."""
+    """Return the contents of a JSON file of that material."""
     return json.loads(beside(path).read_text(encoding="utf-8"))
 
 

@@ -49,7 +49,7 @@ class Tmux:
         self.run("respawn-pane", "-k", "-t", name, *command)
 
     def ended(self, name: str) -> bool:
-        """Whether the program has ended."""
+        """Return whether the program has ended."""
         return self.run("display-message", "-p", "-t", name, _DEAD).strip() == "1"
 
     def screen(self, name: str, *options: str) -> str:

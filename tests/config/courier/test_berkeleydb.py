@@ -235,7 +235,7 @@ def test_no_shorter_file_is_taken_for_whole(method: str) -> None:
 
 
 def pages(data: bytearray, kind: int) -> list[int]:
-    """Where the pages of a type begin, in a file with pages of 512 bytes."""
+    """Return the offsets of the pages of a type, in a file with pages of 512 bytes."""
     return [start for start in range(512, len(data), 512) if data[start + 25] == kind]
 
 
@@ -267,7 +267,7 @@ def test_an_inner_page_that_leads_to_itself_is_refused() -> None:
 
 
 def test_a_tree_with_more_pages_than_the_file_is_refused_at_once() -> None:
-    """What waits to be read is bounded by the size of the file: here each page leads to all of them."""
+    """The queue of pages is bounded by the size of the file: here each page leads to all pages."""
     data = berkeleyfiles.write(MANY, BTREE)
     (root, *_) = pages(data, 3)
     struct.pack_into("<HH", data, root + 20, 200, 430)

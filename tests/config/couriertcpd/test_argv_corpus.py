@@ -34,7 +34,7 @@ def parsed(words: list[str], *, exact: bool, directory: str = "/") -> parse.Comm
 
 
 def answers(entry: dict[str, Any]) -> list[str]:
-    """What the real programs say of a command line whose options they have."""
+    """Return the answer of the real programs to a command line whose options they have."""
     return [said for said in entry["observed"].values() if not NOT_EVERYWHERE.search(said)]
 
 
@@ -60,7 +60,7 @@ def test_every_known_command_line_becomes_a_configuration_or_the_error_of_courie
 
 
 def errors(folder: Path) -> set[str]:
-    """What `check` has against a configuration."""
+    """Return the problems that `check` finds in a configuration."""
     try:
         load.load(folder)
     except problems.ConfigError as error:

@@ -1,4 +1,4 @@
-"""What -haproxy, -block and -allow become, and what is safer than they were."""
+"""Tests the translations of -haproxy, -block and -allow, and their safer meanings."""
 
 from typing import Any
 

@@ -37,7 +37,7 @@ def name(path: pathlib.Path) -> str:
 
 
 def errors(path: pathlib.Path, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What `check` says of a conf.d with this file alone, warnings left out."""
+    """Return the problems of a conf.d with only this file, without warnings."""
     shutil.copy(path, folder)
     status = cli.main(["check", "--fast", str(folder), "--format", "json"])
     found = json.loads(capsys.readouterr().out)
@@ -87,7 +87,7 @@ def test_every_key_is_in_a_good_file() -> None:
 
 
 def command(program: str) -> list[str]:
-    """How a linter is called, from this environment or from PATH."""
+    """Return the command of a linter, from this environment or from PATH."""
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     found = shutil.which(program, path=path)
     peers.need(found or program)

@@ -178,7 +178,7 @@ def test_a_worker_releases_no_connection_of_another(office: Office) -> None:
 
 
 def test_a_worker_that_floods_the_broker_keeps_nobody_waiting(office: Office) -> None:
-    """What it sends in a turn is bounded: another one is answered in the next."""
+    """The broker's work for one worker in a turn is bounded: another worker is answered in the next."""
     imap, hostile = office.two()
     request = Request("hold", 4, 1, 0, 1).packed() * 400
     sent = 0

@@ -1,4 +1,4 @@
-"""What hosts count together in a real engine: exact limits, leases, and what becomes of counts."""
+"""Tests the common counts of hosts in a real engine: exact limits, leases, the end of counts."""
 
 import pathlib
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def verdicts(worker: clusters.Worker, address: str, count: int) -> list[str]:
 
 
 def field(engine: engines.Engine, key: str, worker: clusters.Worker) -> int:
-    """What the engine has of a host's count."""
+    """Return the engine's copy of a host's count."""
     return int(engine.ask("HGET", f"tcpdconf:{key}", worker.host.life) or 0)
 
 

@@ -93,7 +93,7 @@ class Host:
         self.clients.pop(0).close()
 
     def status(self) -> dict[str, Any]:
-        """What `status` says of the cluster."""
+        """Return the cluster's part of `status`."""
         found: dict[str, Any] = self.daemon.ask("status")["cluster"]
         return found
 
@@ -605,7 +605,7 @@ def _life(engine: engines.Engine, name: str) -> str:
 
 
 def _has_lease(host: Host, name: str) -> bool:
-    """Whether a host still counts for another one; it knows of a lease that it has seen."""
+    """Return whether a host still counts for another one; it knows of a lease that it has seen."""
     found = [each["alive"] for each in host.status()["hosts"] if each["name"] == name]
     return not found or found[0]
 
@@ -625,7 +625,7 @@ def _kill_all(pid: int) -> None:
 
 
 def _lives(client: socket.socket) -> bool:
-    """Whether a connection is open: what it says comes back."""
+    """Return whether a connection is open: what it says comes back."""
     with contextlib.suppress(OSError):
         client.sendall(b"x\n")
         return daemons.line(client) == b"x\n"

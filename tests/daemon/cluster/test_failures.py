@@ -1,4 +1,4 @@
-"""What becomes of connections when the engine is slow, gone, strange or hostile."""
+"""Tests connections while the engine is slow, gone, strange or hostile."""
 
 import contextlib
 import pathlib
@@ -67,7 +67,7 @@ class Liar:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Return its URL."""
         return f"unix://{self.path}"
 
     def _serve(self) -> None:

@@ -41,7 +41,7 @@ def fields(engine: engines.Engine) -> list[str]:
 
 
 def write(engine: engines.Engine, field: str, **entry: object) -> None:
-    """What another host, perhaps one that was taken over, writes."""
+    """Write to the engine like another host, perhaps a hostile one."""
     now = int(engine.ask("TIME")[0]) * 1000
     whole = {"until": now + 60_000, "by": "uid 0", "reason": "", "name": "evil", **entry}
     engine.ask("HSET", "tcpdconf:bans", field, json.dumps(whole))

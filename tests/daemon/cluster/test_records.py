@@ -1,4 +1,4 @@
-"""What workers say to the cluster process: records, layouts, and whatever a hostile one sends."""
+"""Tests the records and layouts from workers to the cluster process, those of hostile workers included."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What commands leave behind: after one has failed, descriptors and places are as before."""
+"""Tests that failed commands release their descriptors and places."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def clients(daemon: daemons.Daemon) -> int:
 
 
 def opened(daemon: daemons.Daemon) -> list[str]:
-    """What its descriptors are."""
+    """Return the targets of its descriptors."""
     folder = f"/proc/{daemon.process.pid}/fd"
     found = []
     for name in os.listdir(folder):
@@ -41,7 +41,7 @@ def opened(daemon: daemons.Daemon) -> list[str]:
 
 
 def descriptors(daemon: daemons.Daemon) -> int:
-    """How many it has when no client is there."""
+    """Return the number of its descriptors without a client."""
     daemons.until(lambda: not clients(daemon), "the end of all clients")
     return len(opened(daemon))
 
@@ -99,7 +99,7 @@ def test_without_descriptors_a_command_fails_and_leaves_nothing(command: str, tm
 
 
 def asked(daemon: reloads.Daemon, request: dict[str, object], seconds: float) -> bool:
-    """Whether it was answered, and not with an error."""
+    """Return whether it was answered, and not with an error."""
     with ControlConnection(daemon.runtime) as end:
         try:
             answer = end.ask(request, seconds)

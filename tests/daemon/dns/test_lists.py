@@ -1,4 +1,4 @@
-"""What lists say, faults included: what it means for a client, and under which class it is counted."""
+"""Tests the answers of lists, faults included: their effect for a client, and their class in counters."""
 
 import dataclasses
 import itertools

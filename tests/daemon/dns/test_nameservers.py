@@ -99,7 +99,7 @@ def running(folder: pathlib.Path, server: dnsservers.Server) -> Iterator[tuple[r
 
 
 class Served(NamedTuple):
-    """How long a client was looked up, and its names."""
+    """Holds the seconds of a client's look-up, and its names."""
 
     seconds: float
     names: dict[str, str]

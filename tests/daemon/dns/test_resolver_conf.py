@@ -1,4 +1,4 @@
-"""What the resolver is told, by resolv.conf and by the configuration."""
+"""Tests the resolver's settings from resolv.conf and from the configuration."""
 
 import itertools
 import pathlib

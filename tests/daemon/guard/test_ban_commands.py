@@ -46,13 +46,13 @@ def bans(daemon: daemons.Daemon) -> list[dict[str, Any]]:
 
 
 def refused(port: int, source: str | None = None) -> bool:
-    """Whether no program greets a client."""
+    """Return whether no program greets a client."""
     with daemons.connect(port, source=source) as client:
         return client.recv(1) == b""
 
 
 def greeted(port: int, header: bytes) -> bool:
-    """Whether a program greets the client that a PROXY header names."""
+    """Return whether a program greets the client that a PROXY header names."""
     with daemons.connect(port) as client:
         client.sendall(header)
         return client.recv(1) != b""
@@ -545,7 +545,7 @@ def _ledger(pid: int) -> int:
 
 
 def test_five_failed_logins_of_webmail_ban_nobody(tmp_path: pathlib.Path) -> None:
-    """What fail2ban does when a web server on this host has passed on failed logins."""
+    """fail2ban bans no address of this host when a web server here has passed on failed logins."""
     with running(tmp_path) as (daemon, port):
         for _ in range(5):
             found = command(daemon, "ban", "127.0.0.1", "--for", "10min", "--reason", "fail2ban: courier")

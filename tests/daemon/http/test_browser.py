@@ -48,7 +48,7 @@ def configuration(listen: str, where: int) -> str:
 
 
 def answers(end: int | pathlib.Path) -> bool:
-    """Whether the page is there with its service."""
+    """Return whether the page is there with its service."""
     return "OK:" in httpclients.get(end).text
 
 
@@ -80,7 +80,7 @@ def rejected(site: Site, more: str) -> Iterator[None]:
 
 
 def shows(browser: Browser, selector: str, text: str) -> bool:
-    """Whether an element shows a text; the page looks for news."""
+    """Return whether an element shows a text; the page looks for news."""
     browser.execute_script(LOOK)
     return text in browser.text(selector)
 

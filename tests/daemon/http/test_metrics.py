@@ -1,4 +1,4 @@
-"""What /metrics and `tcpdconf status --format prometheus` say."""
+"""Tests /metrics and `tcpdconf status --format prometheus`."""
 
 import pathlib
 import re

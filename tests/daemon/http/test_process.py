@@ -35,7 +35,7 @@ def pid(daemon: daemons.Daemon, count: int = 1) -> int:
 
 
 def serves(port: int, path: str) -> bool:
-    """Whether a path is answered, which needs a first snapshot."""
+    """Return whether a path is answered, which needs a first snapshot."""
     return httpclients.get(port, path).status == 200
 
 
@@ -263,7 +263,7 @@ def test_a_client_that_reads_nothing_keeps_no_place(port: int) -> None:
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens; a process that is being replaced does until it has ended."""
+    """Return whether nobody listens; a process that is being replaced does until it has ended."""
     try:
         daemons.connect(port).close()
     except ConnectionRefusedError:

@@ -20,7 +20,7 @@ NAMES = {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "CLOCK_RE
 
 
 def readers(tree: ast.AST) -> bool:
-    """Whether a module calls for the time of day."""
+    """Return whether a module calls for the time of day."""
     return any(
         isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)

@@ -27,7 +27,7 @@ def after(seconds, callback):
 
 
 def logged(script: str, path: pathlib.Path) -> list[str]:
-    """What a script writes to standard error, which is the journal's stream."""
+    """Return the output of a script whose standard error is the journal's stream."""
     done = subprocess.run(
         [sys.executable, "-c", STREAM + script, str(path)], stderr=subprocess.PIPE, text=True, check=True
     )

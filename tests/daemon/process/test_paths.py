@@ -51,7 +51,7 @@ def make(top: pathlib.Path, tree: str) -> None:
 
 
 def read(path: pathlib.Path, who: host.Identity = descriptors.OWN) -> str:
-    """What is in the file that is opened."""
+    """Return the contents of the file that is opened."""
     with open(descriptors.regular(str(path), who)) as file:
         return file.read()
 

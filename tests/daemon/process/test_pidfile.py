@@ -101,7 +101,7 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def holder(file: str) -> int | None:
-    """Who has the lock, as the kernel says (proc(5), locks)."""
+    """Return the pid that holds the lock, from the kernel (proc(5), locks)."""
     inode = os.stat(file + ".lock").st_ino
     for line in pathlib.Path("/proc/locks").read_text().splitlines():
         fields = line.split()
@@ -182,7 +182,7 @@ def test_stop_during_a_first_start_ends_it(tmp_path: pathlib.Path) -> None:
 
 
 def handled(pid: int | None) -> bool:
-    """Whether a process has been signalled: its signals wait in a pipe of its own."""
+    """Return whether a process has been signalled: its signals wait in a pipe of its own."""
     for entry in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(OSError):
             if "pipe:" in os.readlink(entry.parent.parent / "fd" / entry.name) and waiting(entry):

@@ -91,7 +91,7 @@ class Crowd:
         os.waitpid(self.pids[place], 0)
 
     def held(self, place: int) -> list[int]:
-        """How many connections a process says that it holds, by peer."""
+        """Return the number of connections that a process reports, by peer."""
         return self.board[place * WORDS : place * WORDS + len(PEERS)].tolist()
 
     def close(self) -> None:

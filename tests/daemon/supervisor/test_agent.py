@@ -1,4 +1,4 @@
-"""What a service's agent says: slots, a stop that is announced, reloads, odd and many clients."""
+"""Tests the answers of a service's agent: slots, an announced stop, reloads, odd and many clients."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def with_agent(port: int, listen: str, *, more: str = "", settings: str = reload
 
 
 def says(port: int, address: str = "127.0.0.1", source: str | None = None) -> str:
-    """What an agent answers."""
+    """Return the answer of an agent."""
     return daemons.talk(port, address, source).decode().removesuffix("\n")
 
 
@@ -65,7 +65,7 @@ def until_it_says(word: str, port: int) -> None:
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens there."""
+    """Return whether nobody listens there."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) != 0
 

@@ -63,7 +63,7 @@ class Daemon(reloads.Daemon):
             (self.folder / path.rpartition(".")[2]).unlink()
 
     def defects(self) -> int:
-        """How many lines the log has about them."""
+        """Return the number of log lines about defects."""
         return sum("ZeroDivisionError: on purpose at=" in line for line in self.log)
 
 
@@ -103,7 +103,7 @@ def test_a_reload_that_breaks_is_refused_and_the_next_is_done(path: str, tmp_pat
 
 
 def test_a_service_that_cannot_take_its_part_on_is_started_again_with_it(tmp_path: pathlib.Path) -> None:
-    """What all others have taken on counts: there is no way back."""
+    """The configuration is in effect once all other services have adopted it, so it is not undone."""
     port, other = daemons.free_port(), daemons.free_port()
     both = reloads.service(port, OLD) + reloads.service(other, OLD, name="more")
     with Daemon(tmp_path, both, "daemon.supervisor.service.managed.ManagedService.commit") as daemon:
@@ -140,7 +140,7 @@ def test_a_report_of_a_reload_that_breaks_takes_nothing_back(tmp_path: pathlib.P
     ],
 )
 def test_what_follows_a_reload_may_break(path: str, tmp_path: pathlib.Path) -> None:
-    """Who has asked for it gets its answer."""
+    """The caller of the reload gets an answer."""
     port = daemons.free_port()
     with Daemon(tmp_path, reloads.service(port, OLD), path) as daemon:
         daemon.break_()

@@ -31,7 +31,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 def kept_alive(daemon: daemons.Daemon) -> bool:
-    """Whether systemd is told again that all is well."""
+    """Return whether systemd is told again that all is well."""
     daemon.await_notice("WATCHDOG=1", daemon.notified.count("WATCHDOG=1") + 1)
     return True
 

@@ -89,7 +89,7 @@ def write(folder: pathlib.Path, files: dict[str, str]) -> None:
 
 
 def check(folder: pathlib.Path, *options: str, stdin: int = subprocess.DEVNULL) -> list[dict[str, str]]:
-    """What `check` finds wrong, in so little time and memory."""
+    """Return the problems that `check` finds within these limits of time and memory."""
     limited = ["/bin/sh", "-c", f'ulimit -v {MEMORY}; exec "$@"', "sh"]
     command = [*limited, sys.executable, "-m", "tcpdconf", "check", str(folder), "--format", "json", *options]
     with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE) as process:
@@ -185,7 +185,7 @@ def test_a_daemon_does_not_start_with_it(tmp_path: pathlib.Path) -> None:
 
 
 def asked(daemon: reloads.Daemon, until: int) -> Iterator[float]:
-    """How long each answer takes, while so many reloads are refused."""
+    """Yield the time of each answer, while this number of reloads is rejected."""
     while len([line for line in daemon.log if "reload rejected" in line]) < until:
         began = time.monotonic()
         assert control_client.ask(daemon.runtime, {"command": "status"}, daemons.SECONDS)["pid"]

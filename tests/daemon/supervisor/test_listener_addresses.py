@@ -31,7 +31,7 @@ pytestmark = pytest.mark.peer
 
 
 class Stage(NamedTuple):
-    """Where a daemon runs: its folder, and what it leaves behind when the test ends."""
+    """Holds a daemon's folder, and the files that it leaves when the test ends."""
 
     folder: pathlib.Path
     stack: contextlib.ExitStack

@@ -32,7 +32,7 @@ def fill(manager: socket.socket) -> None:
 
 
 def heard(manager: socket.socket) -> Iterator[tuple[str, list[int]]]:
-    """What the manager reads now, without the noise."""
+    """Yield the manager's new messages, without the irrelevant ones."""
     with contextlib.suppress(BlockingIOError):
         while True:
             data, fds, _, _ = socket.recv_fds(manager, 4096, 4)

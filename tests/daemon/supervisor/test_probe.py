@@ -1,4 +1,4 @@
-"""What `tcpdconf check` finds by looking further than the files."""
+"""Tests the problems that `tcpdconf check` finds outside of the files."""
 
 import errno
 import os

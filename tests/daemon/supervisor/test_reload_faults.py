@@ -115,7 +115,7 @@ def reloading(daemon: reloads.Daemon) -> Iterator[list[dict[str, Any]]]:
 
 
 def errors(answer: list[dict[str, Any]]) -> list[str]:
-    """What an answer to a reload says was wrong."""
+    """Return the problems in an answer to a reload."""
     return [each["message"] for each in answer[0]["problems"] if each["severity"] == "error"]
 
 

@@ -83,7 +83,7 @@ class Storm:
         self.generation = 0  # that counts for sure
 
     def ask(self, command: str) -> dict[str, Any]:
-        """What the command gets."""
+        """Return the answer to the command."""
         return control_client.ask(str(self.daemon.folder / "run"), {"command": command}, daemons.SECONDS)
 
     def advance(self) -> None:

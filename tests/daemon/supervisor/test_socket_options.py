@@ -208,7 +208,7 @@ def test_a_reload_sets_them_on_the_socket_that_is_open(tmp_path: pathlib.Path) -
 @pytest.mark.peer
 def test_a_reload_moves_the_socket_to_another_interface(client_network: int, tmp_path: pathlib.Path) -> None:
     def served() -> tuple[bool, bool]:
-        """Whether clients of the loopback and of the link are served."""
+        """Return whether clients of the loopback and of the link are served."""
         found = []
         for pid, address in (None, "127.0.0.1"), (client_network, HERE):
             with contextlib.ExitStack() as stack:
@@ -252,7 +252,7 @@ def test_data_in_a_syn_arrives(tmp_path: pathlib.Path) -> None:
 
 
 def opened_fast() -> int:
-    """How many connections began with data in this network (TCPFastOpenPassive)."""
+    """Return the number of connections that began with data in this network (TCPFastOpenPassive)."""
     lines = pathlib.Path("/proc/thread-self/net/netstat").read_text().splitlines()
     names, values = (line.split() for line in lines if line.startswith("TcpExt:"))
     return int(dict(zip(names, values, strict=True))["TCPFastOpenPassive"])

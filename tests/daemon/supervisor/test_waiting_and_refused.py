@@ -1,4 +1,4 @@
-"""What the status tells of clients that wait for a slot, and of those that are refused."""
+"""Tests the status of clients that wait for a slot, and of refused clients."""
 
 import os
 import pathlib

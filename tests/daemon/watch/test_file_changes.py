@@ -245,7 +245,7 @@ class Watched(daemons.Daemon):
 
 
 def inotify(parent: int) -> Iterator[str]:
-    """What the children of a process observe with inotify (proc(5), fdinfo)."""
+    """Yield the inotify watches of a process's children (proc(5), fdinfo)."""
     for pid in daemons.children(parent):
         for file in pathlib.Path(f"/proc/{pid}/fdinfo").glob("*"):
             with contextlib.suppress(OSError):

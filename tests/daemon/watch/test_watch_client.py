@@ -44,7 +44,7 @@ def watcher(daemon: daemons.Daemon) -> int:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; one that has ended may wait for its parent."""
+    """Return whether a process runs; one that has ended may wait for its parent."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""What the watcher tells of files that change, and what it does not."""
+"""Tests the changes that the watcher reports, and those that it does not."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What a running daemon cannot be made to do: a defect in the middle of a connection."""
+"""Tests a running daemon with a defect in the middle of a connection."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""What goes wrong around a daemon, and that it goes on."""
+"""Tests that a daemon continues after faults around it."""
 
 import contextlib
 import itertools

@@ -30,24 +30,24 @@ class Host(NamedTuple):
     admin: pathlib.Path
 
     def said(self, command: str) -> str:
-        """What HAProxy answers to a command."""
+        """Return HAProxy's answer to a command."""
         with socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(self.admin))
             admin.sendall(f"{command}\n".encode())
             return daemons.read(admin).decode()
 
     def answers(self) -> bool:
-        """Whether its HAProxy answers; its socket is there a moment before."""
+        """Return whether its HAProxy answers; its socket is there a moment before."""
         with contextlib.suppress(OSError):
             return bool(self.said("show info"))
         return False
 
     def has_company(self) -> bool:
-        """Whether its HAProxy has a connection to the other one that lasts."""
+        """Return whether its HAProxy has a connection to the other one that lasts."""
         return re.search(r"rx_hbt=[1-9]", self.said("show peers")) is not None
 
     def knows(self, name: str, source: str) -> int:
-        """How many connections of a source it knows of at a host."""
+        """Return the number of connections of a source that it counts at a host."""
         (rate,) = re.findall(
             rf"key=::ffff:{source} .* conn_rate\(60000\)=(\d+)", self.said(f"show table hosts/{name}")
         ) or ["0"]
@@ -90,7 +90,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]
 
 
 def answer(host: Host, source: str) -> bytes:
-    """What a client reads; HAProxy resets those that it rejects."""
+    """Return the output for a client; HAProxy resets clients that it rejects."""
     address, port = host.front
     with contextlib.suppress(ConnectionResetError):
         return daemons.talk(port, address, source)
@@ -98,7 +98,7 @@ def answer(host: Host, source: str) -> bytes:
 
 
 def served(hosts: dict[str, Host], through: str, source: str) -> bool:
-    """Whether a client is served; returns when both hosts know of it."""
+    """Return whether a client is served; returns when both hosts know of it."""
     other = next(name for name in hosts if name != through)
     before = hosts[through].knows(through, source)
     found = answer(hosts[through], source)

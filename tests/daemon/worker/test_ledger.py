@@ -16,7 +16,7 @@ CHILDREN = procfs.Lineage(os.getpid(), [os.getpgrp()])
 
 
 def taken_over(fd: int) -> list[ledger.Held]:
-    """What the next worker finds there, all of whose programs are this process's children."""
+    """Return the records of the next worker; all of the programs are children of this process."""
     return [held for held, _ in ledger.Ledger(fd, 10).take_over(CHILDREN)]
 
 

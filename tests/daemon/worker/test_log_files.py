@@ -19,7 +19,7 @@ def settings(log: pathlib.Path, more: str = "") -> str:
 
 
 def opened(pid: int) -> list[str]:
-    """What the descriptors of a process are."""
+    """Return the targets of a process's descriptors."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):

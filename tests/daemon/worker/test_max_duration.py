@@ -26,7 +26,7 @@ OBEDIENT = """program = ["/bin/sh", "-c", "trap 'exit 3' TERM; echo; while :; do
 
 
 def ends(daemon: daemons.Daemon, count: int = 1) -> list[tuple[str, float, bool]]:
-    """How programs have ended, after how many seconds, and whether because of max_duration."""
+    """Return the ends of programs: status, seconds, and True if max_duration was the reason."""
     found = [re.findall(END, line)[0] for line in daemon.await_log("^end ", count)]
     return [(how, float(seconds), bool(why)) for how, seconds, why in found]
 

@@ -1,4 +1,4 @@
-"""What workers measure: times in histograms, and what they use themselves."""
+"""Tests the measurements of workers: times in histograms, and their own use of resources."""
 
 import math
 import os
@@ -19,7 +19,7 @@ ECHO = 'program = ["/bin/echo", "in"]'
 
 
 def histogram(daemon: reloads.Daemon, name: str) -> tuple[int, float]:
-    """How many times were measured, and their sum."""
+    """Return the number of measured times, and their sum."""
     found = daemon.uses()["histograms"][name]
     assert tuple(found["bounds"]) == BOUNDS[name]  # type: ignore[index]
     return sum(found["counts"]), found["sum"]

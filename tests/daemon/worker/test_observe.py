@@ -17,7 +17,7 @@ REASONS = ("access", "per_ip", "per_network", "rate", "penalty")
 
 
 def counts(daemon: reloads.Daemon) -> tuple[int, dict[str, int], dict[str, int]]:
-    """How many were accepted; how many were refused, and would have been, by reason."""
+    """Return the accepted connections, and by reason the refused ones and those that would be refused."""
     found: dict[str, Any] = daemon.uses("test")
     refused = {reason: count for reason, count in found["refused"].items() if count}
     assert tuple(found["would_refuse"]) == REASONS

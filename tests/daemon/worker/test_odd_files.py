@@ -1,4 +1,4 @@
-"""What is named as a file and is none, or has no end: nobody waits for it or fills memory with it."""
+"""Tests names of files that lead to other kinds of files, or to endless ones."""
 
 import os
 import pathlib

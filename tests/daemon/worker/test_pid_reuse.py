@@ -48,7 +48,7 @@ class Daemon(reloads.Daemon):
         subprocess.run(enter, check=True)
 
     def exists(self, pid: int) -> bool:
-        """Whether there is such a process, or nobody has waited for it."""
+        """Return whether there is such a process, or nobody has waited for it."""
         inside = pathlib.Path("/proc", str(self.supervisor), "root")
         return (inside / "proc" / str(pid)).exists()
 

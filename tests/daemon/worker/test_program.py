@@ -29,7 +29,7 @@ def test_the_extension_is_there() -> None:
 
 @pytest.fixture(params=[pytest.param("native", marks=NATIVE), "portable"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How this test's programs are started."""
+    """Return the way of starting programs in this test."""
     monkeypatch.setenv(spawn.WISH, request.param)
     return str(request.param)
 

@@ -1,4 +1,4 @@
-"""What a client and a program see of a running daemon."""
+"""Tests a running daemon from the side of a client and of a program."""
 
 import contextlib
 import os

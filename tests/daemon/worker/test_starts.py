@@ -50,7 +50,7 @@ def many(port: int, count: int, stack: contextlib.ExitStack) -> list[socket.sock
 
 
 def decided(daemon: reloads.Daemon) -> int:
-    """How many clients of that service have a slot or have been refused."""
+    """Return the number of clients of that service that have a slot or were refused."""
     status = daemon.ask("status")["services"]["held"]
     return int(status["connections"]) + int(status["refused"]["spawn"])
 

@@ -96,7 +96,7 @@ def accepts(port: int) -> bool:
 
 
 def free_distance(ports: dict[str, int]) -> int:
-    """How far above these ports as many can be bound."""
+    """Return the distance to higher ports that can all be bound."""
     return next(more for more in range(2, 1000, 2) if all(is_free(port + more) for port in ports.values()))
 
 
@@ -114,7 +114,7 @@ def is_free(port: int) -> bool:
 def ours(
     host: courierhost.Host, theirs: dict[str, int], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """What the tool writes, as it is, on ports that are so much higher."""
+    """Serve the tool's output, unchanged except for its ports, which are moved up."""
     folder, more = tmp_path_factory.mktemp("ours"), free_distance(theirs)
     conf = folder / "written"
     host.run(

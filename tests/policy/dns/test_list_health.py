@@ -36,7 +36,7 @@ def up() -> list_health.ListHealth:
 
 
 def asked(made: list_health.ListHealth, now: float) -> bool:
-    """Whether it is asked about a client then."""
+    """Return whether it is asked about a client then."""
     return made.state == "up" or made.tries(now)
 
 

@@ -1,4 +1,4 @@
-"""What holds for any bytes that are taken for a PROXY header."""
+"""Tests properties of the parser of PROXY headers with any bytes."""
 
 import ipaddress
 import re
@@ -173,7 +173,7 @@ def test_built_unix_paths_read_back(
 
 
 def by_the_book(line: bytes) -> bool:
-    """Whether a line is a header, by one pattern and the C library's reading of addresses."""
+    """Return whether a line is a header, by one pattern and the C library's reading of addresses."""
     found = re.fullmatch(rb"PROXY TCP([46]) ([^ ]+) ([^ ]+) (0|[1-9]\d{0,4}) (0|[1-9]\d{0,4})\r\n", line)
     if found is None:
         return len(line) <= 107 and bool(re.fullmatch(rb"PROXY UNKNOWN( [^\r\n]*)?\r\n", line))

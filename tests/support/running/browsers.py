@@ -49,7 +49,7 @@ class Browser(webdriver.Chrome):
         return [[str(cell) for cell in row] for row in found]
 
     def tree(self) -> list[tuple[str, str]]:
-        """What a screen reader is told: roles and names, in order."""
+        """Return the roles and names for a screen reader, in order."""
         found = self.cdp("Accessibility.getFullAXTree")["nodes"]
         return [
             (str(each["role"]["value"]), str(each.get("name", {}).get("value", "")))
@@ -58,7 +58,7 @@ class Browser(webdriver.Chrome):
         ]
 
     def barriers(self) -> list[str]:
-        """What axe-core finds wrong with the page for people with disabilities."""
+        """Return the page's accessibility problems that axe-core finds."""
         script = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
         self.execute_script(script)
         found = self.execute_async_script(f"axe.run({{runOnly: {_TAGS}}}).then(arguments[0])")
@@ -71,7 +71,7 @@ class Browser(webdriver.Chrome):
         return [*self.js("violations"), *self._errors()]
 
     def _errors(self) -> list[str]:
-        """What the browser has logged since it was asked last."""
+        """Return the browser's log since the last call."""
         found = self.get_log("browser")  # type: ignore[no-untyped-call]
         return [each["message"] for each in found if "favicon" not in each["message"]]
 

@@ -150,7 +150,7 @@ class Container:
 
     @property
     def log(self) -> str:
-        """What it wrote so far."""
+        """Return its output so far."""
         return (self.folder / "log").read_text()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:

@@ -288,6 +288,6 @@ def line(client: socket.socket) -> bytes:
 
 
 def environment(answer: bytes) -> dict[str, str]:
-    """What env -0 printed."""
+    """Return the output of env -0."""
     pairs = (item.decode().partition("=") for item in answer.split(b"\0") if item)
     return {name: value for name, _, value in pairs}

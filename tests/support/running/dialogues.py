@@ -6,7 +6,7 @@ _MANY_LINES = {"CAPA", "LIST", "UIDL", "RETR"}  # commands of POP3 that are answ
 
 
 def dialogue(service: str, port: int, source: str, commands: list[str]) -> list[list[bytes]]:
-    """What a server says at first, to each of the commands, and after the last until it closes.
+    """Return a server's greeting, its answer to each command, and its last output until it closes.
 
     `service` is imap, pop3, smtp or submission; IMAP's tags are numbers.
     """
@@ -24,7 +24,7 @@ def dialogue(service: str, port: int, source: str, commands: list[str]) -> list[
 
 
 def _is_last(service: str, command: str, line: bytes) -> bool:
-    """Whether a server says no more after this line; the command is "" at the beginning."""
+    """Return whether a server says no more after this line; the command is "" at the beginning."""
     match service:
         case "imap":
             return line[:1].isdigit() or line[:1] == b"+" or not command

@@ -20,7 +20,7 @@ _MOUNT = 'mount --bind "$0/units" /etc/systemd/system && mount --bind "$0/run" /
 
 
 class System:
-    """What a command has to be run with: words `before` it, and `path`. Its units are in `units`.
+    """Holds the parts of a command: the words `before` it, and `path`. Its units are in `units`.
 
     It says that it is systemd 252, the oldest that tcpdconf is for, until it is given another version.
     """
@@ -41,7 +41,7 @@ class System:
         self._systemctl.write_text(_SYSTEMCTL.format(said=self._said, version=version))
 
     def told(self, unit: str) -> list[str]:
-        """What was to be done with a unit: `start`, `enable`, ..."""
+        """Return the requested actions on a unit: `start`, `enable`, ..."""
         lines = [line.removesuffix(".service").split() for line in self._said.read_text().splitlines()]
         asked = {"show", "is-active", "is-enabled"}
         return [words[0] for words in lines if len(words) == 2 and words[1] == unit and words[0] not in asked]

@@ -26,7 +26,7 @@ def changed(services: dict[str, Any], **changes: object) -> dict[str, Any]:
 
 
 def greeting(port: int) -> str:
-    """What a client of a service hears of GREETING."""
+    """Return the output of GREETING for a client of a service."""
     return daemons.environment(daemons.talk(port))["GREETING"]
 
 

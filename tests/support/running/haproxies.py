@@ -26,14 +26,14 @@ class Admin:
         self.path = folder / "admin"
 
     def say(self, command: str) -> str:
-        """What it answers to a command."""
+        """Return its answer to a command."""
         with socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(self.path))
             admin.sendall(command.encode() + b"\n")
             return daemons.read(admin).decode()
 
     def servers(self) -> dict[tuple[str, str], dict[str, str]]:
-        """What `show stat` says of each server, by backend and name."""
+        """Return `show stat` for each server, by backend and name."""
         lines = self.say("show stat -1 4 -1").splitlines()
         names = lines[0].lstrip("# ").split(",")
         rows = [dict(zip(names, line.split(","), strict=False)) for line in lines[1:] if line]

@@ -85,7 +85,7 @@ class Editor:
         self.tell("textDocument/didSave", {"textDocument": {"uri": path.as_uri()}, "text": text})
 
     def completions(self, path: pathlib.Path, line: int) -> dict[str, str]:
-        """What is offered at the start of a line, counted from 0: the words, and the text about each."""
+        """Return the completions at the start of a line (counted from 0): words with the texts about them."""
         where = {"textDocument": {"uri": path.as_uri()}, "position": {"line": line, "character": 0}}
         found = self.ask("textDocument/completion", where) or []
         items = found["items"] if isinstance(found, dict) else found

@@ -11,7 +11,7 @@ from support.running import daemons
 
 
 class Process(NamedTuple):
-    """What a program was started with; of its status, the masks and the identity."""
+    """Holds the state that a program was started with; of its status, the masks and the identity."""
 
     environment: dict[str, str]
     directory: str
@@ -38,13 +38,13 @@ def of(client: socket.socket, program: Sequence[str]) -> Process:
 
 
 def over(pid: int) -> bool:
-    """Whether a process has ended, though perhaps nobody has waited for it."""
+    """Return whether a process has ended, though perhaps nobody has waited for it."""
     status = _contents(pathlib.Path(f"/proc/{pid}/stat"))
     return not status or status.rpartition(") ")[2].startswith("Z")
 
 
 def stopped(pid: int) -> bool:
-    """Whether a signal has stopped a process."""
+    """Return whether a signal has stopped a process."""
     return _contents(pathlib.Path(f"/proc/{pid}/stat")).rpartition(") ")[2].startswith("T")
 
 

@@ -32,7 +32,7 @@ class Daemon(daemons.Daemon):
         super().__init__(folder, ALONE + text, **more)
 
     def ask(self, command: str) -> dict[str, Any]:
-        """What the daemon answers to a command."""
+        """Return the daemon's answer to a command."""
         return control_client.ask(str(self.folder / "run"), {"command": command}, 3 * daemons.SECONDS)
 
     def change(self, text: str, own: str = ALONE) -> list[str]:
@@ -69,7 +69,7 @@ class Daemon(daemons.Daemon):
         return said
 
     def uses(self, name: str = "test") -> dict[str, Any]:
-        """What status says of a service."""
+        """Return a service's part of the status."""
         found: dict[str, Any] = self.ask("status")["services"][name]
         return found
 
@@ -83,6 +83,6 @@ def held(port: int, word: str = "", source: str | None = None) -> Iterator[socke
 
 
 def lives(client: socket.socket) -> bool:
-    """Whether the program of a held connection goes on; it ends."""
+    """Return whether the program of a held connection goes on; it ends."""
     client.sendall(b"bye\n")
     return daemons.read(client) == b"bye\n"

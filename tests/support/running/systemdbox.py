@@ -166,7 +166,7 @@ class Box:
         )
 
     def do(self, *command: str) -> str:
-        """What systemctl says, which must succeed."""
+        """Return the output of systemctl, which must succeed."""
         done = self.run("systemctl", *command)
         assert done.returncode == 0, done.stdout + self.journal()
         return done.stdout
@@ -176,7 +176,7 @@ class Box:
         return self.do("show", "--value", f"--property={name}", unit).strip()
 
     def journal(self, *options: str) -> str:
-        """What the journal has of the service."""
+        """Return the service's part of the journal."""
         assert self.run("journalctl", "--sync").returncode == 0
         return self.run("journalctl", "--unit=tcpdconf", "--output=cat", "--no-pager", *options).stdout
 

@@ -69,7 +69,7 @@ class Watcher:
             self.said.append(received[0])
 
     def message(self, seconds: float = SECONDS) -> tuple[messages.FromWatcher, list[int]] | None:
-        """What it says next; None when it says nothing for so long."""
+        """Return its next message, or None if none comes in time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([self.post], [], [], left)[0]:
