@@ -1,4 +1,4 @@
-"""Completes an SBOM that cyclonedx-py has written.
+"""Completes an SBOM (software bill of materials) that cyclonedx-py has written.
 
     python packaging/sbom.py VERSION <environment.json >tcpdconf.cdx.json
     python packaging/sbom.py VERSION STATUS.D <tcpdconf.cdx.json >image.cdx.json
@@ -15,11 +15,11 @@ import sys
 from typing import Any, Final
 from urllib import parse
 
-_OPERANDS: Final = (2, 3)  # with the name of the script
+_OPERANDS: Final = (2, 3)  # lengths of sys.argv that are valid
 
 
 def main(arguments: list[str]) -> int:
-    """Read an SBOM from standard input, write the complete one to standard output."""
+    """Read an SBOM from standard input, and write the completed SBOM to standard output."""
     if len(arguments) not in _OPERANDS:
         sys.stderr.write(__doc__ or "")
         return 2
