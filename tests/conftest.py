@@ -1,8 +1,8 @@
-"""What holds for every test: a tcpdconf, a systemd or a shell around the tests changes nothing in them.
+"""Isolates all tests from a tcpdconf, a systemd or a shell around them.
 
-Commands of tcpdconf look for a daemon in the host's runtime directory unless they are told another one. Here
-the variable that names it leads to a place where nothing is, and a program that is started without either is
-a failure of its test. Nor does a slow machine: Hypothesis judges what is found, not how long it takes.
+Commands of tcpdconf look for a daemon in the host's runtime directory unless another one is given. Here the
+variable for it names a directory that does not exist, and a test fails if it starts a program without either.
+A slow host must not fail a test either, so Hypothesis has no deadline.
 """
 
 import gc

@@ -508,7 +508,7 @@ def test_a_migration_is_done_once_and_keeps_what_somebody_has_edited(tmp_path: p
 
 
 def test_a_migration_leaves_out_what_the_variables_describe(tmp_path: pathlib.Path) -> None:
-    """What is to be served is judged as a whole: nothing is written when one part of it is refused."""
+    """The role validates the configuration as a whole: it writes nothing if one part is rejected."""
     host = courier_host(tmp_path)
     smtp = {**greeters.service(daemons.free_port()), "umaks": "022"}
     refused = host.play(tcpdconf_services={"smtp": smtp}, tcpdconf_defaults={"lookup_names": True})

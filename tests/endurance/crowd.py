@@ -148,7 +148,7 @@ class Crowd(threading.Thread):
 
 
 def environment(outcome: Outcome) -> dict[str, str]:
-    """What a served client's program had."""
+    """Return the environment of a served client's program."""
     return daemons.environment(outcome.said)
 
 

@@ -164,7 +164,7 @@ class Scene(contextlib.ExitStack):
 
 
 def _logged(lines: list[str], name: str) -> collections.Counter[str]:
-    """How many connections of a service each kind of line tells of, those included that are only counted."""
+    """Return by kind of log line the number of connections of a service, those in `unlogged=` included."""
     found: collections.Counter[str] = collections.Counter()
     for line in lines:
         kind, _, rest = line.partition(f" service={name} ")

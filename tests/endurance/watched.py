@@ -23,7 +23,7 @@ _made: "weakref.WeakKeyDictionary[object, int]" = weakref.WeakKeyDictionary()  #
 
 
 def _jump(real: float, chance: random.Random) -> float:
-    """What a clock says that somebody keeps setting, forward and back."""
+    """Return the time of a clock that is set again and again, forward and back."""
     return real + chance.choice([0.0, -_DAY, _DAY, -1.0, 3600.0])
 
 

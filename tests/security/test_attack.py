@@ -160,7 +160,7 @@ class Cast:
 
 
 class Result(NamedTuple):
-    """What one form of the attack has come to."""
+    """Holds the result of one form of the attack."""
 
     hostile: dict[str, Tally]
     honest: dict[str, Tally]

@@ -1,4 +1,4 @@
-"""What is left of the supervisor's capabilities in the processes of a service, as /proc/self/status tells."""
+"""Tests the remaining capabilities of a service's processes, from /proc/self/status."""
 
 import os
 import pathlib

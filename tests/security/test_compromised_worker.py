@@ -1,4 +1,4 @@
-"""What a worker that has been taken over can do: spoil its own service, and nothing else."""
+"""Tests that a compromised worker can harm its own service only."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a deployment installs is pinned, with hashes, and is what pyproject.toml asks for.
+"""Tests that a deployment installs pinned packages with hashes, which satisfy pyproject.toml.
 
 Nothing here depends on what others have released since: of a package in another version than the locked one
 nothing is asked. That all of the lock can be installed, and is enough, is tests/deploy/test_packages.py's.

@@ -1,4 +1,4 @@
-"""What the daemon opens with root's rights: nothing that a service's user can choose by a link.
+"""Tests that the daemon opens no file with root's rights that a service's user can choose by a link.
 
 `theirs` belongs to the user of the service, who may put anything into it. `secret` and `vault` are another's.
 """
@@ -71,7 +71,7 @@ class Place(NamedTuple):
         subprocess.run([*become(USER), *command], cwd=self.theirs, check=True)
 
     def variables(self) -> dict[str, str]:
-        """What a program shows."""
+        """Return the output of a program."""
         return daemons.environment(daemons.talk(self.port))
 
 
@@ -131,7 +131,7 @@ def test_a_secret_of_another_service_is_not_handed_over(
 
 
 def problems(daemon: reloads.Daemon) -> str:
-    """What a reload is refused for."""
+    """Return the reason for which a reload is rejected."""
     answer = daemon.ask("reload")
     assert not answer["ok"], answer
     return "\n".join(str(problem["message"]) for problem in answer["problems"])

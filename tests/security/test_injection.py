@@ -1,4 +1,4 @@
-"""What strangers write, and who may write files that the daemon reads, becomes one value and nothing else."""
+"""Tests that text of strangers, and of authors of files that the daemon reads, stays a single value."""
 
 import pathlib
 import socket

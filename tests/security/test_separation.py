@@ -27,7 +27,7 @@ class Pair(NamedTuple):
     port: int
 
     def say(self, command: str) -> str:
-        """What a shell of the service `mine` says to a command."""
+        """Return the output of a command in a shell of the service `mine`."""
         return daemons.talk(self.port, say=command.encode() + b"\n").decode()
 
 
@@ -69,7 +69,7 @@ def test_a_program_has_its_connection_and_standard_error_only(pair: Pair) -> Non
 @pytest.mark.parametrize("file", ["fd/", "mem", "maps", "environ"])
 @pytest.mark.parametrize("who", ["worker", "other", "supervisor"])
 def test_processes_of_the_daemon_cannot_be_looked_into(pair: Pair, who: str, file: str) -> None:
-    """Whoever could open a worker's channel could speak to the supervisor in its place."""
+    """A user who could open a worker's channel could send messages to the supervisor."""
     pids = {"worker": pair.daemon.worker("mine"), "other": pair.daemon.worker("other")}
     pid = pids.get(who, pair.daemon.process.pid)
 
@@ -111,7 +111,7 @@ def files(process: pathlib.Path) -> Iterator[tuple[str, int]]:
 
 
 def _identities(pid: int) -> set[str]:
-    """What its descriptors are; memfds by inode, since all have the same name."""
+    """Return the targets of its descriptors; memfds by inode, since all have the same name."""
     folder = pathlib.Path(f"/proc/{pid}/fd")
     return {
         f"memfd {each.stat().st_ino}" if (target := os.readlink(each)).startswith("/memfd:") else target

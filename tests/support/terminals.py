@@ -97,7 +97,7 @@ class Pty:
         )
 
     def settings(self) -> list[Any]:
-        """What termios(3) says of the terminal."""
+        """Return the settings of the terminal (termios(3))."""
         return termios.tcgetattr(self._slave)
 
     def resize(self, columns: int, lines: int) -> None:
@@ -105,7 +105,7 @@ class Pty:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def pending(self) -> int:
-        """How many characters of input nobody has read."""
+        """Return the number of unread characters of input."""
         (found,) = struct.unpack("i", fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4)))
         return int(found)
 

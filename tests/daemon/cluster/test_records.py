@@ -101,7 +101,7 @@ def test_whatever_comes_is_read_or_refused(data: bytes) -> None:
     )
 )
 def test_a_hostile_worker_harms_itself_only(datagrams: list[bytes]) -> None:
-    """It may lose its channel. What it held is forgotten, and another worker's count is as it was."""
+    """Its channel may be closed. Its counts are removed, and another worker's count is unchanged."""
     events, tally = loop.Loop(), Tally()
     asked: list[object] = []
     members = Members(events, tally, asked.append, lambda: None)

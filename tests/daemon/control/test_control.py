@@ -218,7 +218,7 @@ def test_no_answer_in_time(server: controls.Server) -> None:
 
 
 def descriptors_here() -> int:
-    """How many descriptors this process has; those that other tests have left are closed before."""
+    """Return the number of this process's descriptors, after those of other tests are closed."""
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
 

@@ -61,7 +61,7 @@ def running(folder: pathlib.Path, group: object = GROUP, **more: Any) -> reloads
 
 
 def asked(path: pathlib.Path | str, request: dict[str, Any], groups: Sequence[int] = (GROUP,)) -> Any:  # noqa: ANN401 (JSON)
-    """What a user who is in these groups only is answered there, or his errno."""
+    """Return the answer to a user with only these groups, or the errno."""
     peers.need("setpriv")
     rights = ["--reuid=65534", "--regid=65534", f"--groups={','.join(map(str, groups)) or '65534'}"]
     command = ["setpriv", *rights, "/usr/bin/python3", "-c", ASK, str(path), json.dumps(request)]

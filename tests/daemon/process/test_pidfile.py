@@ -231,7 +231,7 @@ def test_a_stale_number_signals_nobody_during_a_start(
 
 
 def test_a_number_that_somebody_has_written_signals_nobody(tmp_path: pathlib.Path) -> None:
-    """Who may write the file could have anybody signalled by root."""
+    """A user who can write the file could otherwise make root signal any process."""
     file = tmp_path / "pid"
     assert serve(file, daemons.free_port()).returncode == 0
     with stranger() as other:

@@ -38,7 +38,7 @@ class StepError(Exception):
 
 
 class Course(NamedTuple):
-    """How far a process has come: what it does, how often it has lost its patience, results of its steps.
+    """Holds a process's state: its program, how often its patience has ended, the results of its steps.
 
     Steps that no longer matter are left out. So states that differ in the past only are one.
     """

@@ -58,7 +58,7 @@ def work(memory: SharedMemory, place: int, board: Board, held: list[int], seed: 
 
 
 def look(board: Board, peer: int) -> list[tuple[int, int]]:
-    """What all hold of a peer; it is true at one moment if it is the same twice."""
+    """Return the connections that all processes hold of a peer; the sum is valid if it is the same twice."""
     return [(board[at + peer], board[at + CHANGES]) for at in range(0, PLACES * WORDS, WORDS)]
 
 

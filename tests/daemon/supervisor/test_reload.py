@@ -1,4 +1,4 @@
-"""What a reload changes counts for the next connection; those that are there live on, and are counted."""
+"""Tests that reloads affect the next connection only; open ones continue, and are counted."""
 
 import contextlib
 import os

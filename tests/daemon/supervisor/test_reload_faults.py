@@ -1,4 +1,4 @@
-"""What goes wrong with a reload: what runs goes on, and command, log, status and manager tell why."""
+"""Tests failing reloads: running services continue, and command, log, status and manager get the reason."""
 
 import contextlib
 import os

@@ -121,7 +121,7 @@ def test_a_log_file_is_opened_again_after_logrotate(tmp_path: pathlib.Path) -> N
 
 
 def test_another_logger(tmp_path: pathlib.Path) -> None:
-    """Who was there before goes on writing to the old one, which ends with the last of them."""
+    """Open connections continue to write to the old logger, which ends with the last of them."""
     port = daemons.free_port()
     script = "echo $$ > {0}/{1}.pid; exec cat >> {0}/{1}"
     program = 'program = ["/bin/sh", "-c", "echo; read line; echo word >&2; echo $line"]'

@@ -1,6 +1,6 @@
-"""Two hosts that share clients: HAProxy and tcpdconf on each, one limit for a source over all of it.
+"""Tests two hosts that share clients: HAProxy and tcpdconf on each, one limit for a source over both.
 
-What runs is what docs/how-to/several-hosts.md shows, on other ports.
+The configuration is that of docs/how-to/several-hosts.md, on other ports.
 """
 
 import contextlib

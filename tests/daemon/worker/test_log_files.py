@@ -84,7 +84,7 @@ def test_who_has_not_sent_a_header_yet_keeps_the_file_of_his_configuration(tmp_p
 
 
 def sockets(pid: int) -> int:
-    """How many connections it has accepted: its sockets of the internet family, without the listener."""
+    """Return the number of its connections: its internet sockets, without the listener."""
     inodes = {line.split()[9] for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]}
     return sum(each.removeprefix("socket:[").rstrip("]") in inodes for each in opened(pid)) - 1
 

@@ -65,7 +65,7 @@ def test_programs_that_end_by_themselves_are_not_concerned(tmp_path: pathlib.Pat
 
 
 def test_only_the_program_itself_is_told(tmp_path: pathlib.Path) -> None:
-    """What it has started goes on, unlike at a stop."""
+    """Children of the program continue, unlike at a stop."""
     port = daemons.free_port()
     settings = """program = ["/bin/sh", "-c", "sleep 60 >/dev/null <&1 & echo $!; wait"]"""
     with daemons.Daemon(tmp_path, reloads.ALONE + reloads.service(port, settings + SHORT)) as daemon:

@@ -252,7 +252,7 @@ def test_a_program_of_a_killed_worker_is_charged_to_its_client(tmp_path: pathlib
 
 
 def test_many_penalties_are_counted_and_some_are_listed(tmp_path: pathlib.Path) -> None:
-    """Whoever is asked about is listed in any case."""
+    """An address that the request names is listed in any case."""
     port = daemons.free_port()
     with reloads.Daemon(tmp_path, service(port, "refused = 30", more=DENY)) as daemon:
         for last in range(1, 121):

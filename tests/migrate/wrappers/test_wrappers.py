@@ -1,4 +1,4 @@
-"""What stands in front of couriertcpd, or of a shell that starts it, is carried over or refused."""
+"""Tests that commands in front of couriertcpd, or of a shell that starts it, are kept or rejected."""
 
 import shlex
 from pathlib import Path

@@ -50,7 +50,7 @@ def written_rules(draw: st.DrawFn) -> list[dict[str, object]]:
 
 
 def scanned(rules: list[dict[str, object]], link: connection.Link) -> set[str]:
-    """What a reader of the rules would choose: the longest network, then the most specific local end."""
+    """Return the rule by its definition: the longest network, then the most specific local end."""
     ranks = {}
     for written in rules:
         network = ipaddress.ip_network(str(written["network"]))

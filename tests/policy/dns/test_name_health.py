@@ -53,7 +53,7 @@ def test_after_an_own_question_without_an_answer_clients_tell() -> None:
 
 @pytest.mark.parametrize("status", SPOKEN)
 def test_silence_about_clients_alone_is_none(status: query.Status) -> None:
-    """Whoever owns a reverse zone can leave every question about its addresses without an answer."""
+    """The owner of a reverse zone can leave every query about its addresses without an answer."""
     made = name_health.NameHealth(10)
     feed(made, "timeout", 50)
 

@@ -10,7 +10,7 @@ from support import peers
 
 
 class Form(NamedTuple):
-    """What the writing machine and its programs decide."""
+    """Holds the properties of the host and the programs that write a file."""
 
     method: str = "hash"
     order: int = 1234  # of bytes; 4321 is big-endian

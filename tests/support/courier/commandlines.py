@@ -1,4 +1,4 @@
-"""What couriertcpd's command lines become, for the tests of their translation."""
+"""Translates couriertcpd's command lines for the tests of the translation."""
 
 from typing import Any
 

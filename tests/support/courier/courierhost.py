@@ -111,7 +111,7 @@ class Host:
         ]
 
     def path(self, path: str) -> pathlib.Path:
-        """Where a file of this host lies on the real one."""
+        """Return the path on the real host of a file of this one."""
         return self._folder / path.lstrip("/")
 
     def listen(self, scripts: Mapping[str, str]) -> dict[str, int]:

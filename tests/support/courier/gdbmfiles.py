@@ -1,4 +1,4 @@
-"""GDBM databases of every form, written from scratch: those that this machine's libgdbm cannot write."""
+"""Writes GDBM databases of every form, including those that this host's libgdbm cannot write."""
 
 import struct
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ _SHARED_BITS = 6  # a directory of 64 entries to begin with
 
 
 class Form(NamedTuple):
-    """What a writing machine and its libgdbm decide."""
+    """Holds the properties of the host and the libgdbm that write a file."""
 
     order: str  # "<" or ">"
     offset: int  # bytes of a file offset

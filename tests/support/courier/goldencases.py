@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a command has answered."""
+    """Holds the result of a command."""
 
     status: int
     notes: str

@@ -1,4 +1,4 @@
-"""What Courier's own programs make of an access file: makedat's database, couriertcpd's answers.
+"""Runs Courier's own programs with an access file: makedat for the database, couriertcpd for answers.
 
 couriertcpd serves in a network of its own, where every address is local, so clients come from anywhere.
 Run as a program, this module is what happens within that network.

@@ -17,7 +17,7 @@ Records = Mapping[str, Any] | str
 
 
 def answer(records: Records | None, kind: query.Type) -> query.Answer:
-    """What a server with these records answers."""
+    """Return the answer of a server with these records."""
     if records is None:
         return NOBODY
     found = records if isinstance(records, str) else records.get(kind, [])

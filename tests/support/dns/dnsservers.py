@@ -92,7 +92,7 @@ class Server:
 
     @property
     def address(self) -> values.ServerAddress:
-        """Where it is asked."""
+        """Return its address."""
         return values.ServerAddress(self._host, self._udp.getsockname()[1])
 
     def __enter__(self) -> Self:

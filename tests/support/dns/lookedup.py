@@ -48,6 +48,6 @@ def answer(port: int, source: str = "127.0.0.5") -> dict[str, str]:
 
 
 def probed(conf: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    """What `check --probe` says of a configuration."""
+    """Return the output of `check --probe` for a configuration."""
     command = [sys.executable, "-m", "tcpdconf", "check", "--probe", str(conf)]
     return subprocess.run(command, capture_output=True, text=True, timeout=daemons.SECONDS, check=False)

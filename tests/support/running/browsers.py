@@ -67,7 +67,7 @@ class Browser(webdriver.Chrome):
 
     @property
     def refusals(self) -> list[str]:
-        """What the content security policy of the page has refused, and errors of its scripts."""
+        """Return the violations of the page's content security policy, and errors of its scripts."""
         return [*self.js("violations"), *self._errors()]
 
     def _errors(self) -> list[str]:

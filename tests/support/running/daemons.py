@@ -23,7 +23,7 @@ SECONDS = 20.0  # the longest that anything is waited for
 
 
 def children(pid: int) -> list[int]:
-    """What any of a process's threads has started (proc(5), children); nothing where it is gone."""
+    """Return the children of all threads of a process (proc(5), children); none if it has ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -259,7 +259,7 @@ def _held_up(port: int) -> Iterator[None]:
 
 
 def _holders(port: int) -> str:
-    """What ss(8) shows of a port, and proc(5) of the processes that it names."""
+    """Return the output of ss(8) for a port, with proc(5) of the processes that it names."""
     command = ["ss", "-Htanpo", f"sport = :{port} or dport = :{port}"]
     sockets = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False).stdout
     calls = []

@@ -31,6 +31,6 @@ def greeting(port: int) -> str:
 
 
 def nastiness(port: int) -> tuple[str, ...]:
-    """What a client of a nasty one hears of its variables."""
+    """Return the variables of a nasty client's program."""
     said = daemons.environment(daemons.talk(port))
     return tuple(said[f"N{place}"] for place in range(len(nastystrings.STRINGS)))
