@@ -1,8 +1,8 @@
 """Carries messages between two processes, with file descriptors.
 
-A message is one datagram of a socket pair; what its bytes mean is the business of `daemon.messages`. What is
-large travels in a memfd among the descriptors. Neither side waits for the other: a channel that is full
-belongs to a process that does not answer.
+A message is one datagram of a socket pair; `daemon.messages` defines its bytes. Large data is passed in a
+memfd among the descriptors. Neither side waits for the other: a full channel means that the other process
+does not read.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h, Linux 6.16
 
 
 class ChannelError(Exception):
-    """Reports that the other side is gone, does not read, or sent something that is no message."""
+    """Reports that the other side is gone, does not read, or has sent a malformed message."""
 
 
 class LostError(ChannelError):
@@ -46,7 +46,7 @@ class Channel:
         """Refuse descriptors from the other side; a message with any raises ChannelError.
 
         A kernel that supports it makes the sender's call fail. Other kernels close the descriptors here,
-        which may take as long as their maker wishes (SO_LINGER).
+        which may block for as long as the sender wishes (SO_LINGER).
         """
         self._most = 0
         with contextlib.suppress(OSError):
@@ -93,7 +93,7 @@ class Channel:
             raise ChannelError(error.strerror) from error
 
     def receive(self) -> tuple[bytes, list[int]] | None:
-        """The next message and its descriptors, or None when none is complete yet.
+        """Return the next message and its descriptors, or None if no message is complete yet.
 
         Raises:
             ChannelError: the other side is gone, or sent more than a message may have.

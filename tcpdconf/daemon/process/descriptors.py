@@ -24,11 +24,11 @@ OWN: Final = host.Identity(None, None, (), None)
 
 Opened = TypeVar("Opened")
 
-_MODE: Final = 0o660  # of a new log file, less the umask, as for couriertcpd
+_MODE: Final = 0o660  # mode of a new log file, before the umask, as for couriertcpd
 _PLAIN: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _APPEND: Final = _PLAIN | os.O_WRONLY | os.O_APPEND
-_PIECE: Final = 65536  # bytes of one read, at least
-ENTRIES: Final = 10_000  # in a directory of access files, at most
+_PIECE: Final = 65536  # least bytes of one read
+ENTRIES: Final = 10_000  # most entries of a directory of access files
 _TRIES: Final = 3  # attempts to open or create a file that others create and remove
 
 
@@ -56,7 +56,7 @@ def access(source: tables.AccessSource, who: host.Identity = OWN) -> Iterator[tu
 
 
 def counts(name: str) -> bool:
-    """Return whether a name in a directory of access files counts; names that editors leave behind do not."""
+    """Return whether a name in a directory of access files is read; backup files of editors are not."""
     return not name.startswith((".", "#")) and not name.endswith("~")
 
 
@@ -93,7 +93,7 @@ def log(path: str, who: host.Identity = OWN) -> int:
         try:
             fd = _reached(path, who, _appended, lambda: os.open(path, _APPEND | os.O_CREAT, _MODE))
             break
-        except FileExistsError:  # it was not there a moment ago
+        except FileExistsError:  # another process has created it since
             if not left:
                 raise
     os.set_blocking(fd, True)
@@ -101,7 +101,7 @@ def log(path: str, who: host.Identity = OWN) -> int:
 
 
 def judge_log(path: str, who: host.Identity) -> None:
-    """Raise the error that `log` would, as far as this can be told without opening or creating a file."""
+    """Raise the error that `log` would raise, as far as it shows without opening or creating a file."""
     _reached(path, who, _judged, lambda: None)
 
 

@@ -32,7 +32,7 @@ After = Callable[[float, Callable[[], None]], object]
 
 
 class _Stderr:
-    """Writes to standard error what it takes at once."""
+    """Writes to standard error without blocking."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -55,7 +55,7 @@ class _Stream:
     def __init__(self) -> None:
         self.threshold = lines.PRIORITIES["info"]
         self._lost = 0
-        self.lost = 0  # in all
+        self.lost = 0  # lines lost since the start
         self._lock = (
             threading.Lock()
         )  # for all attributes below; no process forks while another thread may hold it
@@ -67,12 +67,12 @@ class _Stream:
         self._format: Format = "plain"
         self._journal: journal.Journal | None = None
         self._after: After | None = None
-        self._home = 0  # the thread that may call it
+        self._home = 0  # the thread that may call `_after`
         self._retrying = False
         self.take_stderr()
 
     def take_stderr(self, patience: float = 0) -> None:
-        """Write to what is standard error now; wait so long for the journal to take what it has not yet."""
+        """Use the current standard error; wait `patience` seconds for the journal to take kept entries."""
         if self._journal is not None:
             self._lost += self._journal.close(patience)
             self._journal = None
@@ -140,7 +140,7 @@ class _Stream:
             self._write(gathered)
 
     def _write(self, data: Sequence[bytes]) -> None:
-        """Write lines, after one that tells how many were lost before them."""
+        """Write lines, after a line with the number of lines that were lost before them."""
         with self._lock:
             if self._lost:
                 told = self.form.event("warning", "log lines", {"lost": self._lost})
@@ -191,9 +191,9 @@ def redirect(fd: int) -> None:
 def set_format(wanted: Format, after: After | None = None) -> None:
     """Write lines in this form from now on.
 
-    With `after`, text for the journal goes to its socket, with a field for each key; `after` is used to try
-    lines again that it does not take at once. journald finds the unit of such an entry by the sender's pid,
-    so a process that may end at once must not ask for this. A forked process has no fields until it asks.
+    With `after`, lines for the journal go to its socket, with a field for each key. `after` schedules new
+    attempts for lines that the journal does not take at once. journald finds the unit of such an entry by the
+    sender's pid, so a process that may end at once must not use this. A forked process must call it again.
     """
     _stream.set_format(wanted, after)
 
@@ -223,7 +223,7 @@ def lost() -> int:
 
 
 def forget_lost() -> None:
-    """Count lost lines from now on; a forked process has the number of its parent."""
+    """Reset the count of lost lines, which a forked process inherits from its parent."""
     _stream.lost = 0
 
 

@@ -59,8 +59,8 @@ class Loop:
     def attempt(self, callback: Callable[[], object]) -> bool:
         """Call `callback` now, guarded like a callback of the loop; return whether it succeeded.
 
-        Use it for one of several steps that must be done whatever becomes of the others. Without `guard` its
-        exception is raised here.
+        Use it for independent steps, so that a failure of one does not prevent the others. Without `guard`
+        its exception is raised here.
         """
         try:
             callback()
@@ -76,13 +76,13 @@ class Loop:
     def watch_shared(self, source: Watchable, callback: Callable[[], object]) -> None:
         """Call back when `source` can be read; the kernel wakes only one of the processes that watch it so.
 
-        It passes over a process that is stopped or busy. But one that is stopped when it has just been woken
-        does nothing. So another process should `watch` the same source, and be woken each time.
+        The kernel skips a process that is stopped or busy. But a process that is stopped just after it was
+        woken does nothing. So another process should `watch` the same source, and be woken each time.
         """
         self._register(source.fileno(), callback, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def watch_writes(self, source: Watchable, callback: Callable[[], object]) -> None:
-        """Call back after each write to `source`, an eventfd that nobody reads."""
+        """Call back after each write to `source`, an eventfd that is never read."""
         self._register(source.fileno(), callback, select.EPOLLIN | select.EPOLLET)
 
     def watch_end(self, source: Watchable, callback: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Manages a daemon's pid file, and the lock file beside it, which tells whether that daemon is alive.
+"""Manages a daemon's pid file and its lock file; the lock is held while the daemon is alive.
 
 The lock is the one that couriertcpd uses: a POSIX lock on all of FILE.lock, held by the daemon itself. So
 each of the two can detect, stop and restart the other. Both files remain after the daemon's exit.
@@ -19,7 +19,7 @@ import struct
 from typing import Final, NamedTuple
 
 _PATIENCE: Final = 10.0  # seconds that a daemon has to exit before it is killed
-_KILLED: Final = 2.0  # seconds that it may take to die then
+_KILLED: Final = 2.0  # seconds to wait for its end after SIGKILL
 _TRIES: Final = 100  # daemons that may exit and be replaced during one search
 _MODE: Final = 0o644  # of the pid file
 _LOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid (fcntl(2))
@@ -41,7 +41,7 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._directory, self._name = os.path.split(path)
-        self._folder: int | None = None  # opened when the lock was taken, wherever its path leads later
+        self._folder: int | None = None  # opened when the lock was taken, as its path may change later
         self._lock: int | None = None
 
     def take(self) -> bool:

@@ -1,4 +1,4 @@
-"""Tells what this process may do, and lets it take on a service's identity, for good or for a moment.
+"""Reports the rights of this process, and changes to a service's identity, permanently or for a moment.
 
 Capabilities are read and set by capget(2) and capset(2) for the calling thread: processes that change their
 rights here have only one.
@@ -48,7 +48,7 @@ def may_bind(port: int) -> bool:
 def may_become(identity: host.Identity) -> bool:
     """Return whether this process may take on the identity, or has it already.
 
-    Only root may take on root's.
+    Only root may assume the identity of root.
     """
     has_user = identity.uid in {None, os.geteuid()} or (identity.uid != 0 and _has(_SETUID))
     has_group = identity.gid in {None, os.getegid()} or _has(_SETGID)
@@ -144,10 +144,10 @@ def may_give_to(group: int) -> bool:
 
 @contextlib.contextmanager
 def in_group(group: int) -> Iterator[None]:
-    """Have the group among the supplementary ones for a moment, if this process may change them.
+    """Add the group to the supplementary groups for the `with` block, if this process may change them.
 
-    The owner of a file may give it to each of his groups, without CAP_CHOWN, which the shipped unit does not
-    give. This process exits if it cannot change back.
+    The owner of a file may give it to each of his groups without CAP_CHOWN, which the shipped unit does not
+    grant. This process exits if it cannot change back.
     """
     groups = os.getgroups()
     if group in groups or not _has(_SETGID):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_NOTED: Final = 1.0  # seconds between a program's start and its record, at most, generously
+_NOTED: Final = 1.0  # most seconds between a program's start and its record
 
 
 class Process(NamedTuple):
@@ -70,7 +70,7 @@ def usage() -> Usage:
 
 @functools.cache
 def _booted() -> int:
-    """Return the Unix time at which the host was booted, as the kernel tells it."""
+    """Return the Unix time at which the host was booted (proc(5), stat: btime)."""
     with open("/proc/stat", "rb") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(b"btime "))
 
@@ -86,11 +86,11 @@ class Lineage(NamedTuple):
     workers: Collection[int]
 
     def counts(self, found: Process) -> bool:
-        """Return whether such a worker may have started it; the program may have left its group since."""
+        """Return whether one of these may have started the process, which may have left its group since."""
         return self.proves(found) or (found.parent == self.supervisor and found.group == found.pid)
 
     def proves(self, found: Process) -> bool:
-        """Return whether such a worker has certainly started it, so that it may be signalled."""
+        """Return whether one of these has certainly started the process, so that it may be signalled."""
         return found.parent in self.workers or (
             found.parent == self.supervisor and found.group in self.workers
         )

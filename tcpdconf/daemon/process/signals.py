@@ -1,8 +1,7 @@
 """Queues signals on a readable descriptor.
 
-A handler that does something can interrupt anything. So these handlers only queue, and the process reads the
-queue when it is ready. Install them before anything slow is imported, so that no early SIGHUP or SIGTERM is
-lost.
+A handler may interrupt any code. So these handlers only queue the signal, and the process reads the queue
+when it is ready. Install them before slow imports, so that no early SIGHUP or SIGTERM is lost.
 """
 
 import os

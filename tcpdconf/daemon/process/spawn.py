@@ -1,9 +1,9 @@
 """Starts programs, in one of two ways.
 
-The native way does not wait for the exec (`_spawn.c`, on x86-64 and aarch64). It is there if a C compiler was
-when tcpdconf was installed. The portable way calls posix_spawn(3) through ctypes, which suspends this process
-until the exec. os.posix_spawn would not do: it refuses a variable without a name, which a program of
-couriertcpd may get.
+The native way does not wait for the exec (`_spawn.c`, on x86-64 and aarch64). It is available if a C compiler
+was present when tcpdconf was installed. The portable way calls posix_spawn(3) through ctypes, which suspends
+this process until the exec. os.posix_spawn cannot be used: it refuses a variable without a name, which a
+program of couriertcpd may get.
 """
 
 import ctypes
@@ -46,10 +46,10 @@ class UnknownWayError(Exception):
 
 
 def way() -> Way:
-    """Return how this process starts programs: natively if it can and `WISH` does not say otherwise.
+    """Return the way of starting programs: native if it is available, unless `WISH` names the other one.
 
     Raises:
-        UnknownWayError: it cannot as wished.
+        UnknownWayError: `WISH` names an unknown way, or one that is not available.
     """
     wish = os.environ.get(WISH) or ("native" if has_native else "portable")
     if wish not in {"native", "portable"}:
@@ -93,7 +93,7 @@ def start(path: bytes, argv: Words, environment: Words, fds: Sequence[int], sign
 
     Raises:
         OSError: it cannot be run, or no process can be created; EMFILE: a descriptor is beyond RLIMIT_NOFILE,
-            which somebody has lowered.
+            which was lowered after the start.
     """
     actions, pid = _Opaque(), ctypes.c_int()
     _C.posix_spawn_file_actions_init(actions)

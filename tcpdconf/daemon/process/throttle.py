@@ -11,13 +11,13 @@ _SELDOM: Final = 60.0
 
 
 class Seldom:
-    """Allows one message a minute about each kind of trouble."""
+    """Allows one message a minute about each kind of problem."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
 
     def due(self, trouble: str, now: float) -> bool:
-        """Return whether to log a message about this trouble now; if so, the next is due in a minute.
+        """Return whether to log a message about this problem now; if so, the next is due in a minute.
 
         `now` is in seconds.
         """

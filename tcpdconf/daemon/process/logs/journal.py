@@ -27,10 +27,10 @@ _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fc
 
 
 class Journal:
-    """Has a connection to journald's socket, and the entries that it has not taken yet.
+    """Holds a connection to journald's socket, and the entries that journald has not taken yet.
 
     Raises:
-        OSError: nobody listens there, or this process may not use the socket.
+        OSError: no process listens there, or this process may not use the socket.
     """
 
     def __init__(self, path: str = SOCKET) -> None:
@@ -68,7 +68,7 @@ class Journal:
         return lost
 
     def close(self, seconds: float = 0) -> int:
-        """Wait so long at most for journald to take what is kept; close, and return how many were lost."""
+        """Wait at most `seconds` for journald to take the kept entries; close, and return the number lost."""
         end = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
@@ -81,7 +81,7 @@ class Journal:
         return lost
 
     def discard(self) -> None:
-        """Close, and forget what is kept."""
+        """Close, and drop the kept entries."""
         self._kept.clear()
         self._socket.close()
 
@@ -96,7 +96,7 @@ class Journal:
         """Send an entry; return False if journald does not take it now.
 
         Raises:
-            OSError: it is lost.
+            OSError: the entry is lost.
         """
         try:
             self._socket.send(entry)

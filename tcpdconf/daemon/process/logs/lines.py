@@ -22,7 +22,7 @@ _kept = (-1, "", "")  # a second since the epoch, how its timestamps begin, and 
 
 
 class Form(Protocol):
-    """Turns what is logged into bytes that are written as they are."""
+    """Turns events and problems into bytes, which are written unchanged."""
 
     def event(self, level: Level, event: str, fields: Fields) -> bytes:
         """Return the line of one event."""
@@ -106,7 +106,7 @@ def text(level: Level, event: str, fields: Fields) -> str:
 
 
 def value(item: object) -> str:
-    """Return a value for a line, quoted if it would not be told from what follows it.
+    """Return a value for a line, quoted if its end would be ambiguous otherwise.
 
     A value that already contains a backslash before a quote is text like any other.
     """
@@ -117,7 +117,7 @@ def value(item: object) -> str:
 
 
 def now() -> str:
-    """Return the local time as RFC 3339 has it, with milliseconds and the distance from UTC.
+    """Return the local time in the form of RFC 3339, with milliseconds and the offset from UTC.
 
     Only the milliseconds are computed for each line.
     """

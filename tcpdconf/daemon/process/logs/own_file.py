@@ -1,4 +1,4 @@
-"""Opens the file that is the daemon's standard error anew once it has been rotated."""
+"""Opens the file of the daemon's standard error again after it has been rotated."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ _STDERR: Final = 2
 
 
 class OwnFile:
-    """Knows the path of the regular file that is standard error when this object is made, if it is one."""
+    """Holds the path of standard error if it is a regular file when this object is made."""
 
     def __init__(self) -> None:
         self._path = _path()
