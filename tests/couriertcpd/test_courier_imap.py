@@ -25,8 +25,8 @@ SCRIPTS = {"imap": "imapd", "pop3": "pop3d", "smtp": "esmtpd", "submission": "es
 LIMITS = {"max_connections": "MAXDAEMONS", "max_per_ip": "MAXPERIP", "max_per_network": "MAXPERC"}
 MESSAGE = b"From: bob@example.com\r\nSubject: hello\r\n\r\nHello, Alice.\r\n"
 
-# What Debian's scripts leave in the environment by the way, and PROTO, which the contract adds. ACCESSFILE
-# names another file, because it is made of a variable of the script's own; only makesmtpaccess reads it.
+# Side effects of Debian's scripts on the environment, and PROTO, which the contract adds. ACCESSFILE names
+# another file, because it is made of a variable of the script's own; only makesmtpaccess reads it.
 BY_THE_WAY = {"PWD", "prefix", "exec_prefix", "PROXY_HOSTNAME", "ACCESSFILE", "PROTO"}
 OF_THE_CONNECTION = {"TCPREMOTEPORT", "TCPLOCALPORT"}
 

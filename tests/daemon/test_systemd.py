@@ -75,7 +75,7 @@ def test_the_exposure_is_what_the_unit_says() -> None:
 
 
 def names(setting: str) -> set[str]:
-    """What a line of the report is about, one word of which the unit must explain.
+    """Return the words of a line of the report, one of which the unit must explain.
 
     `UMask=` is UMask, `CapabilityBoundingSet=~CAP_SET(UID|GID|PCAP)` SETUID, SETGID and SETPCAP.
     """

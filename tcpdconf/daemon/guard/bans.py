@@ -135,7 +135,7 @@ class Bans:
 
     @property
     def table(self) -> int | None:
-        """Return the descriptor of the table for a worker, or None if nobody was ever banned."""
+        """Return the descriptor of the table for a worker, or None before the first ban."""
         return None if self._table is None else self._table.fd
 
     @property

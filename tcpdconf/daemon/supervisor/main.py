@@ -288,7 +288,7 @@ class Supervisor(Observer[ManagedService]):
             self._bans.load()  # the predecessor may have changed them
 
     def prepared(self, each: ManagedService) -> None:
-        """Tell the present reload that a service has prepared."""
+        """Tell the current reload that a service has prepared."""
         self._reloads.tell(lambda reload: reload.prepared(each))
 
     def failed(self, each: ManagedService, failures: Sequence[Failure]) -> None:
@@ -296,7 +296,7 @@ class Supervisor(Observer[ManagedService]):
         self._reloads.tell(lambda reload: reload.failed(each, failures))
 
     def serves(self, each: ManagedService, *, first: bool) -> None:
-        """Tell the present reload that a service serves.
+        """Tell the current reload that a service serves.
 
         The first time, also tell the watcher which files were read.
         """
@@ -310,7 +310,7 @@ class Supervisor(Observer[ManagedService]):
             log.error(failure.text, service=each.name, key=problems.dotted(failure.key))
 
     def stopped(self, each: ManagedService) -> None:
-        """Tell the present reload that a service accepts no more."""
+        """Tell the current reload that a service no longer accepts."""
         self._reloads.tell(lambda reload: reload.stopped(each))
 
     def reported(self, each: ManagedService, report: Reported) -> None:  # noqa: ARG002 (the service keeps it)

@@ -97,7 +97,7 @@ class _Probe(Observer[ManagedService]):
         self._finish(each)
 
     def reported(self, each: ManagedService, _: Reported) -> None:
-        """Stop waiting for a service whose worker sends a report, for which nobody has asked."""
+        """Stop waiting for a service whose worker sends an unrequested report."""
         self._finish(each)
 
     def _finish(self, each: ManagedService, failures: Sequence[Failure] = ()) -> None:

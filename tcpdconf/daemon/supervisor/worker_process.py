@@ -162,7 +162,7 @@ class WorkerProcess:
             raise channel.ChannelError("messages without end")
 
     def _give_up(self, error: channel.ChannelError) -> None:
-        """Kill the worker: its channel is closed, or it misbehaves, so it must not go on."""
+        """Kill the worker: its channel is closed, or it misbehaves."""
         log.debug(f"channel to {self.name}: {error}")
         self.kill()  # first, or the worker sees the closed channel and exits normally
         self._drop_post()

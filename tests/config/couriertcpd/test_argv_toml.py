@@ -1,4 +1,4 @@
-"""Whatever couriertcpd's grammar allows is a service that can be written down and read again."""
+"""Tests that every command line of couriertcpd's grammar becomes a service that can be written and read."""
 
 import tempfile
 from pathlib import Path

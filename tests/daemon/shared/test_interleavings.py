@@ -49,7 +49,7 @@ class Course(NamedTuple):
 
 
 class Next(NamedTuple):
-    """What a process does next (None: nothing), its course without what does not matter, if it has a slot."""
+    """Holds the next step of a process (or None), its course without irrelevant parts, and its slot."""
 
     operation: tuple[Any, ...] | None
     course: Course

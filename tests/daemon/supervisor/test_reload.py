@@ -21,7 +21,7 @@ SHOW = r"""program = ["/bin/sh", "-c", "echo \"$WORD $(pwd) $(umask)\"; read lin
 SHOW_ALL = 'program = ["/usr/bin/env", "-0"]\n'
 RULE = '{{ network = "127.0.0.0/8", action = "allow", environment = {{ WORD = "{word}" }} }}'
 
-# What is written with old, and then with new; the worker is another one where it says so.
+# Settings of a service, with `old` before and `new` after a reload, and the fate of the worker.
 KINDS = {
     "program": ('program = ["/bin/sh", "-c", "echo {word}; read line; echo $line"]', "kept"),
     "environment": (SHOW + 'environment = {{ WORD = "{word}" }}', "kept"),

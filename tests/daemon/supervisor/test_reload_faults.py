@@ -16,7 +16,7 @@ from support.running import daemons, processes, reloads
 OLD = 'program = ["/bin/echo", "old"]'
 NEW = 'program = ["/bin/echo", "new"]'
 
-# What is written after a good service, and what is said of it then.
+# Text that follows a valid service, and the problem that it causes.
 WRONG = {
     "half written": ('[services.more]\nprogram = ["/bin/e', "a string is not closed on its line"),
     "invalid": ('[services.more]\nprogram = ["/bin/echo"]\nno_such_key = 1', "unknown key"),

@@ -21,9 +21,9 @@ from tcpdconf.daemon.control import client as control_client
 RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "50"))
 CLIENTS = 4
 PAUSE = 0.008  # seconds between two visits of one client
-BY_FILE = 20  # every so manyth reload nobody asks for: its file has changed
+BY_FILE = 20  # one reload in this number is not requested, but follows a changed file
 
-# What a program shows of its configuration: its arguments, its environment, and what an access rule sets.
+# The program prints its configuration: its arguments, its environment, and the variables of an access rule.
 SERVICE = """
     [services.{name}]
     program = ["/bin/sh", "-c", "echo {generation} $GENERATION $RULE"]
@@ -107,7 +107,7 @@ class Storm:
         return {name: each["connections"] for name, each in self.ask("status")["services"].items()}
 
 
-# Who comes between the last look at a listener's queue and its end is reset by the kernel.
+# The kernel resets a client that connects after the last accept of a listener and before its close.
 _NOBODY = (ConnectionRefusedError, ConnectionResetError)
 
 

@@ -33,9 +33,9 @@ class Pauses(NamedTuple):
 
 
 class Story(NamedTuple):
-    """What somebody does; whether it has arrived; the service that has changed then.
+    """Holds a change of files, a test of its effect, and the service that it changes.
 
-    `act` may return pauses, after each of which there may be a reload of its own.
+    `act` may return pauses. After each of them a separate reload may follow.
     """
 
     act: Callable[[hosts.Host], object]

@@ -58,7 +58,7 @@ class ManagedService(Observer[Place]):
         self._failed = False  # a failure of this preparation was reported
         self._first = False  # one of the workers serves for the first time
         self._announces = False
-        self._stopped: set[Place] = set()  # places whose worker accepts no more
+        self._stopped: set[Place] = set()  # places whose worker no longer accepts
         self._reporting: set[Place] = set()  # places that have not reported yet
 
     @property
