@@ -80,8 +80,8 @@ class Screen:
     def wait(self, until: float) -> bool:
         """Wait until this moment of the monotonic clock.
 
-        Return True at once if the page must be shown again: the terminal has another size, or this process goes
-        on after a stop.
+        Return True at once if the page must be shown again: the terminal has another size, or this process was
+        stopped.
         """
         while (left := until - time.monotonic()) > 0:
             # Python runs the handler of a signal that arrives just before this call only after it.
