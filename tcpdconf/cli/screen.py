@@ -80,8 +80,7 @@ class Screen:
     def wait(self, until: float) -> bool:
         """Wait until this moment of the monotonic clock.
 
-        Return True at once if the page must be shown again: the terminal has another size, or this process was
-        stopped.
+        Return True at once if the page must be shown again, after a change of the size or a stop.
         """
         while (left := until - time.monotonic()) > 0:
             # Python runs the handler of a signal that arrives just before this call only after it.
