@@ -104,15 +104,19 @@ def load(
         seen.add(hostcheck.check(loaded, {**services, **rest}))
         may_be_empty = alone or loaded.config.daemon.allow_empty
         if not (seen.errors() or loaded.config.enabled() or may_be_empty):
-            text, disabled = "has no enabled service", loaded.config.services
-            hint = "set enabled = true for one of them" if disabled else "describe one under [services.NAME]"
-            seen.add([problems.Problem(str(directory), 0, 0, "", text, "no-service", hint=hint)])
+            seen.add([_no_service(loaded)])
     if further is not None:
         seen.add(further(loaded, {**services, **rest}))
     ordered = _ordered(seen, found)
     if seen.errors():
         raise LoadError(ordered, loaded.config, found.signatures)
     return replaced(loaded, warnings=tuple(ordered))
+
+
+def _no_service(loaded: Loaded) -> problems.Problem:
+    disabled = loaded.config.services
+    hint = "set enabled = true for one of them" if disabled else "describe one under [services.NAME]"
+    return problems.Problem(loaded.directory, 0, 0, "", "has no enabled service", "no-service", hint=hint)
 
 
 def _ordered(seen: "_Seen", found: Directory) -> list[problems.Problem]:

@@ -190,24 +190,22 @@ def _pair(statement: str) -> Repair | None:  # noqa: PLR0911 (one for each mista
             "",
         )
     found = _valued(value, umask=key[1].strip().endswith("umask"))
-    front = statement[:start] if sign == "=" else f"{statement[: key.end()]} = "
     if sign != "=":
-        becomes = front + (
-            value if tokens.parses(front + value) or found is None or found.becomes is None else found.becomes
-        )
-        text = 'a key must be followed by "=" and its value'
         place, length = (equals.start(1), len(sign)) if sign else (start, 1)
-        return Repair(
-            place,
-            length,
-            text,
-            f"write {becomes.strip()}" if "\n" not in becomes.strip() else 'write "="',
-            becomes,
-        )
+        return _unassigned(place, length, f"{statement[: key.end()]} = ", value, found)
     if found is None:
         return None
-    whole = None if found.becomes is None else front + found.becomes
+    whole = None if found.becomes is None else statement[:start] + found.becomes
     return found._replace(start=start + found.start, becomes=whole)
+
+
+def _unassigned(place: int, length: int, front: str, value: str, repaired: Repair | None) -> Repair:
+    """Repair a key without "="; `front` is the key with it, and `repaired` repairs its value."""
+    becomes = front + value
+    if repaired is not None and repaired.becomes is not None and not tokens.parses(becomes):
+        becomes = front + repaired.becomes
+    hint = 'write "="' if "\n" in becomes.strip() else f"write {becomes.strip()}"
+    return Repair(place, length, 'a key must be followed by "=" and its value', hint, becomes)
 
 
 def _valued(value: str, *, umask: bool) -> Repair | None:

@@ -1,14 +1,14 @@
 """Runs the broker (`process`) for the supervisor, and gives workers their channels to it."""
 
 import os
-import signal
 from collections.abc import Callable
 
 from tcpdconf.config import host
 from tcpdconf.daemon.broker import process
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.messages.cluster import Attach
-from tcpdconf.daemon.process import channel, child, log, loop
+from tcpdconf.daemon.process import channel, loop
+from tcpdconf.daemon.process.helpers.helper import ConnectedHelper
 
 
 class BrokerClient:
@@ -20,97 +20,42 @@ class BrokerClient:
     def __init__(self, events: loop.Loop, renewed: Callable[[], None]) -> None:
         self._loop = events
         self._renewed = renewed
-        self._process: child.Child | None = None
-        self._post: channel.Channel | None = None
+        self._helper = ConnectedHelper(events, "broker", "the broker", self._start, heard=_refuse)
 
     @property
     def pid(self) -> int | None:
         """Return the pid of the process, or None if it does not run."""
-        return None if self._process is None else self._process.pid
+        return self._helper.pid
 
     def attach(self, service: str, space: str) -> int | None:
         """Return the worker's end of a new channel, which the caller closes.
 
         None means that the process does not run yet; `renewed` is called once it does.
         """
-        if self._process is None:
-            self._process = child.Child(self._loop, "broker", self._start)
-            self._process.start()
-        if self._post is None:
-            return None
-        try:
-            ours, theirs = channel.Channel.pair()
-        except OSError as error:
-            log.error(f"cannot make a channel to the broker: {error.strerror}", service=service)
-            return None
-        fd = ours.detach()
-        try:
-            self._post.send(wire.written(Attach(service, space)), [fd])
-        except channel.ChannelError as error:
-            log.debug(f"channel to broker: {error}")
-            self._kill()
-        finally:
-            os.close(fd)
-        return theirs.detach()
+        if not self._helper.wanted:
+            self._helper.begin()
+        return self._helper.attach(wire.written(Attach(service, space)), service)
 
     def renew(self) -> None:
         """Replace the process by one with the supervisor's current log."""
-        if self._process is not None:
-            self._kill()
+        self._helper.renew()
 
     def ended(self, pid: int, status: int) -> bool:
         """Record the exit of a process, and return True if it is the broker."""
-        if self._process is None or self._process.pid != pid:
-            return False
-        self._drop_post()
-        self._process.ended(status)
-        return True
+        return self._helper.ended(pid, status)
 
     def close(self) -> None:
         """End the process."""
-        former, self._process = self._process, None
-        self._drop_post()
-        if former is not None:
-            former.finish()
-            if former.pid is not None:
-                os.kill(former.pid, signal.SIGKILL)
-                os.waitpid(former.pid, 0)
+        self._helper.close()
 
     def _start(self) -> int:
         """Fork the process, and have workers get channels to it."""
         order = process.Order(host.own_identity(None), os.getpid())
-        ours, theirs = channel.Channel.pair()
-        ours.refuse_descriptors()
-        try:
-            pid = child.fork(lambda: process.main(order, theirs), {theirs.fileno()})
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._drop_post()
-        self._post = ours
-        self._loop.watch(ours, self._read)
+        pid = self._helper.fork(lambda post: process.main(order, post))
         self._loop.soon(self._renewed)
         return pid
 
-    def _read(self) -> None:
-        """Kill the process if it sends anything, since the protocol has no message from it."""
-        try:
-            if self._post is not None and self._post.receive() is not None:
-                self._kill()
-        except channel.ChannelError as error:
-            log.debug(f"channel to broker: {error}")
-            self._kill()
 
-    def _kill(self) -> None:
-        """Kill the process; a new one is started."""
-        self._drop_post()
-        if self._process is not None and self._process.pid is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
-
-    def _drop_post(self) -> None:
-        if self._post is not None:
-            self._loop.forget(self._post)
-            self._post.close()
-            self._post = None
+def _refuse(_: bytes) -> None:
+    """Refuse each message of the process: it has nothing to say."""
+    raise channel.ChannelError("a message")

@@ -1,9 +1,7 @@
 """Runs the broker. After its start it holds only its channels and the log."""
 
-import contextlib
 import os
 import resource
-import signal
 from typing import Final, NamedTuple
 
 from tcpdconf.config import host
@@ -12,8 +10,12 @@ from tcpdconf.daemon.cluster.records import Answer
 from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, log, loop, privileges
+from tcpdconf.daemon.process.helpers import confinement
 
-_DESCRIPTORS: Final = 4096  # for one channel for each worker, and for the process itself
+_LIMITS: Final = {
+    resource.RLIMIT_NOFILE: 4096,  # for one channel for each worker, and for the process itself
+    resource.RLIMIT_NPROC: 0,
+}
 
 
 class Order(NamedTuple):
@@ -25,14 +27,8 @@ class Order(NamedTuple):
 
 def main(order: Order, post: channel.Channel) -> int:
     """Serve until the supervisor is gone; return the exit status."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    os.dup2(0, 1)  # the log is standard error
-    os.chdir("/")
-    _bound_resources()
-    privileges.become(order.identity)
-    privileges.forbid_new()
-    privileges.hide_memory()
+    confinement.settle()
+    confinement.confine(order.identity, _LIMITS, hide_memory=True)
     if not privileges.dies_with(order.parent):
         return 0
     events = loop.Loop()
@@ -55,16 +51,3 @@ def main(order: Order, post: channel.Channel) -> int:
     log.info("broker ready", pid=os.getpid())
     events.run()
     return 0
-
-
-def _bound_resources() -> None:
-    """Limit this process: few descriptors, no further process, no core dump."""
-    for which, most in (
-        (resource.RLIMIT_NOFILE, _DESCRIPTORS),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(which)
-        few = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(which, (few, few))

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TextIO
@@ -16,13 +15,13 @@ from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.messages.measures import CLUSTER_BOUNDS
 from tcpdconf.daemon.process import channel, child, log, loop
+from tcpdconf.daemon.process.helpers.helper import ConnectedHelper
 
 _ASKED: Final = 0.5  # seconds in which the process answers a question
 _LEAVE: Final = 0.5  # seconds for the process to give up its lease
 _FILE: Final = "cluster.id"
 _BURST: Final = 5000  # messages that the process may send at once: 50,000 bans of others, and its own
 _STEADY: Final = 100.0  # messages a second
-_AT_ONCE: Final = 16  # messages read in one turn
 
 Counts = tuple[Mapping[str, int], ...] | None
 
@@ -63,9 +62,14 @@ class ClusterClient:
         self._host: str | None = None
         self._setup: _Setup | None = None
         self._next: _Setup | None = None
-        self._process: child.Child | None = None
-        self._post: channel.Channel | None = None
-        self._killed: set[int] = set()
+        self._helper = ConnectedHelper(
+            events,
+            "cluster",
+            "the cluster process",
+            self._start,
+            heard=self._hear,
+            disconnected=self._forget_questions,
+        )
         self._status: messages.Status | None = None
         self._status_at = 0.0
         self._asked: dict[int, Callable[[Counts], None]] = {}
@@ -90,40 +94,28 @@ class ClusterClient:
         prepared, self._next = self._next, None
         if prepared == self._setup:
             return
-        self._end()
-        self._setup = prepared
+        # The lease of the former process is over when the next one of this daemon starts, or after 15 s.
+        self._helper.end()
+        self._setup, self._status = prepared, None
         if prepared is not None:
-            self._begin()
+            self._helper.begin()
 
     def renew(self) -> None:
         """Replace the process by one with the supervisor's current log."""
-        if self._process is not None:
-            self._end()
-            self._begin()
+        self._status = None
+        self._helper.renew()
 
     @property
     def pid(self) -> int | None:
         """Return the pid of the process, or None if it does not run."""
-        return None if self._process is None else self._process.pid
+        return self._helper.pid
 
     def attach(self, service: str, space: str) -> int | None:
         """Return the worker's end of a new channel, which the caller closes; None without a process.
 
         Services with the same `space` count an address together.
         """
-        if self._post is None:
-            return None
-        try:
-            ours, theirs = channel.Channel.pair()
-        except OSError as error:
-            log.error(f"cannot make a channel to the cluster process: {error.strerror}", service=service)
-            return None
-        fd = ours.detach()
-        try:
-            self._tell(messages.Attach(service, space), fd)
-        finally:
-            os.close(fd)
-        return theirs.detach()
+        return self._helper.attach(wire.written(messages.Attach(service, space)), service)
 
     def bans_changed(self) -> None:
         """Have the process share new bans."""
@@ -141,7 +133,7 @@ class ClusterClient:
 
         None means that they are unknown.
         """
-        if self._post is None:
+        if not self._helper.connected:
             then(None)
             return
         self._number += 1
@@ -156,7 +148,7 @@ class ClusterClient:
             return None
         settings, last = self._setup.settings, self._status
         found: dict[str, Any] = {"engine": str(settings.url), "on_failure": settings.on_failure}
-        found |= {"pid": self.pid, "restarts": 0 if self._process is None else self._process.failures}
+        found |= {"pid": self.pid, "restarts": self._helper.failures}
         if last is None:
             return {**found, "state": "connecting", "why": "the cluster process is starting", "hosts": []}
         passed = time.monotonic() - self._status_at
@@ -179,36 +171,13 @@ class ClusterClient:
 
     def ended(self, pid: int, status: int) -> bool:
         """Record the exit of a process, and return True if it is a cluster process."""
-        if pid in self._killed:
-            self._killed.discard(pid)
-            return True
-        if self._process is None or self._process.pid != pid:
-            return False
-        self._drop_post()
-        self._process.ended(status)
-        return True
+        return self._helper.ended(pid, status)
 
     def close(self) -> None:
         """End the process, which gives up its lease first, if it can do so at once."""
-        if self._process is not None and self._process.pid is not None:
-            self._process.finish()
-            self._tell(messages.GiveUp())
-            end = time.monotonic() + _LEAVE
-            while time.monotonic() < end:
-                pid, _ = os.waitpid(self._process.pid, os.WNOHANG)
-                if pid:
-                    self._process = None
-                    break
-                time.sleep(0.005)
-        self._setup = None
-        self._end()
-        for pid in self._killed:
-            os.waitpid(pid, 0)
-        self._killed.clear()
-
-    def _begin(self) -> None:
-        self._process = child.Child(self._loop, "cluster", self._start)
-        self._process.start()
+        self._tell(messages.GiveUp())
+        self._setup = self._status = None
+        self._helper.close(_LEAVE)
 
     def _start(self) -> int:
         """Fork the process, and have workers get channels to it."""
@@ -218,44 +187,30 @@ class ClusterClient:
         if self._host is None:
             self._host = _host_id(self._environment)
         order = process.Order(setup.settings, setup.identity, self._host, self._daemon, self._alone, parent)
-        ours, theirs = channel.Channel.pair()
-        ours.refuse_descriptors()
-        try:
-            pid = child.fork(lambda: process.main(order, theirs), {theirs.fileno()})
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._drop_post()
-        self._post = ours
-        self._loop.watch(ours, self._read)
+        pid = self._helper.fork(lambda post: process.main(order, post))
         self._loop.soon(self._renewed)
         return pid
 
-    def _read(self) -> None:
-        try:
-            for _ in range(_AT_ONCE):
-                received = None if self._post is None else self._post.receive()
-                if received is None:
-                    return
-                self._charge()
-                message = wire.parsed(received[0], messages.FROM_CLUSTER)
-                match message:
-                    case messages.Status():
-                        self._status, self._status_at = message, time.monotonic()
-                    case messages.WantBans(start):
-                        self._tell(self._page(start))
-                    case messages.Mirrored():
-                        self._mirrored(message)
-                        self._tell(messages.Taken())
-                    case messages.Lifted():
-                        self._mirrored(message)
-                    case messages.Told(number, counts):
-                        self._answer(number, counts)
-        except channel.ChannelError as error:
-            log.debug(f"channel to cluster: {error}")
-            self._kill()
+    def _hear(self, data: bytes) -> None:
+        """Handle a message of the process.
+
+        Raises:
+            ChannelError: it is malformed, or one too many.
+        """
+        self._charge()
+        message = wire.parsed(data, messages.FROM_CLUSTER)
+        match message:
+            case messages.Status():
+                self._status, self._status_at = message, time.monotonic()
+            case messages.WantBans(start):
+                self._tell(self._page(start))
+            case messages.Mirrored():
+                self._mirrored(message)
+                self._tell(messages.Taken())
+            case messages.Lifted():
+                self._mirrored(message)
+            case messages.Told(number, counts):
+                self._answer(number, counts)
 
     def _charge(self) -> None:
         """Charge the process for a message.
@@ -274,40 +229,14 @@ class ClusterClient:
         if then is not None:
             then(counts)
 
-    def _tell(self, message: messages.ToCluster, *fds: int) -> None:
-        if self._post is None:
-            return
-        try:
-            self._post.send(wire.written(message), fds)
-        except channel.ChannelError as error:
-            log.debug(f"channel to cluster: {error}")
-            self._kill()
-
-    def _kill(self) -> None:
-        """Kill a process that does not read or misbehaves; a new one is started."""
-        self._drop_post()
-        if self._process is not None and self._process.pid is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
-
-    def _end(self) -> None:
-        """Kill the process. Its lease is over when the next one of this daemon starts, or after 15 s."""
-        former, self._process = self._process, None
-        self._drop_post()
-        self._status = None
-        if former is None:
-            return
-        former.finish()
-        if former.pid is not None:
-            os.kill(former.pid, signal.SIGKILL)
-            self._killed.add(former.pid)
-
-    def _drop_post(self) -> None:
-        if self._post is not None:
-            self._loop.forget(self._post)
-            self._post.close()
-            self._post = None
+    def _forget_questions(self) -> None:
+        """Answer that nobody knows: the process that was asked is gone."""
         for number in list(self._asked):
             self._answer(number, None)
+
+    def _tell(self, message: messages.ToCluster) -> None:
+        if self._helper.connected:
+            self._helper.tell(wire.written(message))
 
 
 def _signature(path: str) -> Signature:

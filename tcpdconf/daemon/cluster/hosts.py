@@ -1,13 +1,13 @@
-"""Reads the leases of the daemons that share an engine."""
+"""Reads and holds the leases of the daemons that share an engine."""
 
 import json
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tcpdconf.daemon.cluster import scripts
 from tcpdconf.daemon.messages.cluster import HostStatus, Id, Name
+from tcpdconf.daemon.process import loop
 
 MOST: Final = 200  # most leases that are read
 
@@ -35,7 +35,70 @@ class Lease(NamedTuple):
 _LIVES: Final = TypeAdapter[str](Id)
 
 
-def read(reply: object) -> tuple[int, dict[str, Lease]] | None:
+class Leases:
+    """Holds the leases as the engine told them last, by the life of their daemon.
+
+    `own` is this daemon's life, and `length` that of a lease, in seconds.
+    """
+
+    def __init__(self, own: str, length: float = scripts.LEASE) -> None:
+        self._own = own
+        self._length = length
+        self._found: dict[str, Lease] = {}
+        self._told = (0, 0.0)  # the engine's time of them in milliseconds, and that of the loop
+
+    def take(self, reply: object) -> bool:
+        """Take the leases from an answer of the engine; return False if it is no such answer."""
+        found = _read(reply)
+        if found is None:
+            return False
+        now, self._found = found
+        self._told = now, loop.now()
+        return True
+
+    def engine_time(self) -> int:
+        """Return the engine's time now, in milliseconds."""
+        engine, at = self._told
+        return engine + int((loop.now() - at) * 1000)
+
+    def others(self, reply: object) -> dict[str, int] | None:
+        """Return the counts of the other hosts by name, from an answer that has them by life.
+
+        Ended leases count for nothing. None means that it is no such answer.
+        """
+        if not isinstance(reply, list):
+            return None
+        alive = {life: lease for life, lease in self._found.items() if lease.ends > self.engine_time()}
+        found: dict[str, int] = {}
+        for life, count in zip(reply[::2], reply[1::2], strict=False):
+            lease = alive.get(life.decode("ascii", "replace")) if isinstance(life, bytes) else None
+            if lease is None or life.decode() == self._own or not count.isdigit():
+                continue
+            found[lease.about.name] = found.get(lease.about.name, 0) + min(int(count), 1 << 40)
+        return found
+
+    def earlier(self, mine: Description, *, alone: bool) -> list[str]:
+        """Return the lives of earlier processes of this daemon, or if it is `alone` of its host."""
+        return [
+            life
+            for life, lease in self._found.items()
+            if life != self._own
+            and lease.about.host == mine.host
+            and (alone or lease.about.daemon == mine.daemon)
+        ]
+
+    def statuses(self) -> tuple[HostStatus, ...]:
+        """Return the daemons as of the engine's last answer, this one first."""
+        leases, now = self._found, self._told[0]
+        found = []
+        for life in sorted(leases, key=lambda life: (life != self._own, leases[life].about.name, life)):
+            ends, about = leases[life]
+            renewed = max(0.0, (now - ends) / 1000 + self._length)
+            found.append(HostStatus(about.name, about.host, min(renewed, 1e9), ends > now, life == self._own))
+        return tuple(found)
+
+
+def _read(reply: object) -> tuple[int, dict[str, Lease]] | None:
     """Return the engine's time in milliseconds and the leases by life, or None for a malformed answer.
 
     Other hosts have written the leases, so a malformed lease is skipped.
@@ -56,19 +119,3 @@ def read(reply: object) -> tuple[int, dict[str, Lease]] | None:
         except (AttributeError, ValueError, ValidationError):
             continue
     return now, found
-
-
-def statuses(
-    leases: Mapping[str, Lease], now: int, own: str, length: float = scripts.LEASE
-) -> tuple[HostStatus, ...]:
-    """Return the daemons, this one first; `now` is the engine's time, `own` this daemon's life.
-
-    `length` is the length of a lease in seconds.
-    """
-    order = sorted(leases, key=lambda life: (life != own, leases[life].about.name, life))
-    found = []
-    for life in order:
-        ends, about = leases[life]
-        renewed = max(0.0, (now - ends) / 1000 + length)
-        found.append(HostStatus(about.name, about.host, min(renewed, 1e9), ends > now, life == own))
-    return tuple(found)

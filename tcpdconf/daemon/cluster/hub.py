@@ -5,14 +5,15 @@ Clients wait for the answers only while the breaker is closed. Counts are sent w
 
 import collections
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import hiredis
 
-from tcpdconf.daemon.cluster import hosts, scripts
+from tcpdconf.daemon.cluster import scripts
 from tcpdconf.daemon.cluster.engine import Access, Engine, explained
 from tcpdconf.daemon.cluster.exchange import AT_ONCE, CHANGES, Exchange, MalformedAnswerError
-from tcpdconf.daemon.cluster.hosts import Description, Lease
+from tcpdconf.daemon.cluster.hosts import Description, Leases
 from tcpdconf.daemon.cluster.members import Members, Take
 from tcpdconf.daemon.cluster.mirror import Mirror
 from tcpdconf.daemon.cluster.records import Answer
@@ -43,6 +44,17 @@ class Place(NamedTuple):
     alone: bool
 
 
+@dataclass(slots=True)
+class _Figures:
+    """Counts what became of connections, and the times in which the engine answered."""
+
+    asked: int = 0
+    admitted: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    times: Times = field(default_factory=lambda: Times(CLUSTER_BOUNDS))
+
+
 class Hub:
     """Keeps the connection, the breaker, the lease and the counts.
 
@@ -68,6 +80,7 @@ class Hub:
         self._place = place
         self._changed = changed
         self._lease_length = lease
+        self._leases = Leases(place.life, lease)
         self._tally = Tally()
         self.members = Members(events, self._tally, self._asked, self._told_later)
         self.mirror = Mirror(
@@ -75,7 +88,7 @@ class Hub:
             access,
             prefix,
             about=place.about,
-            clock=self._engine_time,
+            clock=self._leases.engine_time,
             tell=tell,
             penalise=self._penalise,
         )
@@ -98,12 +111,9 @@ class Hub:
         self._heard = 0.0  # when the engine answered last
         self._probed = False  # a probe is on its way
         self._tidy = False  # True once leases of earlier processes of this host are removed
-        self._leases: dict[str, Lease] = {}
-        self._leases_at = (0, 0.0)  # time of the leases: engine's clock, loop's clock
         self._why = _NO_ENGINE
         self._logged: bool | None = None  # the state in the last log line: True if the engine answers
-        self._asked_count = self._admitted = self._refused = self._unanswered = 0
-        self._times = Times(CLUSTER_BOUNDS)
+        self._figures = _Figures()
         self._last: messages.Status | None = None
 
     def start(self) -> None:
@@ -138,7 +148,7 @@ class Hub:
         found: list[dict[str, int] | None] = []
 
         def take(reply: object) -> None:
-            found.append(self._by_host(reply))
+            found.append(self._leases.others(reply))
             if len(found) == len(asked.prefixes):
                 counts = tuple(one for one in found if one is not None)
                 complete = len(counts) == len(found)
@@ -150,22 +160,6 @@ class Hub:
             self._engine.send("HGETALL", f"{self._prefix}c:{asked.space}:{network}", then=take)
         if not asked.prefixes:
             then(messages.Told(asked.number, ()))
-
-    def _by_host(self, reply: object) -> dict[str, int] | None:
-        if not isinstance(reply, list):
-            return None
-        statuses = {life: lease for life, lease in self._leases.items() if lease.ends > self._engine_time()}
-        found: dict[str, int] = {}
-        for life, count in zip(reply[::2], reply[1::2], strict=False):
-            lease = statuses.get(life.decode("ascii", "replace")) if isinstance(life, bytes) else None
-            if lease is None or life.decode() == self._place.life or not count.isdigit():
-                continue
-            found[lease.about.name] = found.get(lease.about.name, 0) + min(int(count), 1 << 40)
-        return found
-
-    def _engine_time(self) -> int:
-        engine, at = self._leases_at
-        return engine + int((loop.now() - at) * 1000)
 
     # The connection.
 
@@ -295,13 +289,10 @@ class Hub:
     def _renewed(self, reply: object) -> None:
         if self._is_missing_script(reply) or not self._expected(reply):
             return
-        found = hosts.read(reply)
-        if found is None:
+        if not self._leases.take(reply):
             self._give_up("the engine answers something else than the script")
             return
         assert isinstance(reply, list)  # noqa: S101 (for the type)
-        now, self._leases = found
-        self._leases_at = now, loop.now()
         if reply[0] != 1 and self._leased:  # the engine has lost the lease, and perhaps all counts
             self._tally.change_all()
         self._leased = True
@@ -314,12 +305,8 @@ class Hub:
         if self._tidy or self._engine is None:
             return
         self._tidy = True
-        mine = self._place.about
-        for life, lease in self._leases.items():
-            if life == self._place.life or lease.about.host != mine.host:
-                continue
-            if self._place.alone or lease.about.daemon == mine.daemon:
-                self._engine.send("HDEL", f"{self._prefix}leases", life, then=self._expected)
+        for life in self._leases.earlier(self._place.about, alone=self._place.alone):
+            self._engine.send("HDEL", f"{self._prefix}leases", life, then=self._expected)
 
     def _is_missing_script(self, reply: object) -> bool:
         """Load the scripts again if the engine has lost them; return whether it has."""
@@ -336,7 +323,7 @@ class Hub:
     # Takes and counts.
 
     def _asked(self, take: Take) -> None:
-        self._asked_count += 1
+        self._figures.asked += 1
         if self._breaker.open:
             self._answer_unknown([take])
             return
@@ -408,7 +395,7 @@ class Hub:
         now = loop.now()
         by_member = collections.defaultdict(list)
         for take, answer in zip(takes, answers, strict=True):
-            self._times.observe(now - take.at)
+            self._figures.times.observe(now - take.at)
             if take in self._answered:  # too late: the worker has admitted it, so its count is sent again
                 self._answered.discard(take)
                 continue
@@ -417,10 +404,10 @@ class Hub:
             if take.is_wanted:
                 by_member[take.member].append(answer)
             if answer.verdict == "admitted":
-                self._admitted += 1
+                self._figures.admitted += 1
                 self._hold(take, told=True)
             else:
-                self._refused += 1
+                self._figures.refused += 1
         self._breaker.succeed()
         for member, some in by_member.items():
             member.send(some)
@@ -467,7 +454,7 @@ class Hub:
         on_its_way = set() if self._exchange is None else set(self._exchange.takes)
         by_member = collections.defaultdict(list)
         for take in takes:
-            self._unanswered += 1
+            self._figures.unanswered += 1
             take.member.pending -= 1
             if take in on_its_way:
                 self._answered.add(take)
@@ -493,17 +480,18 @@ class Hub:
         else:
             state = "connecting" if self._why == _NO_ENGINE else "down"
         connections, addresses = self.members.connections
+        figures = self._figures
         return messages.Status(
             state=state,
             why=self._why[:200],
             engine=str(self._access.url)[:200],
-            asked=self._asked_count,
-            admitted=self._admitted,
-            refused=self._refused,
-            unanswered=self._unanswered,
+            asked=figures.asked,
+            admitted=figures.admitted,
+            refused=figures.refused,
+            unanswered=figures.unanswered,
             connections=connections,
             addresses=addresses,
-            hosts=hosts.statuses(self._leases, self._leases_at[0], self._place.life, self._lease_length),
-            times=tuple(self._times.counts),
-            seconds=self._times.total,
+            hosts=self._leases.statuses(),
+            times=tuple(figures.times.counts),
+            seconds=figures.times.total,
         )

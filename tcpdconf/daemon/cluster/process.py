@@ -7,7 +7,6 @@ reads them after the change to its own user.
 import contextlib
 import os
 import resource
-import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,6 +15,7 @@ from tcpdconf.config.model.cluster import Cluster
 from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, descriptors, log, loop, privileges
+from tcpdconf.daemon.process.helpers import confinement
 
 if TYPE_CHECKING:
     import ssl
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from tcpdconf.daemon.cluster import engine
     from tcpdconf.daemon.cluster import hub as hubs
 
-_DESCRIPTORS: Final = 4096  # for one channel for each worker, and for the process itself
-_MEMORY: Final = 1 << 30  # bytes of address space: the engine may name any length
+_LIMITS: Final = {
+    resource.RLIMIT_NOFILE: 4096,  # for one channel for each worker, and for the process itself
+    resource.RLIMIT_AS: 1 << 30,  # bytes: the engine may name any length
+}
 _EARLIER: Final = 0.9  # fraction of the deadline after which this process answers
 _LARGEST: Final = 1 << 20  # most bytes of a file
 
@@ -49,10 +51,7 @@ class CannotUseError(Exception):
 
 def main(order: Order, post: channel.Channel) -> int:
     """Serve until the supervisor is gone; return the exit status."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    os.dup2(0, 1)  # the log is standard error
-    os.chdir("/")
+    confinement.settle()
     # Not imported by the supervisor, because it is an optional dependency and parses foreign bytes. Imported
     # before the change of the user, who may be unable to read it.
     from tcpdconf.daemon.cluster import hosts, hub  # noqa: PLC0415
@@ -100,11 +99,8 @@ def prepared(order: Order) -> "engine.Access":
     Raises:
         CannotUseError: a file of [cluster] cannot be used.
     """
-    _bound_resources()
     opened = _open_files(order)
-    privileges.become(order.identity)
-    privileges.forbid_new()
-    privileges.hide_memory()  # it has the password
+    confinement.confine(order.identity, _LIMITS, hide_memory=True)  # it has the password
     return _access(order.settings, opened)
 
 
@@ -230,16 +226,3 @@ def _memory(text: str) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
-
-
-def _bound_resources() -> None:
-    """Limit this process: few descriptors, little memory, no core dump."""
-    for which, most in (
-        (resource.RLIMIT_NOFILE, _DESCRIPTORS),
-        (resource.RLIMIT_AS, _MEMORY),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(which)
-        few = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(which, (few, few))

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
@@ -13,6 +12,7 @@ from tcpdconf.config.model.http import Http
 from tcpdconf.daemon.http import process, snapshot
 from tcpdconf.daemon.http.unix_socket import UnixSocket
 from tcpdconf.daemon.process import child, log, loop, throttle
+from tcpdconf.daemon.process.helpers.helper import Helper
 
 _INTERVAL: Final = 1.0  # least seconds between two snapshots
 _LATEST: Final = 10.0  # most seconds between two snapshots
@@ -44,8 +44,7 @@ class HttpClient:
         self._ask = ask
         self._setup: _Setup | None = None
         self._next: _Setup | None = None
-        self._process: child.Child | None = None
-        self._killed: set[int] = set()  # pids of killed processes whose exit is not yet known
+        self._helper = Helper(events, "http", self._start)
         self._memory: snapshot.Writer | None = None
         self._timer = 0
         self._stopping = False
@@ -89,7 +88,8 @@ class HttpClient:
         before, self._setup = self._setup, prepared
         if prepared == before:
             return
-        self._end()
+        self._loop.cancel(self._timer)
+        self._helper.end()
         if before is not None and before.socket in closed:
             before.socket.shutdown(socket.SHUT_RDWR)
         if prepared is not None and prepared.made is not None and not prepared.made.is_there():
@@ -102,36 +102,27 @@ class HttpClient:
         if prepared is None:
             self._drop_memory()
             return
-        self._begin()
+        self._helper.begin()
+        self._publish()
 
     def renew(self) -> None:
         """Replace the process by one with the supervisor's current log; clients wait in the backlog."""
-        if self._process is not None:
-            self._end()
-            self._begin()
+        self._helper.renew()
 
     def drain(self) -> None:
         """Tell clients from now on that the daemon is stopping."""
         self._stopping = True
-        if self._process is not None:
+        if self._helper.wanted:
             self._publish()
 
     def ended(self, pid: int, status: int) -> bool:
         """Record the exit of a process, and return True if it is an HTTP process."""
-        if pid in self._killed:
-            self._killed.discard(pid)
-            return True
-        if self._process is None or self._process.pid != pid:
-            return False
-        self._process.ended(status)
-        return True
+        return self._helper.ended(pid, status)
 
     def close(self) -> None:
         """End the process and remove its Unix socket."""
-        self._end()
-        for pid in self._killed:
-            os.waitpid(pid, 0)
-        self._killed.clear()
+        self._loop.cancel(self._timer)
+        self._helper.close()
         self.discard()
         if self._setup is not None and self._setup.made is not None:
             self._setup.made.close()
@@ -146,22 +137,6 @@ class HttpClient:
             lambda: process.main(setup.settings, setup.identity, setup.socket, memory.fd, parent),
             {setup.socket.fileno(), memory.fd},
         )
-
-    def _begin(self) -> None:
-        self._process = child.Child(self._loop, "http", self._start)
-        self._process.start()
-        self._publish()
-
-    def _end(self) -> None:
-        """Kill the process, which has no state to save."""
-        self._loop.cancel(self._timer)
-        former, self._process = self._process, None
-        if former is None:
-            return
-        former.finish()
-        if former.pid is not None:
-            os.kill(former.pid, signal.SIGKILL)
-            self._killed.add(former.pid)
 
     def _publish(self) -> None:
         """Ask for the status and write it, at intervals."""

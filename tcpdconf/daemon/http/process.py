@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -11,8 +10,12 @@ from tcpdconf.config import collisions, host
 from tcpdconf.config.model.http import Http
 from tcpdconf.daemon.http import snapshot
 from tcpdconf.daemon.process import log, loop, privileges, throttle
+from tcpdconf.daemon.process.helpers import confinement
 
-_DESCRIPTORS: Final = 128  # for clients and for the process itself
+_LIMITS: Final = {
+    resource.RLIMIT_NOFILE: 128,  # for clients and for the process itself
+    resource.RLIMIT_NPROC: 0,
+}
 
 
 def main(settings: Http, identity: host.Identity, listener: socket.socket, status: int, parent: int) -> int:
@@ -24,14 +27,8 @@ def main(settings: Http, identity: host.Identity, listener: socket.socket, statu
     # not by the supervisor, which has no use for it; and with the user's rights it may not be readable
     from tcpdconf.daemon.http import answers, server  # noqa: PLC0415
 
-    # only the supervisor ends it, so that it answers while the daemon stops
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    os.dup2(0, 1)  # the log is standard error
-    os.chdir("/")
-    _bound_resources()
-    privileges.become(identity)
-    privileges.forbid_new()
+    confinement.settle()  # it answers while the daemon stops
+    confinement.confine(identity, _LIMITS)
     if not privileges.dies_with(parent):
         return 0
     names = None
@@ -45,15 +42,6 @@ def main(settings: Http, identity: host.Identity, listener: socket.socket, statu
     log.info("http ready", listen=settings.model_dump()["listen"], pid=os.getpid())
     events.run()
     return 0
-
-
-def _bound_resources() -> None:
-    """Limit this process: few descriptors, no further process, no core dump."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _admitting(settings: Http) -> Callable[[str], bool]:

@@ -19,6 +19,7 @@ from tcpdconf.config.load.loaded import Loaded
 from tcpdconf.config.model.service import Config
 from tcpdconf.daemon.broker.client import BrokerClient
 from tcpdconf.daemon.cluster.client import ClusterClient
+from tcpdconf.daemon.control.server import Command
 from tcpdconf.daemon.guard.bans import Bans
 from tcpdconf.daemon.http.client import HttpClient
 from tcpdconf.daemon.messages.assignment import Failure
@@ -93,29 +94,12 @@ class Supervisor(Observer[ManagedService]):
         self._store = fdstore.Store(self._notifier, self._activated)
         self._bans = Bans(order.environment, self._renew_bans)
         self._http = HttpClient(self._loop, lambda then: self._commands.ask(then))  # noqa: PLW0108 (made below)
-        alone = order.predecessor is None
-        self._cluster = ClusterClient(
-            self._loop,
-            order.environment,
-            self._renew_links,
-            alone=alone,
-            page=lambda start: self._guard.page(start),  # noqa: PLW0108 (made below)
-            mirrored=lambda message: self._guard.mirror(message),  # noqa: PLW0108 (as above)
-        )
+        self._cluster = self._make_cluster()
         self._broker = BrokerClient(self._loop, self._renew_links)
+        self._helpers = (self._http, self._cluster, self._broker)
         self._agents = Agents(self._loop)
         self._reloads = ReloadQueue(
-            Surroundings(
-                self._loop,
-                order.environment,
-                order.ways,
-                lambda: self._bans.table,
-                self._http,
-                self._agents,
-                SharedCounts(),
-                cluster=self._cluster,
-                broker=self._broker,
-            ),
+            self._surroundings(),
             order.read,
             self._activated,
             self._make,
@@ -135,16 +119,13 @@ class Supervisor(Observer[ManagedService]):
         )
         self._guard = guard.Guard(
             self._bans,
-            lambda: self._reloads.state.services,
+            self._services,
             self._running_config,
             stopping=lambda: self._stopping or self._commands.ending,
             ask_workers=self._commands.ask_workers,
             cluster=self._cluster,
         )
-        known = {**self._commands.all(), "compare": self._preview.answer, **self._guard.all()}
-        elsewhere = Elsewhere(self._cluster, lambda: self._reloads.state.services)
-        known["elsewhere"] = elsewhere.answer
-        self._sockets = control_sockets.ControlSockets(self._loop, order.runtime, known)
+        self._sockets = control_sockets.ControlSockets(self._loop, order.runtime, self._known_commands())
         self._all: list[ManagedService] = []  # also services that are being started or drained
         self._started = False
         self._failure: tuple[problems.Problem, ...] = ()
@@ -152,6 +133,39 @@ class Supervisor(Observer[ManagedService]):
         self._announcing: dict[ManagedService, int] = {}  # services that will stop, each with its timer
         self._log_file = own_file.OwnFile()
         self._log_format: log.Format = "plain"
+
+    def _make_cluster(self) -> ClusterClient:
+        return ClusterClient(
+            self._loop,
+            self._order.environment,
+            self._renew_links,
+            alone=self._order.predecessor is None,
+            page=lambda start: self._guard.page(start),  # noqa: PLW0108 (made later)
+            mirrored=lambda message: self._guard.mirror(message),  # noqa: PLW0108 (as above)
+        )
+
+    def _surroundings(self) -> Surroundings:
+        """Return what services need of the daemon."""
+        return Surroundings(
+            self._loop,
+            self._order.environment,
+            self._order.ways,
+            lambda: self._bans.table,
+            self._http,
+            self._agents,
+            SharedCounts(),
+            cluster=self._cluster,
+            broker=self._broker,
+        )
+
+    def _known_commands(self) -> dict[str, Command]:
+        """Return the commands by name."""
+        return {
+            **self._commands.all(),
+            "compare": self._preview.answer,
+            **self._guard.all(),
+            "elsewhere": Elsewhere(self._cluster, self._services).answer,
+        }
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -180,9 +194,8 @@ class Supervisor(Observer[ManagedService]):
         self._preview.close()
         for each in self._all:
             each.close()
-        self._loop.attempt(self._http.close)
-        self._loop.attempt(self._cluster.close)
-        self._loop.attempt(self._broker.close)
+        for helper in self._helpers:
+            self._loop.attempt(helper.close)
         self._loop.attempt(self._agents.close)
         self._sockets.close()
         self._bans.close()
@@ -195,10 +208,16 @@ class Supervisor(Observer[ManagedService]):
         chosen = "plain" if self._order.ways.plain_log else loaded.config.daemon.log_format
         log.set_format(chosen, self._loop.after)
         if chosen != self._log_format:
-            self._http.renew()
-            self._cluster.renew()
-            self._broker.renew()
+            self._renew_helpers()
         self._log_format = chosen
+
+    def _renew_helpers(self) -> None:
+        """Have the helper processes log as this process does now."""
+        for helper in self._helpers:
+            helper.renew()
+
+    def _services(self) -> dict[str, ManagedService]:
+        return self._reloads.state.services
 
     def _running_config(self) -> Config:
         return self._reloads.state.loaded.config
@@ -272,9 +291,7 @@ class Supervisor(Observer[ManagedService]):
             log.redirect(fd)
             for worker in self._workers():
                 worker.tell(LogFile(), [fd])
-            self._http.renew()
-            self._cluster.renew()
-            self._broker.renew()
+            self._renew_helpers()
         finally:
             os.close(fd)
 
@@ -374,9 +391,9 @@ class Supervisor(Observer[ManagedService]):
     def _handle_exit(self, found: procfs.Process, status: int, programs: list[Ended]) -> None:
         """Handle one exit; a process that is unknown here was a program, and is added to `programs`."""
         pid = found.pid
-        if self._watching.ended(pid, status) or self._http.ended(pid, status) or self._preview.ended(pid):
+        if any(each.ended(pid, status) for each in (self._watching, *self._helpers)):
             return
-        if self._cluster.ended(pid, status) or self._broker.ended(pid, status):
+        if self._preview.ended(pid):
             return
         if not any(each.ended(pid, status) for each in self._all):
             programs.append(Ended(pid, found.start, status))

@@ -9,7 +9,8 @@ from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.messages import worker as worker_messages
 from tcpdconf.daemon.messages.assignment import Failure
 from tcpdconf.daemon.messages.worker import FromWorker, Ping, Pong, Report, Reported, ToWorker, TryResult
-from tcpdconf.daemon.process import channel, child, log, loop
+from tcpdconf.daemon.process import channel, log, loop
+from tcpdconf.daemon.process.helpers.child_channel import ChildChannel
 from tcpdconf.daemon.supervisor import process_settings
 from tcpdconf.daemon.supervisor.process_settings import ProcessSettings
 from tcpdconf.daemon.worker import main as worker
@@ -69,32 +70,22 @@ class WorkerProcess:
         self.serves = False  # stays True when it is replaced
         self.missed = 0  # pings since its last answer
         self._over = False
-        self._loop = events
         self._settings = settings
         self._heard = heard
         self._left = float(_BURST)
         self._done = 0
         self._read_at = loop.now()
-        ours, theirs = channel.Channel.pair()
-        ours.refuse_descriptors()
-        try:
-            self.pid = child.fork(lambda: self._serve(theirs), {theirs.fileno()})
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._post: channel.Channel | None = ours
-        events.watch(ours, self._receive)
+        self._channel = ChildChannel(events, self._receive)
+        self.pid = self._channel.fork(self._serve)
 
     def tell(self, message: ToWorker, fds: Sequence[int] = ()) -> None:
         """Send a message; drop it if the worker has ended, and kill a worker that does not read."""
-        if self._post is None:
+        if self._channel.end is None:
             return
         if isinstance(message, Report):
             self._left += _ASKED
         try:
-            self._post.send(wire.written(message), fds)
+            self._channel.end.send(wire.written(message), fds)
         except channel.ChannelError as error:
             self._give_up(error)
 
@@ -120,7 +111,7 @@ class WorkerProcess:
                 if not self._receive():
                     break
         finally:
-            self._drop_post()
+            self._channel.close()
 
     def _serve(self, post: channel.Channel) -> int:
         os.setpgid(0, 0)  # the programs stay in this group, so that one call signals them all
@@ -133,8 +124,8 @@ class WorkerProcess:
             for _ in range(_AT_ONCE):
                 if self._done > _ENOUGH:
                     break
-                received = self._post.receive() if self._post is not None else None
-                if self._post is None or received is None:
+                received = self._channel.receive()
+                if received is None:
                     return False
                 data, _ = received
                 self.charge(1 + len(data) // _UNIT)
@@ -165,10 +156,4 @@ class WorkerProcess:
         """Kill the worker: its channel is closed, or it misbehaves."""
         log.debug(f"channel to {self.name}: {error}")
         self.kill()  # first, or the worker sees the closed channel and exits normally
-        self._drop_post()
-
-    def _drop_post(self) -> None:
-        if self._post is not None:
-            self._loop.forget(self._post)
-            self._post.close()
-            self._post = None
+        self._channel.close()

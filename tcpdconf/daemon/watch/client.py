@@ -8,6 +8,7 @@ from tcpdconf.config.model.service import Config, Daemon
 from tcpdconf.daemon.messages import watcher as messages
 from tcpdconf.daemon.messages import wire
 from tcpdconf.daemon.process import channel, child, descriptors, log, loop
+from tcpdconf.daemon.process.helpers.child_channel import ChildChannel
 from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
 
@@ -17,9 +18,8 @@ class WatchClient:
 
     def __init__(self, events: loop.Loop, changed: Callable[[list[str]], None]) -> None:
         self.process = child.Child(events, "watcher", self._start)
-        self._loop = events
         self._changed = changed
-        self._post: channel.Channel | None = None
+        self._channel = ChildChannel(events, self._receive, sends_descriptors=True)
         self._settings = Daemon(watch=False)
         self._wanted = path_dependencies.Wanted()
         self._read: dict[str, Signature] = {}
@@ -40,7 +40,7 @@ class WatchClient:
         """
         self._settings = config.daemon
         if config.daemon.watch is False:
-            self._drop_post()
+            self._channel.close()
             return
         self._wanted = watch.paths(config, directory)
         if refused is not None:
@@ -48,7 +48,7 @@ class WatchClient:
             self._wanted = self._wanted._replace(files=tuple(dict.fromkeys(self._wanted.files + more)))
         self._read = dict(read)
         self._since = since
-        if self._post is None:
+        if self._channel.end is None:
             self.process.start()
         else:
             self._send_paths()
@@ -65,7 +65,7 @@ class WatchClient:
     def close(self) -> None:
         """Stop watching: the watcher exits when its channel closes."""
         self.process.finish()
-        self._drop_post()
+        self._channel.close()
 
     def ended(self, pid: int, status: int) -> bool:
         """Record the exit of a process, and return True if it is the watcher."""
@@ -79,17 +79,7 @@ class WatchClient:
         return True
 
     def _start(self) -> int:
-        self._drop_post()
-        ours, theirs = channel.Channel.pair()
-        try:
-            pid = child.fork(lambda: watch.main(theirs), {theirs.fileno()})
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._post = ours
-        self._loop.watch(ours, self._receive)
+        pid = self._channel.fork(watch.main)
         self._send_paths()
         return pid
 
@@ -106,16 +96,16 @@ class WatchClient:
         )
 
     def _send(self, tell: Callable[[channel.Channel], None]) -> None:
-        if self._post is None:
+        if self._channel.end is None:
             return
         try:
-            tell(self._post)
+            tell(self._channel.end)
         except (channel.ChannelError, OSError) as error:  # descriptors may have run out
             self._lose(error)
 
     def _receive(self) -> None:
         try:
-            while self._post is not None and (received := self._post.receive()) is not None:
+            while (received := self._channel.receive()) is not None:
                 data, fds = received
                 try:
                     self._handle(wire.parsed(data, messages.FROM_WATCHER), fds)
@@ -136,10 +126,4 @@ class WatchClient:
     def _lose(self, error: Exception) -> None:
         """Close the channel: the watcher then exits and is started again."""
         log.debug(f"channel to the watcher: {error}")
-        self._drop_post()
-
-    def _drop_post(self) -> None:
-        if self._post is not None:
-            self._loop.forget(self._post)
-            self._post.close()
-            self._post = None
+        self._channel.close()

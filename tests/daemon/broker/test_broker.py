@@ -242,6 +242,20 @@ def test_a_broker_that_is_killed_is_told_again_what_is_held(daemon: tuple[reload
 
 
 @pytest.mark.peer
+def test_a_broker_that_logs_in_another_form_has_not_failed(
+    daemon: tuple[reloads.Daemon, int, int],
+) -> None:
+    running, imap, pop = daemon
+    with daemons.connect(imap) as first, daemons.connect(imap) as second, daemons.connect(pop) as third:
+        assert [greeted(each) for each in (first, second, third)] == ["in"] * 3
+        text = (running.conf / "test.toml").read_text().removeprefix(reloads.ALONE)
+        running.change(text, reloads.ALONE + 'log_format = "json"\n')
+        daemons.until(lambda: sum("broker ready" in line for line in running.log) == 2, "the next broker")
+        daemons.until(lambda: daemons.talk(pop, say=b"\n") == b"421 full\r\n", "the counts again")
+    assert [line for line in running.log if "broker ended" in line] == []
+
+
+@pytest.mark.peer
 def test_a_stopped_broker_delays_a_client_for_its_deadline_at_most(
     daemon: tuple[reloads.Daemon, int, int],
 ) -> None:

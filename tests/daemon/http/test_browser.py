@@ -284,7 +284,8 @@ def test_a_daemon_that_stops_makes_the_page_old(browser: Browser, tmp_path: path
     assert browser.barriers() == []
     with reloads.Daemon(tmp_path / "two", text):
         daemons.until(lambda: browser.text("#stale") == "", "the next daemon")
-        assert browser.js("document.title").startswith("tcpdconf on ")
+        # it answers before its service accepts, which it says in the title
+        daemons.until(lambda: browser.js("document.title").startswith("tcpdconf on "), "the service")
 
 
 class _Proxy(http.server.BaseHTTPRequestHandler):
