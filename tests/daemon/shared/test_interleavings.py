@@ -100,7 +100,8 @@ class Model:
         wanted = tables.Limits.model_validate(LIMITS[self.watched])
         reserves = self.watched == "reserved"
         slots = shared_limits.SharedSlots(wanted, table, reserves=reserves)
-        table.reserved_key = slots._every_rate[0]._reserved_tags[4] if slots._every_rate else b""
+        if slots._every_rate:
+            table.reserved_key = slots._every_rate[0]._reserved_tags[4]
         slots._published = True
         try:
             if course.stage == "take":
@@ -228,7 +229,7 @@ class Replayed:
         self.failed = 0
         self.full = 0.0
         self.time = 0.0
-        self.reserved_key = b""
+        self.reserved_key = b"none"
 
     def step(self, *operation: Any) -> Any:  # noqa: ANN401 (as the operation is)
         if self.used < len(self.results):
@@ -428,3 +429,9 @@ def test_a_step_less_is_one_too_few(
     monkeypatch.setattr(place, name, broken)
     with pytest.raises(AssertionError, match="two slots"):
         explore(Model(2, "count", releases=False, overs=1, kills=0))
+
+
+def test_a_token_of_another_process_must_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replayed, "others", lambda *_: 0)
+    with pytest.raises(AssertionError, match="two slots"):
+        explore(Model(2, "reserved", releases=False, overs=0, kills=0))
