@@ -33,7 +33,7 @@ RELEASED = worker.Released(2, 0.0)
 COUNTED = worker.Counted("per_ip")
 OBSERVED = worker.Observed("start", 0.25)
 
-HOSTS = (cluster.HostStatus("mx1", "0123456789abcdef", 1.5, True, False),)
+HOSTS = (cluster.HostStatus("mx1", "0123456789abcdef", 1.5, True, False, 7),)
 CLUSTER_STATUS = cluster.Status(
     "slow", "it takes long", "redis://192.0.2.10:6379/0", 1, 2, 3, 4, 5, 6, HOSTS, (0,) * 12, 1.5
 )

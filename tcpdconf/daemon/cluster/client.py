@@ -68,6 +68,7 @@ class ClusterClient:
         self._killed: set[int] = set()
         self._status: messages.Status | None = None
         self._status_at = 0.0
+        self._since = time.time()  # when the present state began
         self._asked: dict[int, Callable[[Counts], None]] = {}
         self._number = 0
         self._budget, self._charged_at = float(_BURST), 0.0
@@ -160,7 +161,7 @@ class ClusterClient:
         if last is None:
             return {**found, "state": "connecting", "why": "the cluster process is starting", "hosts": []}
         passed = time.monotonic() - self._status_at
-        found |= {"state": last.state, "why": last.why}
+        found |= {"state": last.state, "since": round(self._since, 1), "why": last.why}
         found |= {"connections": last.connections, "addresses": last.addresses}
         for key in ("asked", "admitted", "refused", "unanswered"):
             found[key] = getattr(last, key)
@@ -172,6 +173,7 @@ class ClusterClient:
                 "lease_age": round(each.renewed + passed, 1),
                 "alive": each.alive and each.renewed + passed < scripts.LEASE,
                 "own": each.own,
+                "connections": last.connections if each.own else each.connections,
             }
             for each in last.hosts
         ]
@@ -243,7 +245,7 @@ class ClusterClient:
                 message = wire.parsed(received[0], messages.FROM_CLUSTER)
                 match message:
                     case messages.Status():
-                        self._status, self._status_at = message, time.monotonic()
+                        self._note(message)
                     case messages.WantBans(start):
                         self._tell(self._page(start))
                     case messages.Mirrored():
@@ -282,6 +284,12 @@ class ClusterClient:
         except channel.ChannelError as error:
             log.debug(f"channel to cluster: {error}")
             self._kill()
+
+    def _note(self, status: messages.Status) -> None:
+        """Keep a status, and when its state began."""
+        if self._status is None or (self._status.state == "up") != (status.state == "up"):
+            self._since = time.time()
+        self._status, self._status_at = status, time.monotonic()
 
     def _kill(self) -> None:
         """Kill a process that does not read or misbehaves; another one follows."""

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tcpdconf.daemon.cluster import scripts
 from tcpdconf.daemon.messages.cluster import HostStatus, Id, Name
@@ -13,12 +13,16 @@ MOST: Final = 200  # leases that are read
 
 
 class Description(BaseModel):
-    """Describes a daemon: its host's name and random id, and the random id of its supervisor."""
+    """Describes a daemon: its host's name and random id, the random id of its supervisor, and what it holds.
+
+    `connections` is their number when the lease was renewed.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     name: Name
     host: Id
     daemon: Id
+    connections: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
 
     def written(self) -> str:
         """Return it as JSON."""
@@ -70,5 +74,6 @@ def statuses(
     for life in order:
         ends, about = leases[life]
         renewed = max(0.0, (now - ends) / 1000 + length)
-        found.append(HostStatus(about.name, about.host, min(renewed, 1e9), ends > now, life == own))
+        age, alive = min(renewed, 1e9), ends > now
+        found.append(HostStatus(about.name, about.host, age, alive, life == own, about.connections))
     return tuple(found)

@@ -287,9 +287,10 @@ class Hub:
         if self._engine is None:
             return
         length = int(self._lease_length * 1000)
+        about = self._place.about.model_copy(update={"connections": self.members.connections[0]})
         self._engine.send(
             *("EVALSHA", scripts.LEASE_SHA, 1, f"{self._prefix}leases"),
-            *(self._place.life, self._turn, length, self._place.about.written()),
+            *(self._place.life, self._turn, length, about.written()),
             then=self._renewed,
         )
 

@@ -246,13 +246,17 @@ State = Literal["connecting", "up", "slow", "down"]
 
 
 class HostStatus(NamedTuple):
-    """Shows one daemon of the cluster: its host's name and id, and how long ago it renewed its lease."""
+    """Shows one daemon of the cluster: its host's name and id, and how long ago it renewed its lease.
+
+    `connections` are those that it held then.
+    """
 
     name: Name
     host: Id
     renewed: _Seconds
     alive: bool
     own: bool
+    connections: _Number = 0
 
 
 @dataclass(frozen=True, slots=True)
