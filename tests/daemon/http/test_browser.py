@@ -285,6 +285,7 @@ def test_a_daemon_that_stops_makes_the_page_old(browser: Browser, tmp_path: path
     assert browser.barriers() == []
     with reloads.Daemon(tmp_path / "two", text):
         daemons.until(lambda: browser.text("#stale") == "", "the next daemon")
+        daemons.until(functools.partial(shows, browser, ".state", "OK:"), "its service")
         assert browser.js("document.title").startswith("tcpdconf on ")
 
 
