@@ -82,11 +82,15 @@ class Daemon(NamedTuple):
 
 @contextlib.contextmanager
 def daemon(
-    text: str, module: str = "tcpdconf", log: int = subprocess.DEVNULL, state: str | None = None
+    text: str,
+    module: str = "tcpdconf",
+    log: int = subprocess.DEVNULL,
+    state: str | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Daemon]:
     """A tcpdconf with this configuration; it has said that it is ready. `module` may run it otherwise.
 
-    `state` is its state directory; when left out, it has one of its own.
+    `state` is its state directory; when left out, it has one of its own. `more` are variables for `module`.
     """
     with clients.folder() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         folder = pathlib.Path(name)
@@ -95,6 +99,7 @@ def daemon(
         heard.settimeout(clients.SECONDS)
         command = [sys.executable, "-m", module, "run", name, "--runtime-dir", f"{name}/run"]
         variables = {"NOTIFY_SOCKET": f"{name}/notify", "STATE_DIRECTORY": state or f"{name}/state"}
+        variables |= more or {}
         with running(command, variables, log) as pid:
             while "READY=1" not in heard.recv(4096).decode().split("\n"):
                 pass
