@@ -107,13 +107,15 @@ class ClusterClient:
         """Return the pid of the process, or None if it does not run."""
         return None if self._process is None else self._process.pid
 
-    def attach(self, service: str, space: str) -> int | None:
+    def attach(self, service: str, space: str, *, apart: bool) -> int | None:
         """Return the worker's end of a new channel, which the caller closes; None without a process.
 
-        Services with the same `space` count an address together.
+        Services with the same `space` count an address together. If they have several users (`apart`), the
+        process decides for them by the counts of this host while the engine does not answer.
         """
-        if self._post is None:
+        if self._post is None or self._setup is None:
             return None
+        apart = apart and self._setup.settings.on_failure == "local"
         try:
             ours, theirs = channel.Channel.pair()
         except OSError as error:
@@ -121,7 +123,7 @@ class ClusterClient:
             return None
         fd = ours.detach()
         try:
-            self._tell(messages.Attach(service, space), fd)
+            self._tell(messages.Attach(service, space, apart), fd)
         finally:
             os.close(fd)
         return theirs.detach()

@@ -17,7 +17,7 @@ from tcpdconf.daemon.cluster.hosts import Description, Lease
 from tcpdconf.daemon.cluster.members import Members, Take
 from tcpdconf.daemon.cluster.mirror import Mirror
 from tcpdconf.daemon.cluster.records import Answer
-from tcpdconf.daemon.cluster.tally import Tally
+from tcpdconf.daemon.cluster.tally import Decisions, Tally
 from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages.measures import CLUSTER_BOUNDS, Times
 from tcpdconf.daemon.process import log, loop
@@ -70,6 +70,7 @@ class Hub:
         self._changed = changed
         self._lease_length = lease
         self._tally = Tally()
+        self._decisions = Decisions(self._tally)
         self.members = Members(events, self._tally, self._asked, self._told_later)
         self.mirror = Mirror(
             events,
@@ -338,6 +339,9 @@ class Hub:
     # Takes and counts.
 
     def _asked(self, take: Take) -> None:
+        if self._breaker.open and take.member.apart:
+            self._decide_alone(take)
+            return
         self._asked_count += 1
         if self._breaker.open:
             self._answer_unknown([take])
@@ -347,6 +351,15 @@ class Hub:
         if self._timer is None:
             self._timer = self._loop.after(self._deadline, self._expire)
         self._pump_soon()
+
+    def _decide_alone(self, take: Take) -> None:
+        """Decide by the connections of this host, for a worker whose group counts by way of this process."""
+        holder = take.member.holder
+        answer = self._decisions.answer(holder, take.address, take.most, take.number, loop.now())
+        take.member.pending -= 1
+        if answer.verdict == "admitted":
+            self._hold(take, told=False)
+        take.member.send([answer])
 
     def _told_later(self) -> None:
         """Tell the engine of changed counts, together with others that follow at once."""

@@ -135,11 +135,13 @@ class PenalisedElsewhere(wire.Parsed):
 class Attach(wire.Parsed):
     """Gives the process a worker's channel, in the descriptor beside it.
 
-    Services with the same `space` count an address together.
+    Services with the same `space` count an address together. If other services of the space have other users,
+    the worker is `apart`: it shares no memory with them.
     """
 
     service: _Service
     space: Space
+    apart: bool
     kind: Literal["attach"] = "attach"
 
 
@@ -256,7 +258,7 @@ class HostStatus(NamedTuple):
     renewed: _Seconds
     alive: bool
     own: bool
-    connections: _Number = 0
+    connections: _Number
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from support import peers
+from support import engines, peers
 from support.running import daemons, processes, reloads
 
 from tcpdconf.daemon.broker.decisions import Broker
@@ -310,3 +310,35 @@ def test_the_broker_holds_its_channels_and_the_log_alone(daemon: tuple[reloads.D
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
     assert "CapPrm:\t0000000000000000" in status
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("on_failure", ["local", "refuse"])
+def test_without_the_engine_of_a_cluster_the_group_counts_on_this_host(on_failure: str) -> None:
+    peers.need_root()
+    peers.need("redis-server")
+    ports = daemons.free_port(), daemons.free_port()
+    with daemons.public_folder() as folder, engines.Engine(folder) as engine:
+        text = f'[cluster]\nurl = "{engine.url}"\ndeadline = "250ms"\non_failure = "{on_failure}"\n'
+        for port, user, name in zip(ports, ("nobody", "daemon"), ("imap", "pop3"), strict=True):
+            limits = 'max_per_ip = 3\ngroup = "mail"\nscope = "cluster"'
+            text += reloads.service(port, f'{HOLD}\nuser = "{user}"', name=name, limits=limits)
+        imap, pop = ports
+        (folder / "daemon").mkdir()
+        with reloads.Daemon(folder / "daemon", text) as running:
+            running.await_log("^the engine answers")
+            with daemons.connect(imap) as first:
+                assert greeted(first) == "in"
+                engine.stop()
+                running.await_log("^warning: the engine does not answer")
+                if on_failure == "refuse":
+                    daemons.until(lambda: daemons.talk(pop, say=b"\n") == b"", "the refusal")
+                    return
+                with daemons.connect(pop) as second, daemons.connect(imap) as third:
+                    assert [greeted(each) for each in (second, third)] == ["in"] * 2
+                    assert [daemons.talk(port) for port in ports] == [b"421 full\r\n"] * 2
+                    assert daemons.talk(pop, source="127.0.0.9", say=b"\n") == b"in\n"
+                    engine.start()
+                    running.await_log("^the engine answers", 1)
+                    daemons.until(lambda: list(engine.counted().values()) == [3], "the counts")
+                    assert [daemons.talk(port) for port in ports] == [b"421 full\r\n"] * 2
