@@ -15,12 +15,25 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench import alone, clients, dns, figures, growth, observing, proxy, serving, sizes, steps, workers
+from bench import (
+    alone,
+    broker,
+    clients,
+    dns,
+    figures,
+    growth,
+    observing,
+    proxy,
+    serving,
+    sizes,
+    steps,
+    workers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECTIONS = ("serving", "dns", "proxy", "sizes", "observing", "steps", "workers", "growth")
+SECTIONS = ("serving", "dns", "proxy", "sizes", "observing", "steps", "workers", "broker", "growth")
 
 
 class Extent(NamedTuple):
@@ -80,6 +93,7 @@ def measure(section: str, tools: clients.Tools, folder: pathlib.Path, extent: Ex
         "proxy": lambda: proxy.measure(tools, count=extent.connections, rounds=rounds * 3),
         "steps": lambda: steps.measure(tools, count=extent.lookups, rounds=few),
         "workers": lambda: workers.measure(tools, count=extent.connections, rounds=few),
+        "broker": lambda: broker.measure(tools, folder, count=extent.connections, rounds=few),
         "observing": lambda: observing.measure(tools, rounds=few),
         "sizes": lambda: sizes.measure(
             tools,

@@ -8,6 +8,7 @@ requests as possible. `connections` are connections a second, each with a progra
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tcpdconf.config.model import tables, values
@@ -34,14 +35,14 @@ DEADLINE = 1.0
 
 
 class Asker:
-    """Runs a worker's share in this process, and the hub in another one, as in the daemon."""
+    """A worker's share in this process; `serve` answers in another one, as in the daemon."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, serve: Callable[[channel.Channel], None]) -> None:
         ours, theirs = channel.Channel.pair()
         self.pid = os.fork()
         if self.pid == 0:
             with contextlib.suppress(BaseException):
-                _hub(url, theirs)
+                serve(theirs)
             os._exit(0)
         theirs.close()
         self.loop = loop.Loop()
@@ -53,7 +54,7 @@ class Asker:
             self.loop.run()
 
     def close(self) -> None:
-        """End the hub."""
+        """End the other process."""
         self.share.close()
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
@@ -98,7 +99,7 @@ def _hub(url: str, theirs: channel.Channel) -> None:
 
 def latency(url: str, seconds: float) -> dict[str, object]:
     """Return the milliseconds that connections wait for the engine."""
-    asker = Asker(url)
+    asker = Asker(functools.partial(_hub, url))
     try:
         alone, busy = asker.times(seconds, 1), asker.times(seconds, 64)
     finally:
@@ -118,7 +119,7 @@ def _quantiles(times: list[float]) -> dict[str, float]:
 def memory(url: str, clients: int) -> dict[str, object]:
     """Return the engine's bytes for each client with a connection, counted by address and network."""
     path = url.removeprefix("unix://")
-    asker = Asker(url)
+    asker = Asker(functools.partial(_hub, url))
     try:
         before = _used(path)
         for number in range(clients):

@@ -82,12 +82,15 @@ class Daemon(NamedTuple):
 
 @contextlib.contextmanager
 def daemon(
-    text: str, module: str = "tcpdconf", log: int = subprocess.DEVNULL, state: str | None = None
+    text: str,
+    module: str = "tcpdconf",
+    log: int = subprocess.DEVNULL,
+    state: str | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Daemon]:
     """Run a tcpdconf with this configuration, and yield it once it is ready.
 
-    `module` is the Python module that is run. `state` is the state directory; when left out, the daemon gets
-    a new one.
+    `state` is its state directory; when left out, it has one of its own. `more` are variables for `module`.
     """
     with clients.folder() as name, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         folder = pathlib.Path(name)
@@ -96,6 +99,7 @@ def daemon(
         heard.settimeout(clients.SECONDS)
         command = [sys.executable, "-m", module, "run", name, "--runtime-dir", f"{name}/run"]
         variables = {"NOTIFY_SOCKET": f"{name}/notify", "STATE_DIRECTORY": state or f"{name}/state"}
+        variables |= more or {}
         with running(command, variables, log) as pid:
             while "READY=1" not in heard.recv(4096).decode().split("\n"):
                 pass

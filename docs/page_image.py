@@ -62,6 +62,17 @@ def status() -> dict[str, Any]:
             {"address": address, "refused": count}
             for address, count in (("203.0.113.77", 1_204), ("203.0.113.9", 311), ("2001:db8:bad::1", 58))
         ],
+        "cluster": {
+            "engine": "rediss://192.0.2.10:6379/0",
+            "on_failure": "local",
+            "state": "up",
+            "why": "",
+            "since": NOW - 12 * 86400,
+            "hosts": [
+                {"name": name, "own": name == "mx1", "alive": True, "lease_age": age, "connections": count}
+                for name, age, count in (("mx1", 1.2, 463), ("mx2", 3.7, 458))
+            ],
+        },
         "bans": 3,
         "banned": [
             _ban("203.0.113.77", 3_420, "sshd and smtp, 14 failures", "uid 0 (fail2ban-server)"),

@@ -42,7 +42,7 @@ def status(
         table(("OBSERVES", "NOT ENFORCED", "WOULD REFUSE"), _observed(answer)),
         table(("LIST", "SERVICE", "STATE", "ASKED", "LISTED"), _lists(answer)),
         table(("NAMES", "STATE", "ASKED", "UNANSWERED", "WHY"), _names(answer)),
-        table(("HOST", "LEASE", "ID"), _hosts(answer)),
+        table(("HOST", "LEASE", "CONNECTIONS", "ID"), _hosts(answer)),
         table(("MOST REFUSED IN TEN MINUTES", "REFUSALS"), _addresses(answer, "refused")),
         table(("BUSIEST ADDRESSES", "CONNECTIONS"), _addresses(answer, "connections")),
         table(("PENALTIES", "SERVICE", "OFFENCE", "LEFT"), _penalties(answer)),
@@ -91,7 +91,7 @@ def _head(answer: Mapping[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "bans", str(bans)
     cluster = answer.get("cluster")
     if cluster is not None:
-        yield "cluster", _engine(cluster)
+        yield "cluster", _engine(cluster, now)
     if reload is not None and reload["ok"]:
         changed = ", ".join(reload["changed"]) or "nothing"
         yield "last reload", f"{_moment(reload['at'], now)}: {changed} changed"
@@ -110,25 +110,22 @@ def _problems(answer: Mapping[str, Any]) -> Iterator[tuple[Cell, Cell]]:
         yield "", Painted(f"and {len(errors) - _PROBLEMS} more: see tcpdconf check", columns.RED)
 
 
-def _engine(cluster: Mapping[str, Any]) -> str:
+def _engine(cluster: Mapping[str, Any], now: float) -> str:
     if cluster["state"] == "up":
         return f"{cluster['engine']}: limits hold over all hosts"
+    since = cluster.get("since")  # an older daemon does not report it
+    lasts = "" if since is None else f" for {printable.duration(now - since)}"
     without = {"local": "limits hold on this host alone", "refuse": "clients are refused"}
     why = f" ({cluster['why']})" if cluster["why"] else ""
-    return f"{cluster['engine']}: {cluster['state'].upper()}{why}, {without[cluster['on_failure']]}"
+    return f"{cluster['engine']}: {cluster['state'].upper()}{lasts}{why}, {without[cluster['on_failure']]}"
 
 
 def _hosts(answer: Mapping[str, Any]) -> Iterator[list[Cell]]:
-    """Yield the hosts that share the engine, with the age of each lease."""
+    """Yield the hosts that share the engine, with the age and the connections of each lease."""
     cluster = answer.get("cluster") or {"hosts": ()}
     for each in cluster["hosts"]:
-        age = (
-            f"{each['lease_age']:.0f} s"
-            if each["alive"]
-            else f"over, {printable.duration(each['lease_age'])} old"
-        )
-        name = f"{each['name']} (this host)" if each["own"] else each["name"]
-        yield [name, age, each["id"]]
+        held = each.get("connections", "")  # an older daemon does not report it
+        yield [*printable.lease(each), str(held), each["id"]]
 
 
 def _services(answer: Mapping[str, Any], bar_length: int) -> Iterator[list[Cell]]:

@@ -5,7 +5,8 @@ escaped; problems and tables, whose columns are counted, replace each by one cha
 one way everywhere.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 UNKNOWN: Final = "\ufffd"
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
@@ -50,3 +51,16 @@ def duration(seconds: float) -> str:
     while len(found) > 1 and not found[0][0]:
         del found[0]
     return " ".join(f"{count} {unit}" for count, unit in found[:2] if count) or "0 s"
+
+
+def lease(host: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name of a host in the status of a cluster, and the age of its lease.
+
+    >>> lease({"name": "mx1", "own": True, "alive": True, "lease_age": 3.2})
+    ('mx1 (this host)', '3 s')
+    >>> lease({"name": "mx2", "own": False, "alive": False, "lease_age": 61.0})
+    ('mx2', 'over, 1 min 1 s old')
+    """
+    name, age = host["name"], host["lease_age"]
+    shown = f"{age:.0f} s" if host["alive"] else f"over, {duration(age)} old"
+    return f"{name} (this host)" if host["own"] else name, shown

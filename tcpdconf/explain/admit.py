@@ -245,11 +245,15 @@ class _Slots(limits.Slots):
     seen: Sequence[limits.Use] = ()
 
     def take(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[limits.RateLimiter] | None = None,
     ) -> connection.Refused | None:
         """Record the uses, then decide as `limits.Slots` does."""
         self.seen = self.uses(peer, max_per_ip)
-        return super().take(peer, max_per_ip, now)
+        return super().take(peer, max_per_ip, now, reserved)
 
 
 def _source(row: Mapping[str, Any]) -> penalties.Source:

@@ -79,6 +79,7 @@ def admit(
     observed: Sequence[NamedTable] | None = None,
     *,
     penalties: Penalties | None = None,
+    reserved: list[limits.RateLimiter] | None = None,
 ) -> Admitted | connection.Refused:
     """Decide by penalties, access rules and limits, and take a slot if the connection is admitted.
 
@@ -87,6 +88,7 @@ def admit(
 
     `sources` are the enforced ones. If others exist, `observed` has all sources of the service. `now` is
     seconds of a monotonic clock.
+    With `reserved`, tokens of rates are only reserved (`Slots.take`).
     """
     penalised = None if penalties is None else penalties.refusal(link.peer, now)
     if penalised is not None and penalties is not None and penalties.settings.enforce:
@@ -98,19 +100,23 @@ def admit(
             return connection.Refused("access", (("source", source.name),), stage != "peer")
         variables += rule.environment
         max_per_ip = rule.max_per_ip or max_per_ip
-    refused = slots.take(link.peer, max_per_ip, now)
+    refused = slots.take(link.peer, max_per_ip, now, reserved)
     if refused is not None:
         return refused
     if penalised is not None:
         return Admitted(variables, penalised, max_per_ip)
     if observed is None and not slots.observes:
         return Admitted(variables, None, max_per_ip)
-    unenforced = _unenforced(sources if observed is None else observed, slots, link, now)
+    unenforced = _unenforced(sources if observed is None else observed, slots, link, now, reserved)
     return Admitted(variables, unenforced, max_per_ip)
 
 
 def _unenforced(
-    sources: Sequence[NamedTable], slots: limits.Slots, link: connection.Link, now: float
+    sources: Sequence[NamedTable],
+    slots: limits.Slots,
+    link: connection.Link,
+    now: float,
+    reserved: list[limits.RateLimiter] | None,
 ) -> connection.Refused | None:
     """Return the refusal that an admitted connection would get from all sources and all limits."""
     max_per_ip = None
@@ -118,7 +124,7 @@ def _unenforced(
         if rule.action == "deny":
             return connection.Refused("access", (("source", source.name),), stage != "peer")
         max_per_ip = rule.max_per_ip or max_per_ip
-    return slots.would_refuse(link.peer, max_per_ip, now)
+    return slots.would_refuse(link.peer, max_per_ip, now, reserved)
 
 
 def screen(drop: Sequence[str], *environment: Mapping[str, str]) -> connection.Refused | None:

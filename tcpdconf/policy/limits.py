@@ -107,6 +107,10 @@ class RateLimiter:
 
     A bucket is one number, the time at which it is full again, as in the generic cell rate algorithm (ITU-T
     I.371). A bucket that was not used for a whole period is full, so two generations of that age suffice.
+
+    A connection that others decide about as well reserves a token (`reserve`). Once they have decided, it
+    spends the token or gives it back (`settle`). A token that was spent cannot be given back exactly: how
+    much of it has been refilled meanwhile depends on all later connections.
     """
 
     def __init__(self, name: str, networks: Grouping, rate: values.Rate, *, enforced: bool = True) -> None:
@@ -114,10 +118,12 @@ class RateLimiter:
         self.networks = networks
         self.rate = rate
         self.enforced = enforced
-        self._shown = str(rate)
+        self._refused = connection.Refused("rate", (("limit", name), ("value", str(rate))))
+        self._most = rate.seconds * _ROUNDING
         self._interval = rate.seconds / rate.connections
         self._young: dict[tuple[int, int], float] = {}
         self._old: dict[tuple[int, int], float] = {}
+        self._reserved: dict[tuple[int, int], int] = {}
         self._turn = 0.0  # time at which the young generation gets old
 
     def is_like(self, other: "RateLimiter") -> bool:
@@ -127,6 +133,7 @@ class RateLimiter:
     def take_over(self, other: "RateLimiter") -> None:
         """Adopt the buckets of a limiter for which `is_like` is True, and which is not used afterwards."""
         self._young, self._old, self._turn = other._young, other._old, other._turn  # noqa: SLF001 (its own kind)
+        self._reserved = other._reserved  # noqa: SLF001
 
     def buckets(self) -> dict[tuple[int, int], float]:
         """Return the remembered buckets: by (IP version, network) the time at which each is full again."""
@@ -135,9 +142,12 @@ class RateLimiter:
     def refusal(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
         """Return a refusal if a further connection would exceed the rate; take no token."""
         key = self.networks.of(peer)
-        if key is None or self._full_at(key, now) + self._interval - now <= self.rate.seconds * _ROUNDING:
+        if key is None:
             return None
-        return connection.Refused("rate", (("limit", self.name), ("value", self._shown)))
+        full_at = self._full_at(key, now) + self._interval
+        if self._reserved:
+            full_at += self._reserved.get(key, 0) * self._interval
+        return None if full_at - now <= self._most else self._refused
 
     def spend(self, peer: connection.Endpoint, now: float) -> None:
         """Take one token from the bucket of the peer's network."""
@@ -150,11 +160,28 @@ class RateLimiter:
             self._turn = now + self.rate.seconds
         self._young[key] = full_at
 
+    def reserve(self, peer: connection.Endpoint) -> None:
+        """Keep one token of the peer's network from others, until `settle`."""
+        key = self.networks.of(peer)
+        if key is not None:
+            self._reserved[key] = self._reserved.get(key, 0) + 1
+
+    def settle(self, peer: connection.Endpoint, now: float, *, spent: bool) -> None:
+        """Spend a token that was reserved, or give it back."""
+        if spent:
+            self.spend(peer, now)
+        key = self.networks.of(peer)
+        if key is None:
+            return
+        left = self._reserved.pop(key, 0) - 1
+        if left > 0:
+            self._reserved[key] = left
+
     def _full_at(self, key: tuple[int, int], now: float) -> float:
         full_at = self._young.get(key)
         if full_at is None:
             full_at = self._old.get(key, now)
-        return max(full_at, now)
+        return full_at if full_at > now else now  # noqa: FURB136 (a third of the time of max)
 
 
 class Slots:
@@ -176,6 +203,7 @@ class Slots:
         self._networks = [count for count in networks if count.enforced]
         self._all_rates = rates
         self._rates = [rate for rate in rates if rate.enforced]
+        self._accounts = rates
 
     @property
     def full(self) -> bool:
@@ -188,12 +216,17 @@ class Slots:
         return self.total
 
     def take(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[RateLimiter] | None = None,
     ) -> connection.Refused | None:
         """Take a slot for a connection from `peer`, or return the refusal of the first limit it exceeds.
 
         `max_per_ip` comes from an access rule and replaces the configured limit. A refusal spends neither a
-        slot nor a token.
+        slot nor a token. With `reserved`, tokens are only reserved, and the rates are added to it for
+        `settle`.
         """
         refused = self._addresses.refusal(peer, max_per_ip) if self._addresses.enforced else None
         for count in self._networks:
@@ -202,17 +235,32 @@ class Slots:
             refused = refused or rate.refusal(peer, now)
         if refused is None:
             self.hold(peer)
-            for rate in self._rates:
-                rate.spend(peer, now)
+            if self._rates:
+                spend(self._rates, peer, now, reserved)
         return refused
 
+    def settle(
+        self, peer: connection.Endpoint, now: float, reserved: Sequence[RateLimiter], *, spent: bool
+    ) -> None:
+        """Spend the tokens that a connection has reserved, or give them back.
+
+        A rate that the service has no more is left out.
+        """
+        for rate in self._accounts:
+            if any(rate.is_like(each) for each in reserved):
+                rate.settle(peer, now, spent=spent)
+
     def would_refuse(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[RateLimiter] | None = None,
     ) -> connection.Refused | None:
         """Return the refusal that a connection, which has just taken a slot, would get from all limits.
 
-        `max_per_ip` is the value of the rules that would apply if all sources were enforced. As with `take`,
-        a refusal spends no token of a rate that only observes.
+        `max_per_ip` is that of the rules which would apply if all sources were enforced. As with `take`, a
+        refusal spends no token of a rate that only observes; `reserved` is as for `take`.
         """
         refused = None
         for count in self._counts:
@@ -223,8 +271,7 @@ class Slots:
         for rate in observing:
             refused = refused or rate.refusal(peer, now)
         if refused is None:
-            for rate in observing:
-                rate.spend(peer, now)
+            spend(observing, peer, now, reserved)
         return refused
 
     def uses(self, peer: connection.Endpoint, max_per_ip: int | None) -> list[Use]:
@@ -256,8 +303,8 @@ class Slots:
         for count in self._counts:
             for (version, value), held in other._addresses.held.items():  # noqa: SLF001 (its own kind)
                 count.add(connection.endpoint(version, value, 0), held)
-        for rate in self._all_rates:
-            for old in other._all_rates:  # noqa: SLF001
+        for rate in self._accounts:
+            for old in other._accounts:  # noqa: SLF001
                 if old.is_like(rate):
                     rate.take_over(old)
 
@@ -272,6 +319,21 @@ class Slots:
         self.total -= 1
         for count in self._counts:
             count.add(peer, -1)
+
+
+def spend(
+    rates: Sequence[RateLimiter],
+    peer: connection.Endpoint,
+    now: float,
+    reserved: list[RateLimiter] | None,
+) -> None:
+    """Spend a token of each rate, or reserve it if `reserved` is a list, to which the rate is added."""
+    for rate in rates:
+        if reserved is None:
+            rate.spend(peer, now)
+        else:
+            rate.reserve(peer)
+            reserved.append(rate)
 
 
 def counts(limits: tables.Limits) -> list[Count]:

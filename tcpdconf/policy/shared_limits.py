@@ -6,7 +6,7 @@ is counted for every network size and every rate of any of them, and each servic
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 from tcpdconf.config.model import tables, values
@@ -75,15 +75,20 @@ def _shape(version: int, shift: int, rate: values.Rate | None = None) -> Shape:
 
 
 def renewed(
-    before: limits.Slots, settings: tables.Limits, table: Table | None, group: Iterable[Shape] = ()
+    before: limits.Slots,
+    settings: tables.Limits,
+    table: Table | None,
+    group: Iterable[Shape] = (),
+    *,
+    reserves: bool = False,
 ) -> limits.Slots:
     """Return slots with the same connections and other limits, which share `table` if it is given.
 
-    The result changes nothing in the table before its `publish`.
+    The result changes nothing in the table before its `publish`. `reserves` is as for `SharedSlots`.
     """
     if table is None:
         return before.resized(settings)
-    found = SharedSlots(settings, table, group)
+    found = SharedSlots(settings, table, group, reserves=reserves)
     found.take_over(before)
     return found
 
@@ -98,23 +103,31 @@ class SharedSlots(limits.Slots):
         settings: the limits of the service.
         table: the shared table.
         group: the kinds of counts that the other services of the group need.
+        reserves: whether workers that use the table reserve tokens.
     """
 
-    def __init__(self, settings: tables.Limits, table: Table, group: Iterable[Shape] = ()) -> None:
+    def __init__(
+        self, settings: tables.Limits, table: Table, group: Iterable[Shape] = (), *, reserves: bool = False
+    ) -> None:
         super().__init__(settings)
         self._table = table
         self._spent: list[tuple[bytes, float]] = []  # keys of rates, and this worker's old times
         self._published = False
+        self._reserves = reserves
         further = sorted({*group} - {*shapes(settings)}, key=repr)
         counts = [_SharedCount(each, table) for each in self._counts]
         counts += [_SharedCount(_without_limit(each), table) for each in further if each.rate is None]
         self._shared = counts
-        self._apply(counts, [_SharedRate(each, table, self._spent) for each in self._all_rates])
+        own = [_SharedRate(each, table, self._spent, reserves=reserves) for each in self._all_rates]
         self._foreign = [
-            _SharedRate(limits.RateLimiter("", each.networks, each.rate), table, self._spent)
+            _SharedRate(
+                limits.RateLimiter("", each.networks, each.rate), table, self._spent, reserves=reserves
+            )
             for each in further
             if each.rate is not None
         ]
+        self._apply(counts, own)
+        self._accounts = self._every_rate = [*own, *self._foreign]
         # limits for networks of the same size have the same counts, which one of them publishes
         self._writers = {
             version: [
@@ -136,45 +149,91 @@ class SharedSlots(limits.Slots):
         return self.total + self._table.taken()
 
     def take(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[limits.RateLimiter] | None = None,
     ) -> connection.Refused | None:
         """Take a slot as `Slots.take` does, or return its refusal, or `ALL_TAKEN` if no slot is free."""
         return self._table.exclusively(
-            lambda: self._take(peer, max_per_ip, now), lambda refused: self._undo(peer, now, refused)
+            lambda: self._take(peer, max_per_ip, now, reserved),
+            lambda refused: self._undo(peer, now, refused, reserved),
         )
 
     def _take(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[limits.RateLimiter] | None,
     ) -> connection.Refused | None:
         self._spent.clear()
         if self.full:
             return ALL_TAKEN
-        refused = super().take(peer, max_per_ip, now)
-        if refused is None:
-            for rate in self._foreign:
-                rate.spend(peer, now)
+        refused = super().take(peer, max_per_ip, now, reserved)
+        if refused is None and self._foreign:
+            limits.spend(self._foreign, peer, now, reserved)
         return refused
 
-    def _undo(self, peer: connection.Endpoint, now: float, refused: connection.Refused | None) -> None:
+    def _undo(
+        self,
+        peer: connection.Endpoint,
+        now: float,
+        refused: connection.Refused | None,
+        reserved: list[limits.RateLimiter] | None,
+    ) -> None:
         if refused is None:
             self.release(peer)
-        self._restore(now)
+        self._restore(peer, now, reserved)
 
-    def _restore(self, now: float) -> None:
-        """Take back the tokens that were spent last."""
+    def _restore(
+        self, peer: connection.Endpoint, now: float, reserved: list[limits.RateLimiter] | None, kept: int = 0
+    ) -> None:
+        """Take back the tokens that were spent last, or reserved after the first `kept` ones."""
         for key, before in self._spent:
             self._table.spend(key, before, now)
+        while reserved is not None and len(reserved) > kept:
+            reserved.pop().settle(peer, now, spent=False)
+
+    def settle(
+        self, peer: connection.Endpoint, now: float, reserved: Sequence[limits.RateLimiter], *, spent: bool
+    ) -> None:
+        """Spend the tokens that a connection has reserved, or give them back (`Slots.settle`).
+
+        They are spent first. So no other worker sees one that is neither spent nor reserved.
+        """
+        if spent and reserved:
+            like = [rate for rate in self._accounts if any(rate.is_like(each) for each in reserved)]
+            self._table.exclusively(
+                lambda: self._spend(like, peer, now), lambda _: self._restore(peer, now, None)
+            )
+        super().settle(peer, now, reserved, spent=False)
+
+    def _spend(self, rates: Sequence[limits.RateLimiter], peer: connection.Endpoint, now: float) -> None:
+        self._spent.clear()
+        limits.spend(rates, peer, now, None)
 
     def would_refuse(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[limits.RateLimiter] | None = None,
     ) -> connection.Refused | None:
         """Return the refusal that a connection, which has just taken a slot, would get (`Slots`)."""
+        kept = len(reserved or ())
         return self._table.exclusively(
-            lambda: self._would_refuse(peer, max_per_ip, now), lambda _: self._restore(now)
+            lambda: self._would_refuse(peer, max_per_ip, now, reserved),
+            lambda _: self._restore(peer, now, reserved, kept),
         )
 
     def _would_refuse(
-        self, peer: connection.Endpoint, max_per_ip: int | None, now: float
+        self,
+        peer: connection.Endpoint,
+        max_per_ip: int | None,
+        now: float,
+        reserved: list[limits.RateLimiter] | None,
     ) -> connection.Refused | None:
         self._spent.clear()
         refused = None
@@ -185,8 +244,7 @@ class SharedSlots(limits.Slots):
         for rate in observing:
             refused = refused or rate.refusal(peer, now)
         if refused is None:
-            for rate in observing:
-                rate.spend(peer, now)
+            limits.spend(observing, peer, now, reserved)
         return refused
 
     def hold(self, peer: connection.Endpoint) -> None:
@@ -208,7 +266,12 @@ class SharedSlots(limits.Slots):
             for (family, network), held in writer.held.items()
             if family == version
         }
-        entries = self.most * max(len(writers) for writers in self._writers.values())
+        for rate in self._every_rate:
+            counts |= rate.reservations()
+        kinds = max(len(writers) for writers in self._writers.values())
+        if self._reserves:
+            kinds += len(self._every_rate)
+        entries = self.most * kinds
         self._table.replace(counts, entries)
         self._table.take(self.total)
         self._published = True
@@ -264,20 +327,60 @@ class _SharedCount(limits.Count):
 class _SharedRate(limits.RateLimiter):
     """Limits a rate with token buckets in the table.
 
-    Each worker writes its own time for a network, computed from the latest time of all workers. So the latest
-    time counts.
+    Each worker writes its own time for a network, computed from the latest one of all. So the latest one
+    counts. Tokens that are reserved are counts of each worker, as its connections are.
     """
 
-    def __init__(self, plain: limits.RateLimiter, table: Table, spent: list[tuple[bytes, float]]) -> None:
+    def __init__(
+        self,
+        plain: limits.RateLimiter,
+        table: Table,
+        spent: list[tuple[bytes, float]],
+        *,
+        reserves: bool,
+    ) -> None:
         super().__init__(plain.name, plain.networks, plain.rate, enforced=plain.enforced)
         self._table = table
         self._spent = spent
+        self._reserves = reserves
         self._tags = _tags(plain.networks, plain.rate)
+        self._reserved_tags = _tags(plain.networks, plain.rate, of="reserved")
 
     def take_over(self, other: limits.RateLimiter) -> None:
         """Adopt the buckets of a limiter for which `is_like` is True, unless the table has them."""
         for network, full_at in other.buckets().items():
             self._table.spend(self._key(network), full_at, 0.0)
+        self._reserved = other._reserved  # noqa: SLF001 (its own kind)
+
+    def refusal(self, peer: connection.Endpoint, now: float) -> connection.Refused | None:
+        """Return a refusal if a further connection would exceed the rate, with those of all workers."""
+        network = self.networks.of(peer)
+        if network is None:
+            return None
+        tokens = 1
+        if self._reserves:
+            tokens += self._reserved.get(network, 0) + self._table.others(self._reserved_key(network))
+        full_at = self._full_at(network, now) + tokens * self._interval
+        return None if full_at - now <= self._most else self._refused
+
+    def reserve(self, peer: connection.Endpoint) -> None:
+        """Keep one token of the peer's network from others, until `settle`."""
+        super().reserve(peer)
+        self._publish(peer)
+
+    def settle(self, peer: connection.Endpoint, now: float, *, spent: bool) -> None:
+        """Spend a token that was reserved, or give it back."""
+        super().settle(peer, now, spent=spent)
+        self._publish(peer)
+
+    def reservations(self) -> dict[bytes, int]:
+        """Return how many tokens this worker has reserved, by keys of the table."""
+        return {self._reserved_key(network): count for network, count in self._reserved.items()}
+
+    def _publish(self, peer: connection.Endpoint) -> None:
+        network = self.networks.of(peer)
+        if network is not None:
+            self._table.put(self._reserved_key(network), self._reserved.get(network, 0))
 
     def spend(self, peer: connection.Endpoint, now: float) -> None:
         """Take one token from the bucket of the peer's network, unless an equal limit has taken it.
@@ -298,11 +401,15 @@ class _SharedRate(limits.RateLimiter):
         version, value = network
         return self._tags[version] + value.to_bytes(16)
 
+    def _reserved_key(self, network: tuple[int, int]) -> bytes:
+        version, value = network
+        return self._reserved_tags[version] + value.to_bytes(16)
 
-def _tags(networks: limits.Grouping, rate: values.Rate | None = None) -> dict[int, bytes]:
+
+def _tags(networks: limits.Grouping, rate: values.Rate | None = None, of: str = "") -> dict[int, bytes]:
     """Return the first bytes of the keys by IP version; they differ for each network size and each rate."""
     return {
-        version: hashlib.blake2b(repr(_shape(version, shift, rate)).encode(), digest_size=8).digest()
+        version: hashlib.blake2b(f"{_shape(version, shift, rate)}{of}".encode(), digest_size=8).digest()
         for version, shift in networks.shifts.items()
     }
 

@@ -33,7 +33,7 @@ RELEASED = worker.Released(2, 0.0)
 COUNTED = worker.Counted("per_ip")
 OBSERVED = worker.Observed("start", 0.25)
 
-HOSTS = (cluster.HostStatus("mx1", "0123456789abcdef", 1.5, True, False),)
+HOSTS = (cluster.HostStatus("mx1", "0123456789abcdef", 1.5, True, False, 7),)
 CLUSTER_STATUS = cluster.Status(
     "slow", "it takes long", "redis://192.0.2.10:6379/0", 1, 2, 3, 4, 5, 6, HOSTS, (0,) * 12, 1.5
 )
@@ -81,7 +81,7 @@ EXAMPLES: dict[str, tuple[TypeAdapter[Any], tuple[wire.Parsed, ...]]] = {
     "to the cluster process": (
         cluster.TO_CLUSTER,
         (
-            cluster.Attach("smtp", "@mail"),
+            cluster.Attach("smtp", "@mail", True),
             cluster.Ask(3, "smtp", 6, (1 << 128) - 1, (128, 64, 0)),
             cluster.BanPage((BAN, BAN._replace(service=None, seconds=None, host=None)), 100, 7, True),
             cluster.BansChanged(),

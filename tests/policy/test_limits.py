@@ -169,3 +169,75 @@ def test_slots_never_exceed_a_limit_and_return_to_nothing(
         made.release(peer)
     assert made.total == 0
     assert [count.held for count in made._counts] == [{} for _ in made._counts]
+
+
+def test_a_token_that_is_reserved_is_kept_from_others_until_it_is_given_back() -> None:
+    made = slots(max_connections=1000, rate="2/h", levels=[{"ipv4": 24, "rate": "3/h"}])
+    peer, pending = end("192.0.2.1"), list[limits.RateLimiter]()
+
+    assert made.take(peer, None, 0.0, pending) is None
+    assert [refused(made, "192.0.2.1") is None for _ in range(2)] == [True, False]
+    made.settle(peer, 0.0, pending, spent=False)
+    made.release(peer)
+    assert [refused(made, "192.0.2.1") is None for _ in range(2)] == [True, False]
+    assert [refused(made, "192.0.2.2") is None for _ in range(2)] == [True, False]
+
+
+def test_reserved_tokens_survive_a_reload_that_keeps_their_rate() -> None:
+    peer, pending = end("192.0.2.1"), list[limits.RateLimiter]()
+    made = slots(rate="2/h", levels=[{"ipv4": 24, "rate": "2/h"}])
+    assert made.take(peer, None, 0.0, pending) is None
+    kept = made.resized(tables.Limits.model_validate({"rate": "2/h"}))
+
+    assert [refused(kept, "192.0.2.1") is None for _ in range(2)] == [True, False]
+    kept.settle(peer, 0.0, pending, spent=False)
+    assert [refused(kept, "192.0.2.1") is None for _ in range(2)] == [True, False]
+
+
+def test_a_rate_that_only_observes_gives_back_what_a_refused_connection_has_reserved() -> None:
+    made = slots(rate="1/h", enforce=False)
+    peer, pending = end("192.0.2.1"), list[limits.RateLimiter]()
+    for spent in (False, False, True):
+        assert made.take(peer, None, 0.0, pending) is None
+        assert made.would_refuse(peer, None, 0.0, pending) is None
+        made.settle(peer, 0.0, pending, spent=spent)
+        pending.clear()
+
+    assert made.take(peer, None, 0.0, pending) is None
+    assert made.would_refuse(peer, None, 0.0, pending) is not None
+    assert not pending
+
+
+ARRIVALS = st.lists(st.tuples(PEERS, st.floats(0, 40), st.booleans(), st.integers(0, 3)), max_size=40)
+
+
+@given(st.sampled_from(["1/min", "3/min", "20/min"]), ARRIVALS)
+def test_refused_connections_leave_no_trace_in_a_rate_and_admitted_ones_never_exceed_it(
+    rate: str, arrivals: list[tuple[str, float, bool, int]]
+) -> None:
+    """Others decide in any order; some later arrivals come first."""
+    keys = {"max_connections": 1000, "rate": rate, "levels": [{"ipv4": 16, "ipv6": 32, "rate": rate}]}
+    made, expected = (limits.Slots(tables.Limits.model_validate(keys)) for _ in range(2))
+    waiting: list[tuple[int, connection.Endpoint, bool, list[limits.RateLimiter]]] = []
+    now = 0.0
+
+    def settle(until: int) -> None:
+        for each in [each for each in waiting if each[0] <= until]:
+            waiting.remove(each)
+            _, peer, admitted, pending = each
+            made.settle(peer, now, pending, spent=admitted)
+            if admitted:  # it conforms to the rate at the time when it is admitted
+                assert expected.take(peer, None, now) is None
+
+    for turn, (text, pause, admitted, later) in enumerate(arrivals):
+        now += pause
+        pending: list[limits.RateLimiter] = []
+        if made.take(end(text), None, now, pending) is None:
+            waiting.append((turn + later, end(text), admitted, pending))
+        settle(turn)
+    settle(len(arrivals) + 3)
+
+    for text in ("192.0.2.1", "192.0.3.1", "2001:db8::1"):
+        made_now = [refused(made, text, now) is None for _ in range(21)]
+        assert made_now == [refused(expected, text, now) is None for _ in range(21)]
+    assert [rate._reserved for rate in made._rates] == [{}, {}]

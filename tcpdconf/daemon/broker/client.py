@@ -27,14 +27,15 @@ class BrokerClient:
         """Return the pid of the process, or None if it does not run."""
         return self._helper.pid
 
-    def attach(self, service: str, space: str) -> int | None:
+    def attach(self, service: str, space: str, *, apart: bool) -> int | None:
         """Return the worker's end of a new channel, which the caller closes.
 
-        None means that the process does not run yet; `renewed` is called once it does.
+        None means that the process does not run yet; `renewed` is called once it does. All services are
+        `apart`, as for the cluster process.
         """
         if not self._helper.wanted:
             self._helper.begin()
-        return self._helper.attach(wire.written(Attach(service, space)), service)
+        return self._helper.attach(wire.written(Attach(service, space, apart)), service)
 
     def renew(self) -> None:
         """Replace the process by one with the supervisor's current log."""

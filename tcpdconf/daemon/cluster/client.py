@@ -72,6 +72,7 @@ class ClusterClient:
         )
         self._status: messages.Status | None = None
         self._status_at = 0.0
+        self._since = time.time()  # time when the present state began
         self._asked: dict[int, Callable[[Counts], None]] = {}
         self._number = 0
         self._budget, self._charged_at = float(_BURST), 0.0
@@ -110,12 +111,16 @@ class ClusterClient:
         """Return the pid of the process, or None if it does not run."""
         return self._helper.pid
 
-    def attach(self, service: str, space: str) -> int | None:
+    def attach(self, service: str, space: str, *, apart: bool) -> int | None:
         """Return the worker's end of a new channel, which the caller closes; None without a process.
 
-        Services with the same `space` count an address together.
+        Services with the same `space` count an address together. If they have several users (`apart`), the
+        process decides for them by the counts of this host while the engine does not answer.
         """
-        return self._helper.attach(wire.written(messages.Attach(service, space)), service)
+        if self._setup is None:
+            return None
+        apart = apart and self._setup.settings.on_failure == "local"
+        return self._helper.attach(wire.written(messages.Attach(service, space, apart)), service)
 
     def bans_changed(self) -> None:
         """Have the process share new bans."""
@@ -152,7 +157,7 @@ class ClusterClient:
         if last is None:
             return {**found, "state": "connecting", "why": "the cluster process is starting", "hosts": []}
         passed = time.monotonic() - self._status_at
-        found |= {"state": last.state, "why": last.why}
+        found |= {"state": last.state, "since": round(self._since, 1), "why": last.why}
         found |= {"connections": last.connections, "addresses": last.addresses}
         for key in ("asked", "admitted", "refused", "unanswered"):
             found[key] = getattr(last, key)
@@ -164,6 +169,7 @@ class ClusterClient:
                 "lease_age": round(each.renewed + passed, 1),
                 "alive": each.alive and each.renewed + passed < scripts.LEASE,
                 "own": each.own,
+                "connections": last.connections if each.own else each.connections,
             }
             for each in last.hosts
         ]
@@ -201,7 +207,7 @@ class ClusterClient:
         message = wire.parsed(data, messages.FROM_CLUSTER)
         match message:
             case messages.Status():
-                self._status, self._status_at = message, time.monotonic()
+                self._note(message)
             case messages.WantBans(start):
                 self._tell(self._page(start))
             case messages.Mirrored():
@@ -211,6 +217,12 @@ class ClusterClient:
                 self._mirrored(message)
             case messages.Told(number, counts):
                 self._answer(number, counts)
+
+    def _note(self, status: messages.Status) -> None:
+        """Keep a status, and the time when its state began."""
+        if self._status is None or (self._status.state == "up") != (status.state == "up"):
+            self._since = time.time()
+        self._status, self._status_at = status, time.monotonic()
 
     def _charge(self) -> None:
         """Charge the process for a message.

@@ -1,9 +1,9 @@
 """Reads and holds the leases of the daemons that share an engine."""
 
 import json
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tcpdconf.daemon.cluster import scripts
 from tcpdconf.daemon.messages.cluster import HostStatus, Id, Name
@@ -13,12 +13,16 @@ MOST: Final = 200  # most leases that are read
 
 
 class Description(BaseModel):
-    """Describes a daemon: the name and the random id of its host, and the random id of its supervisor."""
+    """Describes a daemon: the name and the random id of its host, and the random id of its supervisor.
+
+    `connections` is the number of its connections when the lease was renewed.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
     name: Name
     host: Id
     daemon: Id
+    connections: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
 
     def written(self) -> str:
         """Return the description as JSON text."""
@@ -94,7 +98,8 @@ class Leases:
         for life in sorted(leases, key=lambda life: (life != self._own, leases[life].about.name, life)):
             ends, about = leases[life]
             renewed = max(0.0, (now - ends) / 1000 + self._length)
-            found.append(HostStatus(about.name, about.host, min(renewed, 1e9), ends > now, life == self._own))
+            age, alive = min(renewed, 1e9), ends > now
+            found.append(HostStatus(about.name, about.host, age, alive, life == self._own, about.connections))
         return tuple(found)
 
 

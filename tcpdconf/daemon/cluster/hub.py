@@ -17,7 +17,7 @@ from tcpdconf.daemon.cluster.hosts import Description, Leases
 from tcpdconf.daemon.cluster.members import Members, Take
 from tcpdconf.daemon.cluster.mirror import Mirror
 from tcpdconf.daemon.cluster.records import Answer
-from tcpdconf.daemon.cluster.tally import Tally
+from tcpdconf.daemon.cluster.tally import Decisions, Tally
 from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages.measures import CLUSTER_BOUNDS, Times
 from tcpdconf.daemon.process import log, loop
@@ -82,6 +82,7 @@ class Hub:
         self._lease_length = lease
         self._leases = Leases(place.life, lease)
         self._tally = Tally()
+        self._decisions = Decisions(self._tally)
         self.members = Members(events, self._tally, self._asked, self._told_later)
         self.mirror = Mirror(
             events,
@@ -280,9 +281,10 @@ class Hub:
         if self._engine is None:
             return
         length = int(self._lease_length * 1000)
+        about = self._place.about.model_copy(update={"connections": self.members.connections[0]})
         self._engine.send(
             *("EVALSHA", scripts.LEASE_SHA, 1, f"{self._prefix}leases"),
-            *(self._place.life, self._turn, length, self._place.about.written()),
+            *(self._place.life, self._turn, length, about.written()),
             then=self._renewed,
         )
 
@@ -323,6 +325,9 @@ class Hub:
     # Takes and counts.
 
     def _asked(self, take: Take) -> None:
+        if self._breaker.open and take.member.apart:
+            self._decide_alone(take)
+            return
         self._figures.asked += 1
         if self._breaker.open:
             self._answer_unknown([take])
@@ -332,6 +337,15 @@ class Hub:
         if self._timer is None:
             self._timer = self._loop.after(self._deadline, self._expire)
         self._pump_soon()
+
+    def _decide_alone(self, take: Take) -> None:
+        """Decide by the connections of this host, for a worker whose group counts by way of this process."""
+        holder = take.member.holder
+        answer = self._decisions.answer(holder, take.address, take.most, take.number, loop.now())
+        take.member.pending -= 1
+        if answer.verdict == "admitted":
+            self._hold(take, told=False)
+        take.member.send([answer])
 
     def _told_later(self) -> None:
         """Send changed counts after `_BATCH` seconds, together with others that change meanwhile."""

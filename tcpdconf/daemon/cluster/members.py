@@ -38,10 +38,16 @@ class Take:
 
 
 class Member:
-    """Implements one worker's channel, which is closed if the worker sends a malformed record."""
+    """Implements one worker's channel. A worker that sends something malformed loses it.
 
-    def __init__(self, service: str, post: channel.Channel, holder: Holder, members: "Members") -> None:
+    A worker that is `apart` (`messages.cluster.Attach`) asks at all times.
+    """
+
+    def __init__(
+        self, service: str, post: channel.Channel, holder: Holder, members: "Members", *, apart: bool
+    ) -> None:
         self.service = service
+        self.apart = apart
         self.holder = holder
         self.takes: collections.deque[Take] = collections.deque()  # not sent to the engine yet
         self.pending = 0  # takes that are not answered
@@ -142,13 +148,15 @@ class Members:
         self._left: dict[str, list[Holder]] = {}  # by service: connections of ended workers
         self._next = 0
 
-    def add(self, service: str, space: str, post: channel.Channel, state: Answer) -> None:
-        """Serve a worker of a service; send it first `state`, which says whether to ask the engine."""
+    def add(
+        self, service: str, space: str, post: channel.Channel, state: Answer, *, apart: bool = False
+    ) -> None:
+        """Serve a worker of a service, and tell it first whether to ask: by `state`, unless it is `apart`."""
         post.refuse_descriptors()
-        member = Member(service, post, self.holder(space), self)
+        member = Member(service, post, self.holder(space), self, apart=apart)
         self.all.append(member)
         self._loop.watch(member, member.read)
-        member.send([state])
+        member.send([Answer("serving") if apart else state])
 
     def remove(self, member: Member) -> None:
         """Forget a worker."""
@@ -200,8 +208,8 @@ class Members:
                 waiting.remove(member)
 
     def tell_all(self, answer: Answer) -> None:
-        """Send an answer to every worker."""
-        for each in list(self.all):
+        """Send an answer to every worker but those that ask at all times."""
+        for each in [each for each in self.all if not each.apart]:
             each.send([answer])
 
     @property

@@ -141,9 +141,10 @@ class _Process:
 
     def _handle(self, message: messages.ToCluster, fds: list[int]) -> None:
         match message:
-            case messages.Attach(service, space):
+            case messages.Attach(service, space, apart):
                 (fd,) = fds
-                self._hub.members.add(service, space, channel.Channel.of(fd), self._hub.serving)
+                end = channel.Channel.of(fd)
+                self._hub.members.add(service, space, end, self._hub.serving, apart=apart)
             case messages.Ask():
                 self._hub.ask(message, self._send)
             case messages.BanPage():

@@ -1,12 +1,16 @@
-"""Counts this host's connections by network, for the workers of one daemon. Pure.
+"""Counts this host's connections by network, for the workers of one daemon, and decides by them. Pure.
 
 A key is (space, IP version, prefix length, prefix as a number).
 """
 
 from collections.abc import Iterable, Iterator
 
+from tcpdconf.config.model import values
+from tcpdconf.daemon.cluster.records import Answer
 from tcpdconf.daemon.messages.cluster import Limit
+from tcpdconf.policy import limits
 from tcpdconf.policy.access import table as access_table
+from tcpdconf.policy.connection import Endpoint, endpoint
 
 Key = tuple[str, int, int, int]
 Address = tuple[int, int]
@@ -96,3 +100,56 @@ class Holder:
         """Forget all connections."""
         for address, count in list(self.held.items()):
             self.add(address, -count)
+
+
+class Decisions:
+    """Decides by the counts of one daemon whether one more connection fits into the limits of its worker.
+
+    A rate is common to the services of a space that have the same one.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._rates: dict[tuple[str, int, int, int, float], limits.RateLimiter] = {}
+
+    def answer(self, holder: Holder, address: Address, most: int, number: int, now: float) -> Answer:
+        """Return the verdict of all limits on the request `number`; only an admission spends tokens.
+
+        `most`, unless it is 0, replaces the first limit.
+        """
+        peer = endpoint(*address, 0)
+        spent: list[limits.RateLimiter] = []
+        observed = Answer("admitted", number)
+        for index, limit in enumerate(holder.limits):
+            held, full = 0, False
+            if limit.seconds is None:
+                allowed = most if index == 0 and most else limit.most
+                key = holder.key(limit, address)
+                held = 0 if key is None else self._tally.counts.get(key, 0)
+                full = bool(allowed) and key is not None and held >= allowed
+            elif limit.prefix(peer.version) is not None:
+                rate = self._rate(holder.space, limit, peer)
+                full = rate.refusal(peer, now) is not None
+                if not full:
+                    spent.append(rate)
+            if full and limit.enforced:
+                return Answer("refused", number, index, held)
+            if full and not observed.limit:
+                observed = Answer("admitted", number, index + 1, held)
+        for rate in spent:
+            rate.spend(peer, now)
+        return observed
+
+    def _rate(self, space: str, limit: Limit, peer: Endpoint) -> limits.RateLimiter:
+        """Return the limiter of a rate, in which other services of the space have their connections too."""
+        prefix = limit.prefix(peer.version)
+        assert prefix is not None  # noqa: S101 (the caller has looked)
+        assert limit.seconds is not None  # noqa: S101 (it is a rate)
+        key = space, peer.version, prefix, limit.most, limit.seconds
+        found = self._rates.get(key)
+        if found is None:
+            shift = access_table.BITS[peer.version] - prefix
+            networks = limits.Grouping({peer.version: shift})
+            rate = values.Rate(limit.most, limit.seconds)
+            found = self._rates[key] = limits.RateLimiter("rate", networks, rate)
+        return found

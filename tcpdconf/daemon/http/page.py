@@ -18,6 +18,7 @@ from tcpdconf.daemon.http.markup import Cell, Column, Html
 
 _REFRESH: Final = 10  # seconds between two loads without JavaScript
 _MOST: Final = 200  # most rows of a table
+_HOSTS: Final = 50  # of a cluster
 _PROBLEMS: Final = 50
 _LISTENERS: Final = 3
 _FULL: Final = 90  # percent of the slots, as in `tcpdconf status --check`
@@ -72,6 +73,7 @@ def html(status: _Status, history: History, host: str, now: float) -> str:
 {_section("most-refused", "Most refused addresses", _most_refused(status))}
 </div>
 {_section("lists", "DNS lists", _lists(status))}
+{_section("cluster", "Cluster", _cluster(status, now))}
 {_section("reload", "Last reload", _reload(status))}
 {_section("bans", "Bans", _bans(status, now))}
 </main>
@@ -117,6 +119,9 @@ def _troubles(status: _Status) -> Iterator[tuple[str, str]]:
         yield "warning", "the daemon is starting"
     elif not last["ok"]:
         yield "warning", "the last reload was rejected"
+    cluster = status.get("cluster")
+    if cluster is not None and cluster["state"] != "up":
+        yield _without_engine(cluster)
     for name, each in status["services"].items():
         level, text = _service_state(each)
         if level:
@@ -276,6 +281,44 @@ def _list_row(zone: str, service: str, each: Mapping[str, Any]) -> tuple[Cell, .
 def _mean(times: Mapping[str, Any] | None) -> str:
     count = 0 if times is None else sum(times["counts"])
     return f"{1000 * times['sum'] / count:,.0f} ms" if times is not None and count else ""
+
+
+def _cluster(status: _Status, now: float) -> str:
+    """Return the state of the engine, and the hosts that share it; this host is the first of them."""
+    cluster = status.get("cluster")
+    if cluster is None:
+        return ""
+    lasts = printable.duration(now - cluster["since"]) if "since" in cluster else ""
+    if cluster["state"] == "up":
+        level, told = "", f"up for {lasts}: limits hold over all hosts"
+    else:
+        level, without = _without_engine(cluster)
+        why = f" ({cluster['why']})" if cluster["why"] else ""
+        told = f"{cluster['state']}{lasts and f' for {lasts}'}{why}: {without}"
+    shown = markup.element("span", told, class_=level) if level else markup.text(told)
+    state = f"<p>{markup.text(cluster['engine'])} {shown}.</p>"
+    hosts = cluster["hosts"]
+    if not hosts:
+        return state
+    caption = "Connections when the lease was renewed, every 5 s"
+    if len(hosts) > _HOSTS:
+        caption = f"{_HOSTS} of {len(hosts)} hosts: this one, then those whose lease is over. {caption}"
+        hosts = sorted(hosts, key=lambda each: (not each["own"], each["alive"]))[:_HOSTS]
+    columns = Column("Host"), Column("Lease"), Column("Connections", "n")
+    return f"{state}\n{markup.table('cluster-title', caption, columns, map(_host_row, hosts))}"
+
+
+def _host_row(each: Mapping[str, Any]) -> tuple[Cell, ...]:
+    name, lease = printable.lease(each)
+    shown = lease if each["alive"] else markup.element("span", lease, class_="warning")
+    return name, shown, each["connections"]
+
+
+def _without_engine(cluster: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the level of an engine that does not answer, and what it means."""
+    if cluster["on_failure"] == "refuse":
+        return "critical", "the engine of the cluster does not answer, clients are refused"
+    return "warning", "the engine of the cluster does not answer, limits hold on this host alone"
 
 
 def _rejected(status: _Status) -> str:

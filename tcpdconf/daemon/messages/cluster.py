@@ -135,11 +135,13 @@ class PenalisedElsewhere(wire.Parsed):
 class Attach(wire.Parsed):
     """Gives the process a worker's channel, in the descriptor beside it.
 
-    Services with the same `space` count an address together.
+    Services with the same `space` count an address together. If other services of the space have other users,
+    the worker is `apart`: it shares no memory with them.
     """
 
     service: _Service
     space: Space
+    apart: bool
     kind: Literal["attach"] = "attach"
 
 
@@ -246,13 +248,17 @@ State = Literal["connecting", "up", "slow", "down"]
 
 
 class HostStatus(NamedTuple):
-    """Shows one daemon of the cluster: its host's name and id, and how long ago it renewed its lease."""
+    """Shows one daemon of the cluster: its host's name and id, and how long ago it renewed its lease.
+
+    `connections` are those that it held then.
+    """
 
     name: Name
     host: Id
     renewed: _Seconds
     alive: bool
     own: bool
+    connections: _Number
 
 
 @dataclass(frozen=True, slots=True)

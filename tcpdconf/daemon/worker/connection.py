@@ -14,6 +14,7 @@ from tcpdconf.daemon.shared.table import SharedTable
 from tcpdconf.daemon.worker.program import Program
 from tcpdconf.policy.connection import Endpoint, Link, Refused
 from tcpdconf.policy.decision import NamedTable
+from tcpdconf.policy.limits import RateLimiter
 from tcpdconf.policy.shared_limits import Shape
 
 Address = tuple[str, int] | tuple[str, int, int, int]
@@ -72,6 +73,7 @@ class Connection:
         parked: the time at which it began to wait for a slot, if it had to.
         max_per_ip: the maximum of its access rules for one address, if they have one.
         ticket: what `ClusterShare.ask` has returned for it, or 0.
+        reserved: the rates of which it has reserved a token, until `Slots.settle`.
     """
 
     serving: Serving
@@ -87,6 +89,7 @@ class Connection:
     parked: float = 0.0
     max_per_ip: int | None = None
     ticket: int = 0
+    reserved: Sequence[RateLimiter] = ()
 
     def ends(self) -> dict[str, object]:
         """Return the fields of a log line that name the client, and its proxy if it has one."""

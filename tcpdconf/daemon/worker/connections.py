@@ -136,7 +136,13 @@ class Connections:
 
     def _share(self, serving: Serving) -> None:
         """Apply the limits of these settings if counts are shared with other workers, or were until now."""
-        self._slots = shared_limits.renewed(self._slots, serving.service.limits, serving.table, serving.group)
+        self._slots = shared_limits.renewed(
+            self._slots,
+            serving.service.limits,
+            serving.table,
+            serving.group,
+            reserves=serving.asking is not None or bool(serving.group),
+        )
         if serving.table is self._table:
             return
         if self._table is not None:
@@ -385,8 +391,15 @@ class Connections:
             if banned is not None:
                 self._refuse(connection, Refused("banned", (("network", ban_table.shown(banned)),)))
                 return
+            reserved: list[limits.RateLimiter] | None = None if self._cluster is None else []
             verdict = decision.admit(
-                serving.sources, self._slots, link, loop.now(), serving.observed, penalties=self._penalties
+                serving.sources,
+                self._slots,
+                link,
+                loop.now(),
+                serving.observed,
+                penalties=self._penalties,
+                reserved=reserved,
             )
             if isinstance(verdict, Refused):
                 if verdict is shared_limits.ALL_TAKEN:
@@ -403,9 +416,13 @@ class Connections:
             self._taken()
             form, ways = serving.service.address_format, serving.ways
             connection.variables = environ.of(link, connection.variables, verdict.variables, form, ways)
+            if reserved:
+                connection.reserved = reserved
             if self._cluster is not None and not self._cluster.asks:
                 self._cluster.hold(link.peer)
-                if self._is_refused_without_engine(connection):
+                refused = self._is_refused_without_engine(connection)
+                self._settle_tokens(connection, spent=not refused)
+                if refused:
                     self._refuse(connection, _NO_ENGINE)
                     return
             asks = self._cluster is not None and self._cluster.asks
@@ -464,6 +481,7 @@ class Connections:
             else:
                 connection.unenforced = connection.unenforced or refused
                 refused = None
+            self._settle_tokens(connection, spent=refused is None)
             if refused is None:
                 self._found(connection, {})
                 return
@@ -472,6 +490,12 @@ class Connections:
             self._refuse(connection, refused)
         except Exception:  # noqa: BLE001 (as above)
             self._break_off(connection)
+
+    def _settle_tokens(self, connection: Connection, *, spent: bool) -> None:
+        """Spend the tokens that a connection has reserved, or give them back, since it is decided."""
+        reserved, connection.reserved = connection.reserved, ()
+        if reserved:
+            self._slots.settle(connection.link.peer, loop.now(), reserved, spent=spent)
 
     def _is_refused_without_engine(self, connection: Connection) -> bool:
         """Return whether a connection is refused while the engine does not answer."""
@@ -577,7 +601,7 @@ class Connections:
         """Log a refusal, and free the slot of the connection."""
         self._log_refusal("refuse", self._throttle, connection, refused)
         if connection.admitted:
-            self._release(connection.link.peer, connection.ticket)
+            self._give_up_slot(connection)
 
     def _observe(self, connection: Connection, refused: Refused) -> None:
         """Count and log a connection that is served only because a limit or source is not enforced."""
@@ -604,7 +628,7 @@ class Connections:
         log.crash(f"cannot serve {connection.link.peer}")
         self._let_go(connection)
         if connection.admitted:
-            self._release(connection.link.peer, connection.ticket)
+            self._give_up_slot(connection)
 
     def _let_go(self, connection: Connection) -> None:
         """Close this process's descriptor of a connection, which no longer uses its settings."""
@@ -686,6 +710,11 @@ class Connections:
             if offence is not None:
                 self._charge(self._penalties, peer, offence)
         self._release(peer)
+
+    def _give_up_slot(self, connection: Connection) -> None:
+        """Free the slot of a connection without a program; tokens that are still reserved are spent."""
+        self._settle_tokens(connection, spent=True)
+        self._release(connection.link.peer, connection.ticket)
 
     def _release(self, peer: Endpoint, ticket: int = 0) -> None:
         """Free the slot of a client; `ticket` as for `ClusterShare.release`."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from support import peers
+from support import engines, peers
 from support.running import daemons, processes, reloads
 
 from tcpdconf.daemon.broker.decisions import Broker
@@ -229,6 +229,47 @@ def test_an_address_has_its_limit_over_services_of_different_users(
         assert "limit=max_per_ip value=3 held=3" in line
 
 
+def is_refused_by_the_group(imap: int, pop: int, source: str) -> bool:
+    with daemons.connect(imap, source=source) as held:
+        assert greeted(held) == "in"
+        return daemons.talk(pop, source=source, say=b"\n") == b"421 full\r\n"
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_client_that_the_group_refuses_spends_no_token_of_the_service(
+    tmp_path: pathlib.Path, workers: int
+) -> None:
+    peers.need_root()
+    imap, pop = daemons.free_port(), daemons.free_port()
+    text = reloads.service(imap, f'{HOLD}\nuser = "daemon"', name="imap", limits='group = "mail"')
+    text += reloads.service(
+        pop,
+        f'{HOLD}\nuser = "nobody"\nworkers = {workers}',
+        name="pop3",
+        limits='max_per_ip = 1\nrate = "2/h"\ngroup = "mail"',
+    )
+    with reloads.Daemon(tmp_path, text) as running:
+        running.await_log("^broker ready ")
+        others = (f"127.0.{third}.{last}" for third in range(1, 255) for last in range(1, 255))
+        daemons.until(
+            lambda: all(is_refused_by_the_group(imap, pop, next(others)) for _ in range(8)), "the broker"
+        )
+        with daemons.connect(imap) as held:
+            assert greeted(held) == "in"
+            assert [daemons.talk(pop) for _ in range(5)] == [b"421 full\r\n"] * 5
+            held.sendall(b"\n")
+            assert held.recv(1) == b""
+        said: list[bytes] = []
+
+        def is_slow() -> bool:
+            said.append(daemons.talk(pop, say=b"\n"))
+            return said[-1] == b"421 slow\r\n"
+
+        daemons.until(is_slow, "the rate")
+        assert said.count(b"in\n") == 2
+
+
 @pytest.mark.peer
 def test_a_broker_that_is_killed_is_told_again_what_is_held(daemon: tuple[reloads.Daemon, int, int]) -> None:
     running, imap, pop = daemon
@@ -283,3 +324,35 @@ def test_the_broker_holds_its_channels_and_the_log_alone(daemon: tuple[reloads.D
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     assert "NoNewPrivs:\t1" in status
     assert "CapPrm:\t0000000000000000" in status
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("on_failure", ["local", "refuse"])
+def test_without_the_engine_of_a_cluster_the_group_counts_on_this_host(on_failure: str) -> None:
+    peers.need_root()
+    peers.need("redis-server")
+    ports = daemons.free_port(), daemons.free_port()
+    with daemons.public_folder() as folder, engines.Engine(folder) as engine:
+        text = f'[cluster]\nurl = "{engine.url}"\ndeadline = "250ms"\non_failure = "{on_failure}"\n'
+        for port, user, name in zip(ports, ("nobody", "daemon"), ("imap", "pop3"), strict=True):
+            limits = 'max_per_ip = 3\ngroup = "mail"\nscope = "cluster"'
+            text += reloads.service(port, f'{HOLD}\nuser = "{user}"', name=name, limits=limits)
+        imap, pop = ports
+        (folder / "daemon").mkdir()
+        with reloads.Daemon(folder / "daemon", text) as running:
+            running.await_log("^the engine answers")
+            with daemons.connect(imap) as first:
+                assert greeted(first) == "in"
+                engine.stop()
+                running.await_log("^warning: the engine does not answer")
+                if on_failure == "refuse":
+                    daemons.until(lambda: daemons.talk(pop, say=b"\n") == b"", "the refusal")
+                    return
+                with daemons.connect(pop) as second, daemons.connect(imap) as third:
+                    assert [greeted(each) for each in (second, third)] == ["in"] * 2
+                    assert [daemons.talk(port) for port in ports] == [b"421 full\r\n"] * 2
+                    assert daemons.talk(pop, source="127.0.0.9", say=b"\n") == b"in\n"
+                    engine.start()
+                    running.await_log("^the engine answers", 1)
+                    daemons.until(lambda: list(engine.counted().values()) == [3], "the counts")
+                    assert [daemons.talk(port) for port in ports] == [b"421 full\r\n"] * 2

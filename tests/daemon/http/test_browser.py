@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from selenium.webdriver.common.keys import Keys
+from support import engines
 from support.running import browsers, daemons, httpclients, reloads
 from support.running.browsers import Browser
 
@@ -284,6 +285,7 @@ def test_a_daemon_that_stops_makes_the_page_old(browser: Browser, tmp_path: path
     assert browser.barriers() == []
     with reloads.Daemon(tmp_path / "two", text):
         daemons.until(lambda: browser.text("#stale") == "", "the next daemon")
+        daemons.until(functools.partial(shows, browser, ".state", "OK:"), "its service")
         # it answers before its service accepts, which it says in the title
         daemons.until(lambda: browser.js("document.title").startswith("tcpdconf on "), "the service")
 
@@ -333,3 +335,34 @@ def test_below_a_path_of_a_proxy(browser: Browser, tmp_path: pathlib.Path) -> No
             browser.get("about:blank")
             proxy.shutdown()
             thread.join()
+
+
+def test_the_engine_and_the_hosts_of_a_cluster(browser: Browser) -> None:
+    port, where = daemons.free_port(), daemons.free_port()
+    with daemons.public_folder() as folder, engines.Engine(folder) as engine:
+        text = configuration(f"127.0.0.1:{port}", where).replace(
+            "max_per_ip = 2", 'max_per_ip = 2\nscope = "cluster"'
+        )
+        (folder / "one").mkdir()
+        cluster = f'[cluster]\nurl = "{engine.url}"\nname = "mx1"\ndeadline = "250ms"\n'
+        with reloads.Daemon(folder / "one", cluster + text) as daemon:
+            daemon.await_log("^the engine answers")
+            daemons.until(lambda: "tcpdconf_cluster_up 1.0" in httpclients.get(port, "/metrics").text, "it")
+            assert httpclients.get(port, "/readyz").text == "ready\n"
+            browser.see(f"http://127.0.0.1:{port}/")
+            assert browser.text(".state") == "OK: 1 service accepts connections."
+            assert "limits hold over all hosts" in browser.text("#cluster p")
+            ((name, lease, held),) = browser.rows("cluster")
+            assert (name, lease.endswith(" s"), held) == ("mx1 (this host)", True, "0")
+            assert browser.barriers() == []
+
+            engine.stop()
+            alone = "the engine of the cluster does not answer, limits hold on this host alone"
+            daemons.until(functools.partial(shows, browser, ".state", f"Warning: {alone}."), "the page")
+            why = functools.partial(shows, browser, "#cluster .warning", "(cannot connect: ")
+            daemons.until(why, "the reason")
+            assert browser.barriers() == []
+            assert httpclients.get(port, "/readyz").text.startswith(
+                "ready\nthe engine of the cluster does not"
+            )
+            assert "tcpdconf_cluster_up 0.0" in httpclients.get(port, "/metrics").text

@@ -68,7 +68,21 @@ def hostile() -> dict[str, Any]:
         last_reload={"ok": False, "at": NOW, "problems": [problem]},
         connections_by_address=[{"address": EVIL, "connections": 1}],
         refused_by_address=[{"address": EVIL, "refused": 1}],
+        cluster=cluster(host(EVIL), engine=EVIL, state=EVIL, why=EVIL),
     )
+
+
+def cluster(*hosts: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
+    """The engine and its hosts."""
+    return {
+        "engine": "rediss://192.0.2.10:6379/0", "on_failure": "local", "state": "up", "why": "",
+        "since": NOW - 7260, "hosts": list(hosts), **more,
+    }  # fmt: skip
+
+
+def host(name: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
+    """A host of the cluster with a lease."""
+    return {"name": name, "own": False, "alive": True, "lease_age": 3.2, "connections": 12, **more}
 
 
 def written(found: Mapping[str, Any], history: History | None = None) -> str:
@@ -166,6 +180,50 @@ def test_the_overall_state() -> None:
     )
     assert state(written(status({str(n): full for n in range(9)}))).endswith("; and 4 more.")
     assert "<title>Critical: tcpdconf on " in written(status({"a": service()}, stopping=True))
+
+
+def test_the_engine_and_the_hosts_of_a_cluster() -> None:
+    hosts = (
+        host("mx1", own=True, lease_age=0.4),
+        host("mx2", connections=1234),
+        host("mx3", alive=False, lease_age=20),
+    )
+    text = written(status({"a": service()}, cluster=cluster(*hosts)))
+
+    assert section(text, "cluster") == (
+        "Cluster rediss://192.0.2.10:6379/0 up for 2 h 1 min: limits hold over all hosts. "
+        "Connections when the lease was renewed, every 5 s Host Lease Connections "
+        "mx1 (this host) 0 s 12 mx2 3 s 1,234 mx3 over, 20 s old 12"
+    )
+    assert state(text).startswith("OK: ")
+    assert section(written(status({}, cluster=None)), "cluster") == ""
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "level", "means"),
+    [("local", "Warning", "limits hold on this host alone"), ("refuse", "Critical", "clients are refused")],
+)
+def test_an_engine_that_does_not_answer(on_failure: str, level: str, means: str) -> None:
+    down = cluster(state="down", why="cannot connect", since=NOW - 61, on_failure=on_failure)
+    text = written(status({"a": service()}, cluster=down))
+
+    means = f"the engine of the cluster does not answer, {means}"
+    assert state(text) == f"{level}: {means}."
+    assert section(text, "cluster").endswith(f" down for 1 min 1 s (cannot connect): {means} .")
+    unknown = cluster(state="connecting", why="the cluster process is starting")
+    del unknown["since"]
+    text = section(written(status({}, cluster=unknown)), "cluster")
+    assert " connecting (the cluster process is starting): " in text
+
+
+def test_a_large_cluster_shows_this_host_and_those_whose_lease_is_over() -> None:
+    others = (host(f"mx{number}", alive=number != 150) for number in range(1, 200))
+    text = section(written(status({}, cluster=cluster(host("mx0", own=True), *others))), "cluster")
+
+    assert "50 of 200 hosts: this one, then those whose lease is over." in text
+    assert "mx0 (this host) 3 s 12 mx150 over, 3 s old 12 mx1 3 s 12 mx2 " in text
+    assert text.count(" s ") < 60
+    assert "mx49 " not in text
 
 
 def test_only_reasons_that_occur_have_a_column() -> None:

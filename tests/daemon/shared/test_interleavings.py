@@ -24,11 +24,12 @@ from tcpdconf.policy import connection, shared_limits
 
 PEER = connection.endpoint(4, 0xC0000201, 4000)
 Address = tuple[str, int]
-Watched = Literal["count", "taken", "rate"]
+Watched = Literal["count", "taken", "rate", "reserved"]
 LIMITS: Final[dict[Watched, dict[str, object]]] = {
     "count": {"max_per_ip": 1},
     "taken": {"max_connections": 1},
     "rate": {"rate": "1/h"},
+    "reserved": {"rate": "1/h"},
 }
 Cells = tuple[tuple[Address, float], ...]
 
@@ -71,6 +72,9 @@ class Model:
 
     `overs` is how often each may lose its patience. A `coarse` model reads from all places in one step, and
     its writes are visible at once; then it does not matter which process is in which place.
+
+    Of a rate, each process reserves a token if `watched` is "reserved". It gives the token back if it
+    `releases`, and spends it otherwise.
     """
 
     def __init__(
@@ -78,11 +82,12 @@ class Model:
     ) -> None:
         self.places, self.watched, self.releases, self.coarse = places, watched, releases, coarse
         self.overs, self.kills = overs, kills
+        self.cells = ("rate", "reserved") if watched == "reserved" else (watched,)
         self.next = functools.cache(self._next)
 
     def start(self) -> World:
         everyone = range(self.places)
-        memory = {(what, each): 0 for what in ("generation", self.watched) for each in everyone}
+        memory = {(what, each): 0 for what in ("generation", *self.cells) for each in everyone}
         none: tuple[Cells, ...] = ((),) * self.places
         courses = (Course("take"),) * self.places
         return World(tuple(sorted(memory.items())), (), courses, none, (True,) * self.places)
@@ -92,17 +97,27 @@ class Model:
         if course.stage in {"end", "refused"}:
             return Next(None, course, course.stage == "end" and not self.releases)
         table = Replayed(self, place, course.results)
-        slots = shared_limits.SharedSlots(tables.Limits.model_validate(LIMITS[self.watched]), table)
+        wanted = tables.Limits.model_validate(LIMITS[self.watched])
+        reserves = self.watched == "reserved"
+        slots = shared_limits.SharedSlots(wanted, table, reserves=reserves)
+        if slots._every_rate:
+            table.reserved_key = slots._every_rate[0]._reserved_tags[4]
         slots._published = True
         try:
             if course.stage == "take":
-                if slots.take(PEER, None, 0.0) is not None:
+                if slots.take(PEER, None, 0.0, [] if reserves else None) is not None:
                     return Next(None, Course("refused", course.overs), holds=False)
-                after = Course("serve" if self.releases else "end", course.overs)
+                after = Course("serve" if self.releases or reserves else "end", course.overs)
                 return self.next(place, after)._replace(course=after)
             slots._published = False
             slots.hold(PEER)
             slots._published = True
+            if reserves:
+                slots._rates[0]._reserved[4, PEER.value] = 1
+                if self.releases:
+                    table.step("serve")
+                slots.settle(PEER, 0.0, slots._rates, spent=not self.releases)
+                return Next(None, Course("end", course.overs), holds=not self.releases)
             table.step("serve")
             slots.release(PEER)
             return Next(None, Course("end", course.overs), holds=False)
@@ -111,7 +126,7 @@ class Model:
             return Next(
                 step.args[0],
                 course._replace(results=()) if fresh else course,
-                course.stage == "serve" and not course.results,
+                course.stage == "serve" and (not course.results or (reserves and not self.releases)),
             )
 
     def after(self, world: World) -> Iterator[World]:
@@ -214,6 +229,7 @@ class Replayed:
         self.failed = 0
         self.full = 0.0
         self.time = 0.0
+        self.reserved_key = b"none"
 
     def step(self, *operation: Any) -> Any:  # noqa: ANN401 (as the operation is)
         if self.used < len(self.results):
@@ -225,28 +241,28 @@ class Replayed:
     def exclusively(self, act: Callable[[], Any], undo: Callable[[Any], object]) -> Any:  # noqa: ANN401
         return turns.exclusively(self, act, undo)
 
-    def others(self, _: bytes) -> int:
-        return self.sum("count")
+    def others(self, key: bytes) -> int:
+        return self.sum("reserved" if key.startswith(self.reserved_key) else "count")
 
     def taken(self) -> int:
         return self.sum("taken")
 
     def sum(self, what: str) -> int:
-        if what != self.model.watched:
+        if what not in self.model.cells:
             return 0
         if self.model.coarse:
             return int(self.step("sum", what))
         others = (each for each in range(self.model.places) if each != self.place)
         return sum(self.step("read", (what, each)) for each in others)
 
-    def put(self, _: bytes, count: int) -> None:
-        self.write("count", count)
+    def put(self, key: bytes, count: int) -> None:
+        self.write("reserved" if key.startswith(self.reserved_key) else "count", count)
 
     def take(self, total: int) -> None:
         self.write("taken", total)
 
     def write(self, what: str, value: int) -> None:
-        if what == self.model.watched:
+        if what in self.model.cells:
             self.step("write", (what, self.place), value)
 
     def replace(self, counts: dict[bytes, int], entries: int) -> None:
@@ -348,7 +364,8 @@ def check_quiet(model: Model, world: World) -> None:
     memory = dict(world.memory)
     for place, course in enumerate(world.courses):
         if world.alive[place]:
-            assert bool(memory[model.watched, place]) == model.next(place, course).holds
+            assert bool(memory[model.cells[0], place]) == model.next(place, course).holds
+            assert model.watched != "reserved" or not memory["reserved", place]
     if all(world.alive) and not any(course.overs for course in world.courses):
         assert any(course.stage == "end" for course in world.courses)
 
@@ -364,6 +381,14 @@ def test_two_processes(watched: Watched, releases: bool) -> None:
 def test_two_processes_and_a_rate() -> None:
     """A refusal and a decision that does not count spend no token."""
     assert explore(Model(2, "rate", releases=False, overs=1, kills=1)) > 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("releases", [False, True])
+def test_two_processes_that_reserve_a_token(releases: bool) -> None:
+    """A token is spent or given back, and is never free meanwhile."""
+    assert explore(Model(2, "reserved", releases=releases, overs=1, kills=1)) > 2000
 
 
 @pytest.mark.slow
@@ -404,3 +429,9 @@ def test_a_step_less_is_one_too_few(
     monkeypatch.setattr(place, name, broken)
     with pytest.raises(AssertionError, match="two slots"):
         explore(Model(2, "count", releases=False, overs=1, kills=0))
+
+
+def test_a_token_of_another_process_must_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replayed, "others", lambda *_: 0)
+    with pytest.raises(AssertionError, match="two slots"):
+        explore(Model(2, "reserved", releases=False, overs=0, kills=0))

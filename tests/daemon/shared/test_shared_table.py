@@ -47,11 +47,12 @@ class Host:
         self,
         *group: dict[str, Any],
         service: int = SMTP,
+        reserves: bool = False,
         **keys: Any,  # noqa: ANN401 (as TOML gives them)
     ) -> shared_limits.SharedSlots:
         """A worker whose service has the limits `keys`; other services of its group have the others."""
         others = [each for one in group for each in shared_limits.shapes(settings(one))]
-        made = shared_limits.SharedSlots(settings(keys), self.table(service), others)
+        made = shared_limits.SharedSlots(settings(keys), self.table(service), others, reserves=reserves)
         made.publish()
         return made
 
@@ -173,6 +174,43 @@ def test_services_of_a_group_spend_tokens_of_each_others_rates(host: Host) -> No
 def test_a_rate_is_the_same_limit_twice_but_spends_one_token(host: Host) -> None:
     worker = host.worker(rate="3/h", levels=[{"ipv4": 32, "rate": "3/h"}])
     assert [worker.take(end("192.0.2.1"), None, 0.0) is None for _ in range(4)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("spent", [False, True])
+def test_a_token_that_one_worker_has_reserved_is_kept_from_all(host: Host, spent: bool) -> None:
+    slow: dict[str, Any] = {"rate": "2/h"}
+    fast: dict[str, Any] = {"rate": "5/h"}
+    one, other = (host.worker(fast, reserves=True, **slow) for _ in range(2))
+    imap = host.worker(slow, service=IMAP, reserves=True, **fast)
+    peer, pending = end("192.0.2.1"), list[limits.RateLimiter]()
+    assert imap.take(peer, None, 0.0, pending) is None  # reserves a token of the other service's rate, too
+
+    assert [other.take(peer, None, 0.0) is None for _ in range(2)] == [True, False]
+    imap.settle(peer, 0.0, pending, spent=spent)
+    assert [one.take(peer, None, 0.0) is None for _ in range(2)] == [not spent, False]
+    assert [imap.take(peer, None, 0.0) is None for _ in range(4)] == [True, True, True, False]
+
+
+def test_tokens_that_a_killed_worker_has_reserved_are_free_again(host: Host) -> None:
+    killed, other = (host.worker(rate="1/h", reserves=True) for _ in range(2))
+    peer = end("192.0.2.1")
+    killed.take(peer, None, 0.0, [])
+    assert other.take(peer, None, 0.0) is not None
+    successor = shared_limits.SharedSlots(settings({"rate": "1/h"}), host.table(place=0), reserves=True)
+    successor.publish()
+    assert other.take(peer, None, 0.0) is None
+
+
+def test_reserved_tokens_survive_a_reload(host: Host) -> None:
+    one, other = (host.worker(rate="1/h", reserves=True) for _ in range(2))
+    peer, pending = end("192.0.2.1"), list[limits.RateLimiter]()
+    one.take(peer, None, 0.0, pending)
+    again = shared_limits.renewed(one, settings({"rate": "1/h"}), host.tables[0], reserves=True)
+    assert isinstance(again, shared_limits.SharedSlots)
+    again.publish()
+    assert other.take(peer, None, 0.0) is not None
+    again.settle(peer, 0.0, pending, spent=False)
+    assert other.take(peer, None, 0.0) is None
 
 
 def test_limits_that_only_observe_see_all_workers(host: Host) -> None:

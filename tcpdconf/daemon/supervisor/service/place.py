@@ -62,9 +62,10 @@ class Place:
         self._next_share: Share | None = None
         self._former: Share | None = None  # holds the counts until the worker serves with `share`
         self._now = lifecycle.Workers()
-        self._processes: dict[int, worker_process.WorkerProcess] = {}  # by pid, until they have ended
-        self._left: set[int] = set()  # pids of ended workers whose programs still run
-        self._linked: dict[int, tuple[str, int | None]] = {}  # by pid: space and pid of its counting process
+        self._processes: dict[int, worker_process.WorkerProcess] = {}  # by pid, until waited for
+        self._left: set[int] = set()  # workers that have ended and whose programs live on
+        # by pid: space, whether its services have several users, and who counts there
+        self._linked: dict[int, tuple[str, bool, int | None]] = {}
 
     @property
     def pids(self) -> list[int]:
@@ -177,14 +178,14 @@ class Place:
         if counting is None:
             self._linked.pop(pid, None)
             return
-        space = layout.space(self.name, limits)
-        if self._linked.get(pid) == (space, counting.pid) and not again:
+        space, apart = layout.space(self.name, limits), setup.group.brokered
+        if self._linked.get(pid) == (space, apart, counting.pid) and not again:
             return
-        fd = counting.attach(self.name, space)
+        fd = counting.attach(self.name, space, apart=apart)
         if fd is None:  # the channel follows once the process runs
             self._linked.pop(pid, None)
             return
-        self._linked[pid] = (space, counting.pid)
+        self._linked[pid] = (space, apart, counting.pid)
         self._processes[pid].tell(messages.ClusterLink(), [fd])
         os.close(fd)
 
