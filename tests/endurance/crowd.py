@@ -16,11 +16,12 @@ PATIENCE: Final = 60.0  # seconds for a client to be served or refused while eve
 
 
 class Visit(NamedTuple):
-    """One client to be: of which service, from where, what it says at once.
+    """One client to be: of which host and service, from where, what it says at once.
 
     It says no more, which it shows at once (`ends`) or when it is answered.
     """
 
+    host: str
     service: str
     port: int
     source: str
