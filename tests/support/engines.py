@@ -14,6 +14,11 @@ import hiredis
 from support import peers
 
 SECONDS = 10.0  # the longest that anything is waited for
+# of the user that the documentation makes, with a password
+RIGHTS = (
+    "on >secret resetkeys resetchannels &tcpdconf:* ~tcpdconf:* -@all +auth +ping +select +script|load"
+    " +evalsha +time +hgetall +hset +hdel +hscan +get +set +expire +pexpire +subscribe +publish"
+)
 
 
 class Engine:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -18,25 +18,6 @@ from support.running import daemons
 from tcpdconf.policy import breaker
 
 A, B = "192.0.2.1", "192.0.2.2"
-ACL = (
-    "on >secret resetkeys resetchannels &tcpdconf:* ~tcpdconf:* -@all +auth +ping +select +script|load"
-    " +evalsha +time +hgetall +hset +hdel +hscan +get +set +expire +pexpire +subscribe +publish"
-)
-
-
-@pytest.fixture
-def engine(tmp_path: pathlib.Path) -> Iterator[engines.Engine]:
-    """A server on a Unix socket."""
-    with engines.Engine(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def world() -> Iterator[clusters.World]:
-    """The loop of all hosts."""
-    found = clusters.World()
-    yield found
-    found.close()
 
 
 def why(host: clusters.Host) -> str:
@@ -227,7 +208,7 @@ def test_no_password(world: clusters.World, engine: engines.Engine) -> None:
 
 
 def test_the_smallest_rights(world: clusters.World, engine: engines.Engine) -> None:
-    engine.ask("ACL", "SETUSER", "tcpdconf", *ACL.split())
+    engine.ask("ACL", "SETUSER", "tcpdconf", *engines.RIGHTS.split())
     host = clusters.Host(world, engine.url, login=("tcpdconf", "secret"))
     limits = {
         "max_per_ip": 2,
@@ -254,7 +235,7 @@ def test_the_smallest_rights(world: clusters.World, engine: engines.Engine) -> N
 
 def test_the_rights_are_those_of_the_documentation() -> None:
     page = pathlib.Path(__file__).parents[3] / "docs/how-to/cluster.md"
-    assert " ".join(ACL.replace(">secret", "#HASH").split()) in " ".join(page.read_text().split())
+    assert " ".join(engines.RIGHTS.replace(">secret", "#HASH").split()) in " ".join(page.read_text().split())
 
 
 def test_out_of_memory(world: clusters.World, engine: engines.Engine) -> None:
