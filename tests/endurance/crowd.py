@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from support.running import daemons
 
-PATIENCE: Final = 60.0  # seconds for a client to be served or refused while everything goes wrong
+PATIENCE: Final = 120.0  # seconds for a client to be answered while everything goes wrong on a busy machine
 
 
 class Visit(NamedTuple):
