@@ -28,7 +28,7 @@ class BrokerClient:
         """Return the pid of the process, or None if it does not run."""
         return None if self._process is None else self._process.pid
 
-    def attach(self, service: str, space: str) -> int | None:
+    def attach(self, service: str, space: str, *, brokered: bool = True) -> int | None:
         """Return the worker's end of a new channel, which the caller closes.
 
         None means that it follows (`renewed`), once the process runs.
@@ -45,7 +45,7 @@ class BrokerClient:
             return None
         fd = ours.detach()
         try:
-            self._post.send(wire.written(Attach(service, space)), [fd])
+            self._post.send(wire.written(Attach(service, space, brokered)), [fd])
         except channel.ChannelError as error:
             log.debug(f"channel to broker: {error}")
             self._kill()

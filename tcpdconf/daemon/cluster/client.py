@@ -106,10 +106,10 @@ class ClusterClient:
         """Return the pid of the process, or None if it does not run."""
         return None if self._process is None else self._process.pid
 
-    def attach(self, service: str, space: str) -> int | None:
+    def attach(self, service: str, space: str, *, brokered: bool = False) -> int | None:
         """Return the worker's end of a new channel, which the caller closes; None without a process.
 
-        Services with the same `space` count an address together.
+        Services with the same `space` count an address together; `brokered` is as in `Attach`.
         """
         if self._post is None:
             return None
@@ -120,7 +120,7 @@ class ClusterClient:
             return None
         fd = ours.detach()
         try:
-            self._tell(messages.Attach(service, space), fd)
+            self._tell(messages.Attach(service, space, brokered), fd)
         finally:
             os.close(fd)
         return theirs.detach()

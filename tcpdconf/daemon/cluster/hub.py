@@ -464,7 +464,10 @@ class Hub:
             self._timer = self._loop.after(oldest.at + self._deadline - now, self._expire)
 
     def _answer_unknown(self, takes: Sequence[Take]) -> None:
-        """Let workers decide by themselves. They serve these clients, so they count."""
+        """Let workers decide by themselves. They serve these clients, so they count.
+
+        A brokered one has its answer from the counts of this host, which it does not know.
+        """
         on_its_way = set() if self._exchange is None else set(self._exchange.takes)
         by_member = collections.defaultdict(list)
         for take in takes:
@@ -472,11 +475,21 @@ class Hub:
             take.member.pending -= 1
             if take in on_its_way:
                 self._answered.add(take)
-            self._hold(take, told=False)
+            answer = self._alone(take)
+            if answer.verdict == "unknown":
+                self._hold(take, told=False)
+            elif take in on_its_way:  # the engine may count it
+                self._tally.changed.update(take.member.holder.keys(take.address))
             if take.is_wanted:
-                by_member[take.member].append(Answer("unknown", take.number))
+                by_member[take.member].append(answer)
         for member, some in by_member.items():
             member.send(some)
+
+    def _alone(self, take: Take) -> Answer:
+        """Return what this host can say without the engine: a refusal, or that it does not know."""
+        member = take.member
+        full = member.holder.reached(take.address, take.most) if member.brokered and take.is_wanted else None
+        return Answer("unknown", take.number) if full is None else Answer("refused", take.number, *full)
 
     # The status.
 

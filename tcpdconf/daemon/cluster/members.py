@@ -15,6 +15,7 @@ from tcpdconf.daemon.process import channel, log, loop
 _GRACE: Final = 2.0  # seconds in which a successor takes over what an ended worker held
 _PENDING: Final = 5000  # unanswered requests of one worker, at most
 _ADDRESSES: Final = 1_000_000  # of one worker, at most
+_ASK: Final = Answer("serving")
 _DATAGRAMS: Final = 4  # read from one worker in one turn, of up to 400 records each
 
 
@@ -38,10 +39,16 @@ class Take:
 
 
 class Member:
-    """Implements one worker's channel. A worker that sends something malformed loses it."""
+    """Implements one worker's channel. A worker that sends something malformed loses it.
 
-    def __init__(self, service: str, post: channel.Channel, holder: Holder, members: "Members") -> None:
+    A `brokered` one always asks: services of other users count together with it, and it cannot see them.
+    """
+
+    def __init__(
+        self, service: str, post: channel.Channel, holder: Holder, members: "Members", *, brokered: bool
+    ) -> None:
         self.service = service
+        self.brokered = brokered
         self.holder = holder
         self.takes: collections.deque[Take] = collections.deque()  # not sent to the engine yet
         self.pending = 0  # takes that are not answered
@@ -142,13 +149,15 @@ class Members:
         self._left: dict[str, list[Holder]] = {}  # what ended workers of a service held
         self._next = 0
 
-    def add(self, service: str, space: str, post: channel.Channel, state: Answer) -> None:
+    def add(
+        self, service: str, space: str, post: channel.Channel, state: Answer, *, brokered: bool = False
+    ) -> None:
         """Serve a worker of a service, and tell it first whether the engine is asked."""
         post.refuse_descriptors()
-        member = Member(service, post, self.holder(space), self)
+        member = Member(service, post, self.holder(space), self, brokered=brokered)
         self.all.append(member)
         self._loop.watch(member, member.read)
-        member.send([state])
+        member.send([_ASK if brokered else state])
 
     def remove(self, member: Member) -> None:
         """Forget a worker."""
@@ -200,9 +209,10 @@ class Members:
                 waiting.remove(member)
 
     def tell_all(self, answer: Answer) -> None:
-        """Send an answer to every worker."""
+        """Tell every worker whether the engine is asked."""
         for each in list(self.all):
-            each.send([answer])
+            if not each.brokered:
+                each.send([answer])
 
     @property
     def connections(self) -> tuple[int, int]:

@@ -144,9 +144,10 @@ class _Process:
 
     def _handle(self, message: messages.ToCluster, fds: list[int]) -> None:
         match message:
-            case messages.Attach(service, space):
+            case messages.Attach(service, space, brokered):
                 (fd,) = fds
-                self._hub.members.add(service, space, channel.Channel.of(fd), self._hub.serving)
+                post, state = channel.Channel.of(fd), self._hub.serving
+                self._hub.members.add(service, space, post, state, brokered=brokered)
             case messages.Ask():
                 self._hub.ask(message, self._send)
             case messages.BanPage():

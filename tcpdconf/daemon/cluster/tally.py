@@ -92,6 +92,19 @@ class Holder:
             self._tally.add(self.keys(address), change, told=told)
         return change
 
+    def reached(self, address: Address, most: int) -> tuple[int, int] | None:
+        """Return the first enforced limit that this host reaches for an address, and its connections.
+
+        The limit is an index of `limits`. Rates are left out. `most`, if not 0, replaces the first maximum.
+        """
+        for index, limit in enumerate(self.limits):
+            key = None if limit.seconds is not None else self.key(limit, address)
+            held = 0 if key is None else self._tally.counts.get(key, 0)
+            allowed = most if index == 0 and most else limit.most
+            if limit.enforced and key is not None and 0 < allowed <= held:
+                return index, held
+        return None
+
     def clear(self) -> None:
         """Forget all connections."""
         for address, count in list(self.held.items()):

@@ -135,11 +135,13 @@ class PenalisedElsewhere(wire.Parsed):
 class Attach(wire.Parsed):
     """Gives the process a worker's channel, in the descriptor beside it.
 
-    Services with the same `space` count an address together.
+    Services with the same `space` count an address together. `brokered` is True if they have several users,
+    so that only this process knows the connections of all of them.
     """
 
     service: _Service
     space: Space
+    brokered: bool = False
     kind: Literal["attach"] = "attach"
 
 

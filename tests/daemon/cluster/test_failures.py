@@ -181,6 +181,62 @@ def test_a_partition(world: clusters.World, engine: engines.Engine, tmp_path: pa
         assert near.ask(A).verdict == "refused"  # the far host has both
 
 
+# Services of a group with several users, which share no memory.
+
+
+def test_a_group_of_several_users_while_nobody_listens(world: clusters.World, tmp_path: pathlib.Path) -> None:
+    host = clusters.Host(world, f"unix://{tmp_path}/redis.sock")
+    assert why(host)
+    limits = {"max_per_ip": 3, "max_per_network": 4, "rate": "9/h"}
+    imap, pop = (host.worker(name, group="mail", **limits).await_serving() for name in ("imap", "pop3"))
+    assert not host.worker("smtp", max_per_ip=3).share.asks  # its own memory has all that it may know
+    assert [each.ask(A).verdict for each in (imap, pop, imap)] == ["unknown"] * 3  # served, without an engine
+    for each in (imap, pop):
+        refused = each.ask(A)
+        assert (refused.verdict, refused.limit, refused.held, refused.elsewhere) == ("refused", 0, 3, 0)
+    assert imap.ask(A, 4).verdict == "unknown"  # an access rule allows one more
+    network = pop.ask(B)
+    assert (network.verdict, network.limit, network.held) == ("refused", 1, 4)
+    imap.release(A)
+    assert [pop.ask(B).verdict, imap.ask(B).verdict] == ["unknown", "refused"]
+    with engines.Engine(tmp_path) as engine:
+        host.up()
+        key = f"tcpdconf:c:@mail:{A}/32"
+        world.until(lambda: engine.ask("HGET", key, host.life) == b"3", "what was served without it")
+        assert [each.ask(A).verdict for each in (imap, pop)] == ["refused"] * 2
+        for each in (imap, imap, pop):
+            each.release(A)
+        world.until(lambda: engine.ask("HGET", key, host.life) is None, "the ends of connections")
+        pop.release(B)
+        world.until(lambda: not engine.counted(), "the end of the last one")
+
+
+def test_a_group_of_several_users_while_the_engine_is_stopped(
+    world: clusters.World, engine: engines.Engine
+) -> None:
+    host = clusters.Host(world, engine.url, deadline=0.1).up()
+    imap, pop = (host.worker(name, group="mail", max_per_ip=3).await_serving() for name in ("imap", "pop3"))
+    assert [each.ask(A).verdict for each in (imap, pop)] == ["admitted"] * 2
+    engine.halt()
+    waits, found = [], []
+    for each in (imap, pop, imap, pop, imap, pop):
+        begun = time.monotonic()
+        found.append(each.ask(A).verdict)
+        waits.append(time.monotonic() - begun)
+    assert found == ["unknown"] + ["refused"] * 5
+    assert max(waits) < 0.1 + 0.1
+    assert len([wait for wait in waits if wait > 0.08]) == 3, waits  # then nobody waits any more
+    engine.go_on()
+    world.until(lambda: host.status().state == "up", "the engine")
+    # the engine has admitted one that it was asked for in time, and that was refused by then
+    key = f"tcpdconf:c:@mail:{A}/32"
+    world.until(lambda: engine.ask("HGET", key, host.life) == b"3", "the true count")
+    assert [each.ask(A).verdict for each in (imap, pop)] == ["refused"] * 2
+    for each in (imap, imap, pop):
+        each.release(A)
+    world.until(lambda: not engine.counted(), "no connection")
+
+
 # An engine that refuses.
 
 

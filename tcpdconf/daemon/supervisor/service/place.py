@@ -64,7 +64,7 @@ class Place:
         self._now = lifecycle.Workers()
         self._processes: dict[int, worker_process.WorkerProcess] = {}  # by pid, until waited for
         self._left: set[int] = set()  # workers that have ended and whose programs live on
-        self._linked: dict[int, tuple[str, int | None]] = {}  # by pid: space, and who counts there
+        self._linked: dict[int, tuple[str, bool, int | None]] = {}  # by pid: space, brokered, who counts
 
     @property
     def pids(self) -> list[int]:
@@ -178,13 +178,14 @@ class Place:
             self._linked.pop(pid, None)
             return
         space = layout.space(self.name, limits)
-        if self._linked.get(pid) == (space, counting.pid) and not again:
+        brokered = setup.group.brokered
+        if self._linked.get(pid) == (space, brokered, counting.pid) and not again:
             return
-        fd = counting.attach(self.name, space)
+        fd = counting.attach(self.name, space, brokered=brokered)
         if fd is None:  # it follows once the process runs
             self._linked.pop(pid, None)
             return
-        self._linked[pid] = (space, counting.pid)
+        self._linked[pid] = (space, brokered, counting.pid)
         self._processes[pid].tell(messages.ClusterLink(), [fd])
         os.close(fd)
 
