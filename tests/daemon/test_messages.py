@@ -81,7 +81,7 @@ EXAMPLES: dict[str, tuple[TypeAdapter[Any], tuple[wire.Parsed, ...]]] = {
     "to the cluster process": (
         cluster.TO_CLUSTER,
         (
-            cluster.Attach("smtp", "@mail"),
+            cluster.Attach("smtp", "@mail", True),
             cluster.Ask(3, "smtp", 6, (1 << 128) - 1, (128, 64, 0)),
             cluster.BanPage((BAN, BAN._replace(service=None, seconds=None, host=None)), 100, 7, True),
             cluster.BansChanged(),

@@ -141,7 +141,7 @@ class Attach(wire.Parsed):
 
     service: _Service
     space: Space
-    brokered: bool = False
+    brokered: bool
     kind: Literal["attach"] = "attach"
 
 

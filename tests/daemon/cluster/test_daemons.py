@@ -290,6 +290,34 @@ def test_workers_and_groups(folder: pathlib.Path, engine: engines.Engine) -> Non
         daemons.until(lambda: not engine.counted(), "no connection")
 
 
+@pytest.mark.slow
+def test_a_group_of_several_users_without_an_engine(folder: pathlib.Path) -> None:
+    """An address has its limit once on a host, not once for each service."""
+    peers.need_root()
+    limits = "max_connections = 60\nmax_per_ip = 3\ngroup = 'mail'"
+    with clusterdaemons.Host(folder, f"unix://{folder}/redis.sock", "mx1", limits=limits, workers=2) as host:
+        file = host.daemon.conf / "test.toml"
+        text = file.read_text()
+        service = text[text.index("[services.test]") :]
+        host.other = daemons.free_port()
+        service = service.replace("services.test", "services.imap").replace(str(host.port), str(host.other))
+        host.daemon.change(text + service.replace('user = "nobody"', 'user = "daemon"'), own="")
+        host.daemon.await_log("^warning: the engine does not answer: .* why=")
+        # a client may come before its worker has the channel
+        daemons.until(lambda: host.line("127.0.0.9") == f"{REFUSED}\r\n", "a limit")
+        daemons.until(lambda: host.line("127.0.0.9", host.other) == f"{REFUSED}\r\n", "a common limit")
+        found = [host.line(), host.line(port=host.other), host.line()]
+        found += [host.line(), host.line(port=host.other)]
+        assert found == ["in\n"] * 3 + [f"{REFUSED}\r\n"] * 2
+        with engines.Engine(folder) as engine:
+            host.asks()
+            daemons.until(lambda: clusterdaemons.field(engine, "127.0.0.1", "@mail") == 3, "the counts")
+            assert [host.line(), host.line(port=host.other)] == [f"{REFUSED}\r\n"] * 2
+            while host.clients:
+                host.end()
+            daemons.until(lambda: not engine.counted(), "no connection")
+
+
 def _serves(host: clusterdaemons.Host) -> bool:
     service = host.daemon.ask("status")["services"]["test"]
     return len(service["pids"]) == 3 and bool(service["accepts"])

@@ -92,9 +92,9 @@ class Host:
         self.daemon.await_log("^the engine answers", count)
 
 
-def field(engine: engines.Engine, address: str) -> int:
+def field(engine: engines.Engine, address: str, space: str = "test") -> int:
     """The connections of an address on all hosts, as the engine has them."""
-    return sum(map(int, engine.ask("HVALS", f"tcpdconf:c:test:{address}/32")))
+    return sum(map(int, engine.ask("HVALS", f"tcpdconf:c:{space}:{address}/32")))
 
 
 def command(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
