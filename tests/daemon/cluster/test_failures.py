@@ -214,7 +214,7 @@ def test_a_group_of_several_users_while_nobody_listens(world: clusters.World, tm
 def test_a_group_of_several_users_while_the_engine_is_stopped(
     world: clusters.World, engine: engines.Engine
 ) -> None:
-    host = clusters.Host(world, engine.url, deadline=0.1).up()
+    host = clusters.Host(world, engine.url, deadline=0.5).up()
     imap, pop = (host.worker(name, group="mail", max_per_ip=3).await_serving() for name in ("imap", "pop3"))
     assert [each.ask(A).verdict for each in (imap, pop)] == ["admitted"] * 2
     engine.halt()
@@ -224,8 +224,8 @@ def test_a_group_of_several_users_while_the_engine_is_stopped(
         found.append(each.ask(A).verdict)
         waits.append(time.monotonic() - begun)
     assert found == ["unknown"] + ["refused"] * 5
-    assert max(waits) < 0.1 + 0.1
-    assert len([wait for wait in waits if wait > 0.08]) == 3, waits  # then nobody waits any more
+    assert max(waits) < 0.5 + 0.4  # a busy machine may be late
+    assert len([wait for wait in waits if wait > 0.4]) == 3, waits  # then nobody waits any more
     engine.go_on()
     world.until(lambda: host.status().state == "up", "the engine")
     # the engine has admitted one that it was asked for in time, and that was refused by then
