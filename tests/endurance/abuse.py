@@ -1,4 +1,4 @@
-"""What is done to the daemons and their engine, a little of everything at random."""
+"""Disturbs the daemons and their engine at random in many ways."""
 
 import collections
 import contextlib
