@@ -12,15 +12,16 @@ from typing import Final, NamedTuple
 
 from support.running import daemons
 
-PATIENCE: Final = 60.0  # seconds for a client to be served or refused while everything goes wrong
+PATIENCE: Final = 120.0  # seconds for a client to be answered while everything goes wrong on a busy machine
 
 
 class Visit(NamedTuple):
-    """One client to be: of which service, from where, what it says at once.
+    """One client to be: of which host and service, from where, what it says at once.
 
     It says no more, which it shows at once (`ends`) or when it is answered.
     """
 
+    host: str
     service: str
     port: int
     source: str

@@ -1,4 +1,4 @@
-"""Looks at the daemon from outside: how many programs there are, for whom, and what its processes hold."""
+"""Looks at the daemons from outside: how many programs there are, for whom, and what their processes hold."""
 
 import collections
 import contextlib
@@ -14,13 +14,17 @@ from endurance import world
 from support.running import daemons
 
 PROC = pathlib.Path("/proc")
+ALL = ""  # hosts
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Program(NamedTuple):
-    """A program of a service, and who its client is."""
+    """A program of a service on a host, who its client is, and when it was started (CLOCK_BOOTTIME)."""
 
+    host: str
     service: str
     peer: str
+    started: float
 
 
 def state(pid: int) -> str:
@@ -31,50 +35,94 @@ def state(pid: int) -> str:
         return ""
 
 
-def programs(supervisor: int) -> dict[int, Program]:
-    """Return programs that all ran at one moment: each was seen before it and after it."""
-    workers = daemons.children(supervisor)
+def programs(supervisors: "collections.abc.Mapping[str, int]") -> dict[int, Program]:
+    """Programs of all hosts that all ran at one moment: they were there before it and are there after it."""
     seen = {}
-    for pid in [each for parent in (supervisor, *workers) for each in daemons.children(parent)]:
-        with contextlib.suppress(OSError):
-            found = daemons.environment((PROC / f"{pid}/environ").read_bytes())
-            if "MARK" in found and "TCPREMOTEIP" in found:
-                seen[pid] = Program(found["MARK"].partition("-")[0], found["TCPREMOTEIP"])
+    for host, supervisor in supervisors.items():
+        workers = daemons.children(supervisor)
+        for pid in [each for parent in (supervisor, *workers) for each in daemons.children(parent)]:
+            with contextlib.suppress(OSError):
+                found = daemons.environment((PROC / f"{pid}/environ").read_bytes())
+                if "MARK" in found and "TCPREMOTEIP" in found:
+                    service = found["MARK"].partition("-")[0]
+                    seen[pid] = Program(host, service, found["TCPREMOTEIP"], _started(pid))
     return {pid: program for pid, program in seen.items() if state(pid) not in {"", "Z"}}
 
 
-class Watch(threading.Thread):
-    """Looks for too many programs all the time; `slack` is how many more a service may have."""
+def _started(pid: int) -> float:
+    return int((PROC / f"{pid}/stat").read_text().rpartition(") ")[2].split()[19]) / _TICKS
 
-    def __init__(self, supervisor: int, slack: "collections.Counter[str]") -> None:
+
+def boottime() -> float:
+    """The clock by which the kernel says when a process was started, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Watch(threading.Thread):
+    """Looks for too many programs all the time.
+
+    A host never runs more than its own limits allow. All hosts together run no more than the limit of one
+    while the engine is in order: since `in_order()`, on the clock of `boottime`. `slack` is how many more a
+    service, or what counts together, may have because of kills: on a host, or on `ALL`.
+    """
+
+    def __init__(
+        self,
+        supervisors: "collections.abc.Mapping[str, int]",
+        slack: "collections.abc.Callable[[str, str], int]",
+        in_order: "collections.abc.Callable[[], float]",
+    ) -> None:
         super().__init__(daemon=True)
         self.broken: list[str] = []
-        self.most: collections.Counter[str] = collections.Counter()
+        self.most: collections.Counter[str] = collections.Counter()  # programs of a service on one host
+        self.most_of_one: collections.Counter[str] = collections.Counter()  # of one client on all hosts
         self.samples = 0
-        self._supervisor = supervisor
+        self.ordered = 0  # samples while the engine was in order
+        self.full = 0  # in these: clients that had all of their connections, on more hosts than one
+        self.over: dict[int, str] = {}  # programs that the limits over all hosts did not allow, by pid
+        self._supervisors = supervisors
         self._slack = slack
+        self._in_order = in_order
         self._over = threading.Event()
 
     def run(self) -> None:
         """Until told to stop."""
         while not self._over.wait(0.05):
             self.samples += 1
-            self._sample(programs(self._supervisor).values())
+            since = self._in_order()
+            found = programs(self._supervisors)
+            self._see_hosts(found.values())
+            if since == self._in_order() and since < boottime():
+                self.ordered += 1
+                self._see_all(found, since)
 
     def finish(self) -> None:
         """Stop sampling."""
         self._over.set()
         self.join(daemons.SECONDS)
 
-    def _sample(self, found: "collections.abc.Collection[Program]") -> None:
-        services = collections.Counter(program.service for program in found)
-        for name, count in services.items():
+    def _see_hosts(self, found: "collections.abc.Collection[Program]") -> None:
+        services = collections.Counter((each.host, each.service) for each in found)
+        for (host, name), count in services.items():
             self.most[name] = max(self.most[name], count)
-            if count > world.SLOTS[name] + self._slack[name]:
-                self.broken.append(f"{name}: {count} programs")
-        for program, count in collections.Counter(found).items():
-            if count > world.PER_IP[program.service] + self._slack[program.service]:
-                self.broken.append(f"{program.service}: {count} programs for {program.peer}")
+            if count > world.SLOTS[name] + self._slack(host, name):
+                self.broken.append(f"{host} {name}: {count} programs")
+        clients = collections.Counter((each.host, world.counts_as(each.service), each.peer) for each in found)
+        for (host, name, peer), count in clients.items():
+            if count > world.PER_IP[name] + self._slack(host, name):
+                self.broken.append(f"{host} {name}: {count} programs for {peer}")
+
+    def _see_all(self, found: dict[int, Program], since: float) -> None:
+        clients = collections.defaultdict(list)
+        for pid, each in found.items():
+            clients[world.counts_as(each.service), each.peer].append((each.started, pid, each.host))
+        for (name, peer), some in clients.items():
+            self.most_of_one[name] = max(self.most_of_one[name], len(some))
+            self.full += len(some) >= world.PER_IP[name] and len({host for *_, host in some}) > 1
+            extra = len(some) - world.PER_IP[name] - self._slack(ALL, name)
+            for started, pid, host in sorted(some)[-extra:] if extra > 0 else ():
+                if started > since:  # others were served before all hosts knew of each other
+                    self.over[pid] = f"{host} {name}: one of {len(some)} programs for {peer}"
 
 
 class Holdings(NamedTuple):

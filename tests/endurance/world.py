@@ -1,4 +1,4 @@
-"""The daemon under abuse: its services, and what each of them may do."""
+"""The hosts under abuse: their services, and what each of them may do."""
 
 import json
 import pathlib
@@ -6,8 +6,16 @@ import string
 from typing import Final
 
 USERS: Final = (54321, 54322)
-SLOTS: Final = {"steady": 50, "victim": 12, "proxied": 30, "listed": 8}
-PER_IP: Final = {"steady": 20, "victim": 2, "proxied": 10, "listed": 2}
+HOSTS: Final = ("mx1", "mx2")
+SLOTS: Final = {"steady": 50, "victim": 12, "twin": 12, "proxied": 30, "listed": 8}  # on each host
+PER_IP: Final = {
+    "steady": 20,
+    "pair": 2,
+    "proxied": 10,
+    "listed": 2,
+}  # over all hosts, by what counts together
+GROUP: Final = {"victim": "pair", "twin": "pair"}
+WORKERS: Final = {"steady": 3, "victim": 3, "twin": 3, "proxied": 1, "listed": 1}
 LASTING: Final = ["/bin/sh", "-c", "/usr/bin/env -0; exec sleep 0.2"]  # programs that are seen from outside
 TALKING: Final = ["/bin/cat", "/proc/self/environ", "-"]  # that hold their slot until the client says no more
 DENIED: Final = "127.9"  # the network that access rules refuse
@@ -15,11 +23,13 @@ RULED: Final = "127.8"  # the one for which a rule sets a variable
 LISTED: Final = "127.7"  # the one that is on the list
 PLAIN: Final = "127.6"
 PROXY_SECONDS: Final = 2.0
+DEADLINE: Final = 1.0  # of the engine: a busy machine is no failure of it
 
 _PROGRAMS: Final = {"steady": TALKING, "proxied": ["/usr/bin/env", "-0"]}
 _SERVICE: Final = string.Template("""
 [services.$name]
 program = $program
+workers = $workers
 user = $user
 group = $user
 environment = { GENERATION = "$generation", MARK = "$name-$generation" }
@@ -33,6 +43,7 @@ $listener
 max_connections = $slots
 max_per_ip = $per_ip
 scope = "cluster"
+$group
 [[services.$name.access]]
 rules = [
   { network = "$denied.0.0/16", action = "deny" },
@@ -41,10 +52,15 @@ rules = [
 """)
 
 
+def counts_as(service: str) -> str:
+    """The group of a service, or itself: its connections are counted under this name."""
+    return GROUP.get(service, service)
+
+
 def configuration(
-    ports: dict[str, int], generation: int, folder: pathlib.Path, server: str, user: int
+    host: str, ports: dict[str, int], generation: int, *, folder: pathlib.Path, server: str, user: int
 ) -> str:
-    """The whole configuration of one generation; `user` is that of the service `victim`.
+    """The whole configuration of one host and generation; `user` is that of the group's services.
 
     The engine of the cluster is in the folder.
     """
@@ -52,17 +68,19 @@ def configuration(
     table = 'zone = "bl.example", action = "block", variable = "BLOCK", probe = false'
     lists = f"dns_lists = [{{ {table} }}]\ndns = {{ deadline = 0.5 }}"
     special: dict[str, dict[str, object]] = {
-        "victim": {"user": user, "keys": f"{logger}\nworkers = 3"},
+        "victim": {"user": user, "keys": logger},
+        "twin": {"user": user},
         "proxied": {"listener": f'haproxy = {{ trusted = ["127.0.0.0/8"], timeout = {PROXY_SECONDS} }}'},
         "listed": {"keys": lists},
     }
     text = f'[dns]\nservers = ["{server}"]\ntimeout = 0.2\nattempts = 1\n[daemon]\nwatch = false\n'
-    text += f'[cluster]\nurl = "unix://{folder}/redis.sock"\ndeadline = "500ms"\n'
+    text += f'[cluster]\nname = "{host}"\nurl = "unix://{folder}/redis.sock"\ndeadline = "{DEADLINE:g}s"\n'
     for name, slots in SLOTS.items():
         values: dict[str, object] = {
             "name": name, "user": USERS[0], "generation": generation, "keys": "", "listener": "",
-            "port": ports[name], "slots": slots, "per_ip": PER_IP[name], "denied": DENIED, "ruled": RULED,
-            "program": json.dumps(_PROGRAMS.get(name, LASTING)),
+            "port": ports[name], "slots": slots, "per_ip": PER_IP[counts_as(name)], "denied": DENIED,
+            "ruled": RULED, "program": json.dumps(_PROGRAMS.get(name, LASTING)), "workers": WORKERS[name],
+            "group": f'group = "{GROUP[name]}"' if name in GROUP else "",
         }  # fmt: skip
         text += _SERVICE.substitute(values | special.get(name, {}))
     return text

@@ -130,17 +130,18 @@ class Host:
         """The latest report."""
         return self.reports[-1]
 
-    def worker(self, service: str = "smtp", **limits: object) -> "Worker":
-        """A worker of a service, with a channel to the hub."""
-        return Worker(self, service, tables.Limits.model_validate(limits, by_name=True))
+    def worker(self, service: str = "smtp", *, group: str | None = None, **limits: object) -> "Worker":
+        """A worker of a service, with a channel to the hub; perhaps of a group with several users."""
+        return Worker(self, service, tables.Limits.model_validate(limits, by_name=True), group)
 
 
 class Worker:
     """One worker's share. `lost` counts the channels that were of no use any more."""
 
-    def __init__(self, host: Host, service: str, limits: tables.Limits) -> None:
+    def __init__(self, host: Host, service: str, limits: tables.Limits, group: str | None = None) -> None:
         self.host = host
         self.service = service
+        self.group = group
         self.lost = 0
         self.penalised: list[messages.NetworkPenalty] = []
         self.share = ClusterShare(
@@ -156,7 +157,9 @@ class Worker:
     def attach(self) -> None:
         """A new channel to the hub."""
         ours, theirs = channel.Channel.pair()
-        self.host.hub.members.add(self.service, self.service, theirs, self.host.hub.serving)
+        space = self.service if self.group is None else f"@{self.group}"
+        state, apart = self.host.hub.serving, self.group is not None
+        self.host.hub.members.add(self.service, space, theirs, state, apart=apart)
         self.share.use(ours.detach())
 
     def await_serving(self) -> "Worker":

@@ -14,19 +14,26 @@ import hiredis
 from support import peers
 
 SECONDS = 10.0  # the longest that anything is waited for
+# of the user that the documentation makes, with a password
+RIGHTS = (
+    "on >secret resetkeys resetchannels &tcpdconf:* ~tcpdconf:* -@all +auth +ping +select +script|load"
+    " +evalsha +time +hgetall +hset +hdel +hscan +get +set +expire +pexpire +subscribe +publish"
+)
 
 
 class Engine:
-    """A server without persistence, on FOLDER/redis.sock and perhaps on a port of 127.0.0.1."""
+    """A server without persistence, on FOLDER/redis.sock and perhaps on a port of an address."""
 
-    def __init__(self, folder: pathlib.Path, *options: str, port: int = 0) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *options: str, port: int = 0, address: str = "127.0.0.1"
+    ) -> None:
         peers.need("redis-server")
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self.log = folder / "redis.log"
         self._command = ["redis-server", "--port", str(port), "--unixsocket", str(self.socket)]
         self._command += ["--unixsocketperm", "777", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-        self._command += ["--bind", "127.0.0.1", "--logfile", str(self.log), "--hz", "100", *options]
+        self._command += ["--bind", address, "--logfile", str(self.log), "--hz", "100", *options]
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -262,7 +262,7 @@ class Hub:
         waiting, self._queue = list(self._queue), collections.OrderedDict()
         for member in self.members.all:
             member.takes.clear()
-        self._answer_unknown(waiting)
+        self._answer_without_engine(waiting)
         self.members.tell_all(self.serving)
         if self._logged is not False:
             log.warning(
@@ -325,27 +325,15 @@ class Hub:
     # Takes and counts.
 
     def _asked(self, take: Take) -> None:
-        if self._breaker.open and take.member.apart:
-            self._decide_alone(take)
-            return
         self._figures.asked += 1
         if self._breaker.open:
-            self._answer_unknown([take])
+            self._answer_without_engine([take])
             return
         take.member.takes.append(take)
         self._queue[take] = None
         if self._timer is None:
             self._timer = self._loop.after(self._deadline, self._expire)
         self._pump_soon()
-
-    def _decide_alone(self, take: Take) -> None:
-        """Decide by the connections of this host, for a worker whose group counts by way of this process."""
-        holder = take.member.holder
-        answer = self._decisions.answer(holder, take.address, take.most, take.number, loop.now())
-        take.member.pending -= 1
-        if answer.verdict == "admitted":
-            self._hold(take, told=False)
-        take.member.send([answer])
 
     def _told_later(self) -> None:
         """Send changed counts after `_BATCH` seconds, together with others that change meanwhile."""
@@ -457,14 +445,14 @@ class Hub:
             opened = self._breaker.fail()
             if opened:
                 self._why = f"the engine takes more than {self._deadline * 1000:.0f} ms"
-            self._answer_unknown(late)
+            self._answer_without_engine(late)
             self._open(opened)
         if self._queue:
             oldest = next(iter(self._queue))
             self._timer = self._loop.after(oldest.at + self._deadline - now, self._expire)
 
-    def _answer_unknown(self, takes: Sequence[Take]) -> None:
-        """Let the workers decide. They serve these clients, so the connections are counted."""
+    def _answer_without_engine(self, takes: Sequence[Take]) -> None:
+        """Let the workers decide, or decide for a worker that is `apart`; count the served clients."""
         on_its_way = set() if self._exchange is None else set(self._exchange.takes)
         by_member = collections.defaultdict(list)
         for take in takes:
@@ -472,11 +460,22 @@ class Hub:
             take.member.pending -= 1
             if take in on_its_way:
                 self._answered.add(take)
-            self._hold(take, told=False)
+            answer = self._decided_here(take)
+            if answer.verdict != "refused":
+                self._hold(take, told=False)
+            elif take in on_its_way:  # the engine may count it
+                self._tally.changed.update(take.member.holder.keys(take.address))
             if take.is_wanted:
-                by_member[take.member].append(Answer("unknown", take.number))
+                by_member[take.member].append(answer)
         for member, some in by_member.items():
             member.send(some)
+
+    def _decided_here(self, take: Take) -> Answer:
+        """Return the verdict by this host's connections, or "unknown" if the worker itself can decide."""
+        if not (take.member.apart and take.is_wanted):
+            return Answer("unknown", take.number)
+        holder = take.member.holder
+        return self._decisions.answer(holder, take.address, take.most, take.number, loop.now())
 
     # The status.
 

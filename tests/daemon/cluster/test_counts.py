@@ -1,8 +1,5 @@
 """Tests the common counts of hosts in a real engine: exact limits, leases, the end of counts."""
 
-import pathlib
-from collections.abc import Iterator
-
 import pytest
 from support import clusters, engines
 
@@ -11,21 +8,6 @@ from tcpdconf.daemon.process import loop
 from tcpdconf.policy.connection import endpoint
 
 A, B = "192.0.2.1", "192.0.2.2"
-
-
-@pytest.fixture
-def engine(tmp_path: pathlib.Path) -> Iterator[engines.Engine]:
-    """A server on a Unix socket."""
-    with engines.Engine(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def world() -> Iterator[clusters.World]:
-    """The loop of all hosts."""
-    found = clusters.World()
-    yield found
-    found.close()
 
 
 def hosts(world: clusters.World, engine: engines.Engine, count: int, **more: object) -> list[clusters.Host]:

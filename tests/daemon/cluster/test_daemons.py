@@ -11,95 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Self
 
 import pytest
 from support import engines, peers
-from support.running import daemons, reloads
-
-PROGRAM = 'program = ["/bin/sh", "-c", "echo in; exec cat"]'
-REFUSED = "421 too many"
-
-
-ACL = (
-    "on >secret resetkeys resetchannels &tcpdconf:* ~tcpdconf:* -@all +auth +ping +select +script|load"
-    " +evalsha +time +hgetall +hset +hdel +hscan +get +set +expire +pexpire +subscribe +publish"
-)
-
-
-def conf(
-    url: str,
-    port: int,
-    name: str = "mx1",
-    *,
-    limits: str = "max_connections = 600\nmax_per_ip = 3",
-    cluster: str = "",
-    deadline: str = "200ms",
-    more: str = "",
-    address: str = "127.0.0.1",
-    workers: int = 1,
-) -> str:
-    """A service on a port whose limits count all hosts."""
-    user = "" if os.geteuid() else 'user = "nobody"'
-    return f"""
-        [cluster]
-        url = "{url}"
-        name = "{name}"
-        deadline = "{deadline}"
-        {cluster}
-        [services.test]
-        {PROGRAM}
-        {user}
-        workers = {workers}
-        messages = {{ per_ip = "{REFUSED}", per_network = "{REFUSED}", cluster = "421 no engine" }}
-        listeners = [{{ address = "{address}", port = {port}{more} }}]
-        [services.test.limits]
-        scope = "cluster"
-        {limits}
-    """
-
-
-class Host:
-    """One daemon, in a folder of its own."""
-
-    def __init__(self, folder: pathlib.Path, url: str, name: str, **more: Any) -> None:  # noqa: ANN401 (as of `conf`)
-        (folder / name).mkdir()
-        self.port = daemons.free_port(more.get("address", "127.0.0.1"))
-        self.daemon = reloads.Daemon(folder / name, conf(url, self.port, name, **more))
-        self.clients: list[socket.socket] = []
-        self.other = 0  # the port of a second service
-
-    def __enter__(self) -> Self:
-        self.daemon.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for client in self.clients:
-            client.close()
-        self.daemon.__exit__(None, None, None)
-
-    def line(self, source: str | None = None, port: int | None = None) -> str:
-        """The first line that a new connection reads; one that is served stays open."""
-        client = daemons.connect(port or self.port, source=source)
-        found = daemons.line(client).decode()
-        if found == "in\n":
-            self.clients.append(client)
-        else:
-            client.close()
-        return found
-
-    def end(self) -> None:
-        """Close the oldest connection."""
-        self.clients.pop(0).close()
-
-    def status(self) -> dict[str, Any]:
-        """Return the cluster's part of `status`."""
-        found: dict[str, Any] = self.daemon.ask("status")["cluster"]
-        return found
-
-    def asks(self, count: int = 1) -> None:
-        """Wait until it has found the engine so many times."""
-        self.daemon.await_log("^the engine answers", count)
+from support.running import clusterdaemons, daemons
+from support.running.clusterdaemons import REFUSED
 
 
 @pytest.fixture
@@ -116,18 +32,8 @@ def engine(folder: pathlib.Path) -> Iterator[engines.Engine]:
         yield found
 
 
-def command(host: Host, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command of tcpdconf for a running daemon."""
-    runtime = ["--runtime-dir", str(host.daemon.folder / "run")]
-    return subprocess.run(
-        [sys.executable, "-m", "tcpdconf", *arguments, *runtime],
-        capture_output=True, text=True, check=False, timeout=60,
-        env={"PATH": os.defpath, "STATE_DIRECTORY": str(host.daemon.folder / "state")},
-    )  # fmt: skip
-
-
 def test_two_hosts(folder: pathlib.Path, engine: engines.Engine) -> None:
-    one, other = (Host(folder, engine.url, name) for name in ("mx1", "mx2"))
+    one, other = (clusterdaemons.Host(folder, engine.url, name) for name in ("mx1", "mx2"))
     with one, other:
         one.asks()
         other.asks()
@@ -135,11 +41,13 @@ def test_two_hosts(folder: pathlib.Path, engine: engines.Engine) -> None:
         assert [host.line() for host in (one, other)] == [f"{REFUSED}\r\n"] * 2
         assert other.daemon.await_log("^refuse ")[0].endswith("limit=max_per_ip value=3 held=3 elsewhere=2")
 
-        shown = command(other, "explain", "test", "127.0.0.1", "--conf", str(other.daemon.conf))
+        shown = clusterdaemons.command(
+            other, "explain", "test", "127.0.0.1", "--conf", str(other.daemon.conf)
+        )
         assert "3 of 3 on all hosts (elsewhere: mx1 2)" in shown.stdout, shown
         assert shown.returncode == 1
         daemons.until(lambda: len(other.status()["hosts"]) == 2, "both leases")
-        page = command(other, "status").stdout
+        page = clusterdaemons.command(other, "status").stdout
         assert f"cluster        {engine.url}: limits hold over all hosts" in page
         assert [line.split()[0] for line in page.partition("HOST")[2].splitlines()[1:3]] == ["mx2", "mx1"]
 
@@ -148,7 +56,7 @@ def test_two_hosts(folder: pathlib.Path, engine: engines.Engine) -> None:
         _exact_descriptors(one)
 
 
-def _exact_descriptors(host: Host) -> None:
+def _exact_descriptors(host: clusterdaemons.Host) -> None:
     """The cluster process holds nothing but its log, its engine, the supervisor and one worker."""
     pid = host.status()["pid"]
     found: dict[str, int] = {}
@@ -183,8 +91,10 @@ def test_tls_with_a_password(folder: pathlib.Path) -> None:
         key_file = "{folder}/host.key"
     """
     with engines.Engine(folder, *options) as engine:
-        engine.ask("ACL", "SETUSER", "tcpdconf", *ACL.replace("secret", "first").split())
-        host = Host(folder, f"rediss://127.0.0.1:{port}", "mx1", cluster=more, limits="max_per_ip = 1")
+        engine.ask("ACL", "SETUSER", "tcpdconf", *engines.RIGHTS.replace("secret", "first").split())
+        host = clusterdaemons.Host(
+            folder, f"rediss://127.0.0.1:{port}", "mx1", cluster=more, limits="max_per_ip = 1"
+        )
         with host:
             host.asks()
             assert [host.line(), host.line()] == ["in\n", f"{REFUSED}\r\n"]
@@ -201,7 +111,7 @@ def test_tls_with_a_password(folder: pathlib.Path) -> None:
 
 
 def test_a_cluster_process_that_is_killed_or_stopped(folder: pathlib.Path, engine: engines.Engine) -> None:
-    with Host(folder, engine.url, "mx1") as host:
+    with clusterdaemons.Host(folder, engine.url, "mx1") as host:
         host.asks()
         assert [host.line() for _ in range(3)] == ["in\n"] * 3
         pid = host.status()["pid"]
@@ -218,17 +128,17 @@ def test_a_cluster_process_that_is_killed_or_stopped(folder: pathlib.Path, engin
         os.kill(pid, signal.SIGKILL)
         host.asks(2)
         daemons.until(lambda: host.status().get("connections") == 7, "all connections")
-        assert field(engine, "127.0.0.9") == 3
+        assert clusterdaemons.field(engine, "127.0.0.9") == 3
         assert host.status()["restarts"] == 1
 
 
 def test_without_an_engine_clients_are_refused(folder: pathlib.Path) -> None:
     more = 'on_failure = "refuse"'
-    with Host(folder, f"unix://{folder}/redis.sock", "mx1", cluster=more) as host:
+    with clusterdaemons.Host(folder, f"unix://{folder}/redis.sock", "mx1", cluster=more) as host:
         host.daemon.await_log("^warning: the engine does not answer: .* why=")
         assert host.line() == "421 no engine\r\n"
         assert host.daemon.await_log("^refuse ")[0].endswith('error="the engine does not answer"')
-        check = command(host, "status", "--check")
+        check = clusterdaemons.command(host, "status", "--check")
         assert check.returncode == 2
         assert "the engine of the cluster is down: cannot connect: No such file or directory" in check.stdout
         with engines.Engine(folder):
@@ -240,34 +150,37 @@ def test_without_an_engine_clients_are_refused(folder: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_bans_on_all_hosts(folder: pathlib.Path, engine: engines.Engine) -> None:
     proxied = ', haproxy = { trusted = ["127.0.0.1"] }'
-    one, other = (Host(folder, engine.url, name, more=proxied) for name in ("mx1", "mx2"))
+    one, other = (clusterdaemons.Host(folder, engine.url, name, more=proxied) for name in ("mx1", "mx2"))
     protecting = (other.daemon.conf / "never.toml").write_text
     protecting('[daemon]\nnever_ban = ["203.0.113.9"]\n')
 
-    def served(host: Host, client: str) -> bool:
+    def served(host: clusterdaemons.Host, client: str) -> bool:
         return daemons.talk(host.port, say=f"PROXY TCP4 {client} 192.0.2.1 1 25\r\n".encode()) == b"in\n"
 
     with one, other:
         one.asks()
         other.asks()
         daemons.until(lambda: engine.ask("PUBSUB", "NUMSUB", "tcpdconf:bans")[1] == 2, "subscriptions")
-        assert command(one, "ban", "203.0.113.7", "203.0.113.9", "--reason", "guesses").returncode == 0
-        assert command(other, "ban", "203.0.113.8").returncode == 0
+        assert (
+            clusterdaemons.command(one, "ban", "203.0.113.7", "203.0.113.9", "--reason", "guesses").returncode
+            == 0
+        )
+        assert clusterdaemons.command(other, "ban", "203.0.113.8").returncode == 0
         daemons.until(lambda: not served(other, "203.0.113.7"), "the ban on the other host")
         daemons.until(lambda: not served(one, "203.0.113.8"), "the ban on the first host")
         assert served(other, "203.0.113.9")  # protected there
         assert not served(one, "203.0.113.9")
-        listed = command(other, "bans").stdout
+        listed = clusterdaemons.command(other, "bans").stdout
         assert f"mx1: uid {os.geteuid()} (" in listed
         assert "guesses" in listed
         other.daemon.await_log("^ban network=203.0.113.7 host=mx1 by=")
 
-        assert command(other, "unban", "203.0.113.7").returncode == 0
+        assert clusterdaemons.command(other, "unban", "203.0.113.7").returncode == 0
         daemons.until(lambda: served(one, "203.0.113.7"), "the end on the host that has banned")
         one.daemon.await_log('^unban network=203.0.113.7 by="another host"')
-        assert command(one, "unban", "--host", "mx2").stdout == "1 no longer banned\n"
+        assert clusterdaemons.command(one, "unban", "--host", "mx2").stdout == "1 no longer banned\n"
         daemons.until(lambda: served(other, "203.0.113.8"), "the end on the host that has banned")
-        assert command(one, "unban", "--host", "mx2").returncode == 1
+        assert clusterdaemons.command(one, "unban", "--host", "mx2").returncode == 1
 
 
 @pytest.mark.slow
@@ -280,11 +193,13 @@ def test_penalties_on_all_hosts(folder: pathlib.Path, engine: engines.Engine) ->
         [[services.test.access]]
         rules = [{ network = "203.0.113.0/24", action = "deny" }]
         """
-    one, other = (Host(folder, engine.url, name, more=more, limits=limits) for name in ("mx1", "mx2"))
+    one, other = (
+        clusterdaemons.Host(folder, engine.url, name, more=more, limits=limits) for name in ("mx1", "mx2")
+    )
     text = (other.daemon.conf / "test.toml").read_text()
     (other.daemon.conf / "test.toml").write_text(text.replace('"deny"', '"allow"'))
 
-    def served(host: Host, client: str) -> bool:
+    def served(host: clusterdaemons.Host, client: str) -> bool:
         return daemons.talk(host.port, say=f"PROXY TCP4 {client} 192.0.2.1 1 25\r\n".encode()) == b"in\n"
 
     with one, other:
@@ -306,19 +221,19 @@ def test_penalties_on_all_hosts(folder: pathlib.Path, engine: engines.Engine) ->
 @pytest.mark.slow
 def test_a_take_over_and_a_restart(folder: pathlib.Path, engine: engines.Engine) -> None:
     """Both daemons of a host count while the first one drains; after a crash the next one begins anew."""
-    with Host(folder, engine.url, "mx1") as first:
+    with clusterdaemons.Host(folder, engine.url, "mx1") as first:
         first.asks()
         assert [first.line() for _ in range(2)] == ["in\n"] * 2
         second = folder / "second"
         second.mkdir()
         (second / "run").symlink_to(first.daemon.folder / "run")
         state = {"STATE_DIRECTORY": str(first.daemon.folder / "state")}
-        text = conf(engine.url, first.port, "mx1")
+        text = clusterdaemons.conf(engine.url, first.port, "mx1")
         with daemons.Daemon(second, text, arguments=["--take-over"], environment=state) as heir:
             heir.await_log("^the engine answers")
             first.daemon.await_log("^stopping drain=300s")
             daemons.until(lambda: first.line() == "in\n", "the third connection, at the second daemon")
-            assert field(engine, "127.0.0.1") == 3
+            assert clusterdaemons.field(engine, "127.0.0.1") == 3
             assert first.line() == f"{REFUSED}\r\n"
             for _ in range(2):
                 first.end()
@@ -344,7 +259,9 @@ def _made(folder: pathlib.Path, text: str) -> str:
 def test_workers_and_groups(folder: pathlib.Path, engine: engines.Engine) -> None:
     """An address has its limit over two hosts, two services of a group and three workers of each."""
     limits = "max_connections = 60\nmax_per_ip = 5\ngroup = 'mail'"
-    hosts = [Host(folder, engine.url, name, limits=limits, workers=3) for name in ("mx1", "mx2")]
+    hosts = [
+        clusterdaemons.Host(folder, engine.url, name, limits=limits, workers=3) for name in ("mx1", "mx2")
+    ]
     for host in hosts:
         file = host.daemon.conf / "test.toml"
         text = file.read_text()
@@ -373,14 +290,42 @@ def test_workers_and_groups(folder: pathlib.Path, engine: engines.Engine) -> Non
         daemons.until(lambda: not engine.counted(), "no connection")
 
 
-def _serves(host: Host) -> bool:
+@pytest.mark.slow
+def test_a_group_of_several_users_without_an_engine(folder: pathlib.Path) -> None:
+    """An address has its limit once on a host, not once for each service."""
+    peers.need_root()
+    limits = "max_connections = 60\nmax_per_ip = 3\ngroup = 'mail'"
+    with clusterdaemons.Host(folder, f"unix://{folder}/redis.sock", "mx1", limits=limits, workers=2) as host:
+        file = host.daemon.conf / "test.toml"
+        text = file.read_text()
+        service = text[text.index("[services.test]") :]
+        host.other = daemons.free_port()
+        service = service.replace("services.test", "services.imap").replace(str(host.port), str(host.other))
+        host.daemon.change(text + service.replace('user = "nobody"', 'user = "daemon"'), own="")
+        host.daemon.await_log("^warning: the engine does not answer: .* why=")
+        # a client may come before its worker has the channel
+        daemons.until(lambda: host.line("127.0.0.9") == f"{REFUSED}\r\n", "a limit")
+        daemons.until(lambda: host.line("127.0.0.9", host.other) == f"{REFUSED}\r\n", "a common limit")
+        found = [host.line(), host.line(port=host.other), host.line()]
+        found += [host.line(), host.line(port=host.other)]
+        assert found == ["in\n"] * 3 + [f"{REFUSED}\r\n"] * 2
+        with engines.Engine(folder) as engine:
+            host.asks()
+            daemons.until(lambda: clusterdaemons.field(engine, "127.0.0.1", "@mail") == 3, "the counts")
+            assert [host.line(), host.line(port=host.other)] == [f"{REFUSED}\r\n"] * 2
+            while host.clients:
+                host.end()
+            daemons.until(lambda: not engine.counted(), "no connection")
+
+
+def _serves(host: clusterdaemons.Host) -> bool:
     service = host.daemon.ask("status")["services"]["test"]
     return len(service["pids"]) == 3 and bool(service["accepts"])
 
 
 @pytest.mark.slow
 def test_check_probe(folder: pathlib.Path) -> None:
-    daemons.configure(folder, conf(f"unix://{folder}/redis.sock", daemons.free_port()))
+    daemons.configure(folder, clusterdaemons.conf(f"unix://{folder}/redis.sock", daemons.free_port()))
 
     def said() -> str:
         found = subprocess.run(
@@ -402,36 +347,37 @@ def test_check_probe(folder: pathlib.Path) -> None:
         assert f"{url}the engine is part of a Redis Cluster, which is not supported" in said()
 
 
-def field(engine: engines.Engine, address: str) -> int:
-    """The connections of an address on all hosts, as the engine has them."""
-    return sum(map(int, engine.ask("HVALS", f"tcpdconf:c:test:{address}/32")))
-
-
 @pytest.mark.slow
 def test_a_reload_begins_and_ends_it(folder: pathlib.Path, engine: engines.Engine) -> None:
-    with Host(folder, engine.url, "mx1") as host:
+    with clusterdaemons.Host(folder, engine.url, "mx1") as host:
         host.asks()
         assert host.line() == "in\n"
-        text = conf(engine.url, host.port, "mx1")
+        text = clusterdaemons.conf(engine.url, host.port, "mx1")
         host.daemon.change(text.replace('scope = "cluster"', 'scope = "host"'))
-        daemons.until(lambda: field(engine, "127.0.0.1") == 0, "a service that counts for itself")
+        daemons.until(
+            lambda: clusterdaemons.field(engine, "127.0.0.1") == 0, "a service that counts for itself"
+        )
         assert host.line() == "in\n"
         host.daemon.change(text)
-        daemons.until(lambda: field(engine, "127.0.0.1") == 2, "both connections")
+        daemons.until(lambda: clusterdaemons.field(engine, "127.0.0.1") == 2, "both connections")
         user = 'user = "daemon"' if os.geteuid() == 0 else "nice = 1"
         host.daemon.change(text.replace('user = "nobody"', user))  # another worker, with these programs
         assert [host.line(), host.line()] == ["in\n", f"{REFUSED}\r\n"]
-        assert field(engine, "127.0.0.1") == 3
+        assert clusterdaemons.field(engine, "127.0.0.1") == 3
         alone = text[text.index("[services") :].replace('scope = "cluster"', "")
         host.daemon.change(alone)
         assert host.status() is None
-        daemons.until(lambda: not engine.names("*:c:*") or field(engine, "127.0.0.1") == 3, "the end")
+        daemons.until(
+            lambda: not engine.names("*:c:*") or clusterdaemons.field(engine, "127.0.0.1") == 3, "the end"
+        )
 
 
 @pytest.mark.slow
 def test_a_stopped_engine(folder: pathlib.Path, engine: engines.Engine) -> None:
     """Nobody waits longer than the deadline, after three nobody waits at all, and nobody is refused."""
-    with Host(folder, engine.url, "mx1", deadline="300ms", limits="max_connections = 200") as host:
+    with clusterdaemons.Host(
+        folder, engine.url, "mx1", deadline="300ms", limits="max_connections = 200"
+    ) as host:
         host.asks()
         usual = _waits(host, 20)
         assert max(usual) < 0.2
@@ -443,11 +389,11 @@ def test_a_stopped_engine(folder: pathlib.Path, engine: engines.Engine) -> None:
         engine.go_on()
         host.asks(2)
         assert max(_waits(host, 20)) < 0.2
-        daemons.until(lambda: field(engine, "127.0.0.1") == 60, "all connections")
+        daemons.until(lambda: clusterdaemons.field(engine, "127.0.0.1") == 60, "all connections")
         assert len([line for line in host.daemon.log if "the engine does not answer" in line]) == 1
 
 
-def _waits(host: Host, count: int) -> list[float]:
+def _waits(host: clusterdaemons.Host, count: int) -> list[float]:
     """The seconds from each connection's start to its first line."""
     found = []
     for _ in range(count):
@@ -461,8 +407,8 @@ def _waits(host: Host, count: int) -> list[float]:
 def test_a_clock_that_is_an_hour_off(folder: pathlib.Path, engine: engines.Engine) -> None:
     """Leases, rates and the ends of bans use the engine's clock."""
     peers.need("faketime")
-    one = Host(folder, engine.url, "mx1", limits="max_per_ip = 2\nrate = '3/h'")
-    ahead = Host(folder, engine.url, "mx2", limits="max_per_ip = 2\nrate = '3/h'")
+    one = clusterdaemons.Host(folder, engine.url, "mx1", limits="max_per_ip = 2\nrate = '3/h'")
+    ahead = clusterdaemons.Host(folder, engine.url, "mx2", limits="max_per_ip = 2\nrate = '3/h'")
     # not by the command faketime, which stays the parent: the daemon would outlive the test
     (library,) = pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     ahead.daemon._environment |= {"LD_PRELOAD": str(library), "FAKETIME": "+1h"}
@@ -475,7 +421,7 @@ def test_a_clock_that_is_an_hour_off(folder: pathlib.Path, engine: engines.Engin
         daemons.until(lambda: all(len(host.status()["hosts"]) == 2 for host in (one, ahead)), "both leases")
         for host in (one, ahead):
             assert all(each["alive"] and each["lease_age"] < 10 for each in host.status()["hosts"])
-        assert command(one, "ban", "203.0.113.7", "--for", "600").returncode == 0
+        assert clusterdaemons.command(one, "ban", "203.0.113.7", "--for", "600").returncode == 0
         daemons.until(lambda: ahead.daemon.ask("status")["bans"] == 1, "the ban")
         (ban,) = ahead.daemon.ask("bans")["bans"]
         assert 3600 + 590 < ban["until"] - time.time() <= 3600 + 600.5  # ten minutes on its own clock
@@ -504,7 +450,9 @@ def test_three_hosts_behind_haproxy(  # noqa: C901, PLR0915 (one story)
     limits = "max_per_ip = 4\nmax_per_network = 150\nmax_connections = 600"
     proxied = ', haproxy = { trusted = ["127.0.0.1"], local = "close" }'
     hosts = [
-        Host(folder, engine.url, f"mx{n}", limits=limits, more=proxied, deadline="1s", address=f"127.0.0.{n}")
+        clusterdaemons.Host(
+            folder, engine.url, f"mx{n}", limits=limits, more=proxied, deadline="1s", address=f"127.0.0.{n}"
+        )
         for n in (1, 2, 3)
     ]
     port = daemons.free_port()
@@ -541,24 +489,28 @@ def test_three_hosts_behind_haproxy(  # noqa: C901, PLR0915 (one story)
 
         # a network has 25 addresses with 4 connections each, which is below its limit
         assert wave() == dict.fromkeys(sources, 4)
-        total = sum(field(engine, source) for source in sources)
+        total = sum(clusterdaemons.field(engine, source) for source in sources)
         assert total == 200
         for _ in range(2):  # some go, others come: never more, and never less once it is quiet
             for source, client in clients[::3]:
                 client.close()
                 clients.remove((source, client))
-            daemons.until(lambda: sum(field(engine, one) for one in sources) == len(clients), "quiet")
+            daemons.until(
+                lambda: sum(clusterdaemons.field(engine, one) for one in sources) == len(clients), "quiet"
+            )
             assert wave() == dict.fromkeys(sources, 4)
         assert engine.ask("HGET", "tcpdconf:c:test:127.0.1.0/24", _life(engine, "mx1")) is not None
 
         engine.ask("FLUSHALL")
-        daemons.until(lambda: sum(field(engine, one) for one in sources) == 200, "all counts")
+        daemons.until(lambda: sum(clusterdaemons.field(engine, one) for one in sources) == 200, "all counts")
         assert wave() == dict.fromkeys(sources, 4)
         engine.stop()
         engine.start()
         for host in hosts:
             host.asks(2)
-        daemons.until(lambda: sum(field(engine, one) for one in sources) == 200, "all counts again")
+        daemons.until(
+            lambda: sum(clusterdaemons.field(engine, one) for one in sources) == 200, "all counts again"
+        )
         assert wave() == dict.fromkeys(sources, 4)
 
         # a host that is killed with all that it runs: its share is free once its lease has ended
@@ -604,13 +556,13 @@ def _life(engine: engines.Engine, name: str) -> str:
     raise AssertionError(name)
 
 
-def _has_lease(host: Host, name: str) -> bool:
+def _has_lease(host: clusterdaemons.Host, name: str) -> bool:
     """Return whether a host still counts for another one; it knows of a lease that it has seen."""
     found = [each["alive"] for each in host.status()["hosts"] if each["name"] == name]
     return not found or found[0]
 
 
-def _kill(host: Host) -> None:
+def _kill(host: clusterdaemons.Host) -> None:
     """Kill a daemon and all that it has started, at once, as the end of a host would."""
     _kill_all(host.daemon.process.pid)
 

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Self
 
 import pytest
@@ -18,25 +18,6 @@ from support.running import daemons
 from tcpdconf.policy import breaker
 
 A, B = "192.0.2.1", "192.0.2.2"
-ACL = (
-    "on >secret resetkeys resetchannels &tcpdconf:* ~tcpdconf:* -@all +auth +ping +select +script|load"
-    " +evalsha +time +hgetall +hset +hdel +hscan +get +set +expire +pexpire +subscribe +publish"
-)
-
-
-@pytest.fixture
-def engine(tmp_path: pathlib.Path) -> Iterator[engines.Engine]:
-    """A server on a Unix socket."""
-    with engines.Engine(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def world() -> Iterator[clusters.World]:
-    """The loop of all hosts."""
-    found = clusters.World()
-    yield found
-    found.close()
 
 
 def why(host: clusters.Host) -> str:
@@ -200,6 +181,62 @@ def test_a_partition(world: clusters.World, engine: engines.Engine, tmp_path: pa
         assert near.ask(A).verdict == "refused"  # the far host has both
 
 
+# Services of a group with several users, which share no memory.
+
+
+def test_a_group_of_several_users_while_nobody_listens(world: clusters.World, tmp_path: pathlib.Path) -> None:
+    host = clusters.Host(world, f"unix://{tmp_path}/redis.sock")
+    assert why(host)
+    limits = {"max_per_ip": 3, "max_per_network": 4, "rate": "9/h"}
+    imap, pop = (host.worker(name, group="mail", **limits).await_serving() for name in ("imap", "pop3"))
+    assert not host.worker("smtp", max_per_ip=3).share.asks  # its own memory has all that it may know
+    assert [each.ask(A).verdict for each in (imap, pop, imap)] == ["admitted"] * 3  # by this host's counts
+    for each in (imap, pop):
+        refused = each.ask(A)
+        assert (refused.verdict, refused.limit, refused.held, refused.elsewhere) == ("refused", 0, 3, 0)
+    assert imap.ask(A, 4).verdict == "admitted"  # an access rule allows one more
+    network = pop.ask(B)
+    assert (network.verdict, network.limit, network.held) == ("refused", 1, 4)
+    imap.release(A)
+    assert [pop.ask(B).verdict, imap.ask(B).verdict] == ["admitted", "refused"]
+    with engines.Engine(tmp_path) as engine:
+        host.up()
+        key = f"tcpdconf:c:@mail:{A}/32"
+        world.until(lambda: engine.ask("HGET", key, host.life) == b"3", "what was served without it")
+        assert [each.ask(A).verdict for each in (imap, pop)] == ["refused"] * 2
+        for each in (imap, imap, pop):
+            each.release(A)
+        world.until(lambda: engine.ask("HGET", key, host.life) is None, "the ends of connections")
+        pop.release(B)
+        world.until(lambda: not engine.counted(), "the end of the last one")
+
+
+def test_a_group_of_several_users_while_the_engine_is_stopped(
+    world: clusters.World, engine: engines.Engine
+) -> None:
+    host = clusters.Host(world, engine.url, deadline=0.5).up()
+    imap, pop = (host.worker(name, group="mail", max_per_ip=3).await_serving() for name in ("imap", "pop3"))
+    assert [each.ask(A).verdict for each in (imap, pop)] == ["admitted"] * 2
+    engine.halt()
+    waits, found = [], []
+    for each in (imap, pop, imap, pop, imap, pop):
+        begun = time.monotonic()
+        found.append(each.ask(A).verdict)
+        waits.append(time.monotonic() - begun)
+    assert found == ["admitted"] + ["refused"] * 5
+    assert max(waits) < 0.5 + 0.4  # a busy machine may be late
+    assert len([wait for wait in waits if wait > 0.4]) == 3, waits  # then nobody waits any more
+    engine.go_on()
+    world.until(lambda: host.status().state == "up", "the engine")
+    # the engine has admitted one that it was asked for in time, and that was refused by then
+    key = f"tcpdconf:c:@mail:{A}/32"
+    world.until(lambda: engine.ask("HGET", key, host.life) == b"3", "the true count")
+    assert [each.ask(A).verdict for each in (imap, pop)] == ["refused"] * 2
+    for each in (imap, imap, pop):
+        each.release(A)
+    world.until(lambda: not engine.counted(), "no connection")
+
+
 # An engine that refuses.
 
 
@@ -227,7 +264,7 @@ def test_no_password(world: clusters.World, engine: engines.Engine) -> None:
 
 
 def test_the_smallest_rights(world: clusters.World, engine: engines.Engine) -> None:
-    engine.ask("ACL", "SETUSER", "tcpdconf", *ACL.split())
+    engine.ask("ACL", "SETUSER", "tcpdconf", *engines.RIGHTS.split())
     host = clusters.Host(world, engine.url, login=("tcpdconf", "secret"))
     limits = {
         "max_per_ip": 2,
@@ -254,7 +291,7 @@ def test_the_smallest_rights(world: clusters.World, engine: engines.Engine) -> N
 
 def test_the_rights_are_those_of_the_documentation() -> None:
     page = pathlib.Path(__file__).parents[3] / "docs/how-to/cluster.md"
-    assert " ".join(ACL.replace(">secret", "#HASH").split()) in " ".join(page.read_text().split())
+    assert " ".join(engines.RIGHTS.replace(">secret", "#HASH").split()) in " ".join(page.read_text().split())
 
 
 def test_out_of_memory(world: clusters.World, engine: engines.Engine) -> None:

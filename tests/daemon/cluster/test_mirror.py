@@ -1,8 +1,6 @@
 """Bans that hosts share: they are there on all hosts, bounded, and outlive the engine."""
 
 import json
-import pathlib
-from collections.abc import Iterator
 
 import pytest
 from support import clusters, engines
@@ -10,21 +8,6 @@ from support import clusters, engines
 from tcpdconf.daemon.cluster import mirror
 
 A, NET = "192.0.2.1", "2001:db8::/48"
-
-
-@pytest.fixture
-def engine(tmp_path: pathlib.Path) -> Iterator[engines.Engine]:
-    """A server on a Unix socket."""
-    with engines.Engine(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def world() -> Iterator[clusters.World]:
-    """The loop of all hosts."""
-    found = clusters.World()
-    yield found
-    found.close()
 
 
 def hosts(world: clusters.World, engine: engines.Engine, count: int) -> list[clusters.Host]:
