@@ -166,17 +166,23 @@ class Session:
         return session in map(_session, members)
 
     def _said(self, command: str) -> str:
-        said = subprocess.run(
-            [*self._before, "/bin/sh", "-c", command],
-            cwd=self._folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=daemons.SECONDS,
-            check=False,
-        )
+        """Run a command as at a terminal where nobody types: one that reads its input to the end never ends."""
+        terminal, own = os.openpty()
+        try:
+            said = subprocess.run(
+                [*self._before, "/bin/sh", "-c", command],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=own,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=daemons.SECONDS,
+                check=False,
+            )
+        finally:
+            os.close(terminal)
+            os.close(own)
         return said.stdout
 
     def _await_programs(self) -> None:
