@@ -161,7 +161,7 @@ class Session:
         daemons.until(lambda: self._has_a_socket(process.pid), command)
 
     def _has_a_socket(self, session: int) -> bool:
-        """Return whether a process of this session has a TCP socket. `ss` runs where pids are those of here."""
+        """Return whether a process of this session has a TCP socket. `ss` runs out here, for the pids."""
         found = subprocess.run(["ss", "-Htanp"], capture_output=True, text=True, check=True).stdout
         members = (int(pid) for pid in set(re.findall(r"\bpid=(\d+)", found)))
         return session in map(_session, members)
