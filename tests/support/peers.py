@@ -43,6 +43,12 @@ def need_other_users() -> None:
                 without(f"{folder} open to other users")
 
 
+def need_kernel_settings() -> None:
+    """Go on only where settings of the kernel can be written: in most containers they are read-only."""
+    if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
+        without("a writable /proc/sys")
+
+
 def beside(path: str) -> pathlib.Path:
     """A file of the material that lies beside the project."""
     if not (_SHARED / path).exists():
