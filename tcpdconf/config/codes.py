@@ -80,7 +80,7 @@ CODES: Final[dict[Code, Description]] = {
         " wait although slots are free. The message names the limit. `check` compares with the limits of the"
         " running daemon. If none runs, it takes those of the unit `tcpdconf.service`, and without a unit its"
         " own. `run` compares with its own limits.",
-        "Lower `max_connections`, or raise the limit: [how](../how-to/limits.md#what-the-host-can-carry).",
+        "Lower `max_connections`, or raise the limit: [how](../how-to/limits.md#capacity-of-the-host).",
         "conf.d/smtp.toml:5:19: warning: services.smtp.limits.max_connections: 50000 connections of all"
         " services, each with a program, and the daemon need at least 50007 processes and threads, and"
         " kernel.pid_max is 32768",

@@ -326,8 +326,7 @@ def test_nothing_is_executed_and_no_file_is_read_with_roots_rights(tmp_path: pat
 @pytest.mark.peer
 def test_what_its_caller_may_not_read_is_a_warning() -> None:
     """The daemon opens it as root, or as the service's user."""
-    peers.need_root()
-    peers.need("setpriv")
+    peers.need_other_users()
     with daemons.public_folder() as folder:
         file = folder / "access"
         file.write_bytes(b"10\tdeny\n")

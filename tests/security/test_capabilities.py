@@ -29,8 +29,7 @@ pytestmark = pytest.mark.peer
 @pytest.fixture
 def folder() -> Iterator[pathlib.Path]:
     """A folder of the user `daemon`."""
-    peers.need_root()
-    peers.need("setpriv")
+    peers.need_other_users()
     with daemons.public_folder() as made:
         os.chown(made, DAEMON, DAEMON)
         yield made

@@ -7,12 +7,15 @@ import json
 import os
 import pathlib
 import shutil
+import stat
+import sys
 from typing import Any, Final, NoReturn
 
 import pytest
 
 # golden cases and command lines, which lie beside the project and belong to no version of it
 _SHARED: Final = pathlib.Path(__file__).parents[3] / "shared"
+_TOP: Final = pathlib.Path(__file__).parents[2]
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"  # not on the PATH of every user
 
 
@@ -28,6 +31,22 @@ def need_root() -> None:
     """Go on only as root."""
     if os.geteuid() != 0:
         without("root")
+
+
+def need_other_users() -> None:
+    """Go on only as root, and where other users may run this tcpdconf: it is not in the home of root."""
+    need_root()
+    need("setpriv")
+    for path in (_TOP, pathlib.Path(sys.prefix)):
+        for folder in (path, *path.parents):
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                without(f"{folder} open to other users")
+
+
+def need_kernel_settings() -> None:
+    """Go on only where settings of the kernel can be written: in most containers they are read-only."""
+    if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
+        without("a writable /proc/sys")
 
 
 def beside(path: str) -> pathlib.Path:

@@ -618,7 +618,7 @@ class Connections:
             log.write("notice", event, service=self._name, reason=refused.reason, **fields)
 
     def _leave(self, connection: Connection) -> None:
-        """Close a connection whose peer closed without sending a byte, as health checks do."""
+        """Close a connection that is a health check: it has no header, or that of the proxy itself."""
         self._books.count("left")
         self._let_go(connection)
         log.debug("left", service=self._name, peer=connection.link.peer)

@@ -39,8 +39,8 @@ class ProxyReader:
     """Reads the headers of one listener's connections.
 
     `arrived` is called with each connection that may go on. Its ends and variables come from its header,
-    unless it needs none. `refused` is called with each refused one. `left` is called with each that the
-    peer closed without sending a byte, as health checks do.
+    unless it needs none. `refused` is called with each refused one. `left` is called with each that is a
+    health check: the peer closed it without sending a byte, or its header is LOCAL and `local` is "close".
     """
 
     def __init__(
@@ -132,7 +132,9 @@ class ProxyReader:
             self._left(connection)
         elif isinstance(outcome, str):
             self._refuse(connection, outcome)
-        elif isinstance(taken := self._terms.take(connection.link, outcome), Refused):
+        elif (taken := self._terms.take(connection.link, outcome)) is trust.OWN:
+            self._left(connection)
+        elif isinstance(taken, Refused):
             self._refused(connection, taken)
         else:
             connection.socket.setblocking(True)

@@ -39,7 +39,7 @@ class Terms:
     def take(self, link: connection.Link, header: Header) -> connection.Link | connection.Refused:
         """Return the link that the header describes; LOCAL and UNKNOWN keep the socket's ends, or refuse."""
         if header.local and self._closes:
-            return refused("the proxy's own connection")
+            return OWN
         if header.source is None or header.destination is None:
             return link
         proxy = connection.Proxy(link.peer, link.local)
@@ -52,6 +52,7 @@ def refused(error: str) -> connection.Refused:
 
 
 STRANGER: Final = refused("not a trusted proxy")
+OWN: Final = refused("the proxy's own connection")  # with local = "close"
 
 
 def _networks(which: Iterable[values.IPNetwork | str]) -> Networks:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import peers
 from support.running import daemons, processes, reloads
 
 from tcpdconf.daemon.control import client as control_client
@@ -383,6 +384,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[daemons.Daemon
 
 
 def test_own_addresses_cannot_be_banned(guarded: daemons.Daemon) -> None:
+    peers.need("ip")
     shown = subprocess.run(["ip", "-j", "address"], capture_output=True, text=True, check=True).stdout
     own = [
         each["local"]

@@ -324,7 +324,7 @@ def test_a_daemon_of_another_pid_namespace_is_said(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.peer
 def test_who_may_not_signal_says_so() -> None:
-    peers.need_root()
+    peers.need_other_users()
     with daemons.public_folder() as folder:
         folder.chmod(0o777)
         with locked(folder / "pid") as daemon:

@@ -91,8 +91,7 @@ def test_the_probe_reads_with_the_services_rights(
 
 @pytest.mark.peer
 def test_who_is_not_root_tries_with_the_rights_that_there_are(names: dict[str, pathlib.Path]) -> None:
-    peers.need_root()
-    peers.need("setpriv")
+    peers.need_other_users()
     conf = daemons.configure(
         names["rules"].parent, BASE.format_map(names).replace("[[", 'user = "nobody"\n[[', 1)
     )

@@ -43,8 +43,7 @@ def port() -> int:
 @pytest.fixture
 def folder() -> Iterator[pathlib.Path]:
     """A folder of a user who has no rights."""
-    peers.need_root()
-    peers.need("setpriv")
+    peers.need_other_users()
     with daemons.public_folder() as made:
         os.chown(made, USER, USER)
         yield made

@@ -91,7 +91,7 @@ def limit_processes(pid: int, soft: str) -> None:
     ],
 )
 def test_without_processes(limited: str, more: str, said: str) -> None:
-    peers.need_root()
+    peers.need_other_users()
     port = daemons.free_port()
     with daemons.public_folder() as folder:
         folder.chmod(0o777)
@@ -136,7 +136,7 @@ def test_a_full_disk(tmp_path: pathlib.Path) -> None:
 @pytest.mark.peer
 def test_no_inotify_instance_is_left() -> None:
     """The files are looked at instead, which is said once."""
-    peers.need_root()
+    peers.need_other_users()
     port = daemons.free_port()
     take = """
 import ctypes, time

@@ -69,6 +69,7 @@ def test_a_watcher_that_dies_is_started_again_and_has_missed_nothing(tmp_path: p
 def test_without_inotify_the_daemon_polls_and_says_so_once(tmp_path: pathlib.Path) -> None:
     peers.need("unshare")
     peers.need_root()
+    peers.need_kernel_settings()
     script = 'echo 0 >/proc/sys/user/max_inotify_instances && exec "$@"'
     before = ["unshare", "--user", "--map-root-user", "/bin/sh", "-c", script, "sh"]
     port = daemons.free_port()

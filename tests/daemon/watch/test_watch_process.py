@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from support import peers
 from support.running import watchers
 
 from tcpdconf.config.model.service import Config
@@ -238,6 +239,7 @@ def use_up_inotify() -> None:
 
 
 def test_when_inotify_runs_out_it_says_so_once_and_polls(place: Place) -> None:
+    peers.need_kernel_settings()
     with watchers.Watcher(place.wanted, first=use_up_inotify) as watcher:
         why = "inotify instance limit reached"
         assert watcher.said == [Polling(why), Watching(polling=True)]

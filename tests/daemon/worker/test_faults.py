@@ -381,7 +381,7 @@ def test_a_port_in_use_is_said_with_its_service(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.peer
 def test_what_needs_root_is_said_before_anything_is_bound() -> None:
-    peers.need_root()
+    peers.need_other_users()
     port = daemons.free_port()
     rest = '[services.low]\nprogram = ["/bin/true"]\nlisteners = [{ address = "127.0.0.1", port = 25 }]'
     as_nobody = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--inh-caps=-all"]
