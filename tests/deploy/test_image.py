@@ -9,13 +9,15 @@ import signal
 import stat
 import subprocess
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation import json as validation
 from support import packages
-from support.running import containers, daemons
+from support.courier import courierhost
+from support.running import containers, daemons, dialogues
 
 pytestmark = [pytest.mark.peer, pytest.mark.network, pytest.mark.timeout(1200)]  # it is built first
 
@@ -239,6 +241,54 @@ def test_the_same_wheel_gives_the_same_image(dist: pathlib.Path, tmp_path: pathl
     again = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in tmp_path.glob("*-image-*")}
     assert len(again) == 2
     assert again == {name: hashlib.sha256((dist / name).read_bytes()).digest() for name in again}
+
+
+MAIL = "/srv/mail"
+SOCKET = "/run/courier/authdaemon"
+
+
+@pytest.fixture
+def courier(dist: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The image with Courier's IMAP server, unpacked; a runtime has made the places to mount at."""
+    (archive,) = dist.glob("tcpdconf-*-image-*.tar")
+    with daemons.public_folder() as folder:
+        command = [packages.TOP / "packaging/derive-image", packages.TOP / "packaging/image/imap", archive]
+        subprocess.run([*command, folder / "imap.tar"], check=True)
+        unpacked = containers.unpack(folder / "imap.tar", archive.name.split("-")[1], folder)
+        for place in (MAIL, SOCKET):
+            (unpacked / f"rootfs{place}").mkdir(parents=True)
+        yield unpacked
+
+
+def test_an_image_with_courier_serves_imap(courier: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A user logs in, by the authdaemond of a host, and reads mail; the image has got what it needs only."""
+    courierhost.need("imapd")
+    with courierhost.Host(tmp_path) as host:
+        host.run("cp", "-R", f"{courierhost.HOME}/Maildir", "/run/Maildir")
+        host.run("chown", "-R", f"{containers.USER}:{containers.USER}", "/run/Maildir")
+        owner = [f"uid={containers.USER}", f"gid={containers.USER}", f"home={MAIL}"]
+        host.run("userdb", courierhost.USER, "set", *owner)
+        host.run("makeuserdb")
+        host.path(SOCKET).chmod(0o755)
+        mail = tmp_path / "mail"
+        mail.mkdir()
+        shutil.move(host.path("/run/Maildir"), mail)
+        (tmp_path / "container").mkdir()
+        mounts = {MAIL: mail, SOCKET: host.path(SOCKET)}
+        with containers.Container(courier, "unshare", tmp_path / "container", mounts=mounts) as container:
+            commands = [f"1 LOGIN {courierhost.USER} {courierhost.PASSWORD}", "2 SELECT INBOX", "3 LOGOUT"]
+            greeting, login, selected, *_ = dialogues.dialogue("imap", 1143, "127.0.0.1", commands)
+            assert container.stop() == 0
+
+    assert greeting[0].startswith(b"* OK [CAPABILITY IMAP4rev1 "), container.log
+    assert login[-1] == b"1 OK LOGIN Ok.\r\n"
+    assert b"* 1 EXISTS\r\n" in selected
+    status_d = courier / "rootfs/var/lib/dpkg/status.d"
+    assert {"courier-imap", "courier-authlib", "libstdc++6", "python3.11"} <= {
+        path.name for path in status_d.iterdir()
+    }
+    assert not {"perl-base", "exim4-base"} & {path.name for path in status_d.iterdir()}
+    assert (courier / "rootfs/usr/share/doc/courier-imap/copyright").stat().st_size > 0
 
 
 def test_the_hook_leaves_alone_what_mmdebstrap_does_not_make(tmp_path: pathlib.Path) -> None:

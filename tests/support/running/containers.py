@@ -170,6 +170,16 @@ class Container:
         return self.process.wait(daemons.SECONDS)
 
 
+def unpack(archive: pathlib.Path, version: str, folder: pathlib.Path) -> pathlib.Path:
+    """Unpack an image as a runtime does; return its bundle, which every user may enter, in the folder."""
+    (folder / "layout").mkdir()
+    subprocess.run(["tar", "-xf", archive, "-C", folder / "layout"], check=True)
+    bundle = folder / "bundle"
+    subprocess.run(["umoci", "unpack", "--image", f"{folder}/layout:{version}", str(bundle)], check=True)
+    bundle.chmod(0o755)
+    return bundle
+
+
 def volume(folder: pathlib.Path, mode: int, runtime: str = "unshare") -> pathlib.Path:
     """A folder that belongs to the image's user, who is root outside with bubblewrap."""
     folder.mkdir(parents=True, exist_ok=True)
