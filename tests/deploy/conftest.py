@@ -9,6 +9,8 @@ import pytest
 from support import debs, packages, peers
 from support.running import containers, daemons, debian
 
+from tcpdconf import __version__
+
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -45,7 +47,7 @@ def bundle(dist: pathlib.Path) -> Iterator[pathlib.Path]:
     """The image as a runtime unpacks it, in a folder that every user gets into."""
     (archive,) = dist.glob("tcpdconf-*-image-*.tar")
     with daemons.public_folder() as folder:
-        yield containers.unpack(archive, archive.name.split("-")[1], folder)
+        yield containers.unpack(archive, f"tcpdconf:{__version__}", folder)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from support import packages
 from support.courier import courierhost
 from support.running import containers, daemons, dialogues
 
+from tcpdconf import __version__
+
 pytestmark = [pytest.mark.peer, pytest.mark.network, pytest.mark.timeout(1200)]  # it is built first
 
 PORT = 4025
@@ -150,6 +152,16 @@ def test_bans_outlive_the_container_and_commands_run_beside_it(
         assert container.process.wait(daemons.SECONDS) == 0
 
 
+def test_it_has_the_name_by_which_the_how_to_runs_it(dist: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """`podman load` names it as buildah does."""
+    (archive,) = dist.glob("tcpdconf-*-image-*.tar")
+    buildah = ["buildah", "--storage-driver=vfs", f"--root={tmp_path}/storage", f"--runroot={tmp_path}/run"]
+    subprocess.run([*buildah, "pull", "--quiet", f"oci-archive:{archive}"], check=True)
+    listed = subprocess.check_output([*buildah, "images", "--format", "{{.Name}}:{{.Tag}}"], text=True)
+
+    assert listed == f"localhost/tcpdconf:{__version__}\n"
+
+
 def test_it_has_no_shell_and_nothing_that_gives_rights(bundle: pathlib.Path) -> None:
     root = bundle / "rootfs"
     paths = [path for path in root.rglob("*") if not path.is_symlink()]
@@ -254,7 +266,7 @@ def courier(dist: pathlib.Path) -> Iterator[pathlib.Path]:
     with daemons.public_folder() as folder:
         command = [packages.TOP / "packaging/derive-image", packages.TOP / "packaging/image/imap", archive]
         subprocess.run([*command, folder / "imap.tar"], check=True)
-        unpacked = containers.unpack(folder / "imap.tar", archive.name.split("-")[1], folder)
+        unpacked = containers.unpack(folder / "imap.tar", f"tcpdconf-imap:{__version__}", folder)
         for place in (MAIL, SOCKET):
             (unpacked / f"rootfs{place}").mkdir(parents=True)
         yield unpacked

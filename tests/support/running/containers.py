@@ -170,12 +170,12 @@ class Container:
         return self.process.wait(daemons.SECONDS)
 
 
-def unpack(archive: pathlib.Path, version: str, folder: pathlib.Path) -> pathlib.Path:
-    """Unpack an image as a runtime does; return its bundle, which every user may enter, in the folder."""
+def unpack(archive: pathlib.Path, name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Unpack an image, of this name and tag, as a runtime does; return its bundle for every user to enter."""
     (folder / "layout").mkdir()
     subprocess.run(["tar", "-xf", archive, "-C", folder / "layout"], check=True)
     bundle = folder / "bundle"
-    subprocess.run(["umoci", "unpack", "--image", f"{folder}/layout:{version}", str(bundle)], check=True)
+    subprocess.run(["umoci", "unpack", "--image", f"{folder}/layout:{name}", str(bundle)], check=True)
     bundle.chmod(0o755)
     return bundle
 
