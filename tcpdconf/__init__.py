@@ -1,3 +1,3 @@
 """tcpdconf: a TCP super-server for mail hosts, configured in TOML."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

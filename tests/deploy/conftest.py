@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from support import debs, packages, peers
-from support.running import daemons, debian
+from support.running import containers, daemons, debian
+
+from tcpdconf import __version__
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +46,15 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def bundle(dist: pathlib.Path) -> Iterator[pathlib.Path]:
     """The image as a runtime unpacks it, in a folder that every user gets into."""
     (archive,) = dist.glob("tcpdconf-*-image-*.tar")
-    version = archive.name.split("-")[1]
     with daemons.public_folder() as folder:
-        (folder / "layout").mkdir()
-        subprocess.run(["tar", "-xf", archive, "-C", folder / "layout"], check=True)
-        unpack = ["umoci", "unpack", "--image", f"{folder}/layout:{version}", str(folder / "bundle")]
-        subprocess.run(unpack, check=True)
-        (folder / "bundle").chmod(0o755)
-        yield folder / "bundle"
+        yield containers.unpack(archive, f"tcpdconf:{__version__}", folder)
 
 
 @pytest.fixture(scope="session")
 def built_debs(wheelhouse: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
-    """The Debian packages by name, with their source beside them."""
+    """The Debian packages by name, with their source beside them; TCPDCONF_DEBS may have them already."""
+    if "TCPDCONF_DEBS" in os.environ:
+        return debs.built(pathlib.Path(os.environ["TCPDCONF_DEBS"]))
     return debs.build(wheelhouse, tmp_path_factory.mktemp("debs"))
 
 

@@ -9,13 +9,17 @@ import signal
 import stat
 import subprocess
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation import json as validation
 from support import packages
-from support.running import containers, daemons
+from support.courier import courierhost
+from support.running import containers, daemons, dialogues
+
+from tcpdconf import __version__
 
 pytestmark = [pytest.mark.peer, pytest.mark.network, pytest.mark.timeout(1200)]  # it is built first
 
@@ -148,6 +152,16 @@ def test_bans_outlive_the_container_and_commands_run_beside_it(
         assert container.process.wait(daemons.SECONDS) == 0
 
 
+def test_it_has_the_name_by_which_the_how_to_runs_it(dist: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """`podman load` names it as buildah does."""
+    (archive,) = dist.glob("tcpdconf-*-image-*.tar")
+    buildah = ["buildah", "--storage-driver=vfs", f"--root={tmp_path}/storage", f"--runroot={tmp_path}/run"]
+    subprocess.run([*buildah, "pull", "--quiet", f"oci-archive:{archive}"], check=True)
+    listed = subprocess.check_output([*buildah, "images", "--format", "{{.Name}}:{{.Tag}}"], text=True)
+
+    assert listed == f"localhost/tcpdconf:{__version__}\n"
+
+
 def test_it_has_no_shell_and_nothing_that_gives_rights(bundle: pathlib.Path) -> None:
     root = bundle / "rootfs"
     paths = [path for path in root.rglob("*") if not path.is_symlink()]
@@ -239,6 +253,54 @@ def test_the_same_wheel_gives_the_same_image(dist: pathlib.Path, tmp_path: pathl
     again = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in tmp_path.glob("*-image-*")}
     assert len(again) == 2
     assert again == {name: hashlib.sha256((dist / name).read_bytes()).digest() for name in again}
+
+
+MAIL = "/srv/mail"
+SOCKET = "/run/courier/authdaemon"
+
+
+@pytest.fixture
+def courier(dist: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The image with Courier's IMAP server, unpacked; a runtime has made the places to mount at."""
+    (archive,) = dist.glob("tcpdconf-*-image-*.tar")
+    with daemons.public_folder() as folder:
+        command = [packages.TOP / "packaging/derive-image", packages.TOP / "packaging/image/imap", archive]
+        subprocess.run([*command, folder / "imap.tar"], check=True)
+        unpacked = containers.unpack(folder / "imap.tar", f"tcpdconf-imap:{__version__}", folder)
+        for place in (MAIL, SOCKET):
+            (unpacked / f"rootfs{place}").mkdir(parents=True)
+        yield unpacked
+
+
+def test_an_image_with_courier_serves_imap(courier: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A user logs in, by the authdaemond of a host, and reads mail; the image has got what it needs only."""
+    courierhost.need("imapd")
+    with courierhost.Host(tmp_path) as host:
+        host.run("cp", "-R", f"{courierhost.HOME}/Maildir", "/run/Maildir")
+        host.run("chown", "-R", f"{containers.USER}:{containers.USER}", "/run/Maildir")
+        owner = [f"uid={containers.USER}", f"gid={containers.USER}", f"home={MAIL}"]
+        host.run("userdb", courierhost.USER, "set", *owner)
+        host.run("makeuserdb")
+        host.path(SOCKET).chmod(0o755)
+        mail = tmp_path / "mail"
+        mail.mkdir()
+        shutil.move(host.path("/run/Maildir"), mail)
+        (tmp_path / "container").mkdir()
+        mounts = {MAIL: mail, SOCKET: host.path(SOCKET)}
+        with containers.Container(courier, "unshare", tmp_path / "container", mounts=mounts) as container:
+            commands = [f"1 LOGIN {courierhost.USER} {courierhost.PASSWORD}", "2 SELECT INBOX", "3 LOGOUT"]
+            greeting, login, selected, *_ = dialogues.dialogue("imap", 1143, "127.0.0.1", commands)
+            assert container.stop() == 0
+
+    assert greeting[0].startswith(b"* OK [CAPABILITY IMAP4rev1 "), container.log
+    assert login[-1] == b"1 OK LOGIN Ok.\r\n"
+    assert b"* 1 EXISTS\r\n" in selected
+    status_d = courier / "rootfs/var/lib/dpkg/status.d"
+    assert {"courier-imap", "courier-authlib", "libstdc++6", "python3.11"} <= {
+        path.name for path in status_d.iterdir()
+    }
+    assert not {"perl-base", "exim4-base"} & {path.name for path in status_d.iterdir()}
+    assert (courier / "rootfs/usr/share/doc/courier-imap/copyright").stat().st_size > 0
 
 
 def test_the_hook_leaves_alone_what_mmdebstrap_does_not_make(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import tarfile
 import venv
@@ -9,6 +10,8 @@ import zipfile
 
 import pytest
 from support import packages
+
+from tcpdconf import __version__
 
 TOP = pathlib.Path(__file__).parents[2]
 SHIPPED = [
@@ -69,6 +72,25 @@ def test_the_readme_is_the_description(built: dict[str, pathlib.Path]) -> None:
     (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
 
     assert (TOP / "README.md").read_text() in archive.read(metadata).decode()
+
+
+def test_examples_name_this_version() -> None:
+    """All names of artefacts that pages and examples have, but those of the release before, to go back to."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md", "deploy"], cwd=TOP, capture_output=True, text=True, check=True
+    )
+    artefact = re.compile(r"\btcpdconf(?:-couriertcpd)?[-_]v?([0-9]+\.[0-9]+\.[0-9]+)[-_]")
+    found = {
+        (name, artefact.search(line).group(1))  # type: ignore[union-attr]
+        for name in listed.stdout.splitlines()
+        for line in (TOP / name).read_text(errors="replace").splitlines()
+        if artefact.search(line) and "--allow-downgrades" not in line
+    }
+
+    assert {"docs/how-to/ansible.md", "docs/how-to/salt.md", "docs/how-to/upgrade.md"} <= {
+        name for name, _ in found
+    }
+    assert {each for each in found if each[1] != __version__} == set()
 
 
 def usable(environment: pathlib.Path, folder: pathlib.Path) -> None:

@@ -25,6 +25,11 @@ def build(wheelhouse: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.P
         timeout=500,
     )
     assert done.returncode == 0, done.stdout
+    return built(folder)
+
+
+def built(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return both packages in a folder by name."""
     return {name: next(folder.glob(f"{name}_*.deb")) for name in (DAEMON, DROP_IN)}
 
 

@@ -170,6 +170,16 @@ class Container:
         return self.process.wait(daemons.SECONDS)
 
 
+def unpack(archive: pathlib.Path, name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Unpack an image, of this name and tag, as a runtime does; return its bundle for every user to enter."""
+    (folder / "layout").mkdir()
+    subprocess.run(["tar", "-xf", archive, "-C", folder / "layout"], check=True)
+    bundle = folder / "bundle"
+    subprocess.run(["umoci", "unpack", "--image", f"{folder}/layout:{name}", str(bundle)], check=True)
+    bundle.chmod(0o755)
+    return bundle
+
+
 def volume(folder: pathlib.Path, mode: int, runtime: str = "unshare") -> pathlib.Path:
     """A folder that belongs to the image's user, who is root outside with bubblewrap."""
     folder.mkdir(parents=True, exist_ok=True)

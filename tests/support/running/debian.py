@@ -64,7 +64,17 @@ def bootstrap(folder: pathlib.Path, *packages: str) -> None:
     peers.need_root()
     peers.need("mmdebstrap")
     include = ",".join(["systemd", "systemd-sysv", *packages])
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={include}", RELEASE, str(folder)]
+    # in mounts of its own: none of /dev or /proc is left over if it is interrupted
+    command = [
+        "unshare",
+        "--mount",
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        f"--include={include}",
+        RELEASE,
+        str(folder),
+    ]
     subprocess.run(command, check=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
     for unit in _MASKED:
         (folder / "etc/systemd/system" / unit).symlink_to("/dev/null")
