@@ -6,11 +6,12 @@ import pathlib
 import tcpdconf
 
 PACKAGE = pathlib.Path(tcpdconf.__file__).parent
-# Where the time of day is read: for `at` and `loaded_at`, for what is shown to people, as the moment at which
+# Where the time of day is read: for `at`, `since` and `loaded_at`, for what is shown to people, as the moment at which
 # files were read, which the watcher compares with their own times, and for bans and passes, which outlive the
 # host's uptime.
 TIME_OF_DAY = {
-    "cli/guard.py", "cli/talk.py", "daemon/guard/bans.py", "daemon/guard/passes.py",
+    "cli/guard.py", "cli/talk.py", "daemon/cluster/client.py", "daemon/guard/bans.py",
+    "daemon/guard/passes.py",
     "daemon/http/answers.py", "daemon/process/logs/lines.py",
     "daemon/supervisor/guard.py", "daemon/worker/connections.py",
     "config/file_signature.py", "daemon/supervisor/commands.py", "daemon/supervisor/main.py",
