@@ -6,9 +6,9 @@ import pathlib
 import tcpdconf
 
 PACKAGE = pathlib.Path(tcpdconf.__file__).parent
-# Where the time of day is read: for `at`, `since` and `loaded_at`, for what is shown to people, as the moment at which
-# files were read, which the watcher compares with their own times, and for bans and passes, which outlive the
-# host's uptime.
+# Where the time of day is read: for `at`, `since` and `loaded_at`, for what is shown to people, as the moment
+# at which files were read, which the watcher compares with their own times, and for bans and passes, which
+# outlive the host's uptime.
 TIME_OF_DAY = {
     "cli/guard.py", "cli/talk.py", "daemon/cluster/client.py", "daemon/guard/bans.py",
     "daemon/guard/passes.py",
