@@ -7,7 +7,7 @@ import sys
 import pytest
 from support import peers
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 TESTS = pathlib.Path(__file__).parents[1]
 EXCEPTIONS = TESTS / "golden_exceptions.txt"

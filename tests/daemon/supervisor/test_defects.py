@@ -13,6 +13,8 @@ from support.running import daemons, reloads
 
 from tcpdconf.daemon.control.client import ControlError
 
+pytestmark = pytest.mark.slow
+
 OLD: Final = 'program = ["/bin/echo", "old"]'
 NEW: Final = 'program = ["/bin/echo", "new"]'
 DEFECT: Final = "a defect of tcpdconf: see the log"

@@ -13,6 +13,8 @@ from support.running import daemons, processes, reloads
 from tcpdconf.daemon.process import loop
 from tcpdconf.daemon.supervisor import heartbeat
 
+pytestmark = pytest.mark.slow
+
 WATCHDOG = {"WATCHDOG_USEC": "3000000"}  # a ping each second
 GREET = 'program = ["/bin/echo", "in"]'
 
@@ -72,7 +74,6 @@ def test_others_are_reloaded_and_shown_beside_a_stopped_worker(tmp_path: pathlib
             assert not [line for line in daemon.log if "does not answer" in line]
 
 
-@pytest.mark.slow
 def test_a_stopped_worker_is_started_again_where_there_is_no_watchdog(tmp_path: pathlib.Path) -> None:
     port = daemons.free_port()
     with reloads.Daemon(tmp_path, reloads.service(port, GREET)) as daemon:
@@ -117,7 +118,6 @@ def test_a_stopped_worker_of_a_removed_service_is_killed(tmp_path: pathlib.Path)
         daemon.await_log(f"^error: worker of test does not answer pid={worker} ")
 
 
-@pytest.mark.slow
 def test_who_answers_late_or_prepares_slowly_is_left_alone(tmp_path: pathlib.Path) -> None:
     """A worker that is stopped for a while; one that sources a slow file, at first and when started again."""
     port, other = daemons.free_port(), daemons.free_port()
@@ -138,7 +138,6 @@ def test_who_answers_late_or_prepares_slowly_is_left_alone(tmp_path: pathlib.Pat
         assert not [line for line in daemon.log if "does not answer" in line]
 
 
-@pytest.mark.slow
 def test_a_daemon_that_was_stopped_as_a_whole_kills_nobody(tmp_path: pathlib.Path) -> None:
     """As when its host is suspended: the worker may come back later than the supervisor."""
     port = daemons.free_port()

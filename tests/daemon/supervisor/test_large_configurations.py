@@ -13,6 +13,8 @@ from support.running import daemons, reloads
 
 from tcpdconf.daemon.control import client as control_client
 
+pytestmark = pytest.mark.slow
+
 MANY = 250_000
 CPU = 2.0  # seconds of processor time, of which starting takes some
 MEMORY = 300_000  # kB of addresses; the rusage of a child begins with what the tests themselves have used

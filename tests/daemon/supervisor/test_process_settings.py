@@ -18,6 +18,8 @@ from tcpdconf.config.model.service import Service
 from tcpdconf.daemon.process import child
 from tcpdconf.daemon.supervisor import process_settings
 
+pytestmark = pytest.mark.slow
+
 # of a program: whether it may gain rights, its groups, how soon it is killed, its nice value
 SHOW = """program = ["/bin/sh", "-c", '''
     grep -E "^(NoNewPrivs|Groups):" /proc/self/status; cat /proc/self/oom_score_adj; nice

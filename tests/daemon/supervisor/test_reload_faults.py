@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from support.running import daemons, processes, reloads
 
+pytestmark = pytest.mark.slow
+
 OLD = 'program = ["/bin/echo", "old"]'
 NEW = 'program = ["/bin/echo", "new"]'
 

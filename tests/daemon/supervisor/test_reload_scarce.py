@@ -14,6 +14,8 @@ from support.running import daemons, processes, reloads
 
 from tcpdconf.daemon.control.client import ControlConnection
 
+pytestmark = pytest.mark.slow
+
 OLD = 'program = ["/bin/echo", "old"]'
 NEW = 'program = ["/bin/echo", "new"]'
 NOBODY = 54321  # whose processes and inotify instances nobody else counts with

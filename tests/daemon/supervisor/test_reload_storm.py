@@ -18,7 +18,7 @@ from support.running import daemons
 
 from tcpdconf.daemon.control import client as control_client
 
-RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "50"))
+RELOADS = int(os.environ.get("TCPDCONF_RELOADS", "26"))
 CLIENTS = 4
 PAUSE = 0.008  # seconds between two visits of one client
 BY_FILE = 20  # one reload in this number is not requested, but follows a changed file

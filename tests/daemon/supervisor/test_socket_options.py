@@ -25,6 +25,8 @@ from tcpdconf.config.model import tables
 from tcpdconf.config.model.service import ServiceSettings
 from tcpdconf.daemon.supervisor import listeners, socket_options
 
+pytestmark = pytest.mark.slow
+
 PORT: Final = 2525  # in a namespace every port is free
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 SHORT: Final = "keepalive = { time = 1, interval = 1, count = 2 }"
@@ -134,8 +136,8 @@ def test_a_client_that_acknowledges_nothing_gives_its_slot_back(
     ("script", "settings"),
     [
         ("echo here; read line; sleep 1; echo data; read line", SHORT + "\nuser_timeout = 0"),
-        pytest.param("echo here; read line; read line", "keepalive = false", marks=pytest.mark.slow),
-        pytest.param("echo here; read line; read line", 'keepalive = "kernel"', marks=pytest.mark.slow),
+        pytest.param("echo here; read line; read line", "keepalive = false"),
+        pytest.param("echo here; read line; read line", 'keepalive = "kernel"'),
     ],
 )
 def test_without_these_settings_it_keeps_the_slot(

@@ -18,6 +18,8 @@ from tcpdconf.daemon.messages.watcher import Polling, Watching
 from tcpdconf.daemon.watch import path_dependencies
 from tcpdconf.daemon.watch import process as watch
 
+pytestmark = pytest.mark.slow
+
 SETTLE = 0.3  # seconds without a change after which it is told
 QUIET = 0.8  # seconds after which nothing more is to be expected; watchdog keeps a move for half a second
 
@@ -249,7 +251,6 @@ def test_when_inotify_runs_out_it_says_so_once_and_polls(place: Place) -> None:
         assert watcher.changed() == [str(place.conf / "10.toml")]
 
 
-@pytest.mark.slow
 def test_ten_thousand_paths_fit_a_message(place: Place) -> None:
     """They come at once, as one directory: a slow machine could have let the first of them settle."""
     many = [f"{place.folder}/{'x' * 100}/{number}" for number in range(10_000)]

@@ -15,7 +15,7 @@ import pytest
 from support import markdown, peers
 from support.running import daemons
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 PAGE = pathlib.Path(__file__).parents[3] / "docs/how-to/several-hosts.md"
 HOSTS = {"a": "127.0.0.1", "b": "127.0.0.2"}

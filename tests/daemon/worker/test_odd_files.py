@@ -11,6 +11,8 @@ from collections.abc import Callable
 import pytest
 from support.running import daemons, reloads
 
+pytestmark = pytest.mark.slow
+
 MEMORY = 200 << 20  # bytes that no process of the daemon may exceed
 SOON = 15.0  # seconds in which a daemon that starts or reloads has said what is wrong
 TEXT = 'program = ["/bin/echo", "served"]'
