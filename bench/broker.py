@@ -1,4 +1,4 @@
-"""What it costs that a process, the broker, counts for services of a group with several users.
+"""Measures the cost of the broker, the process that counts for services of a group with several users.
 
 `wait` is what a connection waits for, from a worker's request to its answer. The services are the same with
 counts of a worker's own, with counts in the memory that services of one user share, and with the broker, in

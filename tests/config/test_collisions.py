@@ -11,7 +11,7 @@ ADDRESSES = ["*", "0.0.0.0", "::", "127.0.0.1", "192.0.2.1", "::1", "2001:db8::1
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two addresses cannot share a port; "::" is bound for IPv6 only, "*" for both families."""
+    """Return whether two addresses cannot share a port; "::" is IPv6 only, "*" both families."""
     if one == other or "*" in {one, other}:
         return True
     same_family = (":" in one) == (":" in other)

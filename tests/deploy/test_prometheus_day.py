@@ -1,7 +1,7 @@
 """A day of operation in two minutes: a real Prometheus watches a daemon; shipped alerts fire and clear.
 
 A minute of the rules is a second here: `for: 5m` and `[5m]` become `5s`. Nothing else of them is changed.
-What the clients have met from outside is compared at the end with what Prometheus has counted.
+At the end, the results of the clients are compared with the counters in Prometheus.
 """
 
 import collections

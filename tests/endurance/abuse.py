@@ -37,7 +37,7 @@ class Host:
         self.user = world.USERS[0]
 
     def ask(self, command: str) -> dict[str, Any]:
-        """What the daemon answers."""
+        """Return the answer of the daemon."""
         return control_client.ask(self.daemon.runtime, {"command": command}, 60)
 
     def write(self, text: str) -> None:

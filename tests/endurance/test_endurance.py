@@ -44,7 +44,7 @@ _OF_THE_SHELL: Final = {"PWD", "OLDPWD", "SHLVL", "_"}
 
 
 class Books:
-    """What clients have seen, by host and service; `wrong` is what must not be."""
+    """Holds the answers to clients by host and service; `wrong` has the faults."""
 
     def __init__(self, generations: set[str]) -> None:
         self.seen: dict[Place, collections.Counter[str]] = collections.defaultdict(collections.Counter)
@@ -146,7 +146,7 @@ class Scene(contextlib.ExitStack):
         return made
 
     def services(self) -> dict[Place, dict[str, Any]]:
-        """What `status` says of the services of all hosts."""
+        """Return the services of all hosts from `status`."""
         return {
             (host.name, name): each
             for host in self.hosts
@@ -168,7 +168,7 @@ class Scene(contextlib.ExitStack):
         return found
 
     def at_rest(self) -> tuple[dict[str, observer.Holdings], dict[str, int]]:
-        """What each process holds when nothing has happened for a while, and numbers of what there is."""
+        """Return the resources of each idle process, and the numbers of processes and connections."""
         observer.settle(self.idle, 10)
         time.sleep(3)
         found = self.processes()
@@ -182,12 +182,12 @@ class Scene(contextlib.ExitStack):
         return not any(each["connections"] for each in self.services().values())
 
     def forgotten(self) -> bool:
-        """Whether neither the engine nor a cluster process counts anybody."""
+        """Return whether neither the engine nor a cluster process counts a connection."""
         held = [host.ask("status")["cluster"]["connections"] for host in self.hosts]
         return not any(held) and not self.engine.counted()
 
     def agree(self) -> bool:
-        """Whether status and log of the services whose workers live say the same."""
+        """Return whether status and log agree about the services whose workers live."""
         services = self.services()
         told = {host.name: self.lines(host.name) for host in self.hosts}
         return all(

@@ -1,4 +1,4 @@
-"""What explain says of a connection, step by step; that it is right is shown by test_explain_agrees."""
+"""The steps that explain prints; test_explain_agrees compares them with the daemon."""
 
 import json
 import os

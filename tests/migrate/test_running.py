@@ -94,7 +94,7 @@ def test_what_is_written_of_processes_is_for_nobody_else(
 
 
 def test_all_limits_of_a_process_are_read(tmp_path: Path) -> None:
-    """Those that init has are nobody's wish; one that a service cannot have is a note."""
+    """Limits equal to those of init are left out; a limit that a service cannot have is a note."""
     goldencases.process(tmp_path / "1", {"words": ["init"], "limits": {"Max open files": "1024"}})
     limits = {
         "Max processes": "99", "Max open files": "1024", "Max locked memory": "unlimited",

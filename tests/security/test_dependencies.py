@@ -20,7 +20,7 @@ SCRIPT: dict[str, Callable[..., Any]] = runpy.run_path(str(TOP / "deploy/newer_r
 
 
 def asked_for() -> Iterator[requirements.Requirement]:
-    """What pyproject.toml asks for, and what those packages ask for that are installed as they are locked."""
+    """Return the dependencies of pyproject.toml, and the dependencies of their locked versions."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     yield from map(requirements.Requirement, project["dependencies"])
     pinned = SCRIPT["locked"]()

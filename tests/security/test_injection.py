@@ -179,7 +179,7 @@ def test_no_rule_speaks_for_the_connection(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_shell_file_says_nothing_to_the_service_manager(tmp_path: pathlib.Path) -> None:
-    """What it writes to standard error is told with the reload that it has spoiled, in one line."""
+    """Its standard error is in the line about the rejected reload, escaped."""
     shell = tmp_path / "shell"
     shell.write_text("A=1\n")
     port = daemons.free_port()

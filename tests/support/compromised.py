@@ -165,7 +165,7 @@ def news(end: socket.socket, _: int) -> None:
 
 
 def pretending(end: socket.socket, _: int) -> None:
-    """What only a worker that is replaced says: other people's processes."""
+    """Send the message of a replaced worker, with processes that are not its own."""
     for pid in range(2, 3000):
         say(end, Relay((Claim(pid, 4, 1, 1, 1.0), Released(pid, 1.0))))
 
@@ -216,7 +216,7 @@ def _attack(attack: Callable[[socket.socket, int], None], self: worker._Worker) 
 
 
 def adopting(end: socket.socket, _: int) -> None:
-    """What only a worker that is replaced says: processes that it has not started, with their true start."""
+    """Send the message of a replaced worker, with foreign processes and their true start times."""
     claims = tuple(Claim(pid, 4, 1, pid % 65536, started) for pid, started in victims())
     released = tuple(Released(claim.pid, claim.started) for claim in claims)
     for entries in (claims, released, claims):

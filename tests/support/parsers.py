@@ -55,7 +55,7 @@ def _said(data: bytes) -> object:
 
 
 def _answer(data: bytes) -> object:
-    """What stands behind the question of an answer; the header's flags and counts stand before it."""
+    """Parse an answer: the flags and counts of its header, then all that follows its question."""
     return dns_message.read(b"\0\1" + data[:2] + b"\0\1" + data[2:8] + QUESTION + data[8:], QUESTION)
 
 

@@ -1,4 +1,4 @@
-"""What tests marked `peer` need beside tcpdconf: real programs, the rights of root, and what was observed.
+"""Finds what tests marked `peer` need: real programs, the rights of root, and observed cases.
 
 Where it is missing the test is skipped; in CI (variable CI is set), where all is to be there, it fails.
 """

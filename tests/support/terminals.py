@@ -58,7 +58,7 @@ class Tmux:
         return "\n".join(line.rstrip() for line in text.rstrip().split("\n")) + "\n"
 
     def shown(self, name: str, columns: int, lines: int, command: Sequence[str], *options: str) -> str:
-        """What the screen has when this program has ended; it must not have wrapped any line."""
+        """Return the screen once this program has ended; it must not have wrapped any line."""
         self.start(name, columns, lines, command)
         daemons.until(lambda: self.ended(name), f"the end of {command}")
         found, joined = self.screen(name, *options), self.screen(name, "-J", *options)

@@ -1,4 +1,4 @@
-"""What tests of hosts in one process share."""
+"""Provides the fixtures of tests with several hosts in one process."""
 
 import pathlib
 from collections.abc import Iterator

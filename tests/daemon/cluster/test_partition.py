@@ -61,7 +61,7 @@ class Host(clusterdaemons.Host):
         return found
 
     def sees(self, name: str) -> bool:
-        """Whether it counts for another host: that one's lease has not ended."""
+        """Return whether the lease of another host has not ended, so that its connections count."""
         return any(each["name"] == name and each["alive"] for each in self.status()["hosts"])
 
 

@@ -224,7 +224,7 @@ def descriptors_here() -> int:
 
 
 def leaves_nothing(server: controls.Server, before: int) -> None:
-    """Who has come before this client has gone, and as many descriptors are open as before."""
+    """Earlier clients are gone, and as many descriptors are open as before."""
     assert control_client.ask(str(server.directory), {"command": "echo"})["ok"]
     daemons.until(lambda: not server.control._clients, "the end of all clients")
     assert descriptors_here() == before

@@ -231,7 +231,7 @@ def test_refused_commands_do_not_fill_the_log(folder: pathlib.Path) -> None:
 
 
 def test_a_member_bans_and_unbans(folder: pathlib.Path) -> None:
-    """What is refused without force is refused to him, and force as well."""
+    """The group may ban no protected network, neither without force nor with it."""
     state = {"STATE_DIRECTORY": str(folder / "state")}
     with running(folder, environment=state) as daemon:
         guard = folder / "run/guard.sock"

@@ -309,7 +309,7 @@ def test_a_daemon_that_is_killed_has_kept_every_ban_that_it_answered(tmp_path: p
 
 
 def test_no_ban_is_lost_during_a_take_over(tmp_path: pathlib.Path) -> None:
-    """Those that the predecessor answers while the successor starts, too; a stopping one bans nobody."""
+    """The successor has the bans that its predecessor accepts meanwhile; a stopping daemon accepts none."""
     text = reloads.service(daemons.free_port(), STAY)
     with reloads.Daemon(tmp_path, text) as before:
         held = control_client.ControlConnection(before.runtime)

@@ -2,7 +2,7 @@
 
 The code that runs is the daemon's: `shared_limits.SharedSlots` on `turns`. Only the primitive operations are
 replaced: each is a step, after which any other process may go on. A process that is stopped is one that takes
-no step. What a process does next depends on the results of its steps so far. So a state is the memory, the
+no step. The next step of a process depends on the results of its steps so far. So a state is the memory, the
 locks, and the results that each process has had; every state is visited once.
 
 Writes are visible to others late, as on a real processor: a process has a queue of them, which drains at any

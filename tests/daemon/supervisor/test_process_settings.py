@@ -1,4 +1,4 @@
-"""Settings of a service's processes: what a program says of its own, and what cannot be had is a problem."""
+"""Settings of a service's processes: a program shows them, and an impossible one is a problem."""
 
 import os
 import pathlib

@@ -135,7 +135,7 @@ def test_every_start_script_becomes_a_service(ours: Served, theirs: dict[str, in
 def test_the_running_processes_say_the_same(
     host: courierhost.Host, ours: Served, theirs: dict[str, int], tmp_path: pathlib.Path
 ) -> None:
-    """What is read of them is what was read of the files, but for the courierlogger in front of them."""
+    """Running services are read as the files are, but for the courierlogger in front of them."""
     host.run(sys.executable, "-m", "tcpdconf_migrate", "running", "-o", str(tmp_path / "conf.d"))
     found = {
         service["listeners"][0]["port"]: service

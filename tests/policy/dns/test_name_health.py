@@ -13,7 +13,7 @@ BACK = list_health.Change("paused", "up", "a name server answers")
 
 
 def feed(made: name_health.NameHealth, status: query.Status, times: int = 1, now: float = 0) -> None:
-    """What comes of so many questions about clients, none of which changes the state."""
+    """Return the results of so many questions about clients; none of them may change the state."""
     for _ in range(times):
         assert made.heard(status, now, client=True) is None
 

@@ -103,7 +103,7 @@ class Host:
 
     @property
     def inside(self) -> list[str]:
-        """What to put before a command for it to run on this host; SIGTERM reaches it."""
+        """Return the words before a command that run it on this host; SIGTERM reaches it."""
         namespaces = f"/proc/{self._holder.pid}/ns"
         return [
             *("nsenter", f"--mount={namespaces}/mnt", f"--pid={namespaces}/pid_for_children"),

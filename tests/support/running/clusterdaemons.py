@@ -83,7 +83,7 @@ class Host:
         self.clients.pop(0).close()
 
     def status(self) -> dict[str, Any]:
-        """What `status` says of the cluster."""
+        """Return the cluster's part of `status`."""
         found: dict[str, Any] = self.daemon.ask("status")["cluster"]
         return found
 
