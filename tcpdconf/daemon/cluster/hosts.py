@@ -81,15 +81,18 @@ class Leases:
             found[lease.about.name] = found.get(lease.about.name, 0) + min(int(count), 1 << 40)
         return found
 
-    def earlier(self, mine: Description, *, alone: bool) -> list[str]:
-        """Return the lives of earlier processes of this daemon, or if it is `alone` of its host."""
-        return [
+    def remove_earlier(self, mine: Description, *, alone: bool) -> list[str]:
+        """Remove and return the lives of earlier processes of this daemon, or of its host if it is `alone`."""
+        found = [
             life
             for life, lease in self._found.items()
             if life != self._own
             and lease.about.host == mine.host
             and (alone or lease.about.daemon == mine.daemon)
         ]
+        for life in found:
+            del self._found[life]
+        return found
 
     def statuses(self) -> tuple[HostStatus, ...]:
         """Return the daemons as of the engine's last answer, this one first."""

@@ -307,7 +307,7 @@ class Hub:
         if self._tidy or self._engine is None:
             return
         self._tidy = True
-        for life in self._leases.earlier(self._place.about, alone=self._place.alone):
+        for life in self._leases.remove_earlier(self._place.about, alone=self._place.alone):
             self._engine.send("HDEL", f"{self._prefix}leases", life, then=self._expected)
 
     def _is_missing_script(self, reply: object) -> bool:

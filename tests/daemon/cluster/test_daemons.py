@@ -372,6 +372,22 @@ def test_a_reload_begins_and_ends_it(folder: pathlib.Path, engine: engines.Engin
         )
 
 
+def test_another_address_of_the_same_engine(folder: pathlib.Path) -> None:
+    """The status shows the host once, although its former lease has not ended."""
+    port = daemons.free_port()
+    with (
+        engines.Engine(folder, port=port) as engine,
+        clusterdaemons.Host(folder, engine.url, "mx1") as host,
+    ):
+        host.asks()
+        assert host.line() == "in\n"
+        text = clusterdaemons.conf(f"redis://127.0.0.1:{port}", host.port)
+        host.daemon.change(text, own="")
+        host.asks(2)
+        assert [each["own"] for each in host.status()["hosts"]] == [True]
+        daemons.until(lambda: len(engine.ask("HGETALL", "tcpdconf:leases")) == 2, "one lease")
+
+
 @pytest.mark.slow
 def test_a_stopped_engine(folder: pathlib.Path, engine: engines.Engine) -> None:
     """Nobody waits longer than the deadline, after three nobody waits at all, and nobody is refused."""
