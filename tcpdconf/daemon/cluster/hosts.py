@@ -82,7 +82,7 @@ class Leases:
         return found
 
     def remove_earlier(self, mine: Description, *, alone: bool) -> list[str]:
-        """Remove and return the lives of earlier processes of this daemon, or of its host if it is `alone`."""
+        """Remove and return the lives of earlier processes of this daemon, or if `alone` of its host."""
         found = [
             life
             for life, lease in self._found.items()
