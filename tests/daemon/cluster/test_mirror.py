@@ -95,8 +95,9 @@ def test_a_ban_that_nobody_has_any_more(world: clusters.World, engine: engines.E
     world.until(lambda: other.mirrored, "the ban")
     one.hub.mirror._own.clear()
     engine.ask("DEL", "tcpdconf:bans")
+    world.until(lambda: not other.hub.mirror._scanning, "the end of an earlier comparison")
     other.hub.mirror._compare()
-    world.pass_(0.05)
+    world.until(lambda: not other.hub.mirror._scanning, "the end of this one")
     assert other.lifted == []  # its host may be about to write it again
     other.hub.mirror._compare()
     world.until(lambda: other.lifted == [(A, None)], "its end")
