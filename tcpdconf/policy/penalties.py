@@ -59,10 +59,11 @@ class Source(NamedTuple):
 def of_exit(code: int) -> Offence | None:
     """Return the offence that a program's exit code stands for; a negative code is the number of a signal.
 
-    SIGPIPE is no offence: the kernel sends it when a client hangs up while its program writes.
+    Two signals are no offence. The kernel sends SIGPIPE when a client hangs up while its program writes. The
+    daemon and administrators end programs by SIGTERM.
     """
     if code < 0:
-        return None if code == -signal.SIGPIPE else Offence("killed")
+        return None if -code in {signal.SIGPIPE, signal.SIGTERM} else Offence("killed")
     return Offence("status", code) if code else None
 
 

@@ -159,6 +159,7 @@ def test_a_kind_without_a_value_costs_nothing() -> None:
         (-signal.SIGSEGV, Offence("killed")),
         (-signal.SIGKILL, Offence("killed")),
         (-signal.SIGPIPE, None),
+        (-signal.SIGTERM, None),
     ],
 )
 def test_what_the_end_of_a_program_says(code: int, offence: Offence | None) -> None:

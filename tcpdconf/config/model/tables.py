@@ -549,8 +549,8 @@ class Penalties(Model):
     )
     killed: fields.PenaltySeconds | None = Field(
         default=None,
-        description="Penalty, in seconds, for a client whose program is ended by a signal. SIGPIPE and the "
-        "signals of the daemon itself do not count. When left out, none.",
+        description="Penalty, in seconds, for a client whose program is ended by a signal. SIGPIPE, SIGTERM "
+        "and the signals of the daemon itself do not count. When left out, none.",
         examples=["90s"],
     )
     status: dict[fields.ExitStatus, fields.PenaltySeconds] = Field(

@@ -71,7 +71,6 @@ class Children:
         self._seldom = throttle.Seldom()
         self._timer = -1  # none
         self._look_at = NEVER  # when the timer runs out, in seconds since boot
-        self._signalled: set[Held] = set()  # programs that the daemon has told to end
         self._terminating = False
 
     def started(self, pid: int, peer: Endpoint, lasts: float | None = None) -> None:
@@ -112,10 +111,6 @@ class Children:
             if each.proven:
                 procfs.send(each.held.pid, each.start, signal.SIGTERM)
         os.killpg(0, signal.SIGTERM)
-
-    def signalled(self, held: Held) -> None:
-        """Note that the daemon has told a program to end, so that its client is not blamed for it."""
-        self._signalled.add(held)
 
     def adopt(self, program: AdoptedProgram) -> None:
         """Keep a program of an earlier worker from now on."""
@@ -174,9 +169,7 @@ class Children:
         """Free the slot of a program; log its exit unless the status is None, when another worker logs it."""
         self.books.release(held)
         expired = bool(self._expired) and self._expired.pop((held.pid, held.started), None) is not None
-        own = expired or self._terminating or held in self._signalled
-        self._signalled.discard(held)
-        self._ended(held.peer, None if own else status)
+        self._ended(held.peer, None if expired or self._terminating else status)
         if status is None:
             return
         lasted = boot_time() - held.started

@@ -164,10 +164,6 @@ class AccessTable:
             return self.locals, link.own_end
         return (self.peers, link.peer) if stage == "peer" else (self.proxied, link.local)
 
-    def add_local(self, where: values.Local, rule: Rule) -> bool:
-        """Add a rule for this host's own end alone; return False if there is one already."""
-        return _add_end(self.locals, where, rule, Ends(own=_port(where)))
-
 
 Find = Callable[[AccessTable, connection.Link], Rule | None]
 

@@ -513,6 +513,16 @@ def test_disconnect(tmp_path: pathlib.Path) -> None:
         daemon.await_log(r"^disconnect service=s0 pid=\d+ programs=1 by=")
 
 
+def test_disconnect_is_no_offence(tmp_path: pathlib.Path) -> None:
+    port = daemons.free_port()
+    text = reloads.service(port, f"{STAY}\npenalties = {{ killed = 30, exempt = [] }}")
+    with reloads.Daemon(tmp_path, text) as daemon, reloads.held(port, "here", "127.0.0.5") as client:
+        assert command(daemon, "disconnect", "127.0.0.5").returncode == 0
+        assert daemons.read(client) == b""
+        daemons.until(lambda: daemon.uses()["connections"] == 0, "the end of the program")
+        assert daemon.uses()["penalties"]["sources"] == []
+
+
 def test_disconnect_ends_adopted_programs(tmp_path: pathlib.Path) -> None:
     with running(tmp_path) as (daemon, port), reloads.held(port, "here", "127.0.0.5") as client:
         os.kill(daemon.uses("s0")["pid"], signal.SIGKILL)
