@@ -36,6 +36,7 @@ KEPT: Final = pathlib.Path(tempfile.gettempdir())  # where logs of a run that ha
 pytestmark = [pytest.mark.endurance, pytest.mark.peer, pytest.mark.timeout(SECONDS + 300)]
 
 _UNLOGGED: Final = re.compile(r" unlogged=(\d+)")
+_REASON: Final = re.compile(r" reason=(\S+)")
 # what must not be in a log, and a line that begins within another
 _WRONG: Final = re.compile(r"lost=| failed: |cannot serve|.(accept|refuse|end) service=")
 Place = tuple[str, str]  # a host and a service
@@ -205,10 +206,11 @@ def _logged(lines: list[str], name: str) -> collections.Counter[str]:
         kind, _, rest = line.partition(f" service={name} ")
         if kind == "accept":
             found["served"] += 1
-        elif kind == "refuse":
-            reason = rest.split()[0].removeprefix("reason=").replace("-", "_")
+        elif kind in {"refuse", "suppressed"}:
+            reason = _REASON.search(f" {rest}")
             unlogged = _UNLOGGED.search(rest)
-            found[reason] += 1 + (int(unlogged[1]) if unlogged else 0)
+            assert reason is not None, line
+            found[reason[1].replace("-", "_")] += (kind == "refuse") + (int(unlogged[1]) if unlogged else 0)
     return found
 
 

@@ -45,3 +45,8 @@ class Throttle:
             return None
         self._full_at[key] = full_at + 1 / PER_SECOND
         return self._held_back.pop(key, 0)
+
+    def take_suppressed(self) -> dict[str, int]:
+        """Return how many messages of each key were suppressed since the last one, and forget them."""
+        found, self._held_back = self._held_back, {}
+        return found

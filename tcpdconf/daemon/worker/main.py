@@ -314,6 +314,8 @@ class _Worker:
         self._status = status
         if self._relay is not None:
             self._relay.flush()
+        if self._server is not None:
+            self._server.log_suppressed()
         self._loop.stop()
 
 
