@@ -207,6 +207,8 @@ class Hub:
         """Handle the end of a connection; `_tick` makes another one."""
         if turn != self._turn:
             return
+        if self._exchange is not None:  # whether the engine has carried it out is unknown
+            self._tally.changed.update(dict.fromkeys(self._exchange.counts))
         self._engine, self._exchange = None, None
         self._ready = self._leased = self._probed = False
         self._loop.cancel(self._renewing)
@@ -461,7 +463,7 @@ class Hub:
             if take in on_its_way:
                 self._answered.add(take)
             answer = self._decided_here(take)
-            if answer.verdict != "refused":
+            if take.is_wanted and answer.verdict != "refused":
                 self._hold(take, told=False)
             elif take in on_its_way:  # the engine may count it
                 self._tally.changed.update(take.member.holder.keys(take.address))

@@ -181,6 +181,24 @@ def test_a_partition(world: clusters.World, engine: engines.Engine, tmp_path: pa
         assert near.ask(A).verdict == "refused"  # the far host has both
 
 
+def test_a_request_that_is_lost_with_its_connection(
+    world: clusters.World, engine: engines.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It told of the end of a connection; the engine must not count that one until its key expires."""
+    host = clusters.Host(world, engine.url).up()
+    worker = host.worker(max_per_ip=3).await_serving()
+    assert worker.ask(A).verdict == "admitted"
+    assert engine.counted()
+    lost: list[object] = []
+    monkeypatch.setattr(host.hub._engine, "send", lambda *words, **_: lost.append(words))
+    worker.release(A)
+    world.until(lambda: lost, "the request")
+    host.hub._give_up("cut")
+    assert why(host)
+    host.up()
+    world.until(lambda: not engine.counted(), "the end of the connection")
+
+
 # Services of a group with several users, which share no memory.
 
 
