@@ -49,8 +49,8 @@ def test_a_reload_writes_to_the_new_file(tmp_path: pathlib.Path) -> None:
     with Logged(tmp_path, reloads.service(port, SAYS)) as daemon:
         os.close(daemon._fd)
         daemon.change(reloads.service(port, SAYS), "[daemon]\n")  # it watches files now
+        daemons.until(lambda: len(daemons.children(daemon.process.pid)) == 2, "worker and watcher")
         before = daemons.children(daemon.process.pid)
-        assert len(before) == 2
         with daemons.connect(port) as client:
             assert daemons.line(client) == b"in\n"
             old = daemon.rotate()
