@@ -96,7 +96,7 @@ class Control:
         self._name = name
         self._group = group
         self._clients: set[_Client] = set()
-        self._throttle = throttle.Throttle()
+        self._throttle = throttle.Throttle(events.after, self._log_suppressed)
         self._directory = runtimedir.open_(directory)
         try:
             self._listener = _listen(self._directory, directory, name, group, replace=replace)
@@ -171,6 +171,9 @@ class Control:
             shown = name[:_NAME] if isinstance(name, str) else ""
             log.write("notice", "command refused", name=shown, **fields, **unlogged)
         raise UnknownCommandError(", ".join(self._commands))
+
+    def _log_suppressed(self, _: str, count: int) -> None:
+        log.write("notice", "suppressed", socket=self._name, line="command refused", unlogged=count)
 
     def _accept_again(self) -> None:
         if self._listener.fileno() >= 0:

@@ -1,13 +1,13 @@
 """Limits log messages that many clients can cause, so that they do not fill the log."""
 
+from collections.abc import Callable
 from typing import Final
 
 BURST: Final = 20
 PER_SECOND: Final = 5.0
 _ROUNDING: Final = 1e-6
-
-
-_SELDOM: Final = 60.0
+_SELDOM: Final = 60.0  # seconds
+_REPORT: Final = 2.0  # seconds
 
 
 class Seldom:
@@ -28,11 +28,23 @@ class Seldom:
 
 
 class Throttle:
-    """Allows BURST messages of each key at once and PER_SECOND after that; counts the suppressed ones."""
+    """Allows BURST messages of each key at once and PER_SECOND after that; counts the suppressed ones.
 
-    def __init__(self) -> None:
+    Their number comes with the next message of the key, which may never follow. So `suppressed` is called
+    with each key and its number two seconds after the first suppressed message, and by `report`. `after` is
+    that of the loop.
+    """
+
+    def __init__(
+        self,
+        after: Callable[[float, Callable[[], object]], object],
+        suppressed: Callable[[str, int], object],
+    ) -> None:
+        self._after = after
+        self._suppressed = suppressed
         self._full_at: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+        self._reporting = False  # `report` will be called
 
     def pass_(self, key: str, now: float) -> int | None:
         """Return how many messages were suppressed since the last one, or None to suppress this one too.
@@ -41,12 +53,17 @@ class Throttle:
         """
         full_at = max(self._full_at.get(key, now), now)
         if full_at - now > (BURST - 1) / PER_SECOND + _ROUNDING:
-            self._held_back[key] = self._held_back.get(key, 0) + 1
+            self._counts[key] = self._counts.get(key, 0) + 1
+            if not self._reporting:
+                self._reporting = True
+                self._after(_REPORT, self.report)
             return None
         self._full_at[key] = full_at + 1 / PER_SECOND
-        return self._held_back.pop(key, 0)
+        return self._counts.pop(key, 0)
 
-    def take_suppressed(self) -> dict[str, int]:
-        """Return how many messages of each key were suppressed since the last one, and forget them."""
-        found, self._held_back = self._held_back, {}
-        return found
+    def report(self) -> None:
+        """Report the suppressed messages that no message has told of."""
+        self._reporting = False
+        counts, self._counts = self._counts, {}
+        for key, count in counts.items():
+            self._suppressed(key, count)

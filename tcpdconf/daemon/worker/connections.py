@@ -47,7 +47,6 @@ from tcpdconf.policy.proxy import trust
 _STOPPING: Final = Refused("spawn", (("error", "stopping"),))
 _NO_ENGINE: Final = Refused("cluster", (("error", "the engine does not answer"),))
 _PENALTY: Final = "(penalty)"  # key of the lines about penalties; a reason may be `penalty`
-_SUPPRESSED: Final = 2.0  # seconds until the number of suppressed lines is logged
 _AGAIN: Final = 1.0  # seconds before another channel to the cluster process is asked for
 _LOOK: Final = 0.05  # seconds between two looks for a free slot while other workers may free one
 
@@ -95,9 +94,11 @@ class Connections:
         self._admitting = False  # `_admit` will be called
         self._sweeping = False  # `_sweep` will be called
         self._closed = False
-        self._throttle = throttle.Throttle()
-        self._observed = throttle.Throttle()  # of refusals that are not enforced
-        self._suppressing = False  # `log_suppressed` will be called
+        self._throttle = throttle.Throttle(events.after, functools.partial(self._log_suppressed, "refuse"))
+        # of refusals that are not enforced
+        self._observed = throttle.Throttle(
+            events.after, functools.partial(self._log_suppressed, "would-refuse")
+        )
         self._seldom = throttle.Seldom()
 
     def serve(self, serving: Serving, listeners: list[Listener], inherited: Sequence[Listener] = ()) -> None:
@@ -614,27 +615,20 @@ class Connections:
     def _log_refusal(
         self, event: str, limit: throttle.Throttle, connection: Connection, refused: Refused
     ) -> None:
-        suppressed = self._suppressed(limit, refused.reason)
+        suppressed = limit.pass_(refused.reason, loop.now())
         if suppressed is not None:
             fields = connection.ends() | dict(refused.detail)
             fields |= {"unlogged": suppressed} if suppressed else {}
             log.write("notice", event, service=self._name, reason=refused.reason, **fields)
 
-    def _suppressed(self, limit: throttle.Throttle, key: str) -> int | None:
-        """Return how many lines were suppressed before this one, or None to suppress this one too."""
-        found = limit.pass_(key, loop.now())
-        if found is None and not self._suppressing:
-            self._suppressing = True
-            self._loop.after(_SUPPRESSED, self.log_suppressed)
-        return found
-
     def log_suppressed(self) -> None:
-        """Log the numbers of suppressed lines, since another line of their kind may never follow."""
-        self._suppressing = False
-        for line, limit in (("refuse", self._throttle), ("would-refuse", self._observed)):
-            for key, count in limit.take_suppressed().items():
-                which = {"line": "penalty"} if key == _PENALTY else {"line": line, "reason": key}
-                log.write("notice", "suppressed", service=self._name, **which, unlogged=count)
+        """Log the numbers of lines that were suppressed so far."""
+        self._throttle.report()
+        self._observed.report()
+
+    def _log_suppressed(self, line: str, key: str, count: int) -> None:
+        which = {"line": "penalty"} if key == _PENALTY else {"line": line, "reason": key}
+        log.write("notice", "suppressed", service=self._name, **which, unlogged=count)
 
     def _leave(self, connection: Connection) -> None:
         """Close a connection that is a health check: it has no header, or that of the proxy itself."""
@@ -690,7 +684,7 @@ class Connections:
         self._books.count("penalties")
         if penalty.active and self._cluster is not None:
             self._tell_penalty(self._cluster, charged, peer, now)
-        suppressed = self._suppressed(self._throttle, _PENALTY)
+        suppressed = self._throttle.pass_(_PENALTY, now)
         if suppressed is not None:
             fields: dict[str, object] = {"peer": peer, "network": charged.networks.shown(peer)}
             fields |= {"offence": offence, "seconds": round(penalty.until - now, 1)}

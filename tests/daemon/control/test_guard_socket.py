@@ -228,6 +228,7 @@ def test_refused_commands_do_not_fill_the_log(folder: pathlib.Path) -> None:
         for _ in range(1000):
             assert b"error" in daemons.line(end)
         assert len([line for line in daemon.log if line.startswith("command refused")]) < 100
+        daemon.await_log(r'^suppressed socket=guard\.sock line="command refused" unlogged=')
 
 
 def test_a_member_bans_and_unbans(folder: pathlib.Path) -> None:

@@ -197,10 +197,16 @@ def test_gathered_lines_are_written_together_in_their_order(tmp_path: pathlib.Pa
 
 
 def test_a_throttle_lets_a_burst_through_and_counts_the_rest() -> None:
-    made = throttle.Throttle()
+    later: list[float] = []
+    told: list[tuple[str, int]] = []
+    made = throttle.Throttle(lambda seconds, _: later.append(seconds), lambda *found: told.append(found))
     passed = [made.pass_("access", 1000.0) for _ in range(throttle.BURST + 5)]
 
     assert passed == [0] * throttle.BURST + [None] * 5
     assert made.pass_("rate", 1000.0) == 0
     assert made.pass_("access", 1000.0 + 1 / throttle.PER_SECOND) == 5
-    assert made.pass_("access", 1000.0 + 1 / throttle.PER_SECOND) is None
+    assert [made.pass_("access", 1000.0 + 1 / throttle.PER_SECOND) for _ in range(2)] == [None, None]
+    made.report()
+    made.report()
+    assert told == [("access", 2)]
+    assert later == [2.0]
