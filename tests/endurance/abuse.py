@@ -137,7 +137,7 @@ class Abuse(threading.Thread):
         return all(each.ask("status")["cluster"]["state"] == "up" for each in self._hosts)
 
     def _judge(self, before: list[tuple[object, ...]]) -> None:
-        """End a round. What a host has decided without the engine may be too much; nothing else may."""
+        """End a round. A host may have admitted too many without the engine, but in no other case."""
         self.in_order = math.inf
         time.sleep(0.2)  # for the look that the watch is taking
         found, lapsed = dict(self._seen), before != [each.lapses() for each in self._hosts]

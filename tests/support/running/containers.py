@@ -1,6 +1,6 @@
 """Containers of an unpacked OCI image, run without a daemon: by util-linux's unshare, or by bubblewrap.
 
-What is run, as whom and with which variables stands in the image's config.json. The root is read-only, and
+The image's config.json names the program, its user and its variables. The root is read-only, and
 the network is a loopback of its own.
 """
 
