@@ -30,7 +30,8 @@
  * strace and perf follow such a child like any other, and programs run as ever while gdb is attached to this process.
  * But gdb takes the child for that of a fork, and as it detaches from it, it removes its breakpoints from the memory that
  * this process uses, too: from the first start on they are not hit. With `set detach-on-fork off` they stay; each child
- * then waits until gdb lets it go on, as `set schedule-multiple on` does.
+ * then waits until gdb lets it go on, as `set schedule-multiple on` does. From its exec (`catch exec`) it can be
+ * detached, since its memory is its own then.
  *
  * valgrind refuses a clone with CLONE_VM alone. Compiled with SPAWN_BY_FORK the child is a fork, which tells no error.
  */
