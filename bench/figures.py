@@ -17,6 +17,7 @@ class Metric(NamedTuple):
 
     `targets` has the wanted ratio to each other server, or the wanted value under the subject's own name.
     `beside` names a background load and `at` is its size: the metrics with one name form a curve.
+    A `difference` is what remains when one measurement is taken from another: chance can make it negative.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Metric(NamedTuple):
     targets: Mapping[str, float] = {}
     beside: str = ""
     at: int = 0
+    difference: bool = False
 
     @property
     def title(self) -> str:

@@ -120,7 +120,8 @@ def rlimits(
     tools: clients.Tools, limited: servers.Service, free: servers.Service, count: int, server: servers.Server
 ) -> figures.Case:
     """Return the case that measures the time that resource limits add to a connection, one at a time."""
-    metric = figures.Metric("what rlimits add, one at a time", "us", "less", {figures.SUBJECT: 30})
+    targets = {figures.SUBJECT: 30}
+    metric = figures.Metric("what rlimits add, one at a time", "us", "less", targets, difference=True)
 
     def added() -> Sequence[float]:
         with_, without = (latency(tools, service, count)(server)[0] for service in (limited, free))

@@ -178,32 +178,35 @@ def _threads(pid: int) -> int:
         return 0
 
 
-def _metric(name: str, unit: str, most: float) -> figures.Metric:
-    return figures.Metric(name, unit, "less", {figures.SUBJECT: most})
+def _metric(name: str, unit: str, most: float, *, difference: bool = False) -> figures.Metric:
+    return figures.Metric(name, unit, "less", {figures.SUBJECT: most}, difference=difference)
 
 
 def _access_metrics(networks: int) -> tuple[figures.Metric, ...]:
     name = f"access table of {networks:,} networks"
-    limits = (("load", "s", 2), ("memory", "MB", 100), ("look-up", "us", 5))
-    return tuple(_metric(f"{name}: {what}", unit, most) for what, unit, most in limits)
+    return (
+        _metric(f"{name}: load", "s", 2),
+        _metric(f"{name}: memory", "MB", 100, difference=True),
+        _metric(f"{name}: look-up", "us", 5),
+    )
 
 
 def _ban_metrics(bans: int) -> tuple[figures.Metric, ...]:
-    limits = (
-        (f"memory of {bans:,} bans, supervisor and {SERVICES} workers", "MB", 20),
-        (f"memory of {bans:,} bans after a restart", "MB", 20),
-        (f"look-up among {bans:,} bans", "us", 1),
-        (f"each of {_SINGLE:,} bans in a row", "ms", 10),
+    memory = f"memory of {bans:,} bans"
+    return (
+        _metric(f"{memory}, supervisor and {SERVICES} workers", "MB", 20, difference=True),
+        _metric(f"{memory} after a restart", "MB", 20, difference=True),
+        _metric(f"look-up among {bans:,} bans", "us", 1),
+        _metric(f"each of {_SINGLE:,} bans in a row", "ms", 10),
     )
-    return tuple(_metric(name, unit, most) for name, unit, most in limits)
 
 
 def _held(held: int) -> figures.Metric:
-    return _metric(f"each of {held:,} held connections", "bytes", 4096)
+    return _metric(f"each of {held:,} held connections", "bytes", 4096, difference=True)
 
 
 def _waiting(count: int) -> figures.Metric:
-    return _metric(f"{count:,} connections that wait for the greeting", "MB", 2)
+    return _metric(f"{count:,} connections that wait for the greeting", "MB", 2, difference=True)
 
 
 def _check(checked: int) -> figures.Metric:
