@@ -41,7 +41,7 @@ DOORS = {
     f"{DAEMON}.dns": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
     f"{DAEMON}.control": [CONFIG, f"{DAEMON}.process"],
     f"{DAEMON}.watch": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
-    f"{DAEMON}.guard": [CONFIG, POLICY, f"{DAEMON}.process"],
+    f"{DAEMON}.guard": [CONFIG, POLICY, f"{DAEMON}.process", f"{DAEMON}.messages"],
     f"{DAEMON}.http": [CONFIG, f"{DAEMON}.process"],
     # of the guard: where the state directory is
     f"{DAEMON}.cluster": [

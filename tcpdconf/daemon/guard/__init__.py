@@ -1,4 +1,4 @@
-"""Keeps offenders away from the programs: bans, early talkers and their passes, counts of refused addresses.
+"""Keeps offenders away from the programs: bans, offences, early talkers and their passes, refusals.
 
-It may import `process`, `policy` and `config`, but neither the worker nor the supervisor, which use it.
+It may import `process`, `messages`, `policy` and `config`. It never imports the worker or the supervisor.
 """

@@ -19,19 +19,11 @@ from tcpdconf.daemon.cluster.share import REFUSED, ClusterShare
 from tcpdconf.daemon.dns.lookups import Lookups
 from tcpdconf.daemon.guard import ban_table
 from tcpdconf.daemon.guard.early_talkers import EarlyTalkers
-from tcpdconf.daemon.guard.refused_addresses import RefusedAddresses
+from tcpdconf.daemon.guard.offences import Offences
+from tcpdconf.daemon.guard.refusals import Refusals
 from tcpdconf.daemon.messages.cluster import NetworkPenalty
 from tcpdconf.daemon.messages.measures import Measure
-from tcpdconf.daemon.messages.worker import (
-    MOST_PENALTIES,
-    MOST_REFUSED,
-    WOULD,
-    Address,
-    Counter,
-    PenaltiesStatus,
-    PenaltyStatus,
-    RefusedAddress,
-)
+from tcpdconf.daemon.messages.worker import WOULD, Counter
 from tcpdconf.daemon.process import log, loop, procfs, throttle
 from tcpdconf.daemon.shared.table import SharedTable
 from tcpdconf.daemon.worker.acceptor import Acceptor, Listener
@@ -39,14 +31,12 @@ from tcpdconf.daemon.worker.children import AdoptedProgram, Children
 from tcpdconf.daemon.worker.connection import Connection, Serving, tell
 from tcpdconf.daemon.worker.launcher import Launcher
 from tcpdconf.daemon.worker.ledger import NEVER, Books, Ledger
-from tcpdconf.policy import decision, environ, limits, penalties, shared_limits, shared_penalties
-from tcpdconf.policy.access import table as access_table
-from tcpdconf.policy.connection import Endpoint, Refused, endpoint
+from tcpdconf.policy import decision, environ, limits, penalties, shared_limits
+from tcpdconf.policy.connection import Endpoint, Refused
 from tcpdconf.policy.proxy import trust
 
 _STOPPING: Final = Refused("spawn", (("error", "stopping"),))
 _NO_ENGINE: Final = Refused("cluster", (("error", "the engine does not answer"),))
-_PENALTY: Final = "(penalty)"  # key of the lines about penalties; a reason may be `penalty`
 _AGAIN: Final = 1.0  # seconds before another channel to the cluster process is asked for
 _LOOK: Final = 0.05  # seconds between two looks for a free slot while other workers may free one
 
@@ -61,6 +51,8 @@ class Connections:
     def __init__(self, name: str, events: loop.Loop, held: Ledger, lineage: procfs.Lineage) -> None:
         self.bans: ban_table.Reader | None = None  # None while nobody was ever banned
         self.link_lost: Callable[[], None] = lambda: None
+        self.refusals = Refusals(name, events)
+        self.offences = Offences(name, events, self._count_penalty, self._tell_hosts)
         self.children = Children(name, events, held, ended=self._ended, reaped=self._settle)
         self._name = name
         self._scope = ban_table.scope(name)
@@ -75,8 +67,6 @@ class Connections:
         self._table: SharedTable | None = None  # None: this worker alone counts its connections
         self._paused = False  # the table says that all slots are taken
         self._looking = False  # `_look` will be called
-        self._penalties: penalties.Penalties | None = None
-        self._refused = RefusedAddresses()
         self._cluster: ClusterShare | None = None  # set while another process counts as well
         self._link: int | None = None  # a channel to the cluster process that came before it
         self._open: set[Connection] = set()  # those that wait for a slot, DNS or their program
@@ -94,11 +84,6 @@ class Connections:
         self._admitting = False  # `_admit` will be called
         self._sweeping = False  # `_sweep` will be called
         self._closed = False
-        self._throttle = throttle.Throttle(events.after, functools.partial(self._log_suppressed, "refuse"))
-        # of refusals that are not enforced
-        self._observed = throttle.Throttle(
-            events.after, functools.partial(self._log_suppressed, "would-refuse")
-        )
         self._seldom = throttle.Seldom()
 
     def serve(self, serving: Serving, listeners: list[Listener], inherited: Sequence[Listener] = ()) -> None:
@@ -113,9 +98,7 @@ class Connections:
         else:
             self._share(serving)
         self._count_together(serving)
-        self._penalties = shared_penalties.renewed(
-            self._penalties, self._name, serving.service, serving.table
-        )
+        self.offences.renew(serving.service, serving.table)
         self._ledger.grow(self._slots.most)
         self.children.patience = serving.stop_timeout
         if not self._acceptors:
@@ -176,7 +159,7 @@ class Connections:
             waiting = (each.link.peer for each in self._open if each.admitted)
             held = (*self.children.clients(), *waiting)
             self._cluster = ClusterShare(
-                self._loop, held, deadline, lost=self._link_lost, penalised=self._restore
+                self._loop, held, deadline, lost=self._link_lost, penalised=self.offences.restore
             )
         self._cluster.settle(layout.of(serving.service.limits, serving.group), deadline)
         if self._link is not None:
@@ -207,7 +190,7 @@ class Connections:
         that this worker had adopted, and alone is told of their exits.
         """
         self._books = self.children.books = books
-        self._penalties = None  # the successor has its own
+        self.offences.close()  # the successor has its own
         self._leave_cluster()  # the successor tells of these connections
         if self._table is not None:  # the successor writes there what this worker has told it
             self._loop.forget(self._table)
@@ -249,34 +232,6 @@ class Connections:
         self._slots.hold(program.held.peer)
         if self._cluster is not None:
             self._cluster.hold(program.held.peer)
-
-    def offend(self, peer: Endpoint, kind: penalties.Kind) -> None:
-        """Charge a client with an offence, if the service has a penalty for it."""
-        if self._penalties is not None:
-            self._charge(self._penalties, peer, penalties.Offence(kind))
-
-    def penalties_status(self, about: Sequence[Address]) -> PenaltiesStatus | None:
-        """Return the penalties of the service, or None if it has none.
-
-        Those of the addresses in `about` are among them in any case.
-        """
-        if self._penalties is None:
-            return None
-        now = loop.now()
-        active = self._penalties.active(now)  # forgets those that have expired
-        sources = self._penalties.latest(now, MOST_PENALTIES)
-        for version, value in about:
-            wanted = self._penalties.of(endpoint(version, value, 0), now)
-            if wanted is not None and wanted not in sources:
-                sources.append(wanted)
-        return PenaltiesStatus(active, tuple(_penalty_status(source, now) for source in sources))
-
-    def refused_addresses(self) -> tuple[RefusedAddress, ...]:
-        """Return the addresses that this worker has refused most in the last ten minutes."""
-        found = self._refused.most(loop.now(), MOST_REFUSED)
-        return tuple(
-            RefusedAddress(4 if version == 4 else 6, value, count) for (version, value), count in found
-        )
 
     def count(self, name: Counter) -> None:
         """Count an event that a retired worker reports."""
@@ -402,7 +357,7 @@ class Connections:
                 link,
                 loop.now(),
                 serving.observed,
-                penalties=self._penalties,
+                penalties=self.offences.penalties,
                 reserved=reserved,
             )
             if isinstance(verdict, Refused):
@@ -411,7 +366,7 @@ class Connections:
                     self._poll()
                     return
                 if verdict.reason in penalties.CHARGED:
-                    self.offend(link.peer, "refused")
+                    self.offences.charge(link.peer, "refused")
                 self._refuse(connection, verdict)
                 return
             connection.admitted = True
@@ -465,7 +420,7 @@ class Connections:
         settings = connection.serving.service.early_talker
         if talked and settings is not None:
             self._books.count("early_talker")
-            self.offend(connection.link.peer, "early_talker")
+            self.offences.charge(connection.link.peer, "early_talker")
             self._found(connection, {settings.variable: "1"})
         else:
             self._found(connection, {})
@@ -490,7 +445,7 @@ class Connections:
                 self._found(connection, {})
                 return
             if refused.reason in penalties.CHARGED:
-                self.offend(connection.link.peer, "refused")
+                self.offences.charge(connection.link.peer, "refused")
             self._refuse(connection, refused)
         except Exception:  # noqa: BLE001 (as above)
             self._break_off(connection)
@@ -536,7 +491,7 @@ class Connections:
         dropped = decision.screen(serving.service.drop, connection.variables, serving.base)
         if dropped is not None:
             if dict(dropped.detail)["variable"] not in connection.found:
-                self.offend(connection.link.peer, "refused")
+                self.offences.charge(connection.link.peer, "refused")
             self._refuse(connection, dropped)
         elif not connection.awaited:
             if connection.unenforced is not None:
@@ -573,11 +528,11 @@ class Connections:
         Only a peer that is not trusted is charged. The faults of a trusted proxy are not its client's, whose
         address is not known yet, and a penalty for the proxy would be one for all of its clients.
         """
-        if self._penalties is not None and refused is trust.STRANGER:
+        if refused is trust.STRANGER:
             peer = connection.link.peer
-            penalised = self._penalties.enforced(peer, loop.now())
+            penalised = self.offences.refusal(peer)
             if penalised is None:
-                self.offend(peer, "proxy")
+                self.offences.charge(peer, "proxy")
             else:
                 refused = penalised
         self._refuse(connection, refused)
@@ -598,37 +553,23 @@ class Connections:
     def _count_refusal(self, connection: Connection, refused: Refused) -> None:
         """Count a refusal by its reason and by the address of its client."""
         self._books.count(refused.reason)
-        peer = connection.link.peer
-        self._refused.count((peer.version, peer.value), loop.now())
+        self.refusals.count(connection.link.peer)
 
     def _note_refusal(self, connection: Connection, refused: Refused) -> None:
         """Log a refusal, and free the slot of the connection."""
-        self._log_refusal("refuse", self._throttle, connection, refused)
+        self.refusals.log(connection.ends, refused)
         if connection.admitted:
             self._give_up_slot(connection)
 
     def _observe(self, connection: Connection, refused: Refused) -> None:
         """Count and log a connection that is served only because a limit or source is not enforced."""
         self._books.count(WOULD[refused.reason])
-        self._log_refusal("would-refuse", self._observed, connection, refused)
-
-    def _log_refusal(
-        self, event: str, limit: throttle.Throttle, connection: Connection, refused: Refused
-    ) -> None:
-        suppressed = limit.pass_(refused.reason, loop.now())
-        if suppressed is not None:
-            fields = connection.ends() | dict(refused.detail)
-            fields |= {"unlogged": suppressed} if suppressed else {}
-            log.write("notice", event, service=self._name, reason=refused.reason, **fields)
+        self.refusals.log_observed(connection.ends, refused)
 
     def log_suppressed(self) -> None:
         """Log the numbers of lines that were suppressed so far."""
-        self._throttle.report()
-        self._observed.report()
-
-    def _log_suppressed(self, line: str, key: str, count: int) -> None:
-        which = {"line": "penalty"} if key == _PENALTY else {"line": line, "reason": key}
-        log.write("notice", "suppressed", service=self._name, **which, unlogged=count)
+        self.refusals.log_suppressed()
+        self.offences.log_suppressed()
 
     def _leave(self, connection: Connection) -> None:
         """Close a connection that is a health check: it has no header, or that of the proxy itself."""
@@ -675,53 +616,18 @@ class Connections:
         elif slots.taken >= slots.warn_at and self._seldom.due("warn", loop.now()):
             log.warning("slots run out", service=self._name, slots=f"{slots.taken}/{slots.most}")
 
-    def _charge(self, charged: penalties.Penalties, peer: Endpoint, offence: penalties.Offence) -> None:
-        """Charge a client with an offence; count and log its penalty."""
-        now = loop.now()
-        penalty = charged.offend(peer, offence, now)
-        if penalty is None:
-            return
+    def _count_penalty(self) -> None:
         self._books.count("penalties")
-        if penalty.active and self._cluster is not None:
-            self._tell_penalty(self._cluster, charged, peer, now)
-        suppressed = self._throttle.pass_(_PENALTY, now)
-        if suppressed is not None:
-            fields: dict[str, object] = {"peer": peer, "network": charged.networks.shown(peer)}
-            fields |= {"offence": offence, "seconds": round(penalty.until - now, 1)}
-            fields |= {"active": "yes" if penalty.active else "no"}
-            fields |= {"unlogged": suppressed} if suppressed else {}
-            log.write("notice", "penalty", service=self._name, **fields)
 
-    def _tell_penalty(
-        self, share: ClusterShare, charged: penalties.Penalties, peer: Endpoint, now: float
-    ) -> None:
-        """Tell the other hosts of the penalty of a client's network."""
-        source = charged.of(peer, now)
-        if source is not None and source.penalty.until > now:
-            version, bits, length, penalty = source
-            left = penalty.until - now
-            share.penalise(NetworkPenalty(4 if version == 4 else 6, bits, length, left, penalty.offence))
-
-    def _restore(self, told: Sequence[NetworkPenalty]) -> None:
-        """Take on penalties of other hosts, for as long as this service allows them."""
-        charged = self._penalties
-        if charged is None:
-            return
-        now = loop.now()
-        for version, bits, length, seconds, offence in told:
-            peer = endpoint(version, bits << access_table.BITS[version] - length, 0)
-            before = charged.of(peer, now)
-            until = now + min(seconds, charged.settings.max)
-            if before is None or before.penalty.until < until:
-                penalty = penalties.Penalty(until, True, offence)
-                charged.restore(penalties.Source(version, bits, length, penalty))
+    def _tell_hosts(self, penalty: NetworkPenalty) -> None:
+        """Tell the other hosts of a penalty."""
+        if self._cluster is not None:
+            self._cluster.penalise(penalty)
 
     def _ended(self, peer: Endpoint, status: int | None) -> None:
         """Free the slot of a client whose program has ended; charge the client if that is an offence."""
-        if self._penalties is not None and status is not None:
-            offence = penalties.of_exit(os.waitstatus_to_exitcode(status))
-            if offence is not None:
-                self._charge(self._penalties, peer, offence)
+        if status is not None:
+            self.offences.charge_exit(peer, status)
         self._release(peer)
 
     def _give_up_slot(self, connection: Connection) -> None:
@@ -738,9 +644,3 @@ class Connections:
         if self._table is not None:
             self._table.wake()
         self._poll()
-
-
-def _penalty_status(source: penalties.Source, now: float) -> PenaltyStatus:
-    version, bits, length, penalty = source
-    left = max(0.0, round(penalty.until - now, 1))
-    return PenaltyStatus(4 if version == 4 else 6, bits, length, penalty.offence, left, penalty.active)

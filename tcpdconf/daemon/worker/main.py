@@ -261,8 +261,8 @@ class _Worker:
         """Report the health of DNS lists and of host name lookups, the penalties, and who is refused."""
         asked = None if self._built is None else self._built.lookups
         names = None if asked is None else asked.names_status()
-        penalties = None if self._server is None else self._server.penalties_status(about)
-        refused = () if self._server is None else self._server.refused_addresses()
+        penalties = None if self._server is None else self._server.offences.status(about)
+        refused = () if self._server is None else self._server.refusals.addresses()
         try:
             self._send(messages.Reported({} if asked is None else asked.status(), names, penalties, refused))
         except channel.ChannelError:  # too many lists for one message
