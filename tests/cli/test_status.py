@@ -252,7 +252,7 @@ TABLES = st.integers(1, 6).flatmap(
 
 @given(TABLES, st.integers(20, 120))
 def test_no_line_is_too_long_and_nothing_is_lost(rows: list[list[str | list[str]]], width: int) -> None:
-    """Whatever the cells hold; a table that has room is the one that it is without a width."""
+    """All cells are shown in full, and a width that is not reached changes nothing."""
     free, text = columns.table((), rows), columns.table((), rows, width=width)
     lines = text.splitlines()
     assert all(len(line) <= width for line in lines)

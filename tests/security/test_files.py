@@ -340,7 +340,7 @@ for _ in itertools.count():
 
 
 def test_a_file_that_is_replaced_all_the_time(place: Place) -> None:
-    """Whatever the daemon looks at is what it opens; both outcomes of a reload are seen."""
+    """The daemon opens the file that it has checked; both outcomes of a reload occur."""
     env = place.own("env", "MINE=1\n")
     command = [*become(USER), sys.executable, "-c", FLIP, str(place.secret), str(env)]
     with (

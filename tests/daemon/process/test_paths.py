@@ -240,7 +240,7 @@ def test_a_runtime_directory_behind_a_link_of_another(top: pathlib.Path) -> None
 
 
 def test_the_rights_of_this_process_come_back(top: pathlib.Path) -> None:
-    """Whatever happens meanwhile; and no descriptor stays open."""
+    """They come back after any failure, and no descriptor stays open."""
     make(top, TREE)
 
     def state() -> tuple[object, ...]:

@@ -37,8 +37,8 @@ makealiases
 makeacceptmailfor
 """
 
-# What the scripts' own shells leave in the environment, and PROTO, which couriertcpd does not set. PATH and
-# SHELL are pop3d-ssl's: it passes on those of whoever starts it.
+# Variables that the scripts' own shells leave in the environment, and PROTO, which couriertcpd does not set.
+# pop3d-ssl passes on PATH and SHELL of the user who starts it.
 BY_THE_WAY: Final = {"PWD", "prefix", "exec_prefix", "PROXY_HOSTNAME", "ACCESSFILE", "PROTO"}
 OF_THE_STARTER: Final = {"PATH", "SHELL"}
 OF_THE_CONNECTION: Final = {"TCPREMOTEPORT", "TCPLOCALPORT"}

@@ -41,7 +41,7 @@ def listing(value: str, address: str = "127.0.0.2", zone: str = "bl.test", name:
 BLACKLISTED = listing("Blacklisted by bl.test")
 ALLOWED = {**listing(""), "ALLOW_0": "BLOCK"}
 
-# What couriertcpd was seen to do with -block and -allow: lists, the client's records by zone, variables.
+# Observed of couriertcpd with -block and -allow: lists, the client's records by zone, variables.
 COURIER = [
     ([block()], {"bl.test": A2}, BLACKLISTED),
     ([block()], {"bl.test": BOTH}, BLACKLISTED),

@@ -164,7 +164,7 @@ def test_what_is_sure_stays(
     environment: dict[str, str],
     silent: set[int],
 ) -> None:
-    """Whatever is missing: a variable that is sure has its value at the end. So a sure refusal is one."""
+    """A variable that is sure has its value at the end, whichever answers are missing. So has a refusal."""
     asked = list(judge.questions(made, chains.CLIENT, environment))
     everything = dnsanswers.answers(world, asked)
     arrived = {q: everything[q] for place, q in enumerate(asked) if place not in silent}

@@ -295,7 +295,7 @@ def test_answers_are_counted_by_class() -> None:
     )
 )
 def test_a_list_always_comes_back(steps: list[tuple[Any, float]]) -> None:
-    """Whatever has happened, a list that works again is asked within the longest pause and one test."""
+    """After any history, a list that works again is asked within the longest pause and one test."""
     made, now = health(), 0.0
     for step, pause in steps:
         now += pause

@@ -133,7 +133,7 @@ def test_an_answer_ends_a_pause(status: query.Status) -> None:
     )
 )
 def test_names_always_come_back(steps: list[tuple[str, Any]]) -> None:
-    """Whatever has happened, name servers that answer again are asked within the longest pause."""
+    """After any history, name servers that answer again are asked within the longest pause."""
     made, now = name_health.NameHealth(10), 0.0
     for step, status in steps:
         now += 7

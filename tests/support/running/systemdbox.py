@@ -46,7 +46,7 @@ ExecStart=/lib/systemd/systemd-journald
 """,
 }
 
-# What the shipped unit cannot know: where the tests' tcpdconf is. PrivateTmp= hides it if it is below /tmp.
+# The shipped unit cannot know the place of the tests' tcpdconf. PrivateTmp= hides it if it is below /tmp.
 _DROP_IN: Final = f"""[Service]
 ExecStart=
 ExecStart={COMMAND} run /run/box/conf.d
