@@ -111,20 +111,20 @@ def test_tls_with_a_password(folder: pathlib.Path) -> None:
 
 
 def test_a_cluster_process_that_is_killed_or_stopped(folder: pathlib.Path, engine: engines.Engine) -> None:
-    with clusterdaemons.Host(folder, engine.url, "mx1") as host:
+    with clusterdaemons.Host(folder, engine.url, "mx1", deadline="600ms") as host:
         host.asks()
         assert [host.line() for _ in range(3)] == ["in\n"] * 3
         pid = host.status()["pid"]
         os.kill(pid, signal.SIGSTOP)
         begun = time.monotonic()
         assert host.line() == f"{REFUSED}\r\n"  # by this host's own limit, without waiting
-        assert time.monotonic() - begun < 0.1
+        assert time.monotonic() - begun < 0.5
         others = [host.line("127.0.0.9") for _ in range(3)]
         assert others == ["in\n"] * 3  # each has waited for the deadline at most
-        assert time.monotonic() - begun < 3 * 0.2 + 0.5
+        assert time.monotonic() - begun < 3 * 0.6 + 1
         begun = time.monotonic()
         assert host.line("127.0.0.8") == "in\n"
-        assert time.monotonic() - begun < 0.1  # nobody waits any more
+        assert time.monotonic() - begun < 0.5  # nobody waits any more
         os.kill(pid, signal.SIGKILL)
         host.asks(2)
         daemons.until(lambda: host.status().get("connections") == 7, "all connections")
@@ -392,19 +392,19 @@ def test_another_address_of_the_same_engine(folder: pathlib.Path) -> None:
 def test_a_stopped_engine(folder: pathlib.Path, engine: engines.Engine) -> None:
     """Nobody waits longer than the deadline, after three nobody waits at all, and nobody is refused."""
     with clusterdaemons.Host(
-        folder, engine.url, "mx1", deadline="300ms", limits="max_connections = 200"
+        folder, engine.url, "mx1", deadline="1s", limits="max_connections = 200"
     ) as host:
         host.asks()
         usual = _waits(host, 20)
-        assert max(usual) < 0.2
+        assert max(usual) < 0.8
         engine.halt()
         waits = _waits(host, 20)
-        assert all(0.25 < wait < 0.45 for wait in waits[:3]), waits
-        assert all(wait < 0.2 for wait in waits[3:]), waits
+        assert all(0.9 < wait < 1.8 for wait in waits[:3]), waits
+        assert all(wait < 0.8 for wait in waits[3:]), waits
         host.daemon.await_log("^warning: the engine does not answer: .*takes more than")
         engine.go_on()
         host.asks(2)
-        assert max(_waits(host, 20)) < 0.2
+        assert max(_waits(host, 20)) < 0.8
         daemons.until(lambda: clusterdaemons.field(engine, "127.0.0.1") == 60, "all connections")
         assert len([line for line in host.daemon.log if "the engine does not answer" in line]) == 1
 

@@ -107,7 +107,7 @@ def test_without_a_name_server_nobody_is_refused() -> None:
 
     assert found(client, looked) == {}
     assert counted(looked) == {"unreachable": 1}
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 2
 
 
 def test_a_question_that_cannot_be_sent_counts_like_any_other() -> None:

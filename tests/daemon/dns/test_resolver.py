@@ -78,7 +78,7 @@ def test_eight_answers_at_once_are_not_waited_for_one_after_the_other(server: dn
     start = time.monotonic()
 
     assert resolvers.Client(server.address).ask(*questions) == [GOOD] * 8
-    assert time.monotonic() - start < 0.6
+    assert time.monotonic() - start < 1.2
 
 
 def test_a_name_in_capitals_is_the_same_name(server: dnsservers.Server) -> None:
@@ -204,7 +204,7 @@ def test_a_drip_does_not_last_longer_than_patience(
     start = time.monotonic()
 
     assert resolvers.Client(server.address, second.address).ask(A, patience=0.5) == [query.Answer("timeout")]
-    assert 0.5 <= time.monotonic() - start < 1
+    assert 0.5 <= time.monotonic() - start < 2
 
 
 def test_without_tcp_the_next_server_is_asked(second: dnsservers.Server) -> None:

@@ -111,8 +111,8 @@ def test_silence_of_one_server_leaves_time_for_the_next(
     client = resolvers.Client(server.address, second.address, timeout=30)
     start = time.monotonic()
 
-    assert client.ask(A, patience=1) == [GOOD]
-    assert 0.4 < time.monotonic() - start < 0.9
+    assert client.ask(A, patience=2) == [GOOD]
+    assert 0.9 < time.monotonic() - start < 1.9
 
 
 def test_what_a_server_says_late_counts(server: dnsservers.Server, second: dnsservers.Server) -> None:
@@ -180,19 +180,19 @@ def test_rounds_end(server: dnsservers.Server, second: dnsservers.Server) -> Non
 
     client = resolvers.Client(server.address, second.address, timeout=0.1, attempts=2)
     assert client.ask(A) == [query.Answer("timeout")]
-    assert 0.4 <= time.monotonic() - start < 1
+    assert 0.4 <= time.monotonic() - start < 3
     assert [len(server.asked), len(second.asked)] == [2, 2]
 
 
 def test_patience_ends(server: dnsservers.Server) -> None:
-    server.says(NAME, "A", dnsservers.Reply(records=("A 127.0.0.2",), delay=0.4))
+    server.says(NAME, "A", dnsservers.Reply(records=("A 127.0.0.2",), delay=1.2))
     client = resolvers.Client(server.address)
     start = time.monotonic()
 
     assert client.ask(A, patience=0.2) == [query.Answer("timeout")]
-    assert 0.2 <= time.monotonic() - start < 0.4
+    assert 0.2 <= time.monotonic() - start < 1
     assert client.ask(A, patience=-1) == [query.Answer("timeout")]
-    client.run(0.4)
+    client.run(1.2)
     assert client.ask(query.Question("other.example", "A")) == [query.Answer("nxdomain", ttl=60)]
 
 
@@ -200,7 +200,7 @@ def test_a_silent_server_is_asked_last_until_it_is_heard(
     server: dnsservers.Server, second: dnsservers.Server
 ) -> None:
     shift = 0.0
-    client = resolvers.Client(server.address, second.address, timeout=0.2, clock=lambda: loop.now() + shift)
+    client = resolvers.Client(server.address, second.address, timeout=0.5, clock=lambda: loop.now() + shift)
     questions = (query.Question(f"{n}.example", "A") for n in itertools.count())
     server.lose = 3
     for _ in range(5):
@@ -211,7 +211,7 @@ def test_a_silent_server_is_asked_last_until_it_is_heard(
     second.says("*.example", "A")
     start = time.monotonic()
     client.ask(next(questions))  # both are asked, neither is waited for alone
-    assert time.monotonic() - start < 0.2
+    assert time.monotonic() - start < 0.5
     client.ask(next(questions))
     daemons.until(lambda: [len(server.asked), len(second.asked)] == [5, 6], "five and six questions")
 
