@@ -20,7 +20,8 @@ from tcpdconf.policy.shared_limits import Table
 class Offences:
     """Charges the clients of one service, and logs each penalty.
 
-    `charged` is called for each penalty, and `enforced` with those from which on the client is refused.
+    `charged` is called for each penalty, `enforced` for each one that is enforced: the other hosts enforce it
+    as well.
     """
 
     def __init__(
