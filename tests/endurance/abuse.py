@@ -4,7 +4,9 @@ import collections
 import contextlib
 import math
 import os
+import pathlib
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -24,13 +26,15 @@ ROUND: Final = 30.0  # seconds, of which the engine is abused in the first ones
 ROUGH: Final = 10.0
 SETTLED: Final = 6.0  # seconds after which every host has told the engine what it holds
 RECENT: Final = 5.0  # seconds in which a kill may have made room for one connection too many
+_BROKER: Final = re.compile(r" broker ready pid=(\d+)")
 
 
 class Host:
     """One host: a daemon whose configuration changes. `slack` counts the workers killed, by service."""
 
-    def __init__(self, name: str, daemon: daemons.Daemon) -> None:
+    def __init__(self, name: str, daemon: daemons.Daemon, log: pathlib.Path) -> None:
         self.name = name
+        self.log = log
         self.daemon = daemon
         self.ports = {service: daemons.free_port() for service in world.SLOTS}
         self.slack: collections.Counter[str] = collections.Counter()
@@ -51,6 +55,10 @@ class Host:
         """The workers of a service that accept."""
         found: list[int] = self.ask("status")["services"][service]["pids"]
         return found
+
+    def brokers(self) -> list[int]:
+        """The brokers that have run, the present one last."""
+        return [int(pid) for pid in _BROKER.findall(self.log.read_text())]
 
     def lapses(self) -> tuple[object, ...]:
         """Changes whenever a connection may have been decided without the engine."""
@@ -182,7 +190,7 @@ class Abuse(threading.Thread):
     def _outages(self) -> list[Callable[[], None]]:
         return [
             self._kill_cluster, self._stop_cluster, self._flush_engine, self._stop_engine,
-            self._restart_engine, self._cut_engine,
+            self._restart_engine, self._cut_engine, self._kill_broker, self._stop_broker,
         ]  # fmt: skip
 
     def finish(self) -> None:
@@ -229,11 +237,33 @@ class Abuse(threading.Thread):
 
     def _kill_worker(self) -> None:
         if workers := self._host.workers("victim"):
-            now = observer.boottime()
-            recent = [each for each in self._kills if each[0] > now - RECENT]
-            self._kills = [*recent, (now, self._host.name, "victim")]
+            self._allow("victim", 1)
             self._host.slack["victim"] += 1
             os.kill(self._chance.choice(workers), signal.SIGKILL)
+
+    def _allow(self, name: str, more: int) -> None:
+        """Allow so many more connections of a client for a while: a process is killed, or does not answer."""
+        now = observer.boottime()
+        recent = [each for each in self._kills if each[0] > now - RECENT]
+        self._kills = [*recent, *[(now, self._host.name, name)] * more]
+
+    def _kill_broker(self) -> None:
+        """Kill the broker: until another one is told of all connections, each service counts alone."""
+        before = self._host.brokers()
+        self._allow(world.BROKERED, world.PER_IP[world.BROKERED])
+        os.kill(before[-1], signal.SIGKILL)
+        for _ in range(60):
+            waited = observer.settle(lambda: len(self._host.brokers()) > len(before), 1)
+            self._allow(world.BROKERED, world.PER_IP[world.BROKERED])
+            if waited < 1:
+                return
+        self.troubles.append(f"no broker on {self._host.name}")
+
+    def _stop_broker(self) -> None:
+        """Stop the broker for longer than workers wait for it."""
+        self._allow(world.BROKERED, world.PER_IP[world.BROKERED])
+        self._halt(self._host.brokers()[-1])
+        self._allow(world.BROKERED, world.PER_IP[world.BROKERED])
 
     def _stop_worker(self) -> None:
         """Stop one of several workers for less than the time after which it is killed."""

@@ -62,8 +62,9 @@ class Watch(threading.Thread):
     """Looks for too many programs all the time.
 
     A host never runs more than its own limits allow. All hosts together run no more than the limit of one
-    while the engine is in order: since `in_order()`, on the clock of `boottime`. `slack` is how many more a
-    service, or what counts together, may have because of kills: on a host, or on `ALL`.
+    while the engine is in order: since `in_order()`, on the clock of `boottime`. The group that counts on
+    each host alone is left out of that. `slack` is how many more a service, or what counts together, may have
+    because of kills: on a host, or on `ALL`.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class Watch(threading.Thread):
     def _see_all(self, found: dict[int, Program], since: float) -> None:
         clients = collections.defaultdict(list)
         for pid, each in found.items():
-            clients[world.counts_as(each.service), each.peer].append((each.started, pid, each.host))
+            name = world.counts_as(each.service)
+            if name != world.BROKERED:
+                clients[name, each.peer].append((each.started, pid, each.host))
         for (name, peer), some in clients.items():
             self.most_of_one[name] = max(self.most_of_one[name], len(some))
             self.full += len(some) >= world.PER_IP[name] and len({host for *_, host in some}) > 1

@@ -83,7 +83,7 @@ def visitors(hosts: Sequence[abuse.Host], chance: random.Random) -> Iterator[cro
     networks = [world.PLAIN, world.PLAIN, world.RULED, world.DENIED, world.LISTED]
     while True:
         host = chance.choice(hosts)
-        name = chance.choice(["steady", "steady", "victim", "twin", "listed", "proxied"])
+        name = chance.choice(["steady", "steady", "victim", "twin", "listed", "proxied", "left", "right"])
         source = crowd.someone(chance, chance.choice(networks), 6 if name in world.GROUP else 20)
         says, ends = b"", True
         if name == "proxied":
@@ -133,7 +133,8 @@ class Scene(contextlib.ExitStack):
         folder.mkdir()
         before = [sys.executable, watched.__file__, str(self.told)]
         written = self.enter_context(log.open("ab"))
-        return abuse.Host(folder.name, daemons.Daemon(folder, "", before=before, stderr=written.fileno()))
+        daemon = daemons.Daemon(folder, "", before=before, stderr=written.fileno())
+        return abuse.Host(folder.name, daemon, log)
 
     def _keep_logs(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is not None:
@@ -159,11 +160,12 @@ class Scene(contextlib.ExitStack):
         return loglines.without_times(self.logs[host].read_text()).splitlines()
 
     def processes(self) -> dict[str, int]:
-        """The supervisors, the cluster processes, and the workers of each service."""
+        """The supervisors, the cluster processes, the brokers, and the workers of each service."""
         found = {f"{name} supervisor": pid for name, pid in self.supervisors.items()}
         for host in self.hosts:
             status = host.ask("status")
             found[f"{host.name} cluster"] = status["cluster"]["pid"]
+            found[f"{host.name} broker"] = host.brokers()[-1]
             for name, each in status["services"].items():
                 found |= {f"{host.name} {name} {n}": pid for n, pid in enumerate(each["pids"])}
         return found
@@ -256,7 +258,7 @@ def _refused(hosts: Sequence[abuse.Host]) -> Iterator[crowd.Visit]:
         yield from _everybody(hosts, world.DENIED)
     for host in hosts:
         yield crowd.Visit(host.name, "proxied", host.ports["proxied"], f"{world.PLAIN}.9.9", b"garbage")
-        for name in ("victim", "twin", "listed"):
+        for name in ("victim", "twin", "listed", "left", "right"):
             for _ in range(8):
                 yield crowd.Visit(host.name, name, host.ports[name], f"{world.RULED}.9.9")
 

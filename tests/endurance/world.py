@@ -7,15 +7,13 @@ from typing import Final
 
 USERS: Final = (54321, 54322)
 HOSTS: Final = ("mx1", "mx2")
-SLOTS: Final = {"steady": 50, "victim": 12, "twin": 12, "proxied": 30, "listed": 8}  # on each host
-PER_IP: Final = {
-    "steady": 20,
-    "pair": 2,
-    "proxied": 10,
-    "listed": 2,
-}  # over all hosts, by what counts together
-GROUP: Final = {"victim": "pair", "twin": "pair"}
-WORKERS: Final = {"steady": 3, "victim": 3, "twin": 3, "proxied": 1, "listed": 1}
+SLOTS: Final = {
+    "steady": 50, "victim": 12, "twin": 12, "proxied": 30, "listed": 8, "left": 12, "right": 12,
+}  # on each host  # fmt: skip
+PER_IP: Final = {"steady": 20, "pair": 2, "proxied": 10, "listed": 2, "sides": 2}  # by what counts together
+GROUP: Final = {"victim": "pair", "twin": "pair", "left": "sides", "right": "sides"}
+BROKERED: Final = "sides"  # the group that counts on each host alone; its services have different users
+WORKERS: Final = {"steady": 3, "victim": 3, "twin": 3}  # others have one
 LASTING: Final = ["/bin/sh", "-c", "/usr/bin/env -0; exec sleep 0.2"]  # programs that are seen from outside
 TALKING: Final = ["/bin/cat", "/proc/self/environ", "-"]  # that hold their slot until the client says no more
 DENIED: Final = "127.9"  # the network that access rules refuse
@@ -42,7 +40,7 @@ $listener
 [services.$name.limits]
 max_connections = $slots
 max_per_ip = $per_ip
-scope = "cluster"
+scope = "$scope"
 $group
 [[services.$name.access]]
 rules = [
@@ -70,6 +68,7 @@ def configuration(
     special: dict[str, dict[str, object]] = {
         "victim": {"user": user, "keys": logger},
         "twin": {"user": user},
+        "right": {"user": USERS[1]},
         "proxied": {"listener": f'haproxy = {{ trusted = ["127.0.0.0/8"], timeout = {PROXY_SECONDS} }}'},
         "listed": {"keys": lists},
     }
@@ -79,7 +78,9 @@ def configuration(
         values: dict[str, object] = {
             "name": name, "user": USERS[0], "generation": generation, "keys": "", "listener": "",
             "port": ports[name], "slots": slots, "per_ip": PER_IP[counts_as(name)], "denied": DENIED,
-            "ruled": RULED, "program": json.dumps(_PROGRAMS.get(name, LASTING)), "workers": WORKERS[name],
+            "ruled": RULED, "program": json.dumps(_PROGRAMS.get(name, LASTING)),
+            "workers": WORKERS.get(name, 1),
+            "scope": "host" if GROUP.get(name) == BROKERED else "cluster",
             "group": f'group = "{GROUP[name]}"' if name in GROUP else "",
         }  # fmt: skip
         text += _SERVICE.substitute(values | special.get(name, {}))
