@@ -1,5 +1,6 @@
 """The project as a whole: its houses, its shipped files, and that they say the same."""
 
+import ast
 import os
 import pathlib
 import re
@@ -141,6 +142,25 @@ def test_policy_does_not_touch_the_system() -> None:
     for module, path in MODULES.items():
         if begins(module, POLICY):
             assert [name for name in structure.imported(path) if begins(name, *SYSTEM)] == [], path
+
+
+def defined(path: pathlib.Path) -> Iterator[str]:
+    """The functions and classes of a module, and the methods as `Class.method`."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef))
+
+
+def test_pages_name_functions_that_exist() -> None:
+    """Functions are written as `module:function` there, and methods also as `Class.method`."""
+    known = {(name.rpartition(".")[2], each) for name, path in MODULES.items() for each in defined(path)}
+    written = "".join(page.read_text() for page in (TOP / "docs/explanation").glob("*.md"))
+    named = set(re.findall(r"`(?:[\w.]+\.)?(\w+):([\w.]+)`", written))
+    assert len(named) > 20
+    assert named - known == set()
+    assert set(re.findall(r"`([A-Z]\w+\.\w+)`", written)) - {each for _, each in known} == set()
 
 
 def test_every_package_is_installed() -> None:
