@@ -26,7 +26,7 @@ ROUND: Final = 30.0  # seconds, of which the engine is abused in the first ones
 ROUGH: Final = 10.0
 SETTLED: Final = 6.0  # seconds after which every host has told the engine what it holds
 RECENT: Final = 5.0  # seconds in which a kill may have made room for one connection too many
-_BROKER: Final = re.compile(r" broker ready pid=(\d+)")
+_BROKER: Final = re.compile(rb" broker ready pid=(\d+)")
 
 
 class Host:
@@ -34,7 +34,9 @@ class Host:
 
     def __init__(self, name: str, daemon: daemons.Daemon, log: pathlib.Path) -> None:
         self.name = name
-        self.log = log
+        self._log = log
+        self._read = 0  # bytes of the log
+        self._brokers: list[int] = []
         self.daemon = daemon
         self.ports = {service: daemons.free_port() for service in world.SLOTS}
         self.slack: collections.Counter[str] = collections.Counter()
@@ -57,8 +59,13 @@ class Host:
         return found
 
     def brokers(self) -> list[int]:
-        """The brokers that have run, the present one last."""
-        return [int(pid) for pid in _BROKER.findall(self.log.read_text())]
+        """The brokers that have run, the present one last; only new lines of the log are read."""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            lines, end, _ = log.read().rpartition(b"\n")
+        self._read += len(lines + end)
+        self._brokers += map(int, _BROKER.findall(lines))
+        return [*self._brokers]
 
     def lapses(self) -> tuple[object, ...]:
         """Changes whenever a connection may have been decided without the engine."""
