@@ -9,17 +9,19 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import hiredis
 
 from tcpdconf.config import printable
 from tcpdconf.config.model.values import EngineUrl
-from tcpdconf.daemon.process import background_thread, loop
+from tcpdconf.daemon.process import background_thread, log, loop
 
 _PART: Final = 65536
 _LONGEST: Final = 16 * 1024 * 1024  # most bytes of one answer
+_AGAIN: Final = 1.0  # seconds after which a broken subscription is made again
+_PATIENCE: Final = 5.0  # seconds in which a subscription must be made, and a PING on it answered
 _SHOWN: Final = 100  # characters of an engine's error that are logged
 
 Reply = Callable[[object], object]
@@ -304,6 +306,69 @@ class Engine:
                 self._awaiting.popleft()(reply)
             else:
                 self._fail("the engine answers what nobody has asked")
+
+
+class Subscription:
+    """Keeps a connection on which the engine pushes messages; RESP2 requires a separate one.
+
+    `subscribed` is called after each subscription: earlier messages may have been missed. `told` is called
+    with each message. A connection that ends, or on which the engine does not answer, is replaced.
+    """
+
+    def __init__(
+        self,
+        events: loop.Loop,
+        access: Access,
+        names: Sequence[str],
+        subscribed: Callable[[], None],
+        told: Reply,
+    ) -> None:
+        self._loop = events
+        self._access = access
+        self._names = names
+        self._subscribed = subscribed
+        self._told = told
+        self._connect()
+
+    def close(self) -> None:
+        """End the subscription; no callback is called afterwards."""
+        self._loop.cancel(self._timer)
+        self._engine.close()
+
+    def _connect(self) -> None:
+        self._answered = False  # since the last check
+        self._timer = self._loop.after(_PATIENCE, self._check)
+        self._engine = Engine(self._loop, self._access, self._opened, self._lost, self._told)
+
+    def _lost(self, _: str) -> None:
+        self._loop.cancel(self._timer)
+        self._timer = self._loop.after(_AGAIN, self._connect)
+
+    def _opened(self) -> None:
+        self._answered = True
+        for name in self._names[:-1]:
+            self._engine.send("SUBSCRIBE", name, then=self._heard)
+        self._engine.send("SUBSCRIBE", self._names[-1], then=self._ready)
+
+    def _ready(self, reply: object) -> None:
+        self._heard(reply)
+        self._subscribed()
+
+    def _heard(self, reply: object) -> None:
+        """Note an answer. Without the right to subscribe there are no messages, and no other harm."""
+        self._answered = True
+        if isinstance(reply, hiredis.ReplyError):
+            log.debug(f"cannot subscribe: {explained(reply)}")
+
+    def _check(self) -> None:
+        """Replace the connection if nothing was answered since the last check, or ask for an answer."""
+        if not self._answered:
+            self._engine.close()
+            self._connect()
+            return
+        self._answered = False
+        self._timer = self._loop.after(_PATIENCE, self._check)
+        self._engine.send("PING", then=self._heard)
 
 
 def explained(error: object) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tcpdconf.config import printable
 from tcpdconf.config.model.fields import NAME
-from tcpdconf.daemon.cluster.engine import Access, Engine
+from tcpdconf.daemon.cluster.engine import Access, Engine, Subscription
 from tcpdconf.daemon.messages import cluster as messages
 from tcpdconf.daemon.messages.cluster import MOST_BANS, MOST_LIFTED, Id, Name, NetworkPenalty, SharedBan
 from tcpdconf.daemon.process import log, loop, throttle
@@ -118,8 +118,7 @@ class Mirror:
         self._seen: dict[Key, _Seen] = {}
         self._unsaid: set[Key] = set()  # lifted while the engine did not answer
         self._engine: Engine | None = None
-        self._listener: Engine | None = None
-        self._turn = 0  # number of the subscriber's connection
+        self._listener: Subscription | None = None
         self._pulling = False
         self._again = False  # True if further pages are to be pulled
         self._known = False  # True once all own bans were pulled
@@ -227,7 +226,10 @@ class Mirror:
         """Use this connection, on which the login is complete."""
         self._engine = engine
         self._scanning = False
-        self._listen()
+        names = (self._name, self._penalties_name)
+        self._listener = Subscription(
+            self._loop, self._access, names, lambda: self._compare_soon(_SOON), self._heard
+        )
         if self._unsaid:
             keys, self._unsaid = [*self._unsaid], set()
             self.lift(keys)
@@ -237,26 +239,9 @@ class Mirror:
         """Continue without the engine; mirrored bans stay unchanged."""
         self._engine = self._cursor = None
         self._scanning = False
-        self._turn += 1
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-
-    def _listen(self) -> None:
-        """Subscribe on a separate connection, as RESP2 requires."""
-        self._turn += 1
-        turn = self._turn
-
-        def opened() -> None:
-            if self._listener is not None:
-                for name in (self._name, self._penalties_name):
-                    self._listener.send("SUBSCRIBE", name, then=_ignore)
-
-        self._listener = Engine(self._loop, self._access, opened, lambda _: self._deaf(turn), self._heard)
-
-    def _deaf(self, turn: int) -> None:
-        if turn == self._turn:
-            self._listener = None  # the next comparison subscribes again
 
     def _heard(self, said: object) -> None:
         """Handle a message: lift its bans, and start a comparison for new ones; pass penalties on."""
@@ -291,8 +276,6 @@ class Mirror:
         self._repeat_penalties()
         if self._engine is None or self._scanning or not self._known:
             return
-        if self._listener is None:
-            self._listen()
         self._scanning = True
         self._scan += 1
         self._present = set()

@@ -1,10 +1,16 @@
 """Bans that hosts share: they are there on all hosts, bounded, and outlive the engine."""
 
+import contextlib
 import json
+import pathlib
+import socket
+from collections.abc import Iterator
 
 import pytest
 from support import clusters, engines
 
+from tcpdconf.config.model import values
+from tcpdconf.daemon.cluster import engine as cluster_engine
 from tcpdconf.daemon.cluster import mirror
 
 A, NET = "192.0.2.1", "2001:db8::/48"
@@ -58,6 +64,49 @@ def test_it_is_lifted_on_all_hosts(world: clusters.World, engine: engines.Engine
     other.hub.mirror.lift([(A, None)])  # by a host that has not made it
     world.until(lambda: third.lifted == one.lifted == [(A, None)], "its end")
     assert fields(engine) == [f"{1:016x} {NET} -"]
+
+
+def test_a_subscriber_that_is_cut_off_comes_back(world: clusters.World, engine: engines.Engine) -> None:
+    one, other = hosts(world, engine, 2)
+    one.ban(NET)
+    world.until(lambda: other.mirrored, "a ban")
+    world.pass_(0.2)  # until the comparisons after it are over
+    assert engine.ask("CLIENT", "KILL", "TYPE", "pubsub") == 2
+    one.ban(A)  # announced to nobody
+    world.until(lambda: len(other.mirrored) == 2, "the next ban", 5)
+    assert engine.ask("PUBSUB", "NUMSUB", "tcpdconf:bans")[1] == 2
+    assert [each.reports[-1].state for each in (one, other)] == ["up", "up"]
+
+
+def test_a_subscriber_whose_engine_falls_silent(
+    world: clusters.World, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a firewall forgets an idle connection: nothing comes any more, and nobody says so."""
+    monkeypatch.setattr(cluster_engine, "_PATIENCE", 0.1)
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as clients:
+        server.bind(str(tmp_path / "silent.sock"))
+        server.listen()
+
+        def accept() -> None:
+            client = clients.enter_context(server.accept()[0])
+            answers = iter([b"+PONG\r\n", b"*3\r\n$9\r\nsubscribe\r\n$4\r\nbans\r\n:1\r\n"])
+            world.loop.watch(client, lambda: answer(client, answers))
+
+        def answer(client: socket.socket, answers: Iterator[bytes]) -> None:
+            if client.recv(65536):
+                client.sendall(next(answers, b""))
+            else:
+                world.loop.forget(client)
+
+        world.loop.watch(server, accept)
+        access = cluster_engine.Access(values.engine_url(f"unix://{tmp_path}/silent.sock"), None, None, None)
+        subscribed: list[None] = []
+        made = cluster_engine.Subscription(
+            world.loop, access, ["bans"], lambda: subscribed.append(None), lambda _: None
+        )
+        world.until(lambda: len(subscribed) == 3, "the third subscription")
+        made.close()
+        world.loop.forget(server)
 
 
 def test_without_the_engine(world: clusters.World, engine: engines.Engine) -> None:
