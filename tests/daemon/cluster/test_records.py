@@ -1,12 +1,12 @@
 """Tests the records and layouts from workers to the cluster process, those of hostile workers included."""
 
-import os
 import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import clusters
+from support.running import processes
 
 from tcpdconf.config.model import tables
 from tcpdconf.daemon.cluster import layout, records
@@ -135,7 +135,7 @@ def test_descriptors_are_refused() -> None:
     members = Members(world.loop, Tally(), lambda _: None, lambda: None)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     members.add("evil", "evil", channel.Channel(theirs), Answer("absent"))
-    before = len(os.listdir("/proc/self/fd"))
+    before = processes.own_descriptors()
     (member,) = members.all
     try:
         socket.send_fds(ours, [LAYOUT], [0, 1, 2])
@@ -144,7 +144,7 @@ def test_descriptors_are_refused() -> None:
     else:
         member.read()
         assert members.all == []
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert processes.own_descriptors() <= before
     ours.close()
     for each in members.all:
         members.remove(each)

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import gc
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from support import peers
-from support.running import controls, daemons
+from support.running import controls, daemons, processes
 
 from tcpdconf.daemon.control import client as control_client
 from tcpdconf.daemon.control import credentials, runtimedir
@@ -217,17 +216,11 @@ def test_no_answer_in_time(server: controls.Server) -> None:
         control_client.ask(str(server.directory), {"command": "later"}, 0.1)
 
 
-def descriptors_here() -> int:
-    """Return the number of this process's descriptors, after those of other tests are closed."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
-
-
 def leaves_nothing(server: controls.Server, before: int) -> None:
     """Earlier clients are gone, and as many descriptors are open as before."""
     assert control_client.ask(str(server.directory), {"command": "echo"})["ok"]
     daemons.until(lambda: not server.control._clients, "the end of all clients")
-    assert descriptors_here() == before
+    assert processes.own_descriptors() == before
 
 
 def test_without_room_for_descriptors_none_is_handed_over(
@@ -243,7 +236,7 @@ def test_without_room_for_descriptors_none_is_handed_over(
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return real(fd)
 
-    before = descriptors_here()
+    before = processes.own_descriptors()
     for _ in range(2 * control_server.CLIENTS):
         allowed = 3
         monkeypatch.setattr(os, "dup", few)
@@ -260,7 +253,7 @@ def test_without_room_for_descriptors_none_is_handed_over(
 def test_a_client_that_has_gone_waits_for_no_answer(server: controls.Server) -> None:
     """Its place is free, and nobody is confused by the answer."""
     late.clear()
-    before = descriptors_here()
+    before = processes.own_descriptors()
     for number in range(2 * control_server.CLIENTS):
         with server.connect() as end:
             end.sendall(b'{"command": "later"}\n{"command": "echo"}\n')
@@ -289,7 +282,7 @@ def test_a_client_that_has_gone_waits_for_no_answer(server: controls.Server) -> 
 def test_a_client_that_does_not_wait_for_its_answer_leaves_nothing(
     sent: bytes, how: int | None, server: controls.Server
 ) -> None:
-    before = descriptors_here()
+    before = processes.own_descriptors()
     for _ in range(control_server.CLIENTS + 1):
         with server.connect() as end:
             end.sendall(sent)
@@ -314,13 +307,13 @@ def test_nobody_else_may_connect(umask: int, tmp_path: pathlib.Path) -> None:
 
 def test_a_socket_that_cannot_take_its_place_leaves_nothing(tmp_path: pathlib.Path) -> None:
     (tmp_path / "control.sock").mkdir()
-    before = descriptors_here()
+    before = processes.own_descriptors()
     for _ in range(2):
         with pytest.raises(IsADirectoryError):
             Control(loop.Loop(), str(tmp_path), {}, replace=True)
 
     assert [path.name for path in tmp_path.iterdir()] == ["control.sock"]
-    assert descriptors_here() == before
+    assert processes.own_descriptors() == before
 
 
 @pytest.mark.peer

@@ -2,16 +2,14 @@
 
 import contextlib
 import errno
-import gc
 import itertools
-import os
 import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 from support.dns import dnsservers, resolvers
-from support.running import daemons
+from support.running import daemons, processes
 
 from tcpdconf.config.model import values
 from tcpdconf.daemon.dns import window
@@ -272,17 +270,16 @@ def test_close_lets_go_of_everything(server: dnsservers.Server, second: dnsserve
     slow = dnsservers.Reply(records=("A 127.0.0.2",), truncated=True, drip=0.1)
     server.says("*.example", "A", slow)
     client = resolvers.Client(server.address, second.address, timeout=0.15)
-    gc.collect()  # the loops of other tests
-    before = os.listdir("/proc/self/fd")
+    before = processes.own_descriptors()
     answers: list[query.Answer] = []
     for number in range(40):
         client.resolver.ask(query.Question(f"{number}.silent.example", "A"), answers.append, loop.now() + 1)
         second.says(f"{number}.silent.example", "A")
     client.run(0.2)
-    assert len(os.listdir("/proc/self/fd")) > len(before) + 40
+    assert processes.own_descriptors() > before + 40
 
     client.resolver.close()
     client.run(1.2)
 
     assert answers == []
-    daemons.until(lambda: len(os.listdir("/proc/self/fd")) == len(before), "descriptors to be closed")
+    daemons.until(lambda: processes.own_descriptors() == before, "descriptors to be closed")

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from support.running import processes
 
 from tcpdconf.daemon.process import channel
 
@@ -72,14 +73,14 @@ def test_descriptors_from_who_has_none_to_give(option: int, monkeypatch: pytest.
     monkeypatch.setattr(channel, "_SO_PASSRIGHTS", option)
     here, there = channel.Channel.pair()
     here.refuse_descriptors()
-    before = len(os.listdir("/proc/self/fd"))
+    before = processes.own_descriptors()
     with contextlib.suppress(channel.ChannelError):  # where the kernel refuses them
         there.send(b"pong", [0])
         with pytest.raises(channel.ChannelError, match="descriptors"):
             here.receive()
     there.send(b"ready")
     assert here.receive() == (b"ready", [])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert processes.own_descriptors() == before
     here.close()
     there.close()
 

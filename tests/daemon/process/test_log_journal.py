@@ -1,6 +1,5 @@
 """The journal's own socket, which a stand-in has: what is sent, what is lost, and when none is used."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import time
 
 import pytest
 from support import loglines
-from support.running import journals
+from support.running import journals, processes
 
 from tcpdconf.daemon.process.logs import journal, lines
 
@@ -178,13 +177,13 @@ os._exit(0)
 def test_a_large_entry_is_a_sealed_file(tmp_path: pathlib.Path) -> None:
     with journals.Journal(tmp_path / "socket") as made:
         sender = journal.Journal(str(made.path))
-        descriptors = len(os.listdir("/proc/self/fd"))
+        descriptors = processes.own_descriptors()
         large = "x" * 9_000_000
         assert sender.put([entry(number=1), entry(text=large), entry(number=2)]) == 0
         assert made.entry()["TCPDCONF_NUMBER"] == "1"
         assert made.entry()["TCPDCONF_TEXT"] == large
         assert made.entry()["TCPDCONF_NUMBER"] == "2"
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert processes.own_descriptors() == descriptors
         sender.close()
 
 

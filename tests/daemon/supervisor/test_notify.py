@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from support.running import processes
 
 from tcpdconf.daemon.process import loop
 from tcpdconf.daemon.supervisor import notify
@@ -92,7 +93,7 @@ def test_messages_for_a_manager_that_never_reads_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(notify, "_MOST", 100)
-    before = len(os.listdir("/proc/self/fd"))
+    before = processes.own_descriptors()
     fill(manager)
     with socket.socket() as kept:
         for number in range(300):
@@ -110,7 +111,7 @@ def test_messages_for_a_manager_that_never_reads_are_bounded(
 
     assert found[0] == "FDSTOREREMOVE=1\nFDNAME=202"
     assert found[-2:] == ["FDSTORE=1\nFDNAME=last", "READY=1\nSTATUS="]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert processes.own_descriptors() == before
 
 
 @pytest.mark.parametrize("answers", [True, False])

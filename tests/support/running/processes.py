@@ -1,5 +1,6 @@
-"""Looks at a running program from outside, as root: what it was started with (proc(5))."""
+"""Looks at running programs from outside, as root, and at this process: what proc(5) says of them."""
 
+import gc
 import os
 import pathlib
 import re
@@ -35,6 +36,12 @@ def of(client: socket.socket, program: Sequence[str]) -> Process:
         status,
         _contents(folder / "limits"),
     )
+
+
+def own_descriptors() -> int:
+    """Return the number of this process's descriptors, after the garbage of other tests is closed."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 def over(pid: int) -> bool:
