@@ -68,8 +68,6 @@ def _serve(words: list[str], pid_file: pidfile.PidFile | None, report: daemonize
     gc.disable()  # imports make many objects and no garbage: this saves a fifth of the time
     from tcpdconf.daemon import run as daemon_run  # noqa: PLC0415 (slow)
 
-    gc.enable()
-
     def started() -> None:
         if pid_file is not None:
             os.dup2(2, terminal, inheritable=False)  # from now on errors go to the log

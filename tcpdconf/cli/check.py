@@ -61,7 +61,7 @@ def bans(loaded: Loaded) -> Iterator[problems.Problem]:
     A file that this user cannot read is left out.
     """
     from tcpdconf.daemon.guard import bans as ban_file  # noqa: PLC0415 (the other checks do not need the daemon)
-    from tcpdconf.daemon.supervisor import guard  # noqa: PLC0415
+    from tcpdconf.daemon.guard import protection  # noqa: PLC0415
 
     try:
         found = ban_file.read(os.environ)
@@ -70,11 +70,11 @@ def bans(loaded: Loaded) -> Iterator[problems.Problem]:
     except ValueError as error:
         yield loaded.problem(("daemon",), str(error), "damaged-bans", "warning", hint=_DAMAGED)
         return
-    protected = list(guard.configured(loaded.config)) if found else []
+    protected = list(protection.configured(loaded.config)) if found else []
     for ban in found:
         for each in protected:
             concerned = {("daemon", "never_ban"), ("services", ban.service or each.key[1])}
-            if each.key[:2] in concerned and guard.overlap(ban.network, each.network):
+            if each.key[:2] in concerned and protection.overlap(ban.network, each.network):
                 shown = ban_file.shown(ban.network)
                 only = "" if ban.service is None else f" --service {ban.service}"
                 text = f"{shown} is banned, but {ban_file.shown(each.network)} should not be"

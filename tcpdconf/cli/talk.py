@@ -4,6 +4,7 @@ Each returns its exit status: 0 for success, 1 if the daemon rejects the request
 `compare` have others. docs/reference/control.md describes the daemon's answers.
 """
 
+import gc
 import json
 import sys
 import time
@@ -36,6 +37,7 @@ def status(directory: str | None, form: str, color: str) -> int:
 
 def watch(directory: str | None, form: str, color: str) -> int:
     """Show the daemon's state every second until Ctrl-C: on a screen, or one page after another."""
+    gc.enable()  # it may run for days
     try:
         with _connected(directory) as daemon:
             if form == "text" and screen.is_usable():

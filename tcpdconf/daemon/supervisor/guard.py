@@ -1,6 +1,5 @@
 """Implements the commands ban, unban, bans and disconnect (docs/reference/control.md)."""
 
-import ipaddress
 import math
 import signal
 import time
@@ -14,9 +13,8 @@ from tcpdconf.config.model.values import IPNetwork
 from tcpdconf.daemon.cluster.client import ClusterClient
 from tcpdconf.daemon.control.server import Command, Reply
 from tcpdconf.daemon.guard import bans as ban_file
-from tcpdconf.daemon.guard import own_addresses
+from tcpdconf.daemon.guard import protection
 from tcpdconf.daemon.guard.bans import Ban, Bans, BansError
-from tcpdconf.daemon.guard.own_addresses import covers
 from tcpdconf.daemon.messages import cluster as cluster_messages
 from tcpdconf.daemon.process import log, procfs
 from tcpdconf.daemon.supervisor import commands
@@ -33,7 +31,6 @@ _LONGEST: Final = 100 * 365 * 86400.0  # seconds of a ban
 _CLUSTER: Final = "another host"
 _LONGEST_MIRRORED: Final = 7 * 86400.0  # seconds; a host renews its bans
 _WIDEST_MIRRORED: Final = {4: 16, 6: 32}  # prefix lengths of the widest networks that other hosts may ban
-_WIDEST: Final = {4: 8, 6: 32}  # prefix lengths of the widest networks that are banned without force
 
 
 class RequestError(ValueError):
@@ -50,14 +47,6 @@ class _Named(NamedTuple):
     def error(self, why: str) -> dict[str, object]:
         """Return an element of the answer's `errors`."""
         return {"index": self.number, "network": self.text, "error": why}
-
-
-class Protected(NamedTuple):
-    """Holds a network that should not be banned, the reason, and the key that protects it, if any."""
-
-    network: IPNetwork
-    what: str
-    key: tuple[str | int, ...] = ()
 
 
 class Guard:
@@ -113,10 +102,10 @@ class Guard:
         until = math.inf if seconds is None else now + seconds
         named, errors = self._networks(request)
         force = request.get("force") is True
-        protected = [] if force else [*protected_networks(self._config())]
+        protected = [] if force else [*protection.networks(self._config())]
         wanted = {}
         for each in named:
-            why = None if force else forbidden(each.network, protected)
+            why = None if force else protection.forbidden(each.network, protected)
             if why is None:
                 made = Ban(each.network, service, until, now, by, printable.replaced(reason))
                 wanted[made.key] = made
@@ -213,7 +202,7 @@ class Guard:
             log.warning(f"bans of other hosts are not mirrored: {error}")
 
     def _mirror(self, bans: Sequence[cluster_messages.SharedBan]) -> None:
-        now, protected, known = time.time(), [*protected_networks(self._config())], self._services()
+        now, protected, known = time.time(), [*protection.networks(self._config())], self._services()
         wanted: dict[str, list[Ban]] = {}
         for each in bans:
             network = ban_file.network(each.network)
@@ -223,7 +212,9 @@ class Guard:
                 or not (each.service is None or each.service in known)
             ):
                 continue
-            if network.prefixlen < _WIDEST_MIRRORED[network.version] or forbidden(network, protected):
+            if network.prefixlen < _WIDEST_MIRRORED[network.version] or protection.forbidden(
+                network, protected
+            ):
                 continue
             until = now + min(each.seconds, _LONGEST_MIRRORED)
             made = Ban(network, each.service, until, now, each.by, each.reason, each.host)
@@ -336,26 +327,6 @@ class Guard:
         raise RequestError(f'there is no service "{shown}"; there are: {", ".join(known)}')
 
 
-def protected_networks(config: Config) -> Iterator[Protected]:
-    """Yield the networks that must not be banned without force, with their reasons."""
-    yield from (Protected(each, "this host's loopback") for each in own_addresses.LOOPBACK)
-    yield from (Protected(each, "an address of this host") for each in own_addresses.find())
-    yield from configured(config)
-
-
-def configured(config: Config) -> Iterator[Protected]:
-    """Yield the networks that the configuration protects from bans."""
-    for network in config.daemon.never_ban:
-        key: tuple[str | int, ...] = ("daemon", "never_ban")
-        yield from (Protected(each, "in daemon.never_ban", key) for each in _both(network))
-    for name, service in config.enabled().items():
-        for index, listener in enumerate(service.listeners):
-            trusted = () if listener.haproxy is None else listener.haproxy.trusted
-            key = ("services", name, "listeners", index, "haproxy", "trusted")
-            for network in () if trusted == "any" else trusted:
-                yield from (Protected(each, f"a trusted proxy of {name}", key) for each in _both(network))
-
-
 def _by_prefix(named: Iterable[_Named]) -> dict[tuple[int, int], set[int]]:
     """Return the prefixes of networks as numbers, by (IP version, number of host bits)."""
     found: dict[tuple[int, int], set[int]] = {}
@@ -382,30 +353,6 @@ def _answering(act: Callable[[Mapping[str, Any], Reply], Mapping[str, object]]) 
             reply({"ok": False, "error": str(error)})
 
     return run
-
-
-def forbidden(network: IPNetwork, protected: Iterable[Protected]) -> str | None:
-    """Return why a network must not be banned without force, or None if it may be banned."""
-    if network.prefixlen < _WIDEST[network.version]:
-        return f"is wider than /{_WIDEST[network.version]}"
-    for each, what, _ in protected:
-        if covers(each, network):
-            return f"is {what}" if each.num_addresses == 1 else f"is in {each}, {what}"
-        if covers(network, each):
-            return f"contains {ban_file.shown(each)}, {what}"
-    return None
-
-
-def overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    """Return whether two networks have addresses in common."""
-    return covers(one, other) or covers(other, one)
-
-
-def _both(network: IPNetwork | str) -> tuple[IPNetwork, ...]:
-    """Return a configured network as a tuple; "*" becomes the whole of both families."""
-    if isinstance(network, str):
-        return ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0")
-    return (network,)
 
 
 def _network(text: str) -> IPNetwork:

@@ -187,6 +187,7 @@ class Supervisor(Observer[ManagedService]):
         # From here on the supervisor forks: frozen objects stay in memory that all processes share.
         gc.collect()
         gc.freeze()
+        gc.enable()  # the commands disable it until everything is imported
         _clear_type_cache()
         self._loop.watch(self._arrived, self._signalled)
         self._loop.after(0, lambda: self._reloads.begin(loaded, read_at))
