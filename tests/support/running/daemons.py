@@ -1,6 +1,7 @@
 """A real daemon for tests: started on free ports, awaited by sd_notify, ended by its own pid."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import random
@@ -18,7 +19,7 @@ from typing import Self
 
 from support import loglines
 
-_PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range
+_PORTS = range(10_000, 32_768)  # below net.ipv4.ip_local_port_range: the kernel gives them to no client
 SECONDS = 20.0  # the longest that anything is waited for
 
 
@@ -31,10 +32,21 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def _in_turn() -> Iterator[int]:
+    """All ports that no other process of this test run takes, in an order that nobody else has."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = _PORTS[number::processes]
+    return itertools.cycle(random.SystemRandom().sample(ports, len(ports)))
+
+
+_next = _in_turn()
+
+
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port on which nobody listens, and which the kernel gives to no client."""
+    """A port on which nobody listens, and which no other test is given."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    for port in random.sample(_PORTS, 100):
+    for port in itertools.islice(_next, 100):
         with socket.socket(family) as probe, contextlib.suppress(OSError):
             probe.bind((address, port))
             return port
