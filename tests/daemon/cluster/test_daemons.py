@@ -111,20 +111,20 @@ def test_tls_with_a_password(folder: pathlib.Path) -> None:
 
 
 def test_a_cluster_process_that_is_killed_or_stopped(folder: pathlib.Path, engine: engines.Engine) -> None:
-    with clusterdaemons.Host(folder, engine.url, "mx1", deadline="600ms") as host:
+    with clusterdaemons.Host(folder, engine.url, "mx1", deadline="1s") as host:
         host.asks()
         assert [host.line() for _ in range(3)] == ["in\n"] * 3
         pid = host.status()["pid"]
         os.kill(pid, signal.SIGSTOP)
         begun = time.monotonic()
         assert host.line() == f"{REFUSED}\r\n"  # by this host's own limit, without waiting
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 0.8
         others = [host.line("127.0.0.9") for _ in range(3)]
         assert others == ["in\n"] * 3  # each has waited for the deadline at most
-        assert time.monotonic() - begun < 3 * 0.6 + 1
+        assert time.monotonic() - begun < 4
         begun = time.monotonic()
         assert host.line("127.0.0.8") == "in\n"
-        assert time.monotonic() - begun < 0.5  # nobody waits any more
+        assert time.monotonic() - begun < 0.8  # nobody waits any more
         os.kill(pid, signal.SIGKILL)
         host.asks(2)
         daemons.until(lambda: host.status().get("connections") == 7, "all connections")

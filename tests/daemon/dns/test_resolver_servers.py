@@ -198,7 +198,7 @@ def test_a_silent_server_is_asked_last_until_it_is_heard(
     server: dnsservers.Server, second: dnsservers.Server
 ) -> None:
     shift = 0.0
-    client = resolvers.Client(server.address, second.address, timeout=0.5, clock=lambda: loop.now() + shift)
+    client = resolvers.Client(server.address, second.address, timeout=1, clock=lambda: loop.now() + shift)
     questions = (query.Question(f"{n}.example", "A") for n in itertools.count())
     server.lose = 3
     for _ in range(5):
@@ -209,7 +209,7 @@ def test_a_silent_server_is_asked_last_until_it_is_heard(
     second.says("*.example", "A")
     start = time.monotonic()
     client.ask(next(questions))  # both are asked, neither is waited for alone
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 1
     client.ask(next(questions))
     daemons.until(lambda: [len(server.asked), len(second.asked)] == [5, 6], "five and six questions")
 
