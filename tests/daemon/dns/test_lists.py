@@ -307,7 +307,9 @@ def test_a_list_that_goes_dead_under_load_delays_few_and_comes_back_by_itself(
             server.says("*.dies.example", "A")
             died = time.monotonic()
             daemon.await_log("zone=dies.example state=paused")
-            paused, asked = time.monotonic(), len(server.asked)
+            paused = time.monotonic()
+            daemons.until(lambda: stream.since(paused), "a connection without the list")
+            asked = len(server.asked)  # with all questions of before
 
             def tries() -> int:
                 return sum(question.name.endswith("dies.example") for question in server.asked[asked:])
