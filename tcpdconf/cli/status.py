@@ -92,7 +92,9 @@ def _head(answer: Mapping[str, Any], now: float) -> Iterator[tuple[str, str]]:
     cluster = answer.get("cluster")
     if cluster is not None:
         yield "cluster", _engine(cluster, now)
-    if reload is not None and reload["ok"]:
+    if sum(answer.get("reloads", {}).values()) == 1:  # the start counts as one
+        yield "last reload", "none since the start"
+    elif reload is not None and reload["ok"]:
         changed = ", ".join(reload["changed"]) or "nothing"
         yield "last reload", f"{_moment(reload['at'], now)}: {changed} changed"
 

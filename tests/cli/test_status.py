@@ -116,7 +116,15 @@ def test_the_page() -> None:
     ],
 )
 def test_reloads(reload: dict[str, Any], line: str) -> None:
-    assert f"\nlast reload    {line}\n" in status_page.status(answer(last_reload=reload), NOW)
+    counted = {"succeeded": 1, "rejected": 1}
+    shown = status_page.status(answer(last_reload=reload, reloads=counted), NOW)
+    assert f"\nlast reload    {line}\n" in shown
+
+
+def test_the_start_is_no_reload_for_people() -> None:
+    start = {"ok": True, "at": NOW, "changed": ["a", "b"], "problems": []}
+    shown = status_page.status(answer(last_reload=start, reloads={"succeeded": 1, "rejected": 0}), NOW)
+    assert "\nlast reload    none since the start\n" in shown
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,8 @@ def _reload(status: _Status) -> str:
     last = status["last_reload"]
     if last is None or not last["ok"]:
         return ""
+    if sum(status.get("reloads", {}).values()) == 1:  # the start counts as one
+        return f"<p>None since the start.</p>\n{_problems(last)}"
     changed, details = last.get("changed") or (), last.get("details") or ()
     told = f"{_count(len(changed), 'service')} changed" if changed or details else "nothing changed"
     listed = _listed(details, len(details)) if details else ""

@@ -255,6 +255,12 @@ def test_a_reload_shows_what_changed_or_what_is_wrong() -> None:
     assert section(text, "rejected").endswith("a.toml:3:1: error: x: is unknown. Hint: delete it and 10 more")
     assert section(written(status({}, last_reload=None)), "reload") == ""
 
+    warning = {**wrong, "severity": "warning"}
+    start = {"ok": True, "at": NOW, "changed": ["a"], "details": [], "problems": [warning]}
+    counted = {"succeeded": 1, "rejected": 0}
+    told = section(written(status({}, last_reload=start, reloads=counted)), "reload")
+    assert told.startswith("Last reload None since the start. a.toml:3:1: ")
+
 
 def test_bans_and_their_ends() -> None:
     banned = [
