@@ -1,6 +1,7 @@
 """The project as a whole: its houses, its shipped files, and that they say the same."""
 
 import ast
+import functools
 import os
 import pathlib
 import re
@@ -20,7 +21,6 @@ from tcpdconf.config.model import jsonschema as config_schema
 TOP = pathlib.Path(__file__).parent.parent
 PACKAGES = structure.PACKAGES
 MODULES = structure.modules()
-IMPORTS = structure.graph(MODULES)
 SYSTEM = frozenset({"os", "socket", "asyncio", "time", "logging", "dns", "subprocess"})
 IN_A_FOLDER = 14
 
@@ -104,6 +104,12 @@ def room(module: str) -> str:
     return max((name for name in DOORS if begins(module, name)), key=len)
 
 
+@functools.cache
+def imports_of_all() -> dict[str, set[str]]:
+    """The imports of each module."""
+    return structure.graph(MODULES)
+
+
 def begins(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
@@ -116,7 +122,7 @@ def is_open(door: str, module: str) -> bool:
 
 @pytest.mark.parametrize("name", DOORS)
 def test_doors_between_rooms(name: str) -> None:
-    inside = {module: imports for module, imports in IMPORTS.items() if room(module) == name}
+    inside = {module: imports for module, imports in imports_of_all().items() if room(module) == name}
     assert inside
     for module, imports in inside.items():
         others = {other for other in imports if room(other) != name}
@@ -126,7 +132,7 @@ def test_doors_between_rooms(name: str) -> None:
 
 
 def test_no_imports_in_a_circle() -> None:
-    assert structure.circle(IMPORTS) == []
+    assert structure.circle(imports_of_all()) == []
 
 
 def test_a_circle_would_be_found() -> None:
