@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -114,8 +115,8 @@ def test_a_limit_holds_while_workers_are_killed_and_stopped(tmp_path: pathlib.Pa
                 client = greeted(port)
                 waited.append(client.waited)
                 client.leave()
-            assert sorted(waited)[-3] < 0.1  # a busy machine may delay one or two
-            assert max(waited) < 1.0
+            assert statistics.median(waited) < 0.1  # a busy machine may delay some
+            assert max(waited) < 5
             others = fill(port, 8)
         for client in others:
             client.leave()
@@ -165,7 +166,7 @@ def test_a_freed_slot_is_used_at_once(tmp_path: pathlib.Path) -> None:
             waiting = waits(port)
             held.pop(0).leave()
             assert waiting.greet()
-            assert waiting.waited < 0.5
+            assert waiting.waited < 2
             held.append(waiting)
         for client in held:
             client.leave()
@@ -178,7 +179,7 @@ def test_a_freed_slot_is_used_at_once(tmp_path: pathlib.Path) -> None:
             held.remove(other)
             other.leave()
             assert waiting.greet()
-            assert waiting.waited < 0.5
+            assert waiting.waited < 2
         for client in (*held, waiting):
             client.leave()
 
@@ -189,7 +190,7 @@ def test_a_freed_slot_is_used_at_once(tmp_path: pathlib.Path) -> None:
         held.remove(other)
         other.leave()  # its worker accepts nobody any more, and wakes the one that does
         assert waiting.greet() == first
-        assert waiting.waited < 0.5
+        assert waiting.waited < 2
         for client in (*held, waiting):
             client.leave()
 

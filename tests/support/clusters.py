@@ -19,7 +19,7 @@ from tcpdconf.daemon.process import channel, loop
 from tcpdconf.policy.connection import Endpoint, endpoint
 
 SECONDS = 10.0
-DEADLINE = 0.25  # long, so that a busy machine is no failure of the engine
+DEADLINE = 1.0  # long, so that a busy machine is no failure of the engine
 
 
 class World:

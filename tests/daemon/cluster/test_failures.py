@@ -118,7 +118,7 @@ def test_three_failures_in_a_row_open_the_breaker() -> None:
 
 
 def test_a_stopped_engine(world: clusters.World, engine: engines.Engine) -> None:
-    worker = clusters.Host(world, engine.url, deadline=0.1).up().worker(max_per_ip=9).await_serving()
+    worker = clusters.Host(world, engine.url, deadline=1).up().worker(max_per_ip=9).await_serving()
     assert worker.ask(A).verdict == "admitted"
     engine.halt()
     waits = []
@@ -127,7 +127,7 @@ def test_a_stopped_engine(world: clusters.World, engine: engines.Engine) -> None
         assert worker.ask(A).verdict == "unknown"
         waits.append(time.monotonic() - begun)
     assert len(waits) == 3
-    assert max(waits) < 0.1 + 0.1  # a busy machine may be late
+    assert max(waits) < 2
     world.until(lambda: worker.host.status().state == "slow", "the state")
     engine.go_on()
     worker.await_serving()
@@ -137,7 +137,7 @@ def test_a_stopped_engine(world: clusters.World, engine: engines.Engine) -> None
 
 
 def test_one_slow_answer_is_no_failure_of_others(world: clusters.World, engine: engines.Engine) -> None:
-    worker = clusters.Host(world, engine.url, deadline=0.05).up().worker(max_per_ip=9).await_serving()
+    worker = clusters.Host(world, engine.url, deadline=1).up().worker(max_per_ip=9).await_serving()
     engine.halt()
     assert worker.ask(A).verdict == "unknown"
     engine.go_on()

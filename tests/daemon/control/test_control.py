@@ -193,7 +193,7 @@ def test_a_client_that_does_not_read_delays_nobody(server: controls.Server) -> N
 def test_a_client_that_stalls_is_closed(
     sent: bytes, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_server, "SECONDS", 0.2)
+    monkeypatch.setattr(control_server, "SECONDS", 1)
     with controls.Server(tmp_path / "run", COMMANDS) as made, made.connect() as end:
         end.sendall(sent)
         daemons.until(lambda: made.control._clients, "the connection")
@@ -361,7 +361,7 @@ def test_a_client_that_is_kept_may_take_its_time(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And its end is told."""
-    monkeypatch.setattr(control_server, "SECONDS", 0.1)
+    monkeypatch.setattr(control_server, "SECONDS", 1)
     gone: list[int] = []
 
     def keep(_: dict[str, Any], reply: Reply) -> None:

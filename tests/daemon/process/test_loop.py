@@ -226,13 +226,14 @@ def test_the_end_of_the_other_side_is_told_whatever_it_has_sent(
     def ended() -> None:
         seen.append("ended")
         events.forget(ours)
+        events.stop()
 
     theirs.send(b"x")
     theirs.shutdown(socket.SHUT_WR)
     events.watch_end(ours, ended)
     events.after(0.02, lambda: seen.append("half"))
     events.after(0.03, theirs.close)
-    events.after(0.06, events.stop)
+    events.after(10, events.stop)
     events.run()
 
     assert seen == ["half", "ended"]

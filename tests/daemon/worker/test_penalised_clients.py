@@ -179,7 +179,7 @@ def test_an_unknown_exec_is_no_offence(tmp_path: pathlib.Path) -> None:
         assert daemon.uses()["penalties"]["charged"] == 0
 
 
-PROXIED = ', haproxy = { trusted = ["127.0.0.5"], timeout = "200ms" }'
+PROXIED = ', haproxy = { trusted = ["127.0.0.5"], timeout = "2s" }'
 
 
 def test_a_stranger_is_charged_and_its_proxy_never(tmp_path: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ def conf(
     *,
     limits: str = "max_connections = 600\nmax_per_ip = 3",
     cluster: str = "",
-    deadline: str = "200ms",
+    deadline: str = "1s",
     more: str = "",
     address: str = "127.0.0.1",
     workers: int = 1,
