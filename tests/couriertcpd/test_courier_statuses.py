@@ -110,5 +110,5 @@ def test_who_does_not_log_in_within_a_minute_is_ended_by_a_signal(served: Served
         client.settimeout(4 * daemons.SECONDS)
         daemons.line(client)
         assert daemons.read(client) == b""
-    served.daemon.await_log(rf"^end service={service} peer={SILENT}:\d+ pid=\d+ signal=SIGALRM seconds=60")
+    served.daemon.await_log(rf"^end service={service} peer={SILENT}:\d+ pid=\d+ signal=SIGALRM seconds=6\d")
     served.daemon.await_log(rf"^penalty service={service} peer={SILENT}:\d+ .* offence=killed .* active=yes$")

@@ -92,6 +92,11 @@ def serves(host: debian.Host) -> dict[str, set[str]]:
     return found
 
 
+def await_served(host: debian.Host, wanted: dict[str, set[str]]) -> None:
+    """Wait until the units have these programs: a start script may return before its child has become one."""
+    daemons.until(lambda: serves(host) == wanted, "the units' programs")
+
+
 def by(whose: str) -> dict[str, set[str]]:
     return {service: {whose} for service in SERVICES}
 
@@ -144,7 +149,7 @@ def test_the_package_leaves_a_courier_that_runs_alone_and_serves_imap_when_told(
 
 def test_the_drop_in_takes_couriers_place_and_gives_it_back(host: debian.Host) -> None:
     restart(host)
-    assert serves(host) == by("Courier's")
+    await_served(host, by("Courier's"))
     expected = talk()
     assert "OK LOGIN Ok." in expected[0]
 
@@ -155,7 +160,7 @@ def test_the_drop_in_takes_couriers_place_and_gives_it_back(host: debian.Host) -
     )
     assert serves(host) == by("Courier's")  # until its restart
     restart(host)
-    assert serves(host) == by("ours")
+    await_served(host, by("ours"))
     assert talk() == expected
 
     host.apt("install", "--reinstall", "/srv/tcpdconf-couriertcpd.deb")
@@ -166,7 +171,7 @@ def test_the_drop_in_takes_couriers_place_and_gives_it_back(host: debian.Host) -
     assert host.run("readlink", "/usr/sbin/couriertcpd").stdout == ""
     assert host.run("ls", REAL).returncode != 0
     assert said(host, "dpkg", "--verify", "courier-base") == ""
-    assert serves(host) == by("ours")
+    await_served(host, by("ours"))
     restart(host)  # Courier's own command stops ours
-    assert serves(host) == by("Courier's")
+    await_served(host, by("Courier's"))
     assert talk() == expected

@@ -34,14 +34,14 @@ SETTINGS: Final = """
     listen = "127.0.0.1:{http}"
     [dns]
     servers = ["{dns.address}:{dns.port}"]
-    timeout = 0.5
+    timeout = 2
     attempts = 1
 
     [services.smtp]
     program = ["{program}"]
     listeners = [{{ address = "127.0.0.1", port = {smtp} }}]
     limits = {{ max_connections = {slots}, max_per_ip = 2 }}
-    dns = {{ pause = 1, deadline = 1 }}
+    dns = {{ pause = 1, deadline = 2 }}
     dns_lists = [{{ zone = "list.example" }}]
     drop = ["BLOCK"]
     """
@@ -271,6 +271,7 @@ def a_silent_list(day: Day) -> None:
 def a_list_that_lists_everybody(day: Day, daemon: reloads.Daemon) -> None:
     """It is tested by a new worker. One restart is no alert."""
     day.dns.change("list.example", WORLD)
+    daemons.until(lambda: day.dns.lists("127.0.0.1", "list.example"), "the new zone")
     day.kill_worker(daemon)
     daemon.await_log('^warning: list .* state=suspended why="lists 127.0.0.1, as 127.0.0.2"$')
     day.fires("ListSuspended")

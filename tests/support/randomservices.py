@@ -4,19 +4,16 @@ Every client of a service has a /16 (IPv6: /32) of its own, so that limits and r
 clients that are held open on purpose.
 """
 
-import contextlib
 import pathlib
 import random
-import secrets
-import socket
 from typing import Any, NamedTuple
 
 import tomli_w
 from support.courier import gdbmfiles
+from support.running import daemons
 
 ZONES = ("a.example", "b.example", "c.example")
 _VARIABLES = ("A", "B", "BLOCK", "RELAYCLIENT", "TCPREMOTEHOST", "X_1")
-_PORTS = range(10000, 32768)  # below those that the kernel gives to clients (ip(7), ip_local_port_range)
 _FORMATS = ("rules", "toml", "courier", "cidr", "gdbm")
 
 
@@ -50,12 +47,11 @@ class Maker:
         self._observing = random.Random(seed)  # noqa: S311 (as above)
         self._folder = folder
         self._files = 0
-        self._ports: set[int] = set()
 
     def service(self, name: str, clients: int) -> Service:
         """One service."""
         chosen = self._random
-        plain, proxied = self._port(), self._port()
+        plain, proxied = daemons.free_port("::"), daemons.free_port("::")
         listeners: list[dict[str, Any]] = [
             {"port": plain, **chosen.choice([{}, {"address": "127.0.0.1"}])},
             {"port": proxied, "haproxy": self._haproxy()},
@@ -97,16 +93,6 @@ class Maker:
             "network": {"ipv4": chosen.choice([8, 24, 32])},
             "exempt": chosen.choice([[], ["::1"], ["127.0.0.0/8"]]),
         }
-
-    def _port(self) -> int:
-        """A port that no client's end can take before the daemon has it, on all addresses."""
-        while True:
-            port = secrets.choice(_PORTS)
-            with socket.socket(socket.AF_INET6) as probe, contextlib.suppress(OSError):
-                probe.bind(("::", port))
-                if port not in self._ports:
-                    self._ports.add(port)
-                    return port
 
     def _some(self, of: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in of.items() if self._random.random() < 0.5}

@@ -274,6 +274,7 @@ def test_a_new_wait_counts_for_the_next_client(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_ten_thousand_clients_that_wait_are_never_marked(tmp_path: pathlib.Path) -> None:
     with running(tmp_path, 'wait = "100ms", pass_for = 0', DROP) as (daemon, port):
         for _ in range(50):

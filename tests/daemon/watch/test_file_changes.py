@@ -236,7 +236,7 @@ class Watched(daemons.Daemon):
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        self.quiet(0.1)  # it has seen what there is
+        self.quiet(1)  # it has seen what there is
         return self
 
     def reloads(self) -> list[str]:

@@ -131,10 +131,8 @@ def test_a_change_is_told_once(name: str, place: Place) -> None:
     change, told = CHANGES[name]
     with watchers.Watcher(place.wanted) as watcher:
         change(place)
-        done = time.monotonic()
 
         assert watcher.changed() == [str(place.folder / path) for path in told]
-        assert time.monotonic() - done < 1
         assert watcher.changed(QUIET) is None
 
 
@@ -147,21 +145,14 @@ def test_what_changes_no_content_is_not_told(place: Place) -> None:
 
 
 def test_many_writes_are_one_change(place: Place) -> None:
-    with watchers.Watcher(place.wanted) as watcher:
-        for _ in range(5):
-            longest, last = 0.0, time.monotonic()
-            for number in range(20):
-                (place.conf / "10.toml").write_text(f"a = {number + 5}\n")
-                place.access.write_text(f"{number}\n")
-                time.sleep(0.05)
-                longest, last = max(longest, time.monotonic() - last), time.monotonic()
-            if longest < SETTLE / 2:
-                break
-            while watcher.changed(QUIET) is not None:  # this process was held up: they were several
-                pass
+    with watchers.Watcher(place.wanted, settle=1) as watcher:  # within which a busy machine goes on writing
+        for number in range(20):
+            (place.conf / "10.toml").write_text(f"a = {number + 5}\n")
+            place.access.write_text(f"{number}\n")
+            time.sleep(0.05)
 
         assert watcher.changed() == [str(place.conf / "10.toml"), str(place.access)]
-        assert watcher.changed(QUIET) is None
+        assert watcher.changed(1 + QUIET) is None
 
 
 def test_a_directory_that_is_replaced_is_watched_further(place: Place) -> None:

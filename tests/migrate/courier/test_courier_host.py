@@ -2,6 +2,7 @@
 
 import functools
 import imaplib
+import os
 import pathlib
 import poplib
 import smtplib
@@ -96,8 +97,11 @@ def accepts(port: int) -> bool:
 
 
 def free_distance(ports: dict[str, int]) -> int:
-    """Return the distance to higher ports that can all be bound."""
-    return next(more for more in range(2, 1000, 2) if all(is_free(port + more) for port in ports.values()))
+    """Return the distance to higher ports that can all be bound; no other process of the tests takes them."""
+    step = 2 * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return next(
+        more for more in range(step, 1000, step) if all(is_free(port + more) for port in ports.values())
+    )
 
 
 def is_free(port: int) -> bool:

@@ -21,6 +21,7 @@ from typing import Final, Literal, NamedTuple, Self
 import dns.flags
 import dns.message
 import dns.opcode
+import dns.query
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
@@ -306,6 +307,12 @@ class Rbldnsd:
         """Serve other data, of another length: rbldnsd reads a file again if its time or its size differs."""
         (pathlib.Path(self._folder.name) / zone).write_text(data)
         self._process.send_signal(signal.SIGHUP)
+
+    def lists(self, address: str, zone: str) -> bool:
+        """Return whether an IPv4 address is in a zone, as it is served now."""
+        name = f"{'.'.join(reversed(address.split('.')))}.{zone}."
+        asked = dns.message.make_query(name, "A")
+        return bool(dns.query.udp(asked, self.address.address, timeout=10, port=self.address.port).answer)
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:

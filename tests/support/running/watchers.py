@@ -24,12 +24,14 @@ class Watcher:
         self,
         wanted: path_dependencies.Wanted,
         *,
+        settle: float = SETTLE,
         poll: bool = False,
         since: float | None = None,
         read: watch.Read | None = None,
         first: Callable[[], None] = lambda: None,
     ) -> None:
         self._wanted = wanted
+        self._settle = settle
         self._poll = poll
         self._since = since
         self._read = {} if read is None else read
@@ -61,7 +63,7 @@ class Watcher:
     def watch(self, wanted: path_dependencies.Wanted) -> None:
         """Let it watch these, as the supervisor does when it has read them; returns when it does."""
         since = time.time() + 1 if self._since is None else self._since
-        watch.tell(self.post, wanted, self._read, since=since, settle=SETTLE, poll=self._poll)
+        watch.tell(self.post, wanted, self._read, since=since, settle=self._settle, poll=self._poll)
         self.said: list[messages.FromWatcher] = []
         while not self.said or not isinstance(self.said[-1], messages.Watching):
             received = self.message(6 * SECONDS)  # ten thousand paths take a busy machine long
