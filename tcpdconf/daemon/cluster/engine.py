@@ -311,8 +311,8 @@ class Engine:
 class Subscription:
     """Keeps a connection on which the engine pushes messages; RESP2 requires a separate one.
 
-    `subscribed` is called after each subscription: earlier messages may have been missed. `told` is called
-    with each message. A connection that ends, or on which the engine does not answer, is replaced.
+    `subscribed` is called once for each name and connection: earlier messages may have been missed. `told` is
+    called with each message. A connection that ends, or on which the engine does not answer, is replaced.
     """
 
     def __init__(
@@ -346,9 +346,8 @@ class Subscription:
 
     def _opened(self) -> None:
         self._answered = True
-        for name in self._names[:-1]:
-            self._engine.send("SUBSCRIBE", name, then=self._heard)
-        self._engine.send("SUBSCRIBE", self._names[-1], then=self._ready)
+        for name in self._names:
+            self._engine.send("SUBSCRIBE", name, then=self._ready)
 
     def _ready(self, reply: object) -> None:
         self._heard(reply)

@@ -212,9 +212,8 @@ class Guard:
                 or not (each.service is None or each.service in known)
             ):
                 continue
-            if network.prefixlen < _WIDEST_MIRRORED[network.version] or protection.forbidden(
-                network, protected
-            ):
+            too_wide = network.prefixlen < _WIDEST_MIRRORED[network.version]
+            if too_wide or protection.forbidden(network, protected):
                 continue
             until = now + min(each.seconds, _LONGEST_MIRRORED)
             made = Ban(network, each.service, until, now, each.by, each.reason, each.host)
